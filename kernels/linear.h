@@ -1,0 +1,32 @@
+/* Linear layers: y = x W^T, with the weight in the format in which a checkpoint stores it. */
+#ifndef LSA_KERNELS_LINEAR_H
+#define LSA_KERNELS_LINEAR_H
+#include "core/tensor.h"
+
+enum { LSA_COMPUTE_F32 = 0, LSA_COMPUTE_BF16 = 1 };
+
+typedef struct lsa_weight {
+    const void *data;      /* [rows, cols] of dtype, contiguous; LSA_F4_E2M1: [rows, cols / 2] bytes */
+    const void *scale;     /* NULL, or [ceil(rows / block_rows), ceil(cols / block_cols)]: value = number * scale */
+    int64_t rows, cols;    /* out features, in features */
+    int64_t block_rows, block_cols;
+    int32_t dtype;         /* LSA_F32, LSA_BF16, LSA_F16, LSA_F8_E4M3 or LSA_F4_E2M1 */
+    int32_t scale_dtype;   /* LSA_F32 or LSA_F8_E8M0 */
+} lsa_weight;
+
+/* y[t, r] = sum_c x[t, c] W[row_from + r, c], for t < tokens, r < rows, in f32 sums.
+ *
+ * x: row t starts at x + t * x_stride (cols floats); y: row t at y + t * y_stride (rows floats); y does not
+ * overlap x. compute LSA_COMPUTE_F32 keeps x in f32; LSA_COMPUTE_BF16 rounds x (and, where the weight
+ * is wider than bf16, W) to bf16 first. Few tokens stream the weight once at memory speed; many tokens
+ * go through the BLAS, tile by tile of weight rows made dense in `workspace`. tokens or rows of 0 is legal.
+ * `workspace` has at least lsa_linear_workspace(...) bytes, 64-byte aligned. LSA_ESHAPE, LSA_EDTYPE. */
+typedef int lsa_linear_fn(float *y, const float *x, const lsa_weight *w, int64_t tokens, int64_t row_from,
+                          int64_t rows, int64_t x_stride, int64_t y_stride, int32_t compute,
+                          void *workspace, void *stream);
+lsa_linear_fn lsa_linear_cpu;
+
+/* Bytes of workspace; bounded, whatever the number of tokens. May be 0. */
+int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute);
+
+#endif

@@ -1,0 +1,19 @@
+/* Rotary position embedding, interleaved, on the trailing dimensions. */
+#ifndef LSA_KERNELS_ROPE_H
+#define LSA_KERNELS_ROPE_H
+#include <stdint.h>
+
+/* table[i] = cos, sin of every frequency at position start + i * step: [n, half, 2]. inv_freq: [half].
+ * The angle is the f32 product position * inv_freq (position exact in f32 below 2^24), its cosine and sine
+ * correctly rounded to within an ulp at any size. */
+typedef int lsa_rope_table_fn(float *table, const float *inv_freq, int64_t n, int64_t half, int64_t start,
+                              int64_t step, void *stream);
+lsa_rope_table_fn lsa_rope_table_cpu;
+
+/* Rotates in place the trailing rope_dim of x [rows, heads, dim]: pair i of row r by table[r, i]
+ * (table: [rows, rope_dim / 2, 2]); by the opposite angle when inverse is not 0. rope_dim is even and <= dim. */
+typedef int lsa_rope_fn(float *x, const float *table, int64_t rows, int64_t heads, int64_t dim,
+                        int64_t rope_dim, int32_t inverse, void *stream);
+lsa_rope_fn lsa_rope_cpu;
+
+#endif

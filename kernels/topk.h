@@ -1,0 +1,35 @@
+/* Top-k of rows of scores, streamed in blocks so that memory does not grow with the row. */
+#ifndef LSA_KERNELS_TOPK_H
+#define LSA_KERNELS_TOPK_H
+#include <stdint.h>
+
+/* One row's running selection. The caller owns `values` and `ids`, of `capacity` elements each. */
+typedef struct lsa_topk_state {
+    float *values;
+    int32_t *ids;
+    int32_t k, capacity, count;
+    float threshold;       /* once k are held, a candidate must exceed this */
+} lsa_topk_state;
+
+/* Elements of values and ids that a k needs. */
+int32_t lsa_topk_capacity(int32_t k);
+
+void lsa_topk_begin(lsa_topk_state *state, int32_t k, float *values, int32_t *ids);
+
+/* Offers scores[i] for id first_id + i, i < n. Ids come in ascending order over all calls. */
+void lsa_topk_push(lsa_topk_state *state, const float *scores, int64_t n, int32_t first_id);
+
+/* Writes the selected ids in ascending order, and their scores where `values` is not NULL; returns how many. */
+int32_t lsa_topk_finish(lsa_topk_state *state, int32_t *ids, float *values);
+
+/* The k largest of each row, as ids in ascending order: ids [rows, k] (-1 beyond counts[row]), values [rows, k]
+ * or NULL, counts [rows] or NULL. scores: row r at scores + r * score_stride, n floats. Ties: the lower id.
+ * -inf and NaN are never selected; fewer than k candidates, or none, is legal.
+ * workspace: lsa_topk_workspace(rows, k) bytes. */
+typedef int lsa_topk_fn(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
+                        int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream);
+lsa_topk_fn lsa_topk_cpu;
+
+int64_t lsa_topk_workspace(int64_t rows, int32_t k);
+
+#endif

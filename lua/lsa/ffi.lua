@@ -1,0 +1,35 @@
+-- Owns the binding: finds the tree, declares the C headers to LuaJIT, loads liblsa.
+-- The headers are the binding; nothing of them is repeated here.
+local ffi = require "ffi"
+
+local M = {}
+
+-- This file is <root>/lua/lsa/ffi.lua.
+M.root = debug.getinfo(1, "S").source:match "^@(.*)/lua/lsa/ffi%.lua$" or "."
+
+local declared = {}
+
+-- Declares a header after the headers that it includes; preprocessor lines are dropped.
+local function declare(path)
+  if declared[path] then return end
+  declared[path] = true
+  local file = assert(io.open(M.root .. "/" .. path))
+  local text = file:read "*a"
+  file:close()
+  for include in text:gmatch '#include "([^"]+)"' do declare(include) end
+  ffi.cdef((text:gsub("#[^\n]*\\\n[^\n]*", ""):gsub("\n%s*#[^\n]*", "\n")))
+end
+
+declare "core/lsa.h"
+
+-- Configurations other than release are asked for by the executable that they build.
+M.build = rawget(_G, "LSA_BUILD") or "build"
+M.C = ffi.load(M.root .. "/" .. M.build .. "/liblsa.so")
+
+-- Raises the thread's message, pointing `level` frames up, when a C call failed; passes its result otherwise.
+function M.check(rc, level)
+  if rc < 0 then error(ffi.string(M.C.lsa_error()), (level or 1) + 1) end
+  return rc
+end
+
+return M
