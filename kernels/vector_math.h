@@ -1,0 +1,90 @@
+/* Private to C files: exp and its relatives on sixteen floats.
+ *
+ * Only single operations in a written order (no contraction into fma), so that every code path gives the same
+ * bits. The errors named here are those that tests/vector_math_spec.lua measures against double precision. */
+#ifndef LSA_VECTOR_MATH_H
+#define LSA_VECTOR_MATH_H
+#include "core/simd.h"
+
+/* yes where the mask is set (-1), no elsewhere (0). */
+static inline LSA_BODY f32x16 f32x16_select(i32x16 mask, f32x16 yes, f32x16 no)
+{
+    return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
+}
+
+/* NaN in v stays NaN. */
+static inline LSA_BODY f32x16 f32x16_at_least(f32x16 v, float low)
+{
+    f32x16 bound = f32x16_set(low);
+    return f32x16_select(v < bound, bound, v);
+}
+
+static inline LSA_BODY f32x16 f32x16_at_most(f32x16 v, float high)
+{
+    f32x16 bound = f32x16_set(high);
+    return f32x16_select(v > bound, bound, v);
+}
+
+static inline LSA_BODY f32x16 f32x16_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
+
+/* e^v within 1 ulp, denormal results included; -inf gives 0, above 88.73 +inf, NaN NaN. */
+static inline LSA_BODY f32x16 f32x16_exp(f32x16 v)
+{
+    /* Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits. */
+    const float rounder = 12582912.0f;
+    f32x16 x = f32x16_at_most(f32x16_at_least(v, -104.0f), 89.0f);
+    f32x16 shifted = x * 1.44269504088896341f + rounder;
+    i32x16 n = (i32x16)shifted - 0x4b400000;
+    f32x16 whole = shifted - rounder;
+
+    /* ln 2 in two parts; the first has 9 bits, so its product with n is exact. */
+    f32x16 r = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
+
+    f32x16 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * (r * r) + r) + 1.0f;
+
+    /* Two factors, because 2^128 and 2^-150 are no floats. */
+    i32x16 half = n >> 1;
+    f32x16 a = (f32x16)((half + 127) << 23), b = (f32x16)((n - half + 127) << 23);
+    return p * a * b;
+}
+
+/* 1 / (1 + e^-v) within 3 ulp at any size. */
+static inline LSA_BODY f32x16 f32x16_sigmoid(f32x16 v)
+{
+    f32x16 e = f32x16_exp(-f32x16_abs(v));
+    return f32x16_select(v < 0.0f, e, f32x16_set(1.0f)) / (e + 1.0f);
+}
+
+/* log(1 + u) for u in 0..1, within 2 ulp. */
+static inline LSA_BODY f32x16 f32x16_log1p_unit(f32x16 u)
+{
+    /* 1 + u = (1 + f) 2^0 or (1 + f) 2^1, with f in sqrt(1/2) - 1 .. sqrt(2) - 1 and free of rounding. */
+    i32x16 upper = u > 0.41421356f;
+    f32x16 f = f32x16_select(upper, u * 0.5f - 0.5f, u);
+    f32x16 z = f * f;
+    f32x16 p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    f32x16 low = f * z * p - z * 0.5f;
+    f32x16 one = f32x16_select(upper, f32x16_set(1.0f), f32x16_set(0.0f));
+    return (low + one * -2.12194440e-4f + f) + one * 0.693359375f;
+}
+
+/* log(1 + e^v) within 3 ulp at any size; -inf gives 0, +inf +inf. */
+static inline LSA_BODY f32x16 f32x16_softplus(f32x16 v)
+{
+    f32x16 tail = f32x16_log1p_unit(f32x16_exp(-f32x16_abs(v)));
+    return f32x16_at_least(v, 0.0f) + tail;
+}
+
+#endif
