@@ -1,0 +1,200 @@
+-- Owns how a script's policy is found: by name in lua/lsa/<kind>/NAME.lua, as any file, or as a function.
+-- Being there is being registered. A file that changes on disk is loaded anew by entry:refresh(); a version
+-- that does not load leaves the previous one in force and says why once.
+--
+--   entry = registry.open("policies", "recency")                 lua/lsa/policies/recency.lua
+--   entry = registry.open("policies", {"random", seed = 7})      with options: entry.opt.seed
+--   entry = registry.open("policies", "my/policy.lua")           a file of the user's
+--   entry = registry.open("policies", function(cycle, opt) … end)
+--   entry.fn(cycle, entry.opt)      entry:refresh() -> true when a new version took over
+--   ok, result = entry:call(cycle)  pcall of fn(cycle, entry.opt) whose error names file and line
+--   registry.names "policies"       sorted names
+--
+-- A loaded file belongs to its entry: two entries on one file share no local variables.
+local ffi = require "ffi"
+
+local M = {}
+
+ffi.cdef [[
+  typedef struct lsa_lua_dirent {
+    uint64_t ino; int64_t offset; uint16_t bytes; uint8_t type; char name[256];
+  } lsa_lua_dirent;
+  void *opendir(const char *path);
+  lsa_lua_dirent *readdir(void *dir);
+  int closedir(void *dir);
+]]
+
+-- This file is <M.home>/registry.lua; the kinds are directories beside it.
+M.home = debug.getinfo(1, "S").source:match "^@(.*)/registry%.lua$" or "lua/lsa"
+
+-- What an entry of each kind is called in messages; a kind not listed is called by its directory's name.
+M.singular = {policies = "policy", evictions = "eviction policy", schedules = "schedule"}
+
+-- Where a broken new version is reported; replaceable.
+function M.warn(text)
+  io.stderr:write(text, "\n")
+end
+
+local Entry = {}
+Entry.__index = Entry
+
+local function singular(kind)
+  return M.singular[kind] or kind
+end
+
+-- The file's text, or nil and why.
+local function read(path)
+  local file, why = io.open(path, "rb")
+  if not file then return nil, why end
+  local text, problem = file:read "*a"
+  file:close()
+  if not text then return nil, path .. ": " .. problem end
+  return text
+end
+
+-- Lua shortens a long chunk name in messages; this puts the whole path back.
+local function whole(text, path)
+  local short = debug.getinfo(loadstring("", "@" .. path), "S").short_src
+  if short == path then return text end
+  return (text:gsub(short:gsub("%p", "%%%0"), (path:gsub("%%", "%%%%"))))
+end
+
+-- An error's text with a position in `path`, as xpcall's handler wants it: unchanged when it names one,
+-- else after the innermost line of that file on the stack. Without a path, any Lua line will do.
+function M.located(e, path)
+  local text = tostring(e)
+  if path then
+    text = whole(text, path)
+    if text:find(path .. ":", 1, true) then return text end
+  elseif text:find "^[^\n]-:%d+: " then
+    return text
+  end
+  local own = debug.getinfo(1, "S").source
+  for level = 2, 250 do
+    local info = debug.getinfo(level, "Sl")
+    if not info then break end
+    local here = info.source ~= own and info.currentline > 0
+    if here and (not path or info.source == "@" .. path) then
+      return ("%s:%d: %s"):format(path or info.short_src, info.currentline, text)
+    end
+  end
+  return text
+end
+
+-- Runs a policy file's text: the function that it returns, or nil and a message with file and line.
+local function evaluate(kind, path, text)
+  if text:byte(1) == 27 then return nil, path .. ": bytecode, where Lua source is expected" end
+  local chunk, why = loadstring(text, "@" .. path)
+  if not chunk then return nil, whole(why, path) end
+  local ok, fn = xpcall(chunk, function(e) return M.located(e, path) end)
+  if not ok then return nil, fn end
+  if type(fn) ~= "function" then
+    return nil, ("%s: a file that is a %s returns a function, this one returns %s"):format(
+      path, singular(kind), fn == nil and "nothing" or "a " .. type(fn))
+  end
+  return fn
+end
+
+-- The names that a kind has, sorted.
+function M.names(kind)
+  local names = {}
+  local dir = ffi.C.opendir(M.home .. "/" .. kind)
+  if dir == nil then return names end
+  while true do
+    local item = ffi.C.readdir(dir)
+    if item == nil then break end
+    local name = ffi.string(item.name):match "^([%w_][%w_%-]*)%.lua$"
+    if name then names[#names + 1] = name end
+  end
+  ffi.C.closedir(dir)
+  table.sort(names)
+  return names
+end
+
+-- The path that a name or file stands for, or nil and a message.
+local function locate(kind, name)
+  if name:find "^[%w_][%w_%-]*$" then
+    local path = M.home .. "/" .. kind .. "/" .. name .. ".lua"
+    if read(path) then return path end
+  elseif name:find("/", 1, true) or name:find "%.lua$" then
+    local text, why = read(name)
+    if text then return name end
+    return nil, ("%s: %s"):format(singular(kind), why)
+  end
+  local names = table.concat(M.names(kind), ", ")
+  return nil, ("no %s '%s'; there are: %s; or give a file (name.lua) or a function"):format(
+    singular(kind), name, names == "" and "none" or names)
+end
+
+-- Opens `spec`: a name, a file's path, a function, or {any of these, option = value, …}. `level` says whose
+-- line an error points at, as in error().
+function M.open(kind, spec, level)
+  level = (level or 1) + 1
+  local what, opt = spec, {}
+  if type(spec) == "table" then
+    what = spec[1]
+    for key, value in pairs(spec) do
+      if key ~= 1 then opt[key] = value end
+    end
+  end
+  local entry = setmetatable({kind = kind, opt = opt}, Entry)
+  if type(what) == "function" then
+    local info = debug.getinfo(what, "S")
+    entry.fn, entry.name = what, ("function at %s:%d"):format(info.short_src, info.linedefined)
+    entry.source = info.source:match "^@(.*)"
+    return entry
+  end
+  if type(what) ~= "string" then
+    error(("a %s is a name, a file, a function, or {one of these, option = value}; this is a %s%s"):format(
+      singular(kind), type(what), type(spec) == "table" and " at [1] of a table" or ""), level)
+  end
+  local path, why = locate(kind, what)
+  if not path then error(why, level) end
+  local text = assert(read(path))
+  local fn, problem = evaluate(kind, path, text)
+  if not fn then error(problem, 0) end
+  entry.fn, entry.name, entry.path, entry.source, entry.text = fn, what, path, path, text
+  return entry
+end
+
+-- Loads the file anew when its bytes changed. Returns true when a new version took over.
+function Entry:refresh()
+  if not self.path then return false end
+  local text, why = read(self.path)
+  if text == self.text then
+    self.complained = nil
+    return false
+  end
+  local fn
+  if text then fn, why = evaluate(self.kind, self.path, text) end
+  if not fn then
+    if self.complained ~= (text or why) then
+      self.complained = text or why
+      M.warn(("lsa: %s; the previous version stays in force"):format(why))
+    end
+    return false
+  end
+  self.fn, self.text, self.complained = fn, text, nil
+  return true
+end
+
+-- fn(…, opt) in protected mode: true and its results, or false and a message that names file and line.
+function Entry:call(...)
+  local n, args = select("#", ...), {...}
+  args[n + 1] = self.opt
+  return xpcall(self.fn, function(e) return M.located(e, self.source) end, unpack(args, 1, n + 1))
+end
+
+-- The same policy under other options; the file's current version, loaded for the new entry alone.
+function Entry:with(opt)
+  local spec = {self.path or self.fn}
+  for key, value in pairs(opt) do spec[key] = value end
+  return M.open(self.kind, spec, 2)
+end
+
+function Entry:__tostring()
+  return ("%s %s%s"):format(singular(self.kind), self.name, self.path and self.path ~= self.name and
+    " (" .. self.path .. ")" or "")
+end
+
+return M

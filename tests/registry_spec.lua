@@ -1,0 +1,193 @@
+-- How scripts' policies are found, reloaded and reported when broken.
+local registry = require "lsa.registry"
+
+describe("the registry", function()
+  local directory, home, warn, warned
+
+  local function put(name, text)
+    local file = assert(io.open(directory .. "/" .. name, "wb"))
+    file:write(text)
+    file:close()
+    return directory .. "/" .. name
+  end
+
+  before_each(function()
+    directory = os.tmpname()
+    os.remove(directory)
+    assert(os.execute("mkdir -p " .. directory .. "/policies") == 0)
+    home, warn, warned = registry.home, registry.warn, {}
+    registry.home = directory
+    registry.warn = function(text) warned[#warned + 1] = text end
+    put("policies/newest.lua", "return function(cycle, opt) return cycle - (opt.back or 0) end")
+    put("policies/all.lua", "return function(cycle) return 'all', cycle end")
+    put("policies/README.md", "not a policy")
+  end)
+
+  after_each(function()
+    registry.home, registry.warn = home, warn
+    os.execute("rm -r " .. directory)
+  end)
+
+  it("finds a policy by the name of its file, and lists the names sorted", function()
+    assert.same({"all", "newest"}, registry.names "policies")
+    local entry = registry.open("policies", "newest")
+    assert.equal(10, entry.fn(10, entry.opt))
+    assert.equal("newest", entry.name)
+    assert.truthy(tostring(entry):find "^policy newest ")
+    assert.same({}, registry.names "nothing")
+  end)
+
+  it("takes a name with options, a file, and a function", function()
+    local spec = {"newest", back = 3}
+    local entry = registry.open("policies", spec)
+    assert.same({true, 7}, {entry:call(10)})
+    spec.back = 5
+    assert.same({true, 7}, {entry:call(10)})
+
+    local file = registry.open("policies", put("mine.lua", "return function() return 'mine' end"))
+    assert.same({true, "mine"}, {file:call()})
+
+    local fn = registry.open("policies", {function(cycle, opt) return cycle, opt.x end, x = 2})
+    assert.same({true, 1, 2}, {fn:call(1)})
+    assert.same({true, 4, 9}, {fn:with{x = 9}:call(4)})
+    assert.is_false(fn:refresh())
+  end)
+
+  it("keeps the options of a call after nil arguments", function()
+    local entry = registry.open("policies", {function(a, b, opt) return a, b, opt.x end, x = 3})
+    assert.same({true, nil, nil, 3}, {entry:call(nil, nil)})
+  end)
+
+  it("gives each entry on one file variables of its own", function()
+    local path = put("count.lua", "local n = 0\nreturn function() n = n + 1 return n end")
+    local a, b = registry.open("policies", path), registry.open("policies", path)
+    assert.equal(1, a.fn())
+    assert.equal(2, a.fn())
+    assert.equal(1, b.fn())
+  end)
+
+  it("names what there is when a name is unknown, at the caller's line", function()
+    local ok, why = pcall(function() registry.open("policies", "newset") end)
+    assert.is_false(ok)
+    assert.truthy(why:find "registry_spec.lua:%d+: no policy 'newset'; there are: all, newest;")
+    ok, why = pcall(registry.open, "policies", "../outside")
+    assert.is_false(ok)
+    assert.truthy(why:find("../outside", 1, true))
+    ok, why = pcall(registry.open, "policies", directory .. "/absent.lua")
+    assert.is_false(ok)
+    assert.truthy(why:find "absent.lua: No such file")
+    ok, why = pcall(registry.open, "policies", directory .. "/policies/")
+    assert.is_false(ok)
+    assert.truthy(why:find "policies/: Is a directory")
+  end)
+
+  it("refuses what is no policy and says what it got", function()
+    for _, spec in ipairs{{7}, {}, {nil}} do
+      local ok, why = pcall(registry.open, "policies", spec)
+      assert.is_false(ok)
+      assert.truthy(why:find "at %[1%] of a table")
+    end
+    local ok, why = pcall(registry.open, "policies", 7)
+    assert.is_false(ok)
+    assert.truthy(why:find "this is a number")
+    ok, why = pcall(registry.open, "policies", nil)
+    assert.is_false(ok)
+    assert.truthy(why:find "this is a nil")
+  end)
+
+  it("names file and line of a file that does not load", function()
+    local cases = {
+      {"return function(cycle\n return 1 end", "broken.lua:2: "},
+      {"\n\nlocal x = nil + 1", "broken.lua:3: attempt to perform arithmetic"},
+      {"error 'on purpose'", "broken.lua:1: on purpose"},
+      {"error({})", "broken.lua:1: table"},
+      {"return 7", "broken.lua: a file that is a policy returns a function, this one returns a number"},
+      {"", "this one returns nothing"},
+      {"\27LJ", "bytecode"},
+    }
+    for _, case in ipairs(cases) do
+      local path = put("broken.lua", case[1])
+      local ok, why = pcall(registry.open, "policies", path)
+      assert.is_false(ok)
+      assert.truthy(why:find(case[2], 1, true), why)
+      assert.truthy(why:find(directory, 1, true), why)
+    end
+  end)
+
+  it("names file and line of an error at run time, wherever it was raised", function()
+    local path = put("policies/raises.lua", [[
+return function(cycle)
+  if cycle == 1 then error "one" end
+  if cycle == 2 then return nil + 1 end
+  if cycle == 3 then string.rep() end
+  if cycle == 4 then error("bare", 0) end
+  if cycle == 5 then error({}) end
+  return cycle
+end]])
+    local entry = registry.open("policies", "raises")
+    for cycle, line in ipairs{2, 3, 4, 5, 6} do
+      local ok, why = entry:call(cycle)
+      assert.is_false(ok)
+      assert.truthy(why:find(path .. ":" .. line .. ": ", 1, true), why)
+    end
+    assert.same({true, 6}, {entry:call(6)})
+    local fn = registry.open("policies", function() error("bare", 0) end)
+    local ok, why = fn:call()
+    assert.is_false(ok)
+    assert.truthy(why:find "registry_spec.lua:%d+: bare$")
+  end)
+
+  it("gives the whole path where Lua would shorten it", function()
+    local long = directory .. "/" .. ("deep"):rep(20)
+    assert(os.execute("mkdir " .. long) == 0)
+    local path = long .. "/policy.lua"
+    local file = assert(io.open(path, "w"))
+    file:write "return function() error 'here' end"
+    file:close()
+    local ok, why = registry.open("policies", path):call()
+    assert.is_false(ok)
+    assert.equal(path .. ":1: here", why)
+  end)
+
+  it("takes over a file that changed on disk, however soon after", function()
+    local path = put("mine.lua", "return function() return 1 end")
+    local entry = registry.open("policies", path)
+    assert.is_false(entry:refresh())
+    for version = 2, 5 do
+      put("mine.lua", "return function() return " .. version .. " end")
+      assert.is_true(entry:refresh())
+      assert.equal(version, entry.fn())
+      assert.is_false(entry:refresh())
+    end
+    assert.same({}, warned)
+  end)
+
+  it("keeps the previous version of a file that broke, and says why once", function()
+    local path = put("mine.lua", "return function() return 1 end")
+    local entry = registry.open("policies", path)
+    put("mine.lua", "\nreturn function( return 2 end")
+    for _ = 1, 3 do
+      assert.is_false(entry:refresh())
+      assert.equal(1, entry.fn())
+    end
+    assert.equal(1, #warned)
+    assert.truthy(warned[1]:find(path .. ":2:", 1, true), warned[1])
+    assert.truthy(warned[1]:find "previous version stays in force")
+
+    put("mine.lua", "return 3")
+    assert.is_false(entry:refresh())
+    assert.equal(2, #warned)
+    os.remove(path)
+    assert.is_false(entry:refresh())
+    assert.is_false(entry:refresh())
+    assert.equal(1, entry.fn())
+    assert.equal(3, #warned)
+
+    put("mine.lua", "return function() return 4 end")
+    assert.is_true(entry:refresh())
+    assert.equal(4, entry.fn())
+    put("mine.lua", "return 3")
+    entry:refresh()
+    assert.equal(4, #warned)
+  end)
+end)
