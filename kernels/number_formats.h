@@ -88,8 +88,8 @@ static inline LSA_BODY float e8m0_to_f32(uint8_t c)
     return f32_from_bits(pick(c == 255, 0x7fc00000, u));
 }
 
-/* The exponent, rounded to nearest by the mantissa; a tie goes up between normal numbers and down to
- * 2^-127. Past 2^127, negative, NaN: 0xff. */
+/* The exponent, rounded to nearest by the mantissa; a tie goes up between normal numbers and down
+ * to 2^-127. Past 2^127, negative, NaN: 0xff. */
 static inline LSA_BODY uint8_t f32_to_e8m0(float x)
 {
     uint32_t u = f32_bits(x);
@@ -121,14 +121,16 @@ static inline LSA_TARGET_AVX2 LSA_BODY __m128i f32x8_to_bf16_avx2(__m256 x)
     __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
     __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff));
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    r = _mm256_blendv_epi8(_mm256_srli_epi32(r, 16), _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+    r = _mm256_blendv_epi8(_mm256_srli_epi32(r, 16), _mm256_or_si256(high, _mm256_set1_epi32(0x40)),
+                           nan);
     return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
 }
 
 /* The low 8 bytes of c. */
 static inline LSA_TARGET_AVX2 LSA_BODY __m256 e4m3x8_to_f32_avx2(__m128i c)
 {
-    const __m256 subnormal = _mm256_setr_ps(0, 0x1p-9f, 0x2p-9f, 0x3p-9f, 0x4p-9f, 0x5p-9f, 0x6p-9f, 0x7p-9f);
+    const __m256 subnormal =
+        _mm256_setr_ps(0, 0x1p-9f, 0x2p-9f, 0x3p-9f, 0x4p-9f, 0x5p-9f, 0x6p-9f, 0x7p-9f);
     __m256i v = _mm256_cvtepu8_epi32(c);
     __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(v, 7), 31);
     __m256i a = _mm256_and_si256(v, _mm256_set1_epi32(0x7f));
@@ -171,13 +173,14 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m256i f32x16_to_bf16_avx512(__m512 x)
 
 static inline LSA_TARGET_AVX512 LSA_BODY __m512 e4m3x16_to_f32_avx512(__m128i c)
 {
-    const __m512 subnormal = _mm512_setr_ps(0, 0x1p-9f, 0x2p-9f, 0x3p-9f, 0x4p-9f, 0x5p-9f, 0x6p-9f, 0x7p-9f,
-                                            0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512 subnormal = _mm512_setr_ps(0, 0x1p-9f, 0x2p-9f, 0x3p-9f, 0x4p-9f, 0x5p-9f, 0x6p-9f,
+                                            0x7p-9f, 0, 0, 0, 0, 0, 0, 0, 0);
     __m512i v = _mm512_cvtepi8_epi32(c), a = _mm512_and_si512(v, _mm512_set1_epi32(0x7f));
     __m512i r = _mm512_add_epi32(_mm512_slli_epi32(a, 20), _mm512_set1_epi32(0x3c000000));
     __mmask16 is_small = _mm512_testn_epi32_mask(v, _mm512_set1_epi32(0x78));
     __mmask16 is_nan = _mm512_cmpeq_epi32_mask(a, _mm512_set1_epi32(0x7f));
-    r = _mm512_castps_si512(_mm512_mask_permutexvar_ps(_mm512_castsi512_ps(r), is_small, v, subnormal));
+    r = _mm512_castps_si512(
+        _mm512_mask_permutexvar_ps(_mm512_castsi512_ps(r), is_small, v, subnormal));
     r = _mm512_mask_mov_epi32(r, is_nan, _mm512_set1_epi32(0x7fc00000));
     /* r | (v & sign): v is sign-extended. */
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(r, v, _mm512_set1_epi32(INT32_MIN), 0xf8));
@@ -200,8 +203,10 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512i e4m3x32_to_bf16_avx512(__m256i 
 /* The low 8 bytes of c, low nibble first. */
 static inline LSA_TARGET_AVX512 LSA_BODY __m512 e2m1x16_to_f32_avx512(__m128i c)
 {
-    const __m512 value = _mm512_setr_ps(0.0f, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
-    const __m512i shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    const __m512 value =
+        _mm512_setr_ps(0.0f, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+    const __m512i shift =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
     const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     __m512i v = _mm512_permutexvar_epi32(half, _mm512_castsi128_si512(c));
     return _mm512_permutexvar_ps(_mm512_srlv_epi32(v, shift), value);
@@ -210,9 +215,10 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512 e2m1x16_to_f32_avx512(__m128i c)
 /* 16 bytes, low nibble first, as 32 bf16. */
 static inline LSA_TARGET_AVX512 LSA_BODY __m512i e2m1x32_to_bf16_avx512(__m128i c)
 {
-    const __m512i value = _mm512_broadcast_i64x4(_mm256_setr_epi16(
-        0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, INT16_MIN, (int16_t)0xbf00, (int16_t)0xbf80,
-        (int16_t)0xbfc0, (int16_t)0xc000, (int16_t)0xc040, (int16_t)0xc080, (int16_t)0xc0c0));
+    const __m512i value = _mm512_broadcast_i64x4(
+        _mm256_setr_epi16(0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, INT16_MIN,
+                          (int16_t)0xbf00, (int16_t)0xbf80, (int16_t)0xbfc0, (int16_t)0xc000,
+                          (int16_t)0xc040, (int16_t)0xc080, (int16_t)0xc0c0));
     /* Each byte once a 32-bit pair of words; the upper word's nibble is 4 bits further. */
     __m512i v = _mm512_cvtepu8_epi32(c);
     v = _mm512_or_si512(v, _mm512_slli_epi32(v, 12));
@@ -222,28 +228,36 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512i e2m1x32_to_bf16_avx512(__m128i 
 /* ---- AVX-512 VBMI ---- */
 
 /* The bf16 of each e4m3 magnitude, by halves. */
-#define LSA_E4M3_BF16(c)                                                                            \
-    ((c) == 0x7f ? 0x7fc0 : (c) >= 8 ? (c) * 16 + 0x3c00 : (c) >= 4 ? 0x3c00 + ((c) - 4) * 32 :     \
-     (c) >= 2 ? 0x3b80 + ((c) - 2) * 64 : (c) * 0x3b00)
-#define LSA_E4M3_8(half, c) half(c), half(c + 1), half(c + 2), half(c + 3), half(c + 4), half(c + 5), half(c + 6), half(c + 7)
-#define LSA_E4M3_128(half)                                                                          \
-    {LSA_E4M3_8(half, 0), LSA_E4M3_8(half, 8), LSA_E4M3_8(half, 16), LSA_E4M3_8(half, 24),          \
-     LSA_E4M3_8(half, 32), LSA_E4M3_8(half, 40), LSA_E4M3_8(half, 48), LSA_E4M3_8(half, 56),        \
-     LSA_E4M3_8(half, 64), LSA_E4M3_8(half, 72), LSA_E4M3_8(half, 80), LSA_E4M3_8(half, 88),        \
-     LSA_E4M3_8(half, 96), LSA_E4M3_8(half, 104), LSA_E4M3_8(half, 112), LSA_E4M3_8(half, 120)}
+#define LSA_E4M3_BF16(c)                                                                           \
+    ((c) == 0x7f ? 0x7fc0                                                                          \
+     : (c) >= 8  ? 0x3c00 + (c) * 16                                                               \
+     : (c) >= 4  ? 0x3c00 + ((c) - 4) * 32                                                         \
+     : (c) >= 2  ? 0x3b80 + ((c) - 2) * 64                                                         \
+                 : (c) * 0x3b00)
+#define LSA_E4M3_4(half, c) half(c), half(c + 1), half(c + 2), half(c + 3)
+#define LSA_E4M3_16(half, c)                                                                       \
+    LSA_E4M3_4(half, c), LSA_E4M3_4(half, c + 4), LSA_E4M3_4(half, c + 8), LSA_E4M3_4(half, c + 12)
+#define LSA_E4M3_64(half, c)                                                                       \
+    LSA_E4M3_16(half, c), LSA_E4M3_16(half, c + 16), LSA_E4M3_16(half, c + 32),                    \
+        LSA_E4M3_16(half, c + 48)
 #define LSA_E4M3_HIGH(c) (LSA_E4M3_BF16(c) >> 8)
 #define LSA_E4M3_LOW(c) (LSA_E4M3_BF16(c) & 255)
 
-static const uint8_t e4m3_bf16_high[128] = LSA_E4M3_128(LSA_E4M3_HIGH);
-static const uint8_t e4m3_bf16_low[128] = LSA_E4M3_128(LSA_E4M3_LOW);
+static const uint8_t e4m3_bf16_high[128] = {LSA_E4M3_64(LSA_E4M3_HIGH, 0),
+                                            LSA_E4M3_64(LSA_E4M3_HIGH, 64)};
+static const uint8_t e4m3_bf16_low[128] = {LSA_E4M3_64(LSA_E4M3_LOW, 0),
+                                           LSA_E4M3_64(LSA_E4M3_LOW, 64)};
 
 /* 64 e4m3 numbers as bf16: the first 32 in *first, the others in *second. */
-static inline LSA_TARGET_AVX512_BF16 LSA_BODY void e4m3x64_to_bf16_vbmi(__m512i *first, __m512i *second, __m512i c)
+static inline LSA_TARGET_AVX512_BF16 LSA_BODY void e4m3x64_to_bf16_vbmi(__m512i *first,
+                                                                        __m512i *second, __m512i c)
 {
     /* unpack works within 128-bit lanes: lane k takes the 8-byte groups k and k + 4. */
     c = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), c);
-    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_high), c, _mm512_loadu_si512(e4m3_bf16_high + 64));
-    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_low), c, _mm512_loadu_si512(e4m3_bf16_low + 64));
+    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_high), c,
+                                            _mm512_loadu_si512(e4m3_bf16_high + 64));
+    __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_low), c,
+                                           _mm512_loadu_si512(e4m3_bf16_low + 64));
     high = _mm512_ternarylogic_epi32(high, c, _mm512_set1_epi8(INT8_MIN), 0xf8);
     *first = _mm512_unpacklo_epi8(low, high);
     *second = _mm512_unpackhi_epi8(low, high);

@@ -1,0 +1,93 @@
+-- What kernel specs share: buffers that end at an unmapped page, seeded numbers, comparisons that NaN
+-- fails, and a walk over the code paths.
+local ffi = require "ffi"
+local C = require("lsa.ffi").C
+
+ffi.cdef [[
+void *mmap(void *, size_t, int, int, int, long);
+int mprotect(void *, size_t, int);
+int munmap(void *, size_t);
+int memcmp(const void *, const void *, size_t);
+]]
+
+local M = {}
+local PAGE = 4096
+local maps = 0
+
+-- A zeroed array of exactly n elements: the next byte after it faults. It starts where its size puts it, so
+-- only elements are aligned; `workspace` aligns to 64 bytes instead. Keep the result while pointers into it live.
+local function map(ctype, n, round)
+  maps = maps + 1
+  if maps % 1000 == 0 then collectgarbage() end   -- mappings are few, and small to the collector
+  local bytes = ffi.sizeof(ctype) * n
+  local held = math.ceil((bytes + round - 1) / PAGE) * PAGE
+  local base = ffi.cast("uint8_t *", ffi.C.mmap(nil, held + PAGE, 3, 0x22, -1, 0))
+  assert(ffi.cast("intptr_t", base) ~= -1, "no memory for a test buffer")
+  assert(ffi.C.mprotect(base + held, PAGE, 0) == 0)
+  local start = held - math.ceil(bytes / round) * round
+  return ffi.gc(ffi.cast(ffi.typeof("$ *", ffi.typeof(ctype)), base + start),
+                function() ffi.C.munmap(base, held + PAGE) end)
+end
+
+function M.buffer(ctype, n) return map(ctype, n, 1) end
+
+function M.workspace(bytes) return map("uint8_t", tonumber(bytes), 64) end
+
+-- A buffer of the list's numbers.
+function M.array(ctype, list)
+  local out = M.buffer(ctype, #list)
+  for i = 1, #list do out[i - 1] = list[i] end
+  return out
+end
+
+-- Park and Miller's generator; each call gives a number of [low, high), by default [0, 1).
+function M.uniform(seed)
+  local state = seed * 7919 % 2147483646 + 1
+  return function(low, high)
+    state = state * 16807 % 2147483647
+    local u = (state - 1) / 2147483646
+    return low and low + u * (high - low) or u
+  end
+end
+
+-- n f32 of a normal distribution, times scale.
+function M.normals(n, seed, scale)
+  local u, out = M.uniform(seed), M.buffer("float", n)
+  for i = 0, n - 1 do
+    out[i] = math.sqrt(-2 * math.log(1 - u())) * math.cos(2 * math.pi * u()) * (scale or 1)
+  end
+  return out
+end
+
+-- The largest |got - want| / max(|want|, floor) of n elements; NaN and infinity match only themselves, or
+-- the error is infinite.
+function M.max_error(got, want, n, floor)
+  local worst = 0
+  for i = 0, n - 1 do
+    local g, w = tonumber(got[i]), tonumber(want[i])
+    if g ~= w and (g == g or w == w) then
+      local size = math.max(math.abs(w), floor or 0)
+      local error = math.abs(g - w) / size
+      if not (error <= math.huge and size < math.huge) then return math.huge end
+      worst = math.max(worst, error)
+    end
+  end
+  return worst
+end
+
+function M.same_bits(a, b, bytes) return ffi.C.memcmp(a, b, bytes) == 0 end
+
+-- Calls fn(level, name) with the library limited to each code path this processor has, plainest first.
+function M.for_each_cpu_level(fn)
+  for level = 0, C.lsa_cpu_best() do
+    C.lsa_cpu_limit(level)
+    local name = ffi.string(C.lsa_cpu_level_name(level))
+    local ok, message = pcall(fn, level, name)
+    C.lsa_cpu_limit(C.lsa_cpu_best())
+    if not ok then
+      error(type(message) == "string" and name .. ": " .. message or message, 0)
+    end
+  end
+end
+
+return M
