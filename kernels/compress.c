@@ -1,0 +1,90 @@
+/* Compressors on the CPU: vectors of channels, windows and channel blocks over the threads. */
+#include "kernels/compress.h"
+
+#include "core/error.h"
+#include "kernels/vector_math.h"
+
+/* m slots of one series: rows `stride` floats apart, the biases `bias_stride`. */
+typedef struct series {
+    const float *kv, *gate, *bias;
+} series;
+
+typedef struct mix {
+    f32x16 max, sum, out;
+} mix;
+
+enum { BLOCK = 64 }; /* channels of one task */
+
+static inline LSA_BODY void find_max(mix *a, const series *s, int64_t m, int64_t stride, int64_t c, int64_t lanes)
+{
+    if (!s->kv) return;
+    for (int64_t i = 0; i < m; i++) {
+        int64_t at = i * stride + c;
+        f32x16 g = lanes == 16 ? f32x16_load(s->gate + at) + f32x16_load(s->bias + at)
+                               : f32x16_load_n(s->gate + at, lanes) + f32x16_load_n(s->bias + at, lanes);
+        a->max = f32x16_select(g > a->max, g, a->max);
+    }
+}
+
+static inline LSA_BODY void add_slots(mix *a, const series *s, int64_t m, int64_t stride, int64_t c, int64_t lanes)
+{
+    if (!s->kv) return;
+    for (int64_t i = 0; i < m; i++) {
+        int64_t at = i * stride + c;
+        f32x16 g = lanes == 16 ? f32x16_load(s->gate + at) + f32x16_load(s->bias + at)
+                               : f32x16_load_n(s->gate + at, lanes) + f32x16_load_n(s->bias + at, lanes);
+        f32x16 kv = lanes == 16 ? f32x16_load(s->kv + at) : f32x16_load_n(s->kv + at, lanes);
+        f32x16 p = f32x16_exp(g - a->max);
+        a->sum += p;
+        a->out += p * kv;
+    }
+}
+
+/* Channels c .. c + lanes - 1 of one entry; `before` comes first in the order of summation. */
+static inline LSA_BODY void mix_channels(float *out, const series *before, const series *now, int64_t m,
+                                         int64_t stride, int64_t c, int64_t lanes)
+{
+    mix a = {f32x16_set(-INFINITY), {0}, {0}};
+    find_max(&a, before, m, stride, c, lanes);
+    find_max(&a, now, m, stride, c, lanes);
+    add_slots(&a, before, m, stride, c, lanes);
+    add_slots(&a, now, m, stride, c, lanes);
+    a.out /= a.sum;
+    if (lanes == 16) f32x16_store(out + c, a.out);
+    else f32x16_store_n(out + c, a.out, lanes);
+}
+
+static inline LSA_BODY void mix_block_body(float *out, const series *before, const series *now, int64_t m,
+                                           int64_t stride, int64_t from, int64_t to)
+{
+    int64_t c = from;
+    for (; c + 16 <= to; c += 16) mix_channels(out, before, now, m, stride, c, 16);
+    if (c < to) mix_channels(out, before, now, m, stride, c, to - c);
+}
+
+LSA_PATHS(mix_block,
+          (float *out, const series *before, const series *now, int64_t m, int64_t stride, int64_t from, int64_t to),
+          (out, before, now, m, stride, from, to))
+
+int lsa_compress_cpu(float *out, const float *kv, const float *gate, const float *prev_kv, const float *prev_gate,
+                     const float *position_bias, int64_t n, int64_t m, int64_t dim, int32_t overlap, void *stream)
+{
+    (void)stream;
+    if (n < 0 || m < 1 || dim < 1)
+        return lsa_fail(LSA_ESHAPE, "compress: %lld windows of %lld tokens, %lld channels", (long long)n,
+                        (long long)m, (long long)dim);
+    int64_t width = overlap ? 2 * dim : dim, blocks = (dim + BLOCK - 1) / BLOCK;
+    int threads = lsa_threads_for(n * m * width);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t task = 0; task < n * blocks; task++) {
+        int64_t w = task / blocks, from = task % blocks * BLOCK, to = from + BLOCK < dim ? from + BLOCK : dim;
+        series before = {0}, now = {kv + w * m * width, gate + w * m * width, position_bias};
+        if (overlap) {
+            now = (series){now.kv + dim, now.gate + dim, position_bias + dim};
+            if (w > 0) before = (series){kv + (w - 1) * m * width, gate + (w - 1) * m * width, position_bias};
+            else if (prev_kv && prev_gate) before = (series){prev_kv, prev_gate, position_bias};
+        }
+        mix_block(out + w * dim, &before, &now, m, width, from, to);
+    }
+    return LSA_OK;
+}

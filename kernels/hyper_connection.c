@@ -1,0 +1,231 @@
+/* Hyper-connections on the CPU: the small per-token algebra on sixteen tokens at once, one a lane. */
+#include "kernels/hyper_connection.h"
+
+#include "core/error.h"
+#include "kernels/vector_math.h"
+
+enum { MOST_STREAMS = 16, LANES = 16 };
+
+/* What one group of tokens shares: sizes and parameters. */
+typedef struct connection {
+    const float *base, *scale;
+    int64_t hc, dim, width, iters; /* width: mix values a token */
+    float norm_eps, hc_eps;
+} connection;
+
+static inline LSA_BODY float mean_square(const float *x, int64_t n)
+{
+    f32x16 sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (int j = 0; j < 4; j++) {
+            f32x16 v = f32x16_load(x + i + 16 * j);
+            sum[j] += v * v;
+        }
+    for (; i < n; i += 16) {
+        f32x16 v = f32x16_load_n(x + i, n - i < 16 ? n - i : 16);
+        sum[0] += v * v;
+    }
+    return f32x16_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)n;
+}
+
+/* norm[t] = rsqrt(mean(streams[t]^2) + eps) for `tokens` <= 16 tokens. */
+static inline LSA_BODY f32x16 norms(const connection *k, const float *streams, int64_t tokens)
+{
+    float norm[LANES] = {0};
+    int64_t row = k->hc * k->dim;
+    for (int64_t t = 0; t < tokens; t++)
+        norm[t] = 1.0f / sqrtf(mean_square(streams + t * row, row) + k->norm_eps);
+    return f32x16_load(norm);
+}
+
+/* mix value i of every token, normalised. */
+static inline LSA_BODY f32x16 column(const connection *k, const float *mix, int64_t tokens, int64_t i, f32x16 norm)
+{
+    float v[LANES] = {0};
+    for (int64_t t = 0; t < tokens; t++) v[t] = mix[t * k->width + i];
+    return f32x16_load(v) * norm;
+}
+
+static inline LSA_BODY void spread(float *out, int64_t stride, f32x16 v, int64_t tokens)
+{
+    float lane[LANES];
+    f32x16_store(lane, v);
+    for (int64_t t = 0; t < tokens; t++) out[t * stride] = lane[t];
+}
+
+/* out[i] = sum_k weight[k] streams[k][i] */
+static inline LSA_BODY void collapse(float *out, const float *streams, const float *weight, int64_t hc, int64_t dim)
+{
+    int64_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+        f32x16 sum = f32x16_load(streams + i) * weight[0];
+        for (int64_t j = 1; j < hc; j++) sum += f32x16_load(streams + j * dim + i) * weight[j];
+        f32x16_store(out + i, sum);
+    }
+    for (; i < dim; i++) {
+        float sum = streams[i] * weight[0];
+        for (int64_t j = 1; j < hc; j++) sum += streams[j * dim + i] * weight[j];
+        out[i] = sum;
+    }
+}
+
+static inline LSA_BODY void normalise_columns(f32x16 *m, int64_t hc, float eps)
+{
+    for (int64_t j = 0; j < hc; j++) {
+        f32x16 sum = m[j];
+        for (int64_t i = 1; i < hc; i++) sum += m[i * hc + j];
+        sum += eps;
+        for (int64_t i = 0; i < hc; i++) m[i * hc + j] /= sum;
+    }
+}
+
+static inline LSA_BODY void normalise_rows(f32x16 *m, int64_t hc, float eps)
+{
+    for (int64_t i = 0; i < hc; i++) {
+        f32x16 sum = m[i * hc];
+        for (int64_t j = 1; j < hc; j++) sum += m[i * hc + j];
+        sum += eps;
+        for (int64_t j = 0; j < hc; j++) m[i * hc + j] /= sum;
+    }
+}
+
+static inline LSA_BODY void softmax_rows(f32x16 *m, int64_t hc, float eps)
+{
+    for (int64_t i = 0; i < hc; i++, m += hc) {
+        f32x16 max = m[0], sum = {0};
+        for (int64_t j = 1; j < hc; j++) max = f32x16_select(m[j] > max, m[j], max);
+        for (int64_t j = 0; j < hc; j++) sum += m[j] = f32x16_exp(m[j] - max);
+        for (int64_t j = 0; j < hc; j++) m[j] = m[j] / sum + eps;
+    }
+}
+
+static inline LSA_BODY void open_group_body(float *x, float *post, float *comb, const float *streams,
+                                            const float *mix, const connection *k, int64_t tokens)
+{
+    int64_t hc = k->hc;
+    float pre[LANES * MOST_STREAMS];
+    f32x16 m[MOST_STREAMS * MOST_STREAMS], norm = norms(k, streams, tokens);
+    for (int64_t i = 0; i < hc; i++) {
+        f32x16 a = column(k, mix, tokens, i, norm) * k->scale[0] + k->base[i];
+        f32x16 b = column(k, mix, tokens, hc + i, norm) * k->scale[1] + k->base[hc + i];
+        spread(pre + i, hc, f32x16_sigmoid(a) + k->hc_eps, tokens);
+        spread(post + i, hc, f32x16_sigmoid(b) * 2.0f, tokens);
+    }
+    for (int64_t i = 0; i < hc * hc; i++)
+        m[i] = column(k, mix, tokens, 2 * hc + i, norm) * k->scale[2] + k->base[2 * hc + i];
+    softmax_rows(m, hc, k->hc_eps);
+    normalise_columns(m, hc, k->hc_eps);
+    for (int64_t round = 1; round < k->iters; round++) {
+        normalise_rows(m, hc, k->hc_eps);
+        normalise_columns(m, hc, k->hc_eps);
+    }
+    for (int64_t i = 0; i < hc * hc; i++) spread(comb + i, hc * hc, m[i], tokens);
+    for (int64_t t = 0; t < tokens; t++)
+        collapse(x + t * k->dim, streams + t * hc * k->dim, pre + t * hc, hc, k->dim);
+}
+
+LSA_PATHS(open_group,
+          (float *x, float *post, float *comb, const float *streams, const float *mix, const connection *k,
+           int64_t tokens),
+          (x, post, comb, streams, mix, k, tokens))
+
+static inline LSA_BODY void head_group_body(float *x, const float *streams, const float *mix, const connection *k,
+                                            int64_t tokens)
+{
+    float pre[LANES * MOST_STREAMS];
+    f32x16 norm = norms(k, streams, tokens);
+    for (int64_t i = 0; i < k->hc; i++) {
+        f32x16 a = column(k, mix, tokens, i, norm) * k->scale[0] + k->base[i];
+        spread(pre + i, k->hc, f32x16_sigmoid(a) + k->hc_eps, tokens);
+    }
+    for (int64_t t = 0; t < tokens; t++)
+        collapse(x + t * k->dim, streams + t * k->hc * k->dim, pre + t * k->hc, k->hc, k->dim);
+}
+
+LSA_PATHS(head_group,
+          (float *x, const float *streams, const float *mix, const connection *k, int64_t tokens),
+          (x, streams, mix, k, tokens))
+
+static inline LSA_BODY void close_token_body(float *streams, const float *y, const float *post, const float *comb,
+                                             int64_t hc, int64_t dim)
+{
+    int64_t i = 0;
+    for (; i + 16 <= dim; i += 16) {
+        f32x16 old[MOST_STREAMS], v = f32x16_load(y + i);
+        for (int64_t j = 0; j < hc; j++) old[j] = f32x16_load(streams + j * dim + i);
+        for (int64_t k = 0; k < hc; k++) {
+            f32x16 sum = v * post[k];
+            for (int64_t j = 0; j < hc; j++) sum += old[j] * comb[j * hc + k];
+            f32x16_store(streams + k * dim + i, sum);
+        }
+    }
+    for (; i < dim; i++) {
+        float old[MOST_STREAMS];
+        for (int64_t j = 0; j < hc; j++) old[j] = streams[j * dim + i];
+        for (int64_t k = 0; k < hc; k++) {
+            float sum = y[i] * post[k];
+            for (int64_t j = 0; j < hc; j++) sum += old[j] * comb[j * hc + k];
+            streams[k * dim + i] = sum;
+        }
+    }
+}
+
+LSA_PATHS(close_token,
+          (float *streams, const float *y, const float *post, const float *comb, int64_t hc, int64_t dim),
+          (streams, y, post, comb, hc, dim))
+
+static int check(const char *op, int64_t tokens, int64_t hc, int64_t dim)
+{
+    if (tokens >= 0 && hc >= 1 && hc <= MOST_STREAMS && dim >= 1) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "%s: [%lld, %lld, %lld] streams, at most %d a token", op, (long long)tokens,
+                    (long long)hc, (long long)dim, MOST_STREAMS);
+}
+
+int lsa_hc_open_cpu(float *x, float *post, float *comb, const float *streams, const float *mix, const float *base,
+                    const float *scale, int64_t tokens, int64_t hc, int64_t dim, int64_t iters, float norm_eps,
+                    float hc_eps, void *stream)
+{
+    (void)stream;
+    int rc = check("hc_open", tokens, hc, dim);
+    if (rc) return rc;
+    connection k = {base, scale, hc, dim, (2 + hc) * hc, iters, norm_eps, hc_eps};
+    int64_t groups = (tokens + LANES - 1) / LANES;
+    int threads = lsa_threads_for(tokens * hc * (dim + 16 * iters) / 8);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t t = g * LANES, n = tokens - t < LANES ? tokens - t : LANES;
+        open_group(x + t * dim, post + t * hc, comb + t * hc * hc, streams + t * hc * dim, mix + t * k.width, &k, n);
+    }
+    return LSA_OK;
+}
+
+int lsa_hc_close_cpu(float *streams, const float *y, const float *post, const float *comb, int64_t tokens,
+                     int64_t hc, int64_t dim, void *stream)
+{
+    (void)stream;
+    int rc = check("hc_close", tokens, hc, dim);
+    if (rc) return rc;
+    int threads = lsa_threads_for(tokens * hc * dim / 4);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t t = 0; t < tokens; t++)
+        close_token(streams + t * hc * dim, y + t * dim, post + t * hc, comb + t * hc * hc, hc, dim);
+    return LSA_OK;
+}
+
+int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const float *base, const float *scale,
+                    int64_t tokens, int64_t hc, int64_t dim, float norm_eps, float hc_eps, void *stream)
+{
+    (void)stream;
+    int rc = check("hc_head", tokens, hc, dim);
+    if (rc) return rc;
+    connection k = {base, scale, hc, dim, hc, 0, norm_eps, hc_eps};
+    int64_t groups = (tokens + LANES - 1) / LANES;
+    int threads = lsa_threads_for(tokens * hc * dim / 8);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t t = g * LANES, n = tokens - t < LANES ? tokens - t : LANES;
+        head_group(x + t * dim, streams + t * hc * dim, mix + t * hc, &k, n);
+    }
+    return LSA_OK;
+}

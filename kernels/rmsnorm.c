@@ -1,0 +1,65 @@
+/* RMSNorm on the CPU: one row at a time, rows over the threads. */
+#include "kernels/rmsnorm.h"
+
+#include "core/error.h"
+#include "core/simd.h"
+
+/* Four partial sums hide the latency of the additions. */
+static inline LSA_BODY float sum_of_squares(const float *x, int64_t n)
+{
+    f32x16 sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (int j = 0; j < 4; j++) {
+            f32x16 v = f32x16_load(x + i + 16 * j);
+            sum[j] += v * v;
+        }
+    for (; i + 16 <= n; i += 16) {
+        f32x16 v = f32x16_load(x + i);
+        sum[0] += v * v;
+    }
+    if (i < n) {
+        f32x16 v = f32x16_load_n(x + i, n - i);
+        sum[1] += v * v;
+    }
+    return f32x16_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+static inline LSA_BODY void norm_rows_body(float *y, const float *x, const float *weight, int64_t rows, int64_t n,
+                                           float eps)
+{
+    for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+        float scale = 1.0f / sqrtf(sum_of_squares(x, n) / (float)n + eps);
+        int64_t i = 0;
+        if (weight) {
+            for (; i + 16 <= n; i += 16)
+                f32x16_store(y + i, f32x16_load(x + i) * scale * f32x16_load(weight + i));
+            for (; i < n; i++) y[i] = x[i] * scale * weight[i];
+        } else {
+            for (; i + 16 <= n; i += 16) f32x16_store(y + i, f32x16_load(x + i) * scale);
+            for (; i < n; i++) y[i] = x[i] * scale;
+        }
+    }
+}
+
+LSA_PATHS(norm_rows,
+          (float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps),
+          (y, x, weight, rows, n, eps))
+
+int lsa_rmsnorm_cpu(float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps, void *stream)
+{
+    (void)stream;
+    if (rows < 0 || n < 1)
+        return lsa_fail(LSA_ESHAPE, "rmsnorm: %lld rows of %lld values", (long long)rows, (long long)n);
+    int threads = lsa_threads_for(rows * (10 + n / 8));
+    if (threads == 1) {
+        norm_rows(y, x, weight, rows, n, eps);
+        return LSA_OK;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t part = 0; part < threads; part++) {
+        int64_t from = rows * part / threads, to = rows * (part + 1) / threads;
+        norm_rows(y + from * n, x + from * n, weight, to - from, n, eps);
+    }
+    return LSA_OK;
+}
