@@ -1,0 +1,84 @@
+-- `lsa test`: runs the specs through busted in this process and counts.
+-- Its last line is `N passed, N failed`; no tests at all is a failure.
+local ffi = require "ffi"
+local host = require "lsa.host"
+
+local M = {}
+
+ffi.cdef "extern char lsa_activity[256];"
+
+-- Takes `--device NAME` out of the arguments.
+local function take_device(arguments)
+  for i, value in ipairs(arguments) do
+    local device = value:match "^%-%-device=(.*)$"
+    if device or value == "--device" then
+      device = device or table.remove(arguments, i + 1)
+      table.remove(arguments, i)
+      return device or ""
+    end
+  end
+end
+
+-- The arguments as busted gets them: from the tree's root, on its specs unless others are named.
+local function busted_arguments(arguments)
+  local path = require "pl.path"
+  local list = { [0] = "lsa test", "--no-auto-insulate", "--directory=" .. host.root, "--pattern=_spec%.lua$" }
+  for _, value in ipairs(arguments) do
+    local named = value:sub(1, 1) ~= "-" and path.exists(value)
+    list[#list + 1] = named and path.abspath(value) or value
+  end
+  local options = require "busted.modules.cli"({ standalone = false, output = "plainTerminal" }):parse(list)
+  if options and #options.ROOT == 1 and options.ROOT[1] == "spec" then list[#list + 1] = host.root .. "/tests" end
+  return list
+end
+
+-- busted's output handler with our counts beside it, and the running test's name kept for a crash.
+local function make_handler(options)
+  local busted = require "busted"
+  local terminal = io.type(io.stdout) == "file" and require "term".isatty(io.stdout)
+  local handler = require("busted.outputHandlers." .. (terminal and "utfTerminal" or "plainTerminal"))(options)
+  local subscribe = handler.subscribe
+  function handler.subscribe(self, opts)
+    busted.subscribe({ "file", "start" }, function(file)
+      ffi.copy(ffi.C.lsa_activity, file.name:sub(1, 255))
+    end)
+    busted.subscribe({ "test", "start" }, function(element)
+      ffi.copy(ffi.C.lsa_activity, handler.getFullName(element):sub(1, 255))
+    end)
+    M.handler = handler
+    return subscribe(self, opts)
+  end
+  return handler
+end
+
+function M.main(arguments)
+  local device = take_device(arguments)
+  if device and device ~= "cpu" and device ~= "cuda" then
+    io.stderr:write("lsa: --device is cpu or cuda\n")
+    return 2
+  end
+  if not pcall(require, "busted") then
+    io.stderr:write("lsa: the tests need busted (Debian: apt-get install lua-busted)\n")
+    return 1
+  end
+  rawset(_G, "LSA_TEST_DEVICE", device)
+  package.path = host.root .. "/tests/?.lua;" .. package.path
+  package.loaded["busted.outputHandlers.lsa"] = make_handler
+  rawset(_G, "arg", busted_arguments(arguments))
+  -- The runner leaves by an error where tests failed.
+  local ok, message = pcall(require "busted.runner", { standalone = false, output = "lsa" })
+  if not M.handler then
+    if not ok and message then io.stderr:write("lsa: ", tostring(message), "\n") end
+    return ok and 0 or 2
+  end
+  local passed, failed = M.handler.successesCount, M.handler.failuresCount + M.handler.errorsCount
+  if not ok and message and failed == 0 then
+    io.stderr:write("lsa: ", tostring(message), "\n")
+    failed = 1
+  end
+  if passed + failed == 0 then io.stderr:write("lsa: there were no tests\n") end
+  print(("%d passed, %d failed"):format(passed, failed))
+  return (failed > 0 or passed == 0) and 1 or 0
+end
+
+return M
