@@ -22,8 +22,9 @@ end
 
 declare "core/lsa.h"
 
--- Configurations other than release are asked for by the executable that they build.
-M.build = rawget(_G, "LSA_BUILD") or "build"
+-- The executable of another configuration than release says so.
+local host = package.loaded["lsa.host"]
+M.build = host and host.build or "build"
 M.C = ffi.load(M.root .. "/" .. M.build .. "/liblsa.so")
 
 -- Raises the thread's message, pointing `level` frames up, when a C call failed; passes its result otherwise.
