@@ -14,7 +14,7 @@ local M = {}
 local PAGE = 4096
 local maps = 0
 
--- A zeroed array of exactly n elements: the next byte after it faults. It starts where its size puts it, so
+-- A zeroed array of exactly n elements of a named type: the next byte after it faults. It starts where its size puts it, so
 -- only elements are aligned; `workspace` aligns to 64 bytes instead. Keep the result while pointers into it live.
 local function map(ctype, n, round)
   maps = maps + 1
@@ -25,7 +25,7 @@ local function map(ctype, n, round)
   assert(ffi.cast("intptr_t", base) ~= -1, "no memory for a test buffer")
   assert(ffi.C.mprotect(base + held, PAGE, 0) == 0)
   local start = held - math.ceil(bytes / round) * round
-  return ffi.gc(ffi.cast(ffi.typeof("$ *", ffi.typeof(ctype)), base + start),
+  return ffi.gc(ffi.cast(ctype .. " *", base + start),
                 function() ffi.C.munmap(base, held + PAGE) end)
 end
 
