@@ -51,7 +51,7 @@ project "liblsa"
     excludes "core/main.c"
     buildoptions(warnings)
     buildoptions { "-fPIC", "-fopenmp" }
-    linkoptions { "-fopenmp", "-Wl,--no-undefined" }
+    linkoptions { "-fopenmp", "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- OpenMP threads outlive a dlclose
     links { "m", "dl", "pthread", "jansson" }
     each_configuration(function (name)
         if name == "sanitize" then

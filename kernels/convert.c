@@ -1,0 +1,186 @@
+/* Owns conversion between dtypes: blocks of numbers pass through f32, or through i64 from integer
+ * to integer, in a buffer that stays in the first-level cache. */
+#include "kernels/convert.h"
+
+#include "core/error.h"
+#include "kernels/number_formats.h"
+
+enum { BLOCK = 512, PIECE = 1 << 16 };
+
+static inline LSA_BODY uint16_t get16(const uint8_t *p, int64_t i)
+{
+    uint16_t v;
+    memcpy(&v, p + 2 * i, sizeof v);
+    return v;
+}
+
+static inline LSA_BODY int32_t get32(const uint8_t *p, int64_t i)
+{
+    int32_t v;
+    memcpy(&v, p + 4 * i, sizeof v);
+    return v;
+}
+
+static inline LSA_BODY int64_t get64(const uint8_t *p, int64_t i)
+{
+    int64_t v;
+    memcpy(&v, p + 8 * i, sizeof v);
+    return v;
+}
+
+static inline LSA_BODY void put16(uint8_t *p, int64_t i, uint16_t v) { memcpy(p + 2 * i, &v, 2); }
+static inline LSA_BODY void put32(uint8_t *p, int64_t i, int32_t v) { memcpy(p + 4 * i, &v, 4); }
+static inline LSA_BODY void put64(uint8_t *p, int64_t i, int64_t v) { memcpy(p + 8 * i, &v, 8); }
+
+/* Rounds to odd: a second rounding, to 22 bits or fewer, then gives what one would have. */
+static inline LSA_BODY float i64_to_f32_odd(int64_t v)
+{
+    uint64_t u = v < 0 ? -(uint64_t)v : (uint64_t)v;
+    int drop = 40 - __builtin_clzll(u | 1);
+    if (drop > 0) {
+        uint64_t rest = u & ((UINT64_C(1) << drop) - 1);
+        u = (u >> drop | (rest != 0)) << drop;
+    }
+    return v < 0 ? -(float)u : (float)u;
+}
+
+static inline LSA_BODY int32_t f32_to_i32(float x)
+{
+    int32_t in_range = x > -0x1p31f && x < 0x1p31f, v = (int32_t)(in_range ? x : 0);
+    v = x >= 0x1p31f ? INT32_MAX : v;
+    return x <= -0x1p31f ? INT32_MIN : v;
+}
+
+static inline LSA_BODY int64_t f32_to_i64(float x)
+{
+    int32_t in_range = x > -0x1p63f && x < 0x1p63f;
+    int64_t v = (int64_t)(in_range ? x : 0);
+    v = x >= 0x1p63f ? INT64_MAX : v;
+    return x <= -0x1p63f ? INT64_MIN : v;
+}
+
+static inline LSA_BODY int64_t clamp(int64_t v, int64_t low, int64_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+#define EACH(statement) \
+    for (int64_t i = 0; i < n; i++) statement
+
+/* odd: the numbers are rounded again when they are stored. */
+static inline LSA_BODY void load_f32(float *out, const uint8_t *in, int64_t n, int32_t dtype,
+                                     int odd)
+{
+    switch (dtype) {
+    case LSA_F32: memcpy(out, in, (size_t)n * 4); break;
+    case LSA_BF16: EACH(out[i] = bf16_to_f32(get16(in, i))); break;
+    case LSA_F16: EACH(out[i] = f16_to_f32(get16(in, i))); break;
+    case LSA_F8_E4M3: EACH(out[i] = e4m3_to_f32(in[i])); break;
+    case LSA_F8_E8M0: EACH(out[i] = e8m0_to_f32(in[i])); break;
+    case LSA_F4_E2M1:
+        for (int64_t i = 0; i < n / 2; i++) {
+            out[2 * i] = e2m1_to_f32(in[i]);
+            out[2 * i + 1] = e2m1_to_f32(in[i] >> 4);
+        }
+        break;
+    case LSA_I8: EACH(out[i] = (int8_t)in[i]); break;
+    case LSA_U8: EACH(out[i] = in[i]); break;
+    case LSA_I32:
+        if (odd) EACH(out[i] = i64_to_f32_odd(get32(in, i)));
+        else EACH(out[i] = (float)get32(in, i));
+        break;
+    case LSA_I64:
+        if (odd) EACH(out[i] = i64_to_f32_odd(get64(in, i)));
+        else EACH(out[i] = (float)get64(in, i));
+        break;
+    }
+}
+
+static inline LSA_BODY void store_f32(uint8_t *out, const float *in, int64_t n, int32_t dtype)
+{
+    switch (dtype) {
+    case LSA_F32: memcpy(out, in, (size_t)n * 4); break;
+    case LSA_BF16: EACH(put16(out, i, f32_to_bf16(in[i]))); break;
+    case LSA_F16: EACH(put16(out, i, f32_to_f16(in[i]))); break;
+    case LSA_F8_E4M3: EACH(out[i] = f32_to_e4m3(in[i])); break;
+    case LSA_F8_E8M0: EACH(out[i] = f32_to_e8m0(in[i])); break;
+    case LSA_I8: EACH(out[i] = (uint8_t)clamp(f32_to_i32(in[i]), INT8_MIN, INT8_MAX)); break;
+    case LSA_U8: EACH(out[i] = (uint8_t)clamp(f32_to_i32(in[i]), 0, UINT8_MAX)); break;
+    case LSA_I32: EACH(put32(out, i, f32_to_i32(in[i]))); break;
+    case LSA_I64: EACH(put64(out, i, f32_to_i64(in[i]))); break;
+    }
+}
+
+static inline LSA_BODY void load_i64(int64_t *out, const uint8_t *in, int64_t n, int32_t dtype)
+{
+    switch (dtype) {
+    case LSA_I8: EACH(out[i] = (int8_t)in[i]); break;
+    case LSA_U8: EACH(out[i] = in[i]); break;
+    case LSA_I32: EACH(out[i] = get32(in, i)); break;
+    case LSA_I64: memcpy(out, in, (size_t)n * 8); break;
+    }
+}
+
+static inline LSA_BODY void store_i64(uint8_t *out, const int64_t *in, int64_t n, int32_t dtype)
+{
+    switch (dtype) {
+    case LSA_I8: EACH(out[i] = (uint8_t)clamp(in[i], INT8_MIN, INT8_MAX)); break;
+    case LSA_U8: EACH(out[i] = (uint8_t)clamp(in[i], 0, UINT8_MAX)); break;
+    case LSA_I32: EACH(put32(out, i, (int32_t)clamp(in[i], INT32_MIN, INT32_MAX))); break;
+    case LSA_I64: memcpy(out, in, (size_t)n * 8); break;
+    }
+}
+
+static int is_integer(int32_t dtype) { return dtype >= LSA_I8 && dtype <= LSA_I64; }
+
+static int64_t bytes_of(int64_t n, int32_t dtype)
+{
+    return dtype == LSA_F4_E2M1 ? n / 2 : n * lsa_dtype_size(dtype);
+}
+
+static inline LSA_BODY void convert_body(uint8_t *out, const uint8_t *in, int64_t n, int32_t to,
+                                         int32_t from)
+{
+    int integers = is_integer(to) && is_integer(from);
+    for (int64_t done = 0; done < n; done += BLOCK) {
+        int64_t part = n - done < BLOCK ? n - done : BLOCK;
+        const uint8_t *source = in + bytes_of(done, from);
+        uint8_t *target = out + bytes_of(done, to);
+        if (integers) {
+            int64_t block[BLOCK];
+            load_i64(block, source, part, from);
+            store_i64(target, block, part, to);
+        } else {
+            float block[BLOCK];
+            load_f32(block, source, part, from, to != LSA_F32);
+            store_f32(target, block, part, to);
+        }
+    }
+}
+
+LSA_PATHS(convert, (uint8_t *out, const uint8_t *in, int64_t n, int32_t to, int32_t from),
+          (out, in, n, to, from))
+
+int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
+                    void *stream)
+{
+    (void)stream;
+    if (n < 0) return lsa_fail(LSA_EARG, "convert: n is %lld", (long long)n);
+    if (out_dtype < 0 || out_dtype >= LSA_DTYPES)
+        return lsa_fail(LSA_EDTYPE, "convert: out_dtype is %d, which no tensor has", out_dtype);
+    if (in_dtype < 0 || (in_dtype >= LSA_DTYPES && in_dtype != LSA_F4_E2M1))
+        return lsa_fail(LSA_EDTYPE, "convert: in_dtype is %d, which no tensor has", in_dtype);
+    if (in_dtype == LSA_F4_E2M1 && n % 2)
+        return lsa_fail(LSA_ESHAPE, "convert: %lld fp4 values do not fill whole bytes",
+                        (long long)n);
+    /* A number takes some tenths of a nanosecond. */
+    #pragma omp parallel for schedule(static) num_threads(lsa_threads_for(n / 4))
+    for (int64_t from = 0; from < n; from += PIECE) {
+        int64_t part = n - from < PIECE ? n - from : PIECE;
+        const uint8_t *source = (const uint8_t *)in + bytes_of(from, in_dtype);
+        uint8_t *target = (uint8_t *)out + bytes_of(from, out_dtype);
+        if (in_dtype == out_dtype) memcpy(target, source, (size_t)bytes_of(part, in_dtype));
+        else convert(target, source, part, out_dtype, in_dtype);
+    }
+    return LSA_OK;
+}
