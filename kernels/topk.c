@@ -15,6 +15,7 @@ enum {
     MOST_SLACK = 65536,     /* must be rare; and beyond the cache the room no longer helps */
     VECTOR = 16,            /* a push may write a whole vector past the last candidate */
     LEAST_ROOM = 128,       /* pushes into less room would be too short to be fast */
+    MOST_THREADS = 64,      /* each has its own buffer in the workspace */
     MOST_K = 1 << 30
 };
 
@@ -274,8 +275,8 @@ static int64_t state_elements(int32_t k) { return ((int64_t)lsa_topk_capacity(k)
 
 int64_t lsa_topk_workspace(int64_t rows, int32_t k)
 {
-    int64_t threads = rows < lsa_threads() ? rows : lsa_threads();
-    return k > MOST_K || threads < 1 ? 0 : threads * state_elements(k) * 8;
+    int64_t buffers = rows < MOST_THREADS ? rows : MOST_THREADS;
+    return k > MOST_K || buffers < 1 ? 0 : buffers * state_elements(k) * 8;
 }
 
 int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
@@ -286,6 +287,7 @@ int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scor
         return lsa_fail(LSA_ESHAPE, "topk: %lld rows of %lld scores", (long long)rows, (long long)n);
     if (k < 0 || k > MOST_K) return lsa_fail(LSA_EARG, "topk: k is %d, must be 0 .. %d", k, MOST_K);
     int threads = lsa_threads_for(rows * (n / 8 + 1000));
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
     if (threads > rows) threads = rows > 0 ? (int)rows : 1;
     int64_t elements = state_elements(k);
 #pragma omp parallel num_threads(threads)

@@ -1,0 +1,233 @@
+local ffi = require "ffi"
+local bit = require "bit"
+local lsa = require "lsa.ffi"
+local C, check = lsa.C, lsa.check
+
+local INF, NAN = math.huge, 0 / 0
+local F32, BF16, FP8 = tonumber(C.LSA_KV_F32), tonumber(C.LSA_KV_BF16), tonumber(C.LSA_KV_FP8)
+local FORMAT = {[F32] = "f32", [BF16] = "bf16", [FP8] = "fp8"}
+local COMPUTE = {[0] = "f32", "bf16"}
+
+ffi.cdef "int memcmp(const void *, const void *, size_t);"
+
+local word = ffi.new "union { float f; uint32_t u; uint8_t b[4]; }"
+
+local function f32(x) word.f = x return word.f end
+
+local function round_bf16(x)
+  word.f = x
+  if x ~= x then return x end
+  local u = word.u
+  local low, kept = u % 0x10000, (u - u % 0x10000)
+  if low > 0x8000 or (low == 0x8000 and bit.band(u, 0x10000) ~= 0) then kept = kept + 0x10000 end
+  word.u = kept
+  return word.f
+end
+
+local function e4m3(byte)
+  local sign, exponent, mantissa = byte >= 128 and -1 or 1, math.floor(byte % 128 / 8), byte % 8
+  if exponent == 15 and mantissa == 7 then return NAN end
+  if exponent == 0 then return sign * mantissa * 2 ^ -9 end
+  return sign * (1 + mantissa / 8) * 2 ^ (exponent - 7)
+end
+
+-- Keys as records, and as the numbers that they stand for.
+local function make_keys(n, dim, format, spare)
+  local bytes = format == F32 and 4 * dim or format == BF16 and 2 * dim or dim + 4
+  local stride = bytes + (spare or 0)
+  -- The last record ends where the buffer ends, so that a sanitizer sees a read past it.
+  local data = ffi.new("uint8_t[?]", math.max(n * stride - (spare or 0), 0))
+  local values, scales = {}, {}
+  for i = 0, n - 1 do
+    local row = {}
+    for d = 0, dim - 1 do
+      if format == FP8 then
+        local byte = math.random(0, 255)
+        if byte % 128 == 127 then byte = byte - 1 end
+        if math.random() < 0.05 then byte = math.random(0, 7) + 128 * math.random(0, 1) end
+        data[i * stride + d] = byte
+        row[d] = e4m3(byte)
+      else
+        local x = f32(math.random() * 2 - 1)
+        if format == BF16 then
+          x = round_bf16(x)
+          word.f = x
+          ffi.copy(data + i * stride + 2 * d, word.b + 2, 2)
+        else
+          word.f = x
+          ffi.copy(data + i * stride + 4 * d, word.b, 4)
+        end
+        row[d] = x
+      end
+    end
+    values[i], scales[i] = row, 1
+    if format == FP8 then
+      scales[i] = f32(math.random() + 0.01)
+      word.f = scales[i]
+      ffi.copy(data + i * stride + dim, word.b, 4)
+    end
+  end
+  return {data = data, stride = stride, values = values, scales = scales, n = n, format = format}
+end
+
+local function random_floats(n)
+  local a = ffi.new("float[?]", n)
+  for i = 0, n - 1 do a[i] = math.random() * 2 - 1 end
+  return a
+end
+
+local function score(q, w, keys, tokens, n, heads, dim, compute, key_data, score_stride)
+  score_stride = score_stride or n
+  local scores = ffi.new("float[?]", math.max(tokens * score_stride, 1))
+  local bytes = C.lsa_index_score_workspace(tokens, n, heads, dim, keys.format, compute)
+  local workspace = C.lsa_alloc(bytes)
+  local rc = C.lsa_index_score_cpu(scores, q, w, key_data or keys.data, tokens, n, heads, dim, keys.stride,
+    score_stride, keys.format, compute, workspace, nil)
+  C.lsa_free(workspace)
+  check(rc)
+  return scores
+end
+
+-- The definition, in doubles; and how far off f32 sums of that many terms may be.
+local function oracle(q, w, keys, t, s, heads, dim, compute)
+  local sum, size = 0, 0
+  for h = 0, heads - 1 do
+    local dot, dot_size = 0, 0
+    for d = 0, dim - 1 do
+      local a, b = q[(t * heads + h) * dim + d], keys.values[s][d]
+      if compute == 1 then a, b = round_bf16(a), round_bf16(b) end
+      dot, dot_size = dot + a * b, dot_size + math.abs(a * b)
+    end
+    local weight = w[t * heads + h]
+    if not (dot <= 0) then sum = sum + weight * dot end
+    size = size + math.abs(weight) * dot_size
+  end
+  return sum * keys.scales[s], size * keys.scales[s] * (dim + heads) * 2 ^ -24 + 1e-30
+end
+
+local function compare(case)
+  local tokens, n, heads, dim, format, compute = unpack(case)
+  local keys = make_keys(n, dim, format, case.spare)
+  local q, w = random_floats(tokens * heads * dim), random_floats(tokens * heads)
+  local stride = n + (case.gap or 0)
+  local scores = score(q, w, keys, tokens, n, heads, dim, compute, nil, stride)
+  local worst = 0
+  for t = 0, tokens - 1 do
+    for s = 0, n - 1 do
+      local want, tolerance = oracle(q, w, keys, t, s, heads, dim, compute)
+      local off = math.abs(scores[t * stride + s] - want) / tolerance
+      if not (off <= worst) then worst = off end
+    end
+    for s = n, stride - 1 do assert(t * stride + s >= tokens * stride or scores[t * stride + s] == 0) end
+  end
+  assert.is_true(worst <= 1, ("error is %g of the bound"):format(worst))
+end
+
+local function bits(a, i)
+  word.f = a[i]
+  return word.u
+end
+
+for level = 0, C.lsa_cpu_best() do
+  describe("index_score on " .. ffi.string(C.lsa_cpu_level_name(level)), function()
+    setup(function() C.lsa_cpu_limit(level) math.randomseed(11) end)
+    teardown(function() C.lsa_cpu_limit(C.lsa_cpu_best()) end)
+
+    for format = F32, FP8 do
+      for compute = 0, 1 do
+        local kind = FORMAT[format] .. " keys in " .. COMPUTE[compute]
+
+        it("equals the definition on " .. kind, function()
+          for _, shape in ipairs {
+            {1, 1, 1, 1}, {1, 1, 1, 2}, {1, 2, 1, 3}, {2, 5, 3, 5}, {1, 17, 4, 32}, {3, 49, 4, 32}, {1, 100, 5, 30},
+            {2, 47, 7, 33}, {9, 48, 2, 16}, {1, 97, 64, 128}, {2, 31, 9, 72}, {1, 3, 2, 1024}, {130, 25, 1, 7},
+          } do
+            compare {shape[1], shape[2], shape[3], shape[4], format, compute}
+            compare {shape[1], shape[2], shape[3], shape[4], format, compute, spare = 3, gap = 2}
+          end
+        end)
+
+        it("gives a score whose bits depend on its query and key alone, on " .. kind, function()
+          local tokens, n, heads, dim = 70, 131, 3, 21
+          local keys = make_keys(n, dim, format, 1)
+          local q, w = random_floats(tokens * heads * dim), random_floats(tokens * heads)
+          local whole = score(q, w, keys, tokens, n, heads, dim, compute)
+          for _, cut in ipairs {
+            {0, 1, 0, 131}, {69, 1, 130, 1}, {5, 3, 1, 130}, {1, 69, 77, 49}, {13, 9, 100, 3}, {64, 6, 47, 2},
+          } do
+            local t0, tn, s0, sn = unpack(cut)
+            local part = score(q + t0 * heads * dim, w + t0 * heads, keys, tn, sn, heads, dim, compute,
+              keys.data + s0 * keys.stride)
+            local differ = 0
+            for t = 0, tn - 1 do
+              for s = 0, sn - 1 do
+                if bits(part, t * sn + s) ~= bits(whole, (t0 + t) * n + s0 + s) then differ = differ + 1 end
+              end
+            end
+            assert.equal(0, differ)
+          end
+        end)
+      end
+    end
+
+    it("carries NaN and infinity to the scores of their keys, and to no others", function()
+      local heads, dim, n = 2, 40, 60
+      for compute = 0, 1 do
+        local keys = make_keys(n, dim, F32)
+        local q, w = random_floats(heads * dim), random_floats(heads)
+        for d = 0, heads * dim - 1 do q[d] = math.abs(q[d]) + 0.1 end
+        w[0], w[1] = 0.5, 0.25
+        local function put(s, d, x)
+          word.f = x
+          ffi.copy(keys.data + s * keys.stride + 4 * d, word.b, 4)
+        end
+        put(7, 3, NAN)
+        put(20, 39, INF)
+        put(21, 0, -INF)
+        local scores = score(q, w, keys, 1, n, heads, dim, compute)
+        for s = 0, n - 1 do
+          if s == 7 then assert.is_true(scores[s] ~= scores[s])
+          elseif s == 20 then assert.equal(INF, scores[s])
+          elseif s == 21 then assert.equal(0, scores[s])
+          else assert.is_true(math.abs(scores[s]) < 100) end
+        end
+      end
+    end)
+
+    it("gives a threaded call the bits of a single thread", function()
+      local tokens, n, heads, dim = 3, 3000, 8, 32
+      local keys = make_keys(n, dim, FP8)
+      local q, w = random_floats(tokens * heads * dim), random_floats(tokens * heads)
+      C.lsa_threads_set(1)
+      local one = score(q, w, keys, tokens, n, heads, dim, 1)
+      C.lsa_threads_set(3)
+      local three = score(q, w, keys, tokens, n, heads, dim, 1)
+      C.lsa_threads_set(0)
+      assert.equal(0, ffi.C.memcmp(one, three, tokens * n * 4))
+    end)
+
+    it("takes no keys and no tokens", function()
+      local keys = make_keys(0, 8, BF16)
+      score(random_floats(16), random_floats(2), keys, 1, 0, 2, 8, 1)
+      score(random_floats(0), random_floats(0), make_keys(5, 8, FP8), 0, 5, 2, 8, 0)
+    end)
+  end)
+end
+
+describe("index_score", function()
+  it("refuses what it cannot score, by name", function()
+    local function refusal(code, words, tokens, n, heads, dim, key_stride, score_stride, format, compute)
+      local rc = C.lsa_index_score_cpu(nil, nil, nil, nil, tokens, n, heads, dim, key_stride, score_stride, format,
+        compute, nil, nil)
+      assert.equal(tonumber(code), rc)
+      assert.truthy(ffi.string(C.lsa_error()):find(words, 1, true))
+    end
+    refusal(C.LSA_EARG, "key format 9", 1, 1, 1, 8, 8, 1, 9, 0)
+    refusal(C.LSA_EARG, "compute 2", 1, 1, 1, 8, 32, 1, 0, 2)
+    refusal(C.LSA_ESHAPE, "dim is 0", 1, 1, 1, 0, 8, 1, 0, 0)
+    refusal(C.LSA_ESHAPE, "dim is 1025", 1, 1, 1, 1025, 8000, 1, 0, 0)
+    refusal(C.LSA_ESHAPE, "keys of 12 bytes are 11 apart", 1, 1, 1, 8, 11, 1, FP8, 0)
+    refusal(C.LSA_ESHAPE, "rows of 4 scores are 3 apart", 2, 4, 1, 8, 32, 3, 0, 0)
+    refusal(C.LSA_ESHAPE, "0 heads", 1, 1, 0, 8, 32, 1, 0, 0)
+  end)
+end)
