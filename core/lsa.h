@@ -7,6 +7,7 @@
 #include "core/memory.h"
 #include "core/cpu.h"
 #include "core/tensor.h"
+#include "core/io.h"
 #include "core/set.h"
 #include "core/safetensors.h"
 #include "core/config.h"

@@ -1,0 +1,56 @@
+/* The only door to files. Every operation can be made to fail by a test; messages name the path and
+ * what the operating system said. All functions that fail return LSA_EIO unless they say otherwise. */
+#ifndef LSA_IO_H
+#define LSA_IO_H
+#include <stdint.h>
+
+enum {
+    LSA_FILE_READ = 0,
+    LSA_FILE_WRITE = 1,     /* created or emptied */
+    LSA_FILE_UPDATE = 2     /* read and write; created where absent, contents kept */
+};
+
+typedef struct lsa_file lsa_file;
+
+/* Opens a regular file; directories, pipes and devices are errors. */
+int lsa_file_open(lsa_file **out, const char *path, int32_t mode);
+
+/* Closes and frees; the error is the one that a late write gave. NULL is legal. */
+int lsa_file_close(lsa_file *file);
+
+const char *lsa_file_path(const lsa_file *file);
+int lsa_file_descriptor(const lsa_file *file);
+int lsa_file_size(int64_t *bytes, const lsa_file *file);
+int lsa_file_resize(lsa_file *file, int64_t bytes);
+
+/* All of the bytes at that offset, or an error: LSA_EFORMAT where a read meets the end of the file. */
+int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset);
+int lsa_file_write(lsa_file *file, const void *data, int64_t bytes, int64_t offset);
+
+/* Contents and size reach the disk. */
+int lsa_file_sync(lsa_file *file);
+
+/* Maps a whole file read-only. An empty file gives 0 bytes at a valid address. */
+int lsa_file_map(void **data, int64_t *bytes, const char *path);
+void lsa_file_unmap(void *data, int64_t bytes);
+
+/* A whole file of at most `limit` bytes (LSA_EFORMAT beyond), NUL-terminated, freed by lsa_free. */
+int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t limit);
+
+/* 1: there is a regular file; 0: there is nothing of that name; a negative code otherwise. */
+int lsa_file_exists(const char *path);
+
+/* Replaces `path` in one step: writes go to a temporary file beside it, which lsa_replace_commit syncs
+ * and renames over it, then syncs the directory. Whatever happens before leaves the old file as it was. Commit and
+ * abandon free `replace`; a failed commit has abandoned. */
+typedef struct lsa_replace lsa_replace;
+int lsa_replace_begin(lsa_replace **out, const char *path);
+int lsa_replace_write(lsa_replace *replace, const void *data, int64_t bytes);
+int lsa_replace_commit(lsa_replace *replace);
+void lsa_replace_abandon(lsa_replace *replace);
+
+/* Fault injection: the n-th operation from now fails with "Input/output error" (0: the next one), once.
+ * -1 turns it off. */
+void lsa_io_fail_after(int64_t n);
+
+#endif
