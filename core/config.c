@@ -232,7 +232,7 @@ static int read_layer_types(lsa_config *c, const source *s)
 {
     int legacy = !find(s, "layer_types") && find(s, "compress_ratios");
     const char *field = legacy ? "compress_ratios" : "layer_types";
-    const json_t *types;
+    const json_t *types = NULL;
     int rc = layer_array(&types, c, s, field);
     if (rc) return rc;
     for (int64_t i = 0; i < c->layers; i++) {
@@ -251,7 +251,7 @@ static int read_layer_types(lsa_config *c, const source *s)
 
 static int read_mlp_types(lsa_config *c, const source *s)
 {
-    const json_t *types;
+    const json_t *types = NULL;
     if (!find(s, "mlp_layer_types") && find(s, "num_hash_layers")) {
         int64_t n = 0;
         int rc = read_int(&n, s, "num_hash_layers", 0, INT32_MAX);
