@@ -1,0 +1,48 @@
+/* Owns lsa_linear_cpu: checks the call and gives it to the path that suits its number of tokens. */
+#include "core/error.h"
+#include "kernels/linear_private.h"
+
+static int check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows, int64_t x_stride,
+                 int64_t y_stride, int32_t compute)
+{
+    if (w->dtype != LSA_F32 && w->dtype != LSA_BF16 && w->dtype != LSA_F16 && w->dtype != LSA_F8_E4M3 &&
+        w->dtype != LSA_F4_E2M1)
+        return lsa_fail(LSA_EDTYPE, "linear: weight dtype %d is not f32, bf16, f16, f8_e4m3 or f4_e2m1", w->dtype);
+    if (w->scale && w->scale_dtype != LSA_F32 && w->scale_dtype != LSA_F8_E8M0)
+        return lsa_fail(LSA_EDTYPE, "linear: scale dtype %d is not f32 or f8_e8m0", w->scale_dtype);
+    if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
+        return lsa_fail(LSA_EARG, "linear: compute %d is not f32 or bf16", compute);
+    if (w->rows < 0 || w->cols < 0 || tokens < 0 || rows < 0 || row_from < 0 || row_from > w->rows - rows)
+        return lsa_fail(LSA_ESHAPE, "linear: %lld tokens, rows %lld .. %lld of a weight [%lld, %lld]",
+                        (long long)tokens, (long long)row_from, (long long)(row_from + rows),
+                        (long long)w->rows, (long long)w->cols);
+    if (w->dtype == LSA_F4_E2M1 && w->cols % 2)
+        return lsa_fail(LSA_ESHAPE, "linear: packed fp4 with an odd number of columns, %lld", (long long)w->cols);
+    if (w->scale && (w->block_rows < 1 || w->block_cols < 1))
+        return lsa_fail(LSA_ESHAPE, "linear: scale blocks of %lld x %lld", (long long)w->block_rows,
+                        (long long)w->block_cols);
+    if (tokens > 1 && (x_stride < w->cols || y_stride < rows))
+        return lsa_fail(LSA_ESHAPE, "linear: x_stride %lld of %lld columns, y_stride %lld of %lld rows",
+                        (long long)x_stride, (long long)w->cols, (long long)y_stride, (long long)rows);
+    return 0;
+}
+
+int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens, int64_t row_from,
+                   int64_t rows, int64_t x_stride, int64_t y_stride, int32_t compute, void *workspace,
+                   void *stream)
+{
+    (void)stream;
+    int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
+    if (rc || tokens == 0 || rows == 0) return rc;
+    for (int64_t t = 0; t < tokens; t += LSA_LINEAR_GROUP) {
+        lsa_linear_call call = {y + t * y_stride, x + t * x_stride, w, tokens - t < LSA_LINEAR_GROUP ? tokens - t : LSA_LINEAR_GROUP, row_from, rows, x_stride, y_stride, compute};
+        lsa_linear_vector(&call, workspace);
+    }
+    return 0;
+}
+
+int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute)
+{
+    (void)rows, (void)compute;
+    return lsa_linear_vector_workspace(w, tokens);
+}
