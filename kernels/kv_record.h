@@ -10,10 +10,12 @@ enum { LSA_KV_F32 = 0, LSA_KV_BF16 = 1, LSA_KV_FP8 = 2 };
  *   fp8: the dim - rope_dim NoPE values as f8_e4m3, in tiles of 64 (the last may be short), then the rope
  *        values as bf16, then one e8m0 scale byte a tile, padded with zero bytes to a multiple of 8.
  *        Tile scale: 2^ceil(log2(max(amax, 1e-4) / 448)); stored value = e4m3(x / scale).
+ *        A tile that has a NaN or an infinity is stored as NaN (bytes 0x7f, scale 0xff).
  * V4-Flash (512, 64): 448 + 128 + 7 + 1 = 584 bytes. Unknown formats give 0. */
 int64_t lsa_kv_record_bytes(int32_t format, int64_t dim, int64_t rope_dim);
 
-/* out: n records, `out_stride` bytes apart; in: [n, dim] contiguous f32. */
+/* out: n records, `out_stride` bytes apart (at least a record's bytes; those between are left alone);
+ * in: [n, dim] contiguous f32. */
 typedef int lsa_kv_encode_fn(void *out, const float *in, int64_t n, int64_t dim, int64_t rope_dim,
                              int64_t out_stride, int32_t format, void *stream);
 lsa_kv_encode_fn lsa_kv_encode_cpu;
@@ -26,7 +28,8 @@ lsa_kv_decode_fn lsa_kv_decode_cpu;
 /* Index key of one chunk, `dim` values.
  *   f32, bf16: the values in order, not rotated.
  *   fp8: Hadamard-rotated, f8_e4m3, then one f32 scale max(amax, 1e-4) / 448 (amax after the rotation):
- *        dim + 4 bytes, 132 at dim 128. LSA_ESHAPE unless dim is a power of two. */
+ *        dim + 4 bytes, 132 at dim 128. LSA_ESHAPE unless dim is a power of two, at most 4096.
+ *        A key with a NaN or an infinity is stored as NaN, all of it (bytes 0x7f, a NaN scale). */
 int64_t lsa_index_key_bytes(int32_t format, int64_t dim);
 
 typedef int lsa_index_encode_fn(void *out, const float *in, int64_t n, int64_t dim, int64_t out_stride,

@@ -1,0 +1,273 @@
+/* Owns the records' bytes: how attention KV and index keys are stored, and read back. */
+#include "kernels/kv_record.h"
+
+#include "core/error.h"
+#include "kernels/hadamard.h"
+#include "kernels/number_formats.h"
+
+/* RECORDS: what a thread takes at a time; ROTATED: the floats that are rotated at a time. */
+enum { TILE = 64, RECORDS = 64, ROTATED = 4096 };
+
+#define F32_INFINITY 0x7f800000u
+#define F32_1E_4 0x38d1b717u /* the bits of 1e-4f */
+
+/* The bits of the largest |x|, at least 1e-4. Positive numbers order as their bits do, NaN last. */
+static inline LSA_BODY uint32_t amax_bits(const float *x, int64_t n)
+{
+    uint32_t most = F32_1E_4;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t a = f32_bits(x[i]) & 0x7fffffff;
+        most = a > most ? a : most;
+    }
+    return most;
+}
+
+/* The e8m0 byte of 2^ceil(log2(amax / 448)): 448 is 1.75 * 2^8. 0xff when amax is not a number. */
+static inline LSA_BODY uint8_t tile_scale(uint32_t amax)
+{
+    uint32_t byte = (amax >> 23) - 8 + ((amax & 0x7fffff) > 0x600000);
+    return (uint8_t)pick(amax >= F32_INFINITY, 255, byte);
+}
+
+static inline LSA_BODY void encode_tile(uint8_t *out, uint8_t *scale, const float *x, int64_t n)
+{
+    *scale = tile_scale(amax_bits(x, n));
+    if (*scale == 255) {
+        memset(out, 0x7f, (size_t)n);
+        return;
+    }
+    float inverse = f32_from_bits((uint32_t)(254 - *scale) << 23);
+    for (int64_t i = 0; i < n; i++) out[i] = f32_to_e4m3(x[i] * inverse);
+}
+
+/* NaN times NaN takes the sign of whichever operand the compiler puts first: it is not computed. */
+static inline LSA_BODY void decode_tile(float *out, const uint8_t *in, float scale, int64_t n)
+{
+    if (scale != scale) {
+        for (int64_t i = 0; i < n; i++) out[i] = scale;
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) out[i] = e4m3_to_f32(in[i]) * scale;
+}
+
+static inline LSA_BODY void encode_bf16(uint8_t *out, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h = f32_to_bf16(x[i]);
+        memcpy(out + 2 * i, &h, sizeof h);
+    }
+}
+
+static inline LSA_BODY void decode_bf16(float *out, const uint8_t *in, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, in + 2 * i, sizeof h);
+        out[i] = bf16_to_f32(h);
+    }
+}
+
+static inline LSA_BODY void encode_kv_fp8(uint8_t *out, const float *x, int64_t dim, int64_t rope)
+{
+    int64_t nope = dim - rope, tiles = nope / TILE, rest = nope % TILE;
+    uint8_t *end = out + lsa_kv_record_bytes(LSA_KV_FP8, dim, rope);
+    uint8_t *scales = out + nope + 2 * rope;
+    for (int64_t t = 0; t < tiles; t++) encode_tile(out + t * TILE, scales++, x + t * TILE, TILE);
+    if (rest) encode_tile(out + tiles * TILE, scales++, x + tiles * TILE, rest);
+    encode_bf16(out + nope, x + nope, rope);
+    while (scales < end) *scales++ = 0;
+}
+
+static inline LSA_BODY void decode_kv_fp8(float *out, const uint8_t *in, int64_t dim, int64_t rope)
+{
+    int64_t nope = dim - rope, tiles = nope / TILE, rest = nope % TILE;
+    const uint8_t *scales = in + nope + 2 * rope;
+    for (int64_t t = 0; t < tiles; t++)
+        decode_tile(out + t * TILE, in + t * TILE, e8m0_to_f32(scales[t]), TILE);
+    if (rest) decode_tile(out + tiles * TILE, in + tiles * TILE, e8m0_to_f32(scales[tiles]), rest);
+    decode_bf16(out + nope, in + nope, rope);
+}
+
+/* x is rotated already. */
+static inline LSA_BODY void encode_key_fp8(uint8_t *out, const float *x, int64_t dim)
+{
+    uint32_t amax = amax_bits(x, dim), not_a_number = 0x7fc00000;
+    float scale = f32_from_bits(amax) / 448;
+    if (amax >= F32_INFINITY) {
+        memset(out, 0x7f, (size_t)dim);
+        memcpy(out + dim, &not_a_number, sizeof not_a_number);
+        return;
+    }
+    for (int64_t i = 0; i < dim; i++) out[i] = f32_to_e4m3(x[i] / scale);
+    memcpy(out + dim, &scale, sizeof scale);
+}
+
+static inline LSA_BODY void decode_key_fp8(float *out, const uint8_t *in, int64_t dim)
+{
+    float scale;
+    memcpy(&scale, in + dim, sizeof scale);
+    decode_tile(out, in, scale, dim);
+}
+
+/* What the loops over records are told; rope < 0: index keys. */
+typedef struct layout {
+    int64_t dim, rope, stride;
+    int32_t format;
+} layout;
+
+static inline LSA_BODY void encode_body(uint8_t *out, const float *in, int64_t n, const layout *l)
+{
+    for (int64_t i = 0; i < n; i++, out += l->stride, in += l->dim) {
+        if (l->format == LSA_KV_F32) memcpy(out, in, (size_t)l->dim * 4);
+        else if (l->format == LSA_KV_BF16) encode_bf16(out, in, l->dim);
+        else if (l->rope < 0) encode_key_fp8(out, in, l->dim);
+        else encode_kv_fp8(out, in, l->dim, l->rope);
+    }
+}
+
+static inline LSA_BODY void decode_body(float *out, const uint8_t *in, int64_t n, const layout *l)
+{
+    for (int64_t i = 0; i < n; i++, out += l->dim, in += l->stride) {
+        if (l->format == LSA_KV_F32) memcpy(out, in, (size_t)l->dim * 4);
+        else if (l->format == LSA_KV_BF16) decode_bf16(out, in, l->dim);
+        else if (l->rope < 0) decode_key_fp8(out, in, l->dim);
+        else decode_kv_fp8(out, in, l->dim, l->rope);
+    }
+}
+
+LSA_PATHS(encode, (uint8_t *out, const float *in, int64_t n, const layout *l), (out, in, n, l))
+LSA_PATHS(decode, (float *out, const uint8_t *in, int64_t n, const layout *l), (out, in, n, l))
+
+/* Rotates copies, as many rows at a time as fit. */
+static void encode_rotated(uint8_t *out, const float *in, int64_t n, const layout *l)
+{
+    float rotated[ROTATED];
+    int64_t most = ROTATED / l->dim;
+    for (int64_t i = 0; i < n; i += most) {
+        int64_t rows = n - i < most ? n - i : most;
+        memcpy(rotated, in + i * l->dim, (size_t)(rows * l->dim) * 4);
+        lsa_hadamard_cpu(rotated, rows, l->dim, NULL);
+        encode(out + i * l->stride, rotated, rows, l);
+    }
+}
+
+static void encode_any(uint8_t *out, const float *in, int64_t n, const layout *l)
+{
+    if (l->rope < 0 && l->format == LSA_KV_FP8) encode_rotated(out, in, n, l);
+    else encode(out, in, n, l);
+}
+
+/* A number takes some tenths of a nanosecond. */
+static int encode_all(uint8_t *out, const float *in, int64_t n, const layout *l)
+{
+    int threads = lsa_threads_for(n * l->dim / 4);
+    if (threads == 1) {
+        encode_any(out, in, n, l);
+        return LSA_OK;
+    }
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t from = 0; from < n; from += RECORDS)
+        encode_any(out + from * l->stride, in + from * l->dim,
+                   n - from < RECORDS ? n - from : RECORDS, l);
+    return LSA_OK;
+}
+
+static int decode_all(float *out, const uint8_t *in, int64_t n, const layout *l)
+{
+    int threads = lsa_threads_for(n * l->dim / 4);
+    if (threads == 1) {
+        decode(out, in, n, l);
+        return LSA_OK;
+    }
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t from = 0; from < n; from += RECORDS)
+        decode(out + from * l->dim, in + from * l->stride, n - from < RECORDS ? n - from : RECORDS,
+               l);
+    return LSA_OK;
+}
+
+int64_t lsa_kv_record_bytes(int32_t format, int64_t dim, int64_t rope_dim)
+{
+    if (dim < 1 || rope_dim < 0 || rope_dim > dim) return 0;
+    int64_t nope = dim - rope_dim, tiles = (nope + TILE - 1) / TILE;
+    switch (format) {
+    case LSA_KV_F32: return 4 * dim;
+    case LSA_KV_BF16: return 2 * dim;
+    case LSA_KV_FP8: return (nope + 2 * rope_dim + tiles + 7) / 8 * 8;
+    default: return 0;
+    }
+}
+
+int64_t lsa_index_key_bytes(int32_t format, int64_t dim)
+{
+    if (dim < 1) return 0;
+    switch (format) {
+    case LSA_KV_F32: return 4 * dim;
+    case LSA_KV_BF16: return 2 * dim;
+    case LSA_KV_FP8: return dim + 4;
+    default: return 0;
+    }
+}
+
+static int check_records(const char *op, int64_t n, int64_t bytes, const layout *l)
+{
+    if (n < 0) return lsa_fail(LSA_EARG, "%s: n is %lld", op, (long long)n);
+    if (l->format < LSA_KV_F32 || l->format > LSA_KV_FP8)
+        return lsa_fail(LSA_EDTYPE, "%s: format %d is unknown", op, l->format);
+    if (l->dim < 1) return lsa_fail(LSA_ESHAPE, "%s: dim is %lld", op, (long long)l->dim);
+    if (bytes == 0)
+        return lsa_fail(LSA_ESHAPE, "%s: rope_dim is %lld, dim is %lld", op, (long long)l->rope,
+                        (long long)l->dim);
+    if (l->stride < bytes)
+        return lsa_fail(LSA_ESHAPE, "%s: stride is %lld, a record has %lld bytes", op,
+                        (long long)l->stride, (long long)bytes);
+    return LSA_OK;
+}
+
+static int check_key(const char *op, int64_t n, const layout *l)
+{
+    int rc = check_records(op, n, lsa_index_key_bytes(l->format, l->dim), l);
+    if (rc) return rc;
+    if (l->format == LSA_KV_FP8 && (l->dim & (l->dim - 1)))
+        return lsa_fail(LSA_ESHAPE, "%s: dim is %lld, not a power of two", op, (long long)l->dim);
+    if (l->format == LSA_KV_FP8 && l->dim > ROTATED)
+        return lsa_fail(LSA_ESHAPE, "%s: dim is %lld, fp8 keys have at most %d", op,
+                        (long long)l->dim, ROTATED);
+    return LSA_OK;
+}
+
+int lsa_kv_encode_cpu(void *out, const float *in, int64_t n, int64_t dim, int64_t rope_dim,
+                      int64_t out_stride, int32_t format, void *stream)
+{
+    (void)stream;
+    layout l = {dim, rope_dim, out_stride, format};
+    int rc = check_records("kv_encode", n, lsa_kv_record_bytes(format, dim, rope_dim), &l);
+    return rc ? rc : encode_all(out, in, n, &l);
+}
+
+int lsa_kv_decode_cpu(float *out, const void *in, int64_t n, int64_t dim, int64_t rope_dim,
+                      int64_t in_stride, int32_t format, void *stream)
+{
+    (void)stream;
+    layout l = {dim, rope_dim, in_stride, format};
+    int rc = check_records("kv_decode", n, lsa_kv_record_bytes(format, dim, rope_dim), &l);
+    return rc ? rc : decode_all(out, in, n, &l);
+}
+
+int lsa_index_encode_cpu(void *out, const float *in, int64_t n, int64_t dim, int64_t out_stride,
+                         int32_t format, void *stream)
+{
+    (void)stream;
+    layout l = {dim, -1, out_stride, format};
+    int rc = check_key("index_encode", n, &l);
+    return rc ? rc : encode_all(out, in, n, &l);
+}
+
+int lsa_index_decode_cpu(float *out, const void *in, int64_t n, int64_t dim, int64_t in_stride,
+                         int32_t format, void *stream)
+{
+    (void)stream;
+    layout l = {dim, -1, in_stride, format};
+    int rc = check_key("index_decode", n, &l);
+    return rc ? rc : decode_all(out, in, n, &l);
+}
