@@ -6,6 +6,8 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/cpu.h"
+#include "core/clock.h"
+#include "core/peaks.h"
 #include "core/tensor.h"
 #include "core/io.h"
 #include "core/set.h"
