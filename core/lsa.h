@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/cpu.h"
+#include "core/device.h"
 #include "core/clock.h"
 #include "core/peaks.h"
 #include "core/tensor.h"
