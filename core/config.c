@@ -315,14 +315,14 @@ static int read_rope(lsa_rope_config *rope, const lsa_config *c, const source *s
     return wrong(s, field, "\"default\" or \"yarn\" is expected");
 }
 
-/* partial_rotary_factor of head_dim, cut to a whole number as transformers does it. */
+/* partial_rotary_factor of head_dim, cut to a whole number as transformers does it; 0.33333333333333 is a third. */
 static int read_rope_dim(int64_t *rope_dim, const lsa_config *c, const source *s)
 {
     double factor = 0;
     int rc = read_positive(&factor, s, "partial_rotary_factor");
     if (rc) return rc;
     if (factor > 1) return wrong(s, "partial_rotary_factor", "at most 1 is expected");
-    if (factor > 0) *rope_dim = (int64_t)((double)c->head_dim * factor);
+    if (factor > 0) *rope_dim = (int64_t)((double)c->head_dim * factor + 1e-6);
     return LSA_OK;
 }
 
