@@ -1,3 +1,4 @@
+local bit = require "bit"
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
@@ -5,12 +6,9 @@ local C, check = lsa.C, lsa.check
 
 -- Whether entry (i, j) of the Sylvester matrix is -1: the number of common bits is odd.
 local function negative(i, j)
-  local odd = false
-  while i > 0 and j > 0 do
-    if i % 2 == 1 and j % 2 == 1 then odd = not odd end
-    i, j = math.floor(i / 2), math.floor(j / 2)
-  end
-  return odd
+  local common = bit.band(i, j)
+  for k = 3, 0, -1 do common = bit.bxor(common, bit.rshift(common, 2 ^ k)) end
+  return bit.band(common, 1) == 1
 end
 
 local function matrix_times(x, rows, dim)
