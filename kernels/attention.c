@@ -1,0 +1,350 @@
+/* Sparse multi-query attention on the CPU: how a call is cut into tasks, tiles and sections.
+ *
+ * A query's keys are taken in one order, whatever the call: its window in tiles of 64, then its records in
+ * tiles of 64 and sections of 512. Within a section an online softmax goes on from tile to tile; the
+ * first section includes the window and the sink. Sections are then joined in order, so that they can run on
+ * different threads without another result. */
+#include "kernels/attention.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "kernels/attention_tile.h"
+
+enum {
+    TILE = LSA_ATTENTION_TILE,
+    SECTION = 8 * TILE,         /* records that one online softmax covers */
+    MOST_QUERIES = 32,          /* that share the decoding of a tile ... */
+    QUERY_BYTES = 512 * 1024    /* ... while their sums stay in the cache */
+};
+
+typedef struct call {
+    float *out, *mass;
+    const float *q, *window, *sinks;
+    const lsa_records *records;
+    const int32_t *ids, *counts;
+    int64_t tokens, heads, dim, rope_dim, own, window_size, id_stride;
+    float scale;
+    const lsa_attention_ops *ops;
+    int64_t padded;             /* dim up to a multiple of 16 */
+    int64_t most;               /* records of any query */
+} call;
+
+/* One query's sums over what it has seen, for all heads. */
+typedef struct state {
+    float *max, *sum, *acc;     /* [heads up to 16s] twice, [heads, padded] */
+} state;
+
+/* What one thread works in. */
+typedef struct scratch {
+    float *tile, *scores, *rescale, *q; /* [TILE, padded] [heads, TILE] [heads up to 16s] [heads, padded] */
+    float *kept, *states;               /* [heads, most] [states] */
+    const float *rows[TILE + 4];
+} scratch;
+
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+static int64_t sections_of(int64_t records) { return records > SECTION ? (records + SECTION - 1) / SECTION : 1; }
+
+static int64_t state_floats(int64_t heads, int64_t padded) { return 2 * round_up(heads, 16) + heads * padded; }
+
+/* Queries that go through the records together: only calls where all share the records have several. */
+static int64_t queries_together(int64_t heads, int64_t padded)
+{
+    int64_t n = QUERY_BYTES / (2 * (int64_t)sizeof(float) * heads * padded);
+    return n > MOST_QUERIES ? MOST_QUERIES : n < 1 ? 1 : n;
+}
+
+static int64_t scratch_floats(int64_t heads, int64_t padded, int64_t most)
+{
+    return (TILE + heads) * padded + heads * TILE + round_up(heads, 16) + round_up(heads * most, 16) +
+           2 * queries_together(heads, padded) * state_floats(heads, padded);
+}
+
+static state state_at(float *base, int64_t heads, int64_t padded, int64_t index)
+{
+    float *max = base + index * state_floats(heads, padded), *sum = max + round_up(heads, 16);
+    return (state){max, sum, sum + round_up(heads, 16)};
+}
+
+static scratch scratch_at(float *workspace, const call *c, int64_t thread)
+{
+    int64_t heads = c->heads, padded = c->padded;
+    scratch s = {.tile = workspace + thread * scratch_floats(heads, padded, c->most)};
+    s.scores = s.tile + TILE * padded;
+    s.q = s.scores + heads * TILE;
+    s.rescale = s.q + heads * padded;
+    s.kept = s.rescale + round_up(heads, 16);
+    s.states = s.kept + round_up(heads * c->most, 16);
+    return s;
+}
+
+static void clear(const call *c, state s, int64_t from, int64_t heads, int with_sink)
+{
+    for (int64_t h = 0; h < heads; h++) {
+        s.max[h] = with_sink ? c->sinks[from + h] : -INFINITY;
+        s.sum[h] = s.max[h] == -INFINITY ? 0.0f : 1.0f;
+    }
+    memset(s.acc, 0, (size_t)(heads * c->padded) * sizeof(float));
+}
+
+static const uint8_t *record_at(const lsa_records *r, int64_t i)
+{
+    return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride + r->offset;
+}
+
+static void prefetch(const uint8_t *record, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(record + i);
+}
+
+/* Scores come in blocks of four keys. */
+static void pad_rows(scratch *s, int64_t n)
+{
+    for (; n % 4; n++) s->rows[n] = s->rows[0];
+}
+
+/* Rows `from` .. `from + n - 1` of query t's records. */
+static void gather(const call *c, scratch *s, int64_t t, int64_t from, int64_t n)
+{
+    enum { AHEAD = 6 };
+    const lsa_records *r = c->records;
+    const int32_t *ids = c->ids ? c->ids + t * c->id_stride : NULL;
+    int64_t bytes = lsa_kv_record_bytes(r->format, c->dim, c->rope_dim);
+    int in_place = r->format == LSA_KV_F32 && c->padded == c->dim;
+    for (int64_t j = 0; j < n; j++) {
+        const uint8_t *record = record_at(r, ids ? ids[from + j] : from + j);
+        if (in_place) {
+            s->rows[j] = (const void *)record;
+            continue;
+        }
+        if (ids && j + AHEAD < n) prefetch(record_at(r, ids[from + j + AHEAD]), bytes);
+        c->ops->decode(s->tile + j * c->padded, record, c->dim, c->rope_dim, r->format);
+        s->rows[j] = s->tile + j * c->padded;
+    }
+    pad_rows(s, n);
+}
+
+/* One tile of n keys, in scratch->rows, joins a query's sums. */
+static void attend(const call *c, scratch *s, state sums, const float *q, int64_t heads, int64_t n, float *keep)
+{
+    c->ops->scores(s->scores, q, s->rows, n, heads, c->padded);
+    c->ops->softmax(s->scores, sums.max, sums.sum, s->rescale, n, heads, c->scale, keep, c->most);
+    c->ops->accumulate(sums.acc, s->scores, s->rescale, s->rows, n, heads, c->padded);
+}
+
+static const float *query(const call *c, scratch *s, int64_t t, int64_t from, int64_t heads)
+{
+    const float *q = c->q + (t * c->heads + from) * c->dim;
+    if (c->padded == c->dim) return q;
+    for (int64_t h = 0; h < heads; h++) {
+        memcpy(s->q + h * c->padded, q + h * c->dim, (size_t)c->dim * sizeof(float));
+        memset(s->q + h * c->padded + c->dim, 0, (size_t)(c->padded - c->dim) * sizeof(float));
+    }
+    return s->q;
+}
+
+static void attend_window(const call *c, scratch *s, state sums, const float *q, int64_t t, int64_t heads)
+{
+    int64_t end = c->own + t + 1, row = end > c->window_size ? end - c->window_size : 0;
+    while (row < end) {
+        int64_t n = end - row < TILE ? end - row : TILE;
+        for (int64_t j = 0; j < n; j++) {
+            const float *key = c->window + (row + j) * c->dim;
+            s->rows[j] = key;
+            if (c->padded == c->dim) continue;
+            s->rows[j] = s->tile + j * c->padded;
+            c->ops->decode(s->tile + j * c->padded, (const uint8_t *)key, c->dim, 0, LSA_KV_F32);
+        }
+        pad_rows(s, n);
+        attend(c, s, sums, q, heads, n, NULL);
+        row += n;
+    }
+}
+
+static int64_t records_of(const call *c, int64_t t) { return c->records ? c->counts[t] : 0; }
+
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* One section of n queries' records, for heads from .. from + heads - 1; states[i]: query t + i's sums. More than
+ * one query: only where all share the records. keep: NULL, or where the heads' scores go. */
+static void attend_section(const call *c, scratch *s, const state *states, int64_t t, int64_t n, int64_t from,
+                           int64_t heads, int64_t section, float *keep)
+{
+    int64_t most = 0, start = section * SECTION;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t records = records_of(c, t + i);
+        if (records > most) most = records;
+        if (section > 0 && records <= start) continue;
+        clear(c, states[i], from, heads, section == 0);
+        if (section == 0) attend_window(c, s, states[i], query(c, s, t + i, from, heads), t + i, heads);
+    }
+    int64_t end = min(most, start + SECTION);
+    for (int64_t at = start; at < end; at += TILE) {
+        gather(c, s, t, at, min(end - at, TILE));
+        for (int64_t i = 0; i < n; i++) {
+            int64_t keys = min(records_of(c, t + i) - at, TILE);
+            if (keys > 0)
+                attend(c, s, states[i], query(c, s, t + i, from, heads), heads, keys, keep ? keep + at : NULL);
+        }
+    }
+}
+
+static void finish(const call *c, state sums, int64_t t, int64_t from, int64_t heads)
+{
+    float *out = c->out + (t * c->heads + from) * c->dim;
+    for (int64_t h = 0; h < heads; h++) {
+        float factor = sums.sum[h] == 0.0f ? 0.0f : 1.0f / sums.sum[h];
+        for (int64_t i = 0; i < c->dim; i++) out[h * c->dim + i] = sums.acc[h * c->padded + i] * factor;
+    }
+}
+
+static void join(const call *c, state into, state part, int64_t heads)
+{
+    c->ops->merge(into.max, into.sum, into.acc, part.max, part.sum, part.acc, heads, c->padded);
+}
+
+/* n queries from t on, all heads and sections. */
+static void attend_queries(const call *c, scratch *s, int64_t t, int64_t n)
+{
+    state sums[MOST_QUERIES], part[MOST_QUERIES];
+    int64_t most = 0;
+    float *keep = c->mass ? s->kept : NULL;
+    for (int64_t i = 0; i < n; i++) {
+        sums[i] = state_at(s->states, c->heads, c->padded, i);
+        part[i] = state_at(s->states, c->heads, c->padded, n + i);
+        if (records_of(c, t + i) > most) most = records_of(c, t + i);
+    }
+    attend_section(c, s, sums, t, n, 0, c->heads, 0, keep);
+    for (int64_t section = 1; section < sections_of(most); section++) {
+        attend_section(c, s, part, t, n, 0, c->heads, section, keep);
+        for (int64_t i = 0; i < n; i++)
+            if (records_of(c, t + i) > section * SECTION) join(c, sums[i], part[i], c->heads);
+    }
+    for (int64_t i = 0; i < n; i++) finish(c, sums[i], t + i, 0, c->heads);
+    if (keep)
+        c->ops->mass(c->mass + t * c->id_stride, keep, sums[0].max, sums[0].sum, records_of(c, t), c->heads, c->most);
+}
+
+/* How a call of fewer queries than threads is cut: each query by heads and by sections. */
+typedef struct cut {
+    int64_t group, groups;      /* heads of a task; tasks that make all heads */
+    float *kept, *max, *sum;    /* [heads, most] [heads] [heads] */
+    float *states;              /* [sections, groups] */
+} cut;
+
+/* For any number of threads; group sizes are multiples of 4. */
+static int64_t cut_floats(int64_t heads, int64_t padded, int64_t most)
+{
+    int64_t quads = round_up(heads, 4);
+    return round_up(heads * (most + 2), 16) + sections_of(most) * (8 * quads + 64 + 2 * quads * padded);
+}
+
+static cut cut_of(const call *c, float *workspace, int64_t threads)
+{
+    cut k = {.group = round_up((c->heads + threads - 1) / threads, 4)};
+    k.groups = (c->heads + k.group - 1) / k.group;
+    k.kept = workspace;
+    k.max = k.kept + c->heads * c->most;
+    k.sum = k.max + c->heads;
+    k.states = workspace + round_up(c->heads * (c->most + 2), 16);
+    return k;
+}
+
+static state cut_state(const call *c, const cut *k, int64_t section, int64_t g)
+{
+    return state_at(k->states, k->group, c->padded, section * k->groups + g);
+}
+
+static void cut_task(const call *c, scratch *s, const cut *k, int64_t t, int64_t task)
+{
+    int64_t g = task % k->groups, section = task / k->groups, from = g * k->group;
+    state sums = cut_state(c, k, section, g);
+    attend_section(c, s, &sums, t, 1, from, min(k->group, c->heads - from), section,
+                   c->mass ? k->kept + from * c->most : NULL);
+}
+
+static void cut_join(const call *c, const cut *k, int64_t t, int64_t g, int64_t sections)
+{
+    int64_t from = g * k->group, heads = min(k->group, c->heads - from);
+    state sums = cut_state(c, k, 0, g);
+    for (int64_t section = 1; section < sections; section++) join(c, sums, cut_state(c, k, section, g), heads);
+    finish(c, sums, t, from, heads);
+    memcpy(k->max + from, sums.max, (size_t)heads * sizeof(float));
+    memcpy(k->sum + from, sums.sum, (size_t)heads * sizeof(float));
+}
+
+static void attend_cut(const call *c, float *workspace, int64_t threads)
+{
+    cut k = cut_of(c, workspace + lsa_threads() * scratch_floats(c->heads, c->padded, c->most), threads);
+#pragma omp parallel num_threads(threads)
+    {
+        scratch s = scratch_at(workspace, c, omp_get_thread_num());
+        for (int64_t t = 0; t < c->tokens; t++) {
+            int64_t records = records_of(c, t), sections = sections_of(records);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < k.groups * sections; task++) cut_task(c, &s, &k, t, task);
+#pragma omp for schedule(static)
+            for (int64_t g = 0; g < k.groups; g++) cut_join(c, &k, t, g, sections);
+            if (!c->mass) continue;
+#pragma omp for schedule(static)
+            for (int64_t j = 0; j < records; j += TILE)
+                c->ops->mass(c->mass + t * c->id_stride + j, k.kept + j, k.max, k.sum, min(TILE, records - j),
+                             c->heads, c->most);
+        }
+    }
+}
+
+/* Work in the unit of lsa_threads_for; sets the most records of a query. */
+static int64_t measure(call *c)
+{
+    int64_t keys = c->tokens * min(c->window_size, c->own + c->tokens);
+    for (int64_t t = 0; t < c->tokens; t++) {
+        keys += records_of(c, t);
+        if (records_of(c, t) > c->most) c->most = records_of(c, t);
+    }
+    return keys * (c->heads + 2) * c->dim / 24;
+}
+
+int lsa_attention_cpu(float *out, float *mass, const float *q, const float *window, const float *sinks,
+                      const lsa_records *records, const int32_t *ids, const int32_t *counts, int64_t tokens,
+                      int64_t heads, int64_t dim, int64_t rope_dim, int64_t own, int64_t window_size,
+                      int64_t id_stride, float scale, void *workspace, void *stream)
+{
+    (void)stream;
+    if (tokens < 0 || heads < 1 || dim < 1 || rope_dim < 0 || rope_dim > dim || own < 0 || window_size < 0)
+        return lsa_fail(LSA_ESHAPE, "attention: [%lld, %lld, %lld] queries, %lld rotated values, window %lld at %lld",
+                        (long long)tokens, (long long)heads, (long long)dim, (long long)rope_dim,
+                        (long long)window_size, (long long)own);
+    if (records && lsa_kv_record_bytes(records->format, dim, rope_dim) == 0)
+        return lsa_fail(LSA_EARG, "attention: record format %d is unknown", records->format);
+    call c = {out, records ? mass : NULL, q, window, sinks, records, ids, counts, tokens, heads, dim, rope_dim, own,
+              window_size, id_stride, scale, lsa_attention_ops_now(), round_up(dim, 16), 0};
+    int64_t threads = lsa_threads_for(measure(&c));
+    int64_t fair = (tokens + 2 * threads - 1) / (2 * threads);
+    if (tokens < threads) {
+        attend_cut(&c, workspace, threads);
+        return LSA_OK;
+    }
+    int64_t together = records && !ids && !mass ? min(queries_together(heads, c.padded), fair) : 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        scratch s = scratch_at(workspace, &c, omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t t = 0; t < tokens; t += together) attend_queries(&c, &s, t, min(together, tokens - t));
+    }
+    return LSA_OK;
+}
+
+int64_t lsa_attention_workspace(int64_t tokens, int64_t heads, int64_t dim, int64_t window_size,
+                                int64_t most_records)
+{
+    (void)tokens, (void)window_size;
+    int64_t padded = round_up(dim, 16), threads = lsa_threads();
+    int64_t floats = threads * scratch_floats(heads, padded, most_records);
+    if (threads > 1) floats += cut_floats(heads, padded, most_records);
+    return round_up(floats * (int64_t)sizeof(float), 64);
+}

@@ -1,0 +1,41 @@
+/* Private to C files: attention of one query over one tile of keys, for every code path.
+ *
+ * Rows and heads are `dim` floats, dim a multiple of 16. A tile is at most TILE keys; `rows` are pointers to
+ * them, valid up to the next multiple of 4 (the extra ones point anywhere readable). What a head's numbers
+ * are never depends on the heads beside it. */
+#ifndef LSA_ATTENTION_TILE_H
+#define LSA_ATTENTION_TILE_H
+#include <stdint.h>
+
+enum { LSA_ATTENTION_TILE = 64 };
+
+typedef struct lsa_attention_ops {
+    /* scores[h, j] = q[h] . rows[j]; scores: [heads, TILE] */
+    void (*scores)(float *scores, const float *q, const float *const *rows, int64_t n, int64_t heads, int64_t dim);
+
+    /* Online softmax: scores become exp(score * scale - max), zeros up to a multiple of 16; max and sum [heads up
+     * to a multiple of 16] go on; rescale [the same]: by what earlier sums shrink. keep: NULL, or the scaled
+     * scores go to keep + h * keep_stride. */
+    void (*softmax)(float *scores, float *max, float *sum, float *rescale, int64_t n, int64_t heads, float scale,
+                    float *keep, int64_t keep_stride);
+
+    /* acc[h] = acc[h] * rescale[h] + sum_j p[h, j] rows[j] */
+    void (*accumulate)(float *acc, const float *p, const float *rescale, const float *const *rows, int64_t n,
+                       int64_t heads, int64_t dim);
+
+    /* into = into and from joined, for `heads` (a multiple of 16 for max and sum) */
+    void (*merge)(float *max, float *sum, float *acc, const float *from_max, const float *from_sum,
+                  const float *from_acc, int64_t heads, int64_t dim);
+
+    /* mass[j] = mean over heads of exp(kept[h, j] - max[h]) / sum[h] */
+    void (*mass)(float *mass, const float *kept, const float *max, const float *sum, int64_t n, int64_t heads,
+                 int64_t stride);
+
+    /* One record as floats, the rest of a multiple of 16 zero. */
+    void (*decode)(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim, int32_t format);
+} lsa_attention_ops;
+
+/* The operations of the code path in force. */
+const lsa_attention_ops *lsa_attention_ops_now(void);
+
+#endif
