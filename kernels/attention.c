@@ -31,6 +31,7 @@ typedef struct call {
     const lsa_attention_ops *ops;
     int64_t padded;             /* dim up to a multiple of 16 */
     int64_t most;               /* records of any query */
+    int64_t record_bytes;
 } call;
 
 /* One query's sums over what it has seen, for all heads. */
@@ -40,10 +41,12 @@ typedef struct state {
 
 /* What one thread works in. */
 typedef struct scratch {
-    float *tile, *scores, *rescale, *q; /* [TILE, padded] [heads, TILE] [heads up to 16s] [heads, padded] */
+    float *tile, *scores, *rescale, *q; /* [TILE, padded] + 64, [heads, TILE] [heads up to 16s] [heads, padded] */
     float *kept, *states;               /* [heads, most] [states] */
     const float *rows[TILE + 4];
 } scratch;
+
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -60,7 +63,7 @@ static int64_t queries_together(int64_t heads, int64_t padded)
 
 static int64_t scratch_floats(int64_t heads, int64_t padded, int64_t most)
 {
-    return (TILE + heads) * padded + heads * TILE + round_up(heads, 16) + round_up(heads * most, 16) +
+    return (TILE + heads) * padded + 64 + heads * TILE + round_up(heads, 16) + round_up(heads * most, 16) +
            2 * queries_together(heads, padded) * state_floats(heads, padded);
 }
 
@@ -74,7 +77,7 @@ static scratch scratch_at(float *workspace, const call *c, int64_t thread)
 {
     int64_t heads = c->heads, padded = c->padded;
     scratch s = {.tile = workspace + thread * scratch_floats(heads, padded, c->most)};
-    s.scores = s.tile + TILE * padded;
+    s.scores = s.tile + TILE * padded + 64;
     s.q = s.scores + heads * TILE;
     s.rescale = s.q + heads * padded;
     s.kept = s.rescale + round_up(heads, 16);
@@ -96,43 +99,35 @@ static const uint8_t *record_at(const lsa_records *r, int64_t i)
     return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride + r->offset;
 }
 
-static void prefetch(const uint8_t *record, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(record + i);
-}
-
 /* Scores come in blocks of four keys. */
 static void pad_rows(scratch *s, int64_t n)
 {
     for (; n % 4; n++) s->rows[n] = s->rows[0];
 }
 
-/* Rows `from` .. `from + n - 1` of query t's records. */
+/* scratch->rows: query t's records `from` .. `from + n - 1`. */
 static void gather(const call *c, scratch *s, int64_t t, int64_t from, int64_t n)
 {
-    enum { AHEAD = 6 };
     const lsa_records *r = c->records;
-    const int32_t *ids = c->ids ? c->ids + t * c->id_stride : NULL;
-    int64_t bytes = lsa_kv_record_bytes(r->format, c->dim, c->rope_dim);
-    int in_place = r->format == LSA_KV_F32 && c->padded == c->dim;
+    const int32_t *ids = c->ids ? c->ids + t * c->id_stride + from : NULL;
+    const uint8_t *at[TILE];
     for (int64_t j = 0; j < n; j++) {
-        const uint8_t *record = record_at(r, ids ? ids[from + j] : from + j);
-        if (in_place) {
-            s->rows[j] = (const void *)record;
-            continue;
-        }
-        if (ids && j + AHEAD < n) prefetch(record_at(r, ids[from + j + AHEAD]), bytes);
-        c->ops->decode(s->tile + j * c->padded, record, c->dim, c->rope_dim, r->format);
-        s->rows[j] = s->tile + j * c->padded;
+        at[j] = record_at(r, ids ? ids[j] : from + j);
+        for (int64_t i = 0; ids && i < c->record_bytes; i += 64) __builtin_prefetch(at[j] + i);
     }
+    if (r->format == LSA_KV_F32 && c->padded == c->dim)
+        for (int64_t j = 0; j < n; j++) s->rows[j] = (const void *)at[j];
+    else c->ops->decode(s->tile, s->rows, at, n, c->dim, c->rope_dim, r->format);
     pad_rows(s, n);
 }
 
 /* One tile of n keys, in scratch->rows, joins a query's sums. */
 static void attend(const call *c, scratch *s, state sums, const float *q, int64_t heads, int64_t n, float *keep)
 {
-    c->ops->scores(s->scores, q, s->rows, n, heads, c->padded);
-    c->ops->softmax(s->scores, sums.max, sums.sum, s->rescale, n, heads, c->scale, keep, c->most);
+    c->ops->scores(s->scores, q, s->rows, n, heads, c->padded, c->scale);
+    for (int64_t h = 0; keep && h < heads; h++)
+        memcpy(keep + h * c->most, s->scores + h * TILE, (size_t)n * sizeof(float));
+    c->ops->softmax(s->scores, sums.max, sums.sum, s->rescale, n, heads);
     c->ops->accumulate(sums.acc, s->scores, s->rescale, s->rows, n, heads, c->padded);
 }
 
@@ -151,13 +146,12 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
 {
     int64_t end = c->own + t + 1, row = end > c->window_size ? end - c->window_size : 0;
     while (row < end) {
-        int64_t n = end - row < TILE ? end - row : TILE;
-        for (int64_t j = 0; j < n; j++) {
-            const float *key = c->window + (row + j) * c->dim;
-            s->rows[j] = key;
-            if (c->padded == c->dim) continue;
-            s->rows[j] = s->tile + j * c->padded;
-            c->ops->decode(s->tile + j * c->padded, (const uint8_t *)key, c->dim, 0, LSA_KV_F32);
+        int64_t n = min(end - row, TILE);
+        const uint8_t *at[TILE];
+        for (int64_t j = 0; j < n; j++) s->rows[j] = c->window + (row + j) * c->dim;
+        if (c->padded != c->dim) {
+            for (int64_t j = 0; j < n; j++) at[j] = (const uint8_t *)s->rows[j];
+            c->ops->decode(s->tile, s->rows, at, n, c->dim, 0, LSA_KV_F32);
         }
         pad_rows(s, n);
         attend(c, s, sums, q, heads, n, NULL);
@@ -166,8 +160,6 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
 }
 
 static int64_t records_of(const call *c, int64_t t) { return c->records ? c->counts[t] : 0; }
-
-static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* One section of n queries' records, for heads from .. from + heads - 1; states[i]: query t + i's sums. More than
  * one query: only where all share the records. keep: NULL, or where the heads' scores go. */
@@ -319,10 +311,11 @@ int lsa_attention_cpu(float *out, float *mass, const float *q, const float *wind
         return lsa_fail(LSA_ESHAPE, "attention: [%lld, %lld, %lld] queries, %lld rotated values, window %lld at %lld",
                         (long long)tokens, (long long)heads, (long long)dim, (long long)rope_dim,
                         (long long)window_size, (long long)own);
-    if (records && lsa_kv_record_bytes(records->format, dim, rope_dim) == 0)
+    int64_t record_bytes = records ? lsa_kv_record_bytes(records->format, dim, rope_dim) : 0;
+    if (records && record_bytes == 0)
         return lsa_fail(LSA_EARG, "attention: record format %d is unknown", records->format);
     call c = {out, records ? mass : NULL, q, window, sinks, records, ids, counts, tokens, heads, dim, rope_dim, own,
-              window_size, id_stride, scale, lsa_attention_ops_now(), round_up(dim, 16), 0};
+              window_size, id_stride, scale, lsa_attention_ops_now(), round_up(dim, 16), 0, record_bytes};
     int64_t threads = lsa_threads_for(measure(&c));
     int64_t fair = (tokens + 2 * threads - 1) / (2 * threads);
     if (tokens < threads) {
@@ -330,10 +323,11 @@ int lsa_attention_cpu(float *out, float *mass, const float *q, const float *wind
         return LSA_OK;
     }
     int64_t together = records && !ids && !mass ? min(queries_together(heads, c.padded), fair) : 1;
+    int64_t chunk = together > 1 ? 1 : min(4, fair);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         scratch s = scratch_at(workspace, &c, omp_get_thread_num());
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, chunk)
         for (int64_t t = 0; t < tokens; t += together) attend_queries(&c, &s, t, min(together, tokens - t));
     }
     return LSA_OK;

@@ -25,13 +25,13 @@ static inline LSA_BODY f32x16 shrinkage(f32x16 a, f32x16 b)
     return f32x16_exp(f32x16_select(a == b, (f32x16){0}, a - b));
 }
 
-/* Scales a head's scores, pads them with -inf and gives their maximum; NaN takes no part in it. */
-static inline LSA_BODY float scale_head(float *s, int64_t n, float scale, float max)
+/* Pads a head's scores with -inf and gives their maximum; NaN takes no part in it. */
+static inline LSA_BODY float pad_head(float *s, int64_t n, float max)
 {
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     f32x16 lowest = f32x16_set(-INFINITY), most = lowest;
     for (int64_t j = 0; j < n; j += 16) {
-        f32x16 v = f32x16_load(s + j) * scale;
+        f32x16 v = f32x16_load(s + j);
         if (n - j < 16) v = f32x16_select(lane < (int32_t)(n - j), v, lowest);
         most = f32x16_select(v > most, v, most);
         f32x16_store(s + j, v);
@@ -41,12 +41,9 @@ static inline LSA_BODY float scale_head(float *s, int64_t n, float scale, float 
 }
 
 static inline LSA_BODY void softmax_body(float *scores, float *max, float *sum, float *rescale, int64_t n,
-                                         int64_t heads, float scale, float *keep, int64_t keep_stride)
+                                         int64_t heads)
 {
-    for (int64_t h = 0; h < heads; h++) {
-        rescale[h] = scale_head(scores + h * TILE, n, scale, max[h]);
-        if (keep) memcpy(keep + h * keep_stride, scores + h * TILE, (size_t)n * sizeof(float));
-    }
+    for (int64_t h = 0; h < heads; h++) rescale[h] = pad_head(scores + h * TILE, n, max[h]);
     for (int64_t h = 0; h < heads; h += 16) {
         f32x16 next = f32x16_load(rescale + h), factor = shrinkage(f32x16_load(max + h), next);
         f32x16_store(rescale + h, factor);
@@ -66,9 +63,8 @@ static inline LSA_BODY void softmax_body(float *scores, float *max, float *sum, 
 }
 
 LSA_PATHS(softmax,
-          (float *scores, float *max, float *sum, float *rescale, int64_t n, int64_t heads, float scale, float *keep,
-           int64_t keep_stride),
-          (scores, max, sum, rescale, n, heads, scale, keep, keep_stride))
+          (float *scores, float *max, float *sum, float *rescale, int64_t n, int64_t heads),
+          (scores, max, sum, rescale, n, heads))
 
 static inline LSA_BODY void merge_body(float *max, float *sum, float *acc, const float *from_max,
                                        const float *from_sum, const float *from_acc, int64_t heads, int64_t dim)
@@ -114,13 +110,13 @@ LSA_PATHS(mass,
 /* ---- generic ---- */
 
 static void scores_generic(float *scores, const float *q, const float *const *rows, int64_t n, int64_t heads,
-                           int64_t dim)
+                           int64_t dim, float scale)
 {
     for (int64_t h = 0; h < heads; h++)
         for (int64_t j = 0; j < n; j++) {
             f32x16 sum = {0};
             for (int64_t i = 0; i < dim; i += 16) sum += f32x16_load(q + h * dim + i) * f32x16_load(rows[j] + i);
-            scores[h * TILE + j] = f32x16_sum(sum);
+            scores[h * TILE + j] = f32x16_sum(sum) * scale;
         }
 }
 
@@ -135,23 +131,32 @@ static void accumulate_generic(float *acc, const float *p, const float *rescale,
         }
 }
 
-static void decode_generic(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim, int32_t format)
+static inline LSA_BODY void decode_record(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim,
+                                          int32_t format)
 {
-    int64_t padded = (dim + 15) / 16 * 16, i = 0;
+    int64_t i = 0;
     if (format == LSA_KV_F32) {
         memcpy(out, record, (size_t)dim * sizeof(float));
         i = dim;
-    } else {
-        int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
-        const uint8_t *rest = record + nope, *scales = rest + rope_dim * 2;
-        for (; i < nope; i++) out[i] = e4m3_to_f32(record[i]) * e8m0_to_f32(scales[i / 64]);
-        for (; i < dim; i++) {
-            uint16_t half;
-            memcpy(&half, rest + (i - nope) * 2, sizeof half);
-            out[i] = bf16_to_f32(half);
-        }
     }
-    for (; i < padded; i++) out[i] = 0;
+    int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
+    const uint8_t *rest = record + nope, *scales = rest + rope_dim * 2;
+    for (; i < nope; i++) out[i] = e4m3_to_f32(record[i]) * e8m0_to_f32(scales[i / 64]);
+    for (; i < dim; i++) {
+        uint16_t half;
+        memcpy(&half, rest + (i - nope) * 2, sizeof half);
+        out[i] = bf16_to_f32(half);
+    }
+    for (; i % 16; i++) out[i] = 0;
+}
+
+static void decode_generic(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t dim,
+                           int64_t rope_dim, int32_t format)
+{
+    for (int64_t j = 0; j < n; j++, tile += (dim + 15) / 16 * 16) {
+        decode_record(tile, records[j], dim, rope_dim, format);
+        rows[j] = tile;
+    }
 }
 
 #if defined(__x86_64__)
@@ -165,7 +170,7 @@ static inline LSA_TARGET_AVX2 LSA_BODY __m128 sums4_avx2(const __m256 *a)
 }
 
 static inline LSA_TARGET_AVX2 LSA_BODY void score_block_avx2(float *scores, const float *q, const float *const *rows,
-                                                             int64_t dim, int heads)
+                                                             int64_t dim, float scale, int heads)
 {
     __m256 sum[2][4];
     for (int h = 0; h < heads; h++)
@@ -176,19 +181,19 @@ static inline LSA_TARGET_AVX2 LSA_BODY void score_block_avx2(float *scores, cons
             for (int h = 0; h < heads; h++)
                 sum[h][j] = _mm256_fmadd_ps(_mm256_loadu_ps(q + h * dim + i), k, sum[h][j]);
         }
-    for (int h = 0; h < heads; h++) _mm_storeu_ps(scores + h * TILE, sums4_avx2(sum[h]));
+    for (int h = 0; h < heads; h++) _mm_storeu_ps(scores + h * TILE, _mm_mul_ps(sums4_avx2(sum[h]), _mm_set1_ps(scale)));
 }
 
 LSA_TARGET_AVX2 static void scores_avx2(float *scores, const float *q, const float *const *rows, int64_t n,
-                                        int64_t heads, int64_t dim)
+                                        int64_t heads, int64_t dim, float scale)
 {
     int64_t h = 0;
     for (; h + 2 <= heads; h += 2)
         for (int64_t j = 0; j < n; j += 4)
-            score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, 2);
+            score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 2);
     for (; h < heads; h++)
         for (int64_t j = 0; j < n; j += 4)
-            score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, 1);
+            score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 1);
 }
 
 static inline LSA_TARGET_AVX2 LSA_BODY void accumulate_block_avx2(float *acc, const float *p, const float *rescale,
@@ -224,22 +229,24 @@ LSA_TARGET_AVX2 static void accumulate_avx2(float *acc, const float *p, const fl
     }
 }
 
-LSA_TARGET_AVX2 static void decode_avx2(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim,
-                                        int32_t format)
+LSA_TARGET_AVX2 static void decode_avx2(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
+                                        int64_t dim, int64_t rope_dim, int32_t format)
 {
     int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
     if (format == LSA_KV_F32 || dim % 16 || nope % 16) {
-        decode_generic(out, record, dim, rope_dim, format);
+        decode_generic(tile, rows, records, n, dim, rope_dim, format);
         return;
     }
-    const uint8_t *rest = record + nope, *scales = rest + rope_dim * 2;
-    int64_t i = 0;
-    for (; i < nope; i += 8) {
-        __m256 v = e4m3x8_to_f32_avx2(_mm_loadl_epi64((const void *)(record + i)));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(v, _mm256_set1_ps(e8m0_to_f32(scales[i / 64]))));
+    for (int64_t j = 0; j < n; j++, tile += dim) {
+        const uint8_t *rest = records[j] + nope, *scales = rest + rope_dim * 2;
+        rows[j] = tile;
+        for (int64_t i = 0; i < nope; i += 8) {
+            __m256 v = e4m3x8_to_f32_avx2(_mm_loadl_epi64((const void *)(records[j] + i)));
+            _mm256_storeu_ps(tile + i, _mm256_mul_ps(v, _mm256_set1_ps(e8m0_to_f32(scales[i / 64]))));
+        }
+        for (int64_t i = nope; i < dim; i += 8)
+            _mm256_storeu_ps(tile + i, bf16x8_to_f32_avx2(_mm_loadu_si128((const void *)(rest + (i - nope) * 2))));
     }
-    for (; i < dim; i += 8)
-        _mm256_storeu_ps(out + i, bf16x8_to_f32_avx2(_mm_loadu_si128((const void *)(rest + (i - nope) * 2))));
 }
 
 /* ---- AVX-512: blocks of 4 heads by 4 keys, 4 heads by 64 values ---- */
@@ -260,7 +267,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512 fold_lanes_avx512(__m512 a, __m5
 }
 
 static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, const float *q,
-                                                                 const float *const *rows, int64_t dim, int heads)
+                                                                 const float *const *rows, int64_t dim,
+                                                                 float scale, int heads)
 {
     const float *k0 = rows[0], *k1 = rows[1], *k2 = rows[2], *k3 = rows[3];
     __m512 sum[4][4];
@@ -278,6 +286,7 @@ static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, 
     for (int h = 0; h < 4; h++) part[h] = h < heads ? quarter_sums_avx512(sum[h]) : _mm512_setzero_ps();
     __m512 a = fold_lanes_avx512(part[0], part[1]), b = fold_lanes_avx512(part[2], part[3]);
     __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    r = _mm512_mul_ps(r, _mm512_set1_ps(scale));
     _mm_storeu_ps(scores, _mm512_castps512_ps128(r));
     if (heads > 1) _mm_storeu_ps(scores + TILE, _mm512_extractf32x4_ps(r, 1));
     if (heads > 2) _mm_storeu_ps(scores + 2 * TILE, _mm512_extractf32x4_ps(r, 2));
@@ -285,15 +294,93 @@ static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, 
 }
 
 LSA_TARGET_AVX512 static void scores_avx512(float *scores, const float *q, const float *const *rows, int64_t n,
-                                            int64_t heads, int64_t dim)
+                                            int64_t heads, int64_t dim, float scale)
 {
     int64_t h = 0;
     for (; h + 4 <= heads; h += 4)
         for (int64_t j = 0; j < n; j += 4)
-            score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, 4);
+            score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 4);
     for (; h < heads; h++)
         for (int64_t j = 0; j < n; j += 4)
-            score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, 1);
+            score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 1);
+}
+
+/* e^x within 1 ulp for x <= 0; NaN stays NaN. */
+static inline LSA_TARGET_AVX512 LSA_BODY __m512 exp_avx512(__m512 x)
+{
+    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(1.9875691500e-4f), _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* The largest of each of four vectors without NaN. */
+static inline LSA_TARGET_AVX512 LSA_BODY __m128 max4_avx512(const __m512 *a)
+{
+    __m512 lo = _mm512_max_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+    __m512 hi = _mm512_max_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+    __m512d l = _mm512_castps_pd(lo), h = _mm512_castps_pd(hi);
+    __m512 m = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
+    __m256 half = _mm256_max_ps(_mm512_castps512_ps256(m), _mm512_extractf32x8_ps(m, 1));
+    return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+static inline LSA_TARGET_AVX512 LSA_BODY __m128 sums4_avx512(const __m512 *a)
+{
+    __m512 m = quarter_sums_avx512(a);
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(m), _mm512_extractf32x8_ps(m, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* `heads` heads, `vectors` vectors of keys; lanes past n are no keys. max_ps gives its second operand where one is
+ * NaN: NaN scores leave the maximum alone, a NaN maximum stays. */
+static inline LSA_TARGET_AVX512 LSA_BODY void softmax_block_avx512(float *scores, float *max, float *sum,
+                                                                   float *rescale, int64_t n, int heads, int vectors)
+{
+    const __m512 lowest = _mm512_set1_ps(-INFINITY);
+    __mmask8 some = (__mmask8)((1 << heads) - 1);
+    __m512 p[4][4], most[4] = {lowest, lowest, lowest, lowest}, total[4];
+    for (int v = 0; v < vectors; v++) {
+        __mmask16 lanes = (__mmask16)_bzhi_u32(0xffff, (uint32_t)(n - 16 * v < 0 ? 0 : n - 16 * v));
+        for (int h = 0; h < heads; h++) {
+            p[h][v] = _mm512_mask_loadu_ps(lowest, lanes, scores + h * TILE + 16 * v);
+            most[h] = _mm512_max_ps(p[h][v], most[h]);
+        }
+    }
+    __m128 old = _mm_maskz_loadu_ps(some, max), next = _mm_max_ps(max4_avx512(most), old);
+    __m128 shift = _mm_maskz_sub_ps(_mm_cmp_ps_mask(old, next, _CMP_NEQ_UQ), old, next);
+    __m128 factor = _mm512_castps512_ps128(exp_avx512(_mm512_castps128_ps512(shift)));
+    __m128 base = _mm_maskz_mov_ps(_mm_cmp_ps_mask(next, _mm_set1_ps(-INFINITY), _CMP_NEQ_UQ), next);
+    for (int h = 0; h < 4; h++) {
+        total[h] = _mm512_setzero_ps();
+        if (h >= heads) continue;
+        __m512 b = _mm512_permutexvar_ps(_mm512_set1_epi32(h), _mm512_castps128_ps512(base));
+        for (int v = 0; v < vectors; v++) {
+            __m512 e = exp_avx512(_mm512_sub_ps(p[h][v], b));
+            total[h] = _mm512_add_ps(total[h], e);
+            _mm512_storeu_ps(scores + h * TILE + 16 * v, e);
+        }
+    }
+    _mm_mask_storeu_ps(max, some, next);
+    _mm_mask_storeu_ps(rescale, some, factor);
+    _mm_mask_storeu_ps(sum, some, _mm_fmadd_ps(_mm_maskz_loadu_ps(some, sum), factor, sums4_avx512(total)));
+}
+
+LSA_TARGET_AVX512 static void softmax_blocks_avx512(float *scores, float *max, float *sum, float *rescale, int64_t n,
+                                                    int64_t heads)
+{
+    int64_t h = 0;
+    for (; h + 4 <= heads; h += 4)
+        if (n > 32) softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 4, 4);
+        else softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 4, 2);
+    for (; h < heads; h++) softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 1, 4);
 }
 
 static inline LSA_TARGET_AVX512 LSA_BODY void accumulate_block_avx512(float *acc, const float *p,
@@ -332,22 +419,73 @@ LSA_TARGET_AVX512 static void accumulate_avx512(float *acc, const float *p, cons
     }
 }
 
-LSA_TARGET_AVX512 static void decode_avx512(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim,
-                                            int32_t format)
+/* 64 stored numbers times their scale. */
+static inline LSA_TARGET_AVX512 LSA_BODY void store_tile_avx512(float *out, __m512i first, __m512i second, float scale)
 {
-    int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
-    if (format == LSA_KV_F32 || dim % 16 || nope % 16) {
-        decode_generic(out, record, dim, rope_dim, format);
-        return;
-    }
-    const uint8_t *rest = record + nope, *scales = rest + rope_dim * 2;
+    __m512 s = _mm512_set1_ps(scale);
+    _mm512_storeu_ps(out, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_castsi512_si256(first)), s));
+    _mm512_storeu_ps(out + 16, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_extracti64x4_epi64(first, 1)), s));
+    _mm512_storeu_ps(out + 32, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_castsi512_si256(second)), s));
+    _mm512_storeu_ps(out + 48, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_extracti64x4_epi64(second, 1)), s));
+}
+
+/* `dims` bf16 numbers, zeros up to a multiple of 16. */
+static inline LSA_TARGET_AVX512 LSA_BODY void decode_bf16_avx512(float *out, const uint8_t *in, int64_t dims)
+{
     int64_t i = 0;
-    for (; i < nope; i += 16) {
-        __m512 v = e4m3x16_to_f32_avx512(_mm_loadu_si128((const void *)(record + i)));
-        _mm512_storeu_ps(out + i, _mm512_mul_ps(v, _mm512_set1_ps(e8m0_to_f32(scales[i / 64]))));
+    for (; i + 16 <= dims; i += 16)
+        _mm512_storeu_ps(out + i, bf16x16_to_f32_avx512(_mm256_loadu_si256((const void *)(in + i * 2))));
+    if (i == dims) return;
+    __mmask16 lanes = (__mmask16)((1 << (dims - i)) - 1);
+    _mm512_storeu_ps(out + i, bf16x16_to_f32_avx512(_mm256_maskz_loadu_epi16(lanes, in + i * 2)));
+}
+
+/* Whole tiles are stored; what is too much is overwritten by the rope values, the padding, the next row. */
+#define DECODE_FP8(tile_to_bf16)                                                                            \
+    int64_t nope = dim - rope_dim, padded = (dim + 15) / 16 * 16;                                           \
+    for (int64_t j = 0; j < n; j++, tile += padded) {                                                       \
+        const uint8_t *rest = records[j] + nope, *scales = rest + rope_dim * 2;                             \
+        rows[j] = tile;                                                                                     \
+        for (int64_t i = 0; i < nope; i += 64) {                                                            \
+            __mmask64 lanes = _bzhi_u64(UINT64_MAX, (uint32_t)(nope - i < 64 ? nope - i : 64));             \
+            __m512i first, second, c = _mm512_maskz_loadu_epi8(lanes, records[j] + i);                      \
+            tile_to_bf16;                                                                                   \
+            store_tile_avx512(tile + i, first, second, e8m0_to_f32(scales[i / 64]));                        \
+        }                                                                                                   \
+        if (padded > dim) _mm512_storeu_ps(tile + dim, _mm512_setzero_ps());                                \
+        decode_bf16_avx512(tile + nope, rest, rope_dim);                                                    \
     }
-    for (; i < dim; i += 16)
-        _mm512_storeu_ps(out + i, bf16x16_to_f32_avx512(_mm256_loadu_si256((const void *)(rest + (i - nope) * 2))));
+
+LSA_TARGET_AVX512_BF16 static void decode_fp8_vbmi(float *tile, const float **rows, const uint8_t *const *records,
+                                                   int64_t n, int64_t dim, int64_t rope_dim)
+{
+    DECODE_FP8(e4m3x64_to_bf16_vbmi(&first, &second, c))
+}
+
+LSA_TARGET_AVX512 static void decode_fp8_avx512(float *tile, const float **rows, const uint8_t *const *records,
+                                                int64_t n, int64_t dim, int64_t rope_dim)
+{
+    DECODE_FP8(first = e4m3x32_to_bf16_avx512(_mm512_castsi512_si256(c));
+               second = e4m3x32_to_bf16_avx512(_mm512_extracti64x4_epi64(c, 1)))
+}
+
+LSA_TARGET_AVX512 static void decode_avx512(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
+                                            int64_t dim, int64_t rope_dim, int32_t format)
+{
+    if (format == LSA_KV_FP8) decode_fp8_avx512(tile, rows, records, n, dim, rope_dim);
+    else if (format == LSA_KV_F32) decode_generic(tile, rows, records, n, dim, rope_dim, format);
+    else
+        for (int64_t j = 0; j < n; j++, tile += (dim + 15) / 16 * 16) {
+            decode_bf16_avx512(tile, records[j], dim);
+            rows[j] = tile;
+        }
+}
+
+LSA_TARGET_AVX512_BF16 static void decode_vbmi(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
+                                               int64_t dim, int64_t rope_dim, int32_t format)
+{
+    if (format == LSA_KV_FP8) decode_fp8_vbmi(tile, rows, records, n, dim, rope_dim);
+    else decode_avx512(tile, rows, records, n, dim, rope_dim, format);
 }
 
 #endif
@@ -358,10 +496,13 @@ const lsa_attention_ops *lsa_attention_ops_now(void)
                                               decode_generic};
 #if defined(__x86_64__)
     static const lsa_attention_ops avx2 = {scores_avx2, softmax_avx2, accumulate_avx2, merge, mass, decode_avx2};
-    static const lsa_attention_ops avx512 = {scores_avx512, softmax_avx512, accumulate_avx512,
+    static const lsa_attention_ops avx512 = {scores_avx512, softmax_blocks_avx512, accumulate_avx512,
                                              merge, mass, decode_avx512};
+    static const lsa_attention_ops vbmi = {scores_avx512, softmax_blocks_avx512, accumulate_avx512,
+                                           merge, mass, decode_vbmi};
     int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512) return &avx512;
+    if (level >= LSA_CPU_AVX512_BF16) return &vbmi;
+    if (level == LSA_CPU_AVX512) return &avx512;
     if (level == LSA_CPU_AVX2) return &avx2;
 #endif
     return &generic;

@@ -10,14 +10,13 @@
 enum { LSA_ATTENTION_TILE = 64 };
 
 typedef struct lsa_attention_ops {
-    /* scores[h, j] = q[h] . rows[j]; scores: [heads, TILE] */
-    void (*scores)(float *scores, const float *q, const float *const *rows, int64_t n, int64_t heads, int64_t dim);
+    /* scores[h, j] = q[h] . rows[j] * scale; scores: [heads, TILE] */
+    void (*scores)(float *scores, const float *q, const float *const *rows, int64_t n, int64_t heads, int64_t dim,
+                   float scale);
 
-    /* Online softmax: scores become exp(score * scale - max), zeros up to a multiple of 16; max and sum [heads up
-     * to a multiple of 16] go on; rescale [the same]: by what earlier sums shrink. keep: NULL, or the scaled
-     * scores go to keep + h * keep_stride. */
-    void (*softmax)(float *scores, float *max, float *sum, float *rescale, int64_t n, int64_t heads, float scale,
-                    float *keep, int64_t keep_stride);
+    /* Online softmax: scores become exp(score - max); max and sum [heads up to a multiple of 16] go on; rescale
+     * [the same]: by what earlier sums shrink. */
+    void (*softmax)(float *scores, float *max, float *sum, float *rescale, int64_t n, int64_t heads);
 
     /* acc[h] = acc[h] * rescale[h] + sum_j p[h, j] rows[j] */
     void (*accumulate)(float *acc, const float *p, const float *rescale, const float *const *rows, int64_t n,
@@ -31,8 +30,10 @@ typedef struct lsa_attention_ops {
     void (*mass)(float *mass, const float *kept, const float *max, const float *sum, int64_t n, int64_t heads,
                  int64_t stride);
 
-    /* One record as floats, the rest of a multiple of 16 zero. */
-    void (*decode)(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim, int32_t format);
+    /* n records as rows of floats, each up to a multiple of 16 with zeros; `rows` becomes pointers to them.
+     * The rows are contiguous in `tile`, which has 64 floats more than they take. */
+    void (*decode)(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t dim,
+                   int64_t rope_dim, int32_t format);
 } lsa_attention_ops;
 
 /* The operations of the code path in force. */
