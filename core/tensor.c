@@ -128,17 +128,29 @@ int lsa_tensor_on(lsa_tensor **out, lsa_storage *storage, int64_t byte_offset, i
     return LSA_OK;
 }
 
-int lsa_tensor_new(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape)
+int lsa_tensor_empty(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape)
 {
     int64_t size = lsa_dtype_size(dtype);
     if (!size) return lsa_fail(LSA_EDTYPE, "tensor: dtype %d is unknown", dtype);
     int64_t n = count_of(rank, shape, size);
     if (n < 0) return (int)n;
+    void *data = lsa_alloc(n * size);
+    if (!data) return LSA_ENOMEM;
     lsa_storage *storage;
-    int rc = lsa_storage_new(&storage, n * size);
-    if (rc) return rc;
+    int rc = lsa_storage_wrap(&storage, data, n * size, free_heap, NULL);
+    if (rc) {
+        lsa_free(data);
+        return rc;
+    }
     rc = lsa_tensor_on(out, storage, 0, dtype, rank, shape);
     lsa_storage_release(storage);
+    return rc;
+}
+
+int lsa_tensor_new(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape)
+{
+    int rc = lsa_tensor_empty(out, dtype, rank, shape);
+    if (rc == 0) memset((*out)->data, 0, (size_t)lsa_storage_bytes((*out)->storage));
     return rc;
 }
 

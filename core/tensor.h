@@ -52,6 +52,9 @@ int64_t lsa_storage_bytes(const lsa_storage *storage);
 /* A new contiguous tensor on the CPU, zeroed. rank 0..6; every dimension >= 0. */
 int lsa_tensor_new(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape);
 
+/* The same with undefined contents, for whoever writes all of it. */
+int lsa_tensor_empty(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape);
+
 /* A contiguous view on `storage` (which gains a reference) from `byte_offset`. LSA_ESHAPE when it ends
  * past the storage. */
 int lsa_tensor_on(lsa_tensor **out, lsa_storage *storage, int64_t byte_offset, int32_t dtype,

@@ -80,6 +80,36 @@ static inline LSA_BODY f32x16 f32x16_log1p_unit(f32x16 u)
     return (low + one * -2.12194440e-4f + f) + one * 0.693359375f;
 }
 
+/* log v within 2 ulp, denormals included; 0 gives -inf, less than 0 NaN, +inf +inf, NaN NaN. */
+static inline LSA_BODY f32x16 f32x16_log(f32x16 v)
+{
+    i32x16 tiny = v < 1.17549435e-38f;
+    f32x16 x = f32x16_select(tiny, v * 8388608.0f, v);       /* 2^23 makes denormals normal */
+    i32x16 bits = (i32x16)x;
+
+    /* x = m 2^e with m in sqrt(1/2) .. sqrt(2): the difference of 0x3f3504f3, sqrt(1/2), puts the seam there. */
+    i32x16 shifted = bits - 0x3f3504f3;
+    i32x16 e = shifted >> 23;
+    f32x16 f = (f32x16)(bits - (e << 23)) - 1.0f;
+    e -= tiny & 23;
+    f32x16 n = __builtin_convertvector(e, f32x16);
+
+    f32x16 z = f * f;
+    f32x16 p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    f32x16 y = (f * z * p - z * 0.5f + n * -2.12194440e-4f + f) + n * 0.693359375f;
+
+    y = f32x16_select(v == 0.0f, f32x16_set(-INFINITY), y);
+    y = f32x16_select(v == INFINITY, v, y);
+    return f32x16_select((v < 0.0f) | (v != v), f32x16_set(NAN), y);
+}
+
 /* log(1 + e^v) within 3 ulp at any size; -inf gives 0, +inf +inf. */
 static inline LSA_BODY f32x16 f32x16_softplus(f32x16 v)
 {

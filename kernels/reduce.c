@@ -1,0 +1,176 @@
+/* Owns reductions along one dimension, in one order whatever the code path and the thread count. */
+#include "kernels/reduce.h"
+
+#include "core/error.h"
+#include "core/simd.h"
+#include "kernels/vector_math.h"
+
+enum { LANES = 16 };
+
+typedef double f64x8 __attribute__((vector_size(64), aligned(8), may_alias));
+typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
+
+static inline LSA_BODY f64x8 widen(const float *p)
+{
+    f32x8 v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, f64x8);
+}
+
+static inline LSA_BODY float sum_row(const float *x, int64_t n, int mean)
+{
+    f64x8 low = {0}, high = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        low += widen(x + i);
+        high += widen(x + i + 8);
+    }
+    if (i < n) {
+        float rest[LANES] = {0};
+        memcpy(rest, x + i, (size_t)(n - i) * sizeof(float));
+        low += widen(rest);
+        high += widen(rest + 8);
+    }
+    low += high;
+    double a[8];
+    memcpy(a, &low, sizeof a);
+    double sum = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+    return (float)(mean ? sum / (double)n : sum);
+}
+
+/* The better of a and b, NaN if either is. */
+static inline LSA_BODY f32x16 better(f32x16 a, f32x16 b, int max)
+{
+    return f32x16_select((max ? a > b : a < b) | (a != a), a, b);
+}
+
+static inline LSA_BODY float best_of_row(const float *x, int64_t n, int max)
+{
+    const float worst = max ? -INFINITY : INFINITY;
+    f32x16 best = f32x16_set(worst), odd = best;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        best = better(best, f32x16_load(x + i), max);
+        odd = better(odd, f32x16_load(x + i + LANES), max);
+    }
+    for (; i < n; i += LANES) {
+        f32x16 v = f32x16_set(worst);
+        if (i + LANES <= n) v = f32x16_load(x + i);
+        else memcpy(&v, x + i, (size_t)(n - i) * sizeof(float));
+        best = better(best, v, max);
+    }
+    best = better(best, odd, max);
+    float a[LANES];
+    memcpy(a, &best, sizeof a);
+    for (int step = LANES / 2; step; step /= 2)
+        for (int j = 0; j < step; j++)
+            if ((max ? a[j + step] > a[j] : a[j + step] < a[j]) || a[j + step] != a[j + step]) a[j] = a[j + step];
+    return a[0];
+}
+
+static inline LSA_BODY void rows_body(float *out, const float *in, int64_t rows, int64_t n, int32_t op)
+{
+    for (int64_t r = 0; r < rows; r++, in += n) {
+        switch (op) {
+        case LSA_REDUCE_SUM: out[r] = sum_row(in, n, 0); break;
+        case LSA_REDUCE_MEAN: out[r] = sum_row(in, n, 1); break;
+        case LSA_REDUCE_MIN: out[r] = best_of_row(in, n, 0); break;
+        default: out[r] = best_of_row(in, n, 1); break;
+        }
+    }
+}
+LSA_PATHS(rows, (float *out, const float *in, int64_t rows, int64_t n, int32_t op), (out, in, rows, n, op))
+
+/* One outer element; i runs over up to eight columns at once, j goes down them. */
+static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n, int64_t inner, int32_t op)
+{
+    for (int64_t i = 0; i < inner; i += 8) {
+        int64_t m = inner - i < 8 ? inner - i : 8;
+        double a[8];
+        for (int64_t c = 0; c < m; c++)
+            a[c] = op == LSA_REDUCE_MIN ? INFINITY : op == LSA_REDUCE_MAX ? -INFINITY : 0.0;
+        for (int64_t j = 0; j < n; j++) {
+            const float *x = in + j * inner + i;
+            if (op == LSA_REDUCE_MIN)
+                for (int64_t c = 0; c < m; c++) a[c] = a[c] < x[c] || a[c] != a[c] ? a[c] : x[c];
+            else if (op == LSA_REDUCE_MAX)
+                for (int64_t c = 0; c < m; c++) a[c] = a[c] > x[c] || a[c] != a[c] ? a[c] : x[c];
+            else
+                for (int64_t c = 0; c < m; c++) a[c] += x[c];
+        }
+        for (int64_t c = 0; c < m; c++)
+            out[i + c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
+    }
+}
+LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int32_t op), (out, in, n, inner, op))
+
+int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op, void *stream)
+{
+    (void)stream;
+    if (op < LSA_REDUCE_SUM || op > LSA_REDUCE_MAX) return lsa_fail(LSA_EARG, "reduce: op %d is unknown", op);
+    if (outer < 0 || n < 0 || inner < 0)
+        return lsa_fail(LSA_ESHAPE, "reduce: shape [%lld, %lld, %lld]", (long long)outer, (long long)n,
+                        (long long)inner);
+    if (outer == 0 || inner == 0) return LSA_OK;
+    if (n == 0 && (op == LSA_REDUCE_MIN || op == LSA_REDUCE_MAX))
+        return lsa_fail(LSA_ESHAPE, "reduce: no elements to take the %s of",
+                        op == LSA_REDUCE_MIN ? "minimum" : "maximum");
+    int threads = lsa_threads_for(outer * n * inner / 8);
+    if (threads > outer) threads = (int)outer;
+    int64_t piece = (outer + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t from = 0; from < outer; from += piece) {
+        int64_t to = outer - from < piece ? outer : from + piece;
+        if (inner == 1) rows(out + from, in + from * n, to - from, n, op);
+        else
+            for (int64_t o = from; o < to; o++) columns(out + o * inner, in + o * n * inner, n, inner, op);
+    }
+    return LSA_OK;
+}
+
+static inline LSA_BODY void find_body(const float *x, int64_t n, float value, int64_t *at)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        i32x16 same = f32x16_load(x + i) == value;
+        int32_t any = 0;
+        for (int j = 0; j < LANES; j++) any |= same[j];
+        if (any) break;
+    }
+    while (i < n && x[i] != value) i++;
+    *at = i;
+}
+LSA_PATHS(find, (const float *x, int64_t n, float value, int64_t *at), (x, n, value, at))
+
+static inline LSA_BODY void largest_body(const float *x, int64_t n, float *value)
+{
+    f32x16 best = f32x16_set(-INFINITY);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        f32x16 v = f32x16_load(x + i);
+        best = f32x16_select(v > best, v, best);
+    }
+    float a[LANES];
+    memcpy(a, &best, sizeof a);
+    for (; i < n; i++)
+        if (x[i] > a[0]) a[0] = x[i];
+    for (int j = 1; j < LANES; j++)
+        if (a[j] > a[0]) a[0] = a[j];
+    *value = a[0];
+}
+LSA_PATHS(largest, (const float *x, int64_t n, float *value), (x, n, value))
+
+int lsa_argmax_cpu(int32_t *ids, const float *in, int64_t rows, int64_t n, void *stream)
+{
+    (void)stream;
+    if (rows < 0 || n < 0 || n > INT32_MAX)
+        return lsa_fail(LSA_ESHAPE, "argmax: shape [%lld, %lld]", (long long)rows, (long long)n);
+    for (int64_t r = 0; r < rows; r++) {
+        float value;
+        int64_t at;
+        largest(in + r * n, n, &value);
+        find(in + r * n, n, value, &at);         /* -inf where all is NaN: then nothing equals it */
+        ids[r] = at < n ? (int32_t)at : -1;
+    }
+    return LSA_OK;
+}

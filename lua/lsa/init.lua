@@ -1,0 +1,25 @@
+-- The library as scripts see it: `local lsa = require "lsa"`.
+-- A name is loaded when it is first used, so that starting a script costs nothing that it does not need.
+-- All ids (tokens, chunks, pages, layers, positions) are 0-based.
+
+-- name = module, or module.field where the name is one function of it
+local names = {
+  zeros = "lsa.tensor:zeros",
+  tensor = "lsa.tensor:new",
+  set = "lsa.set:new",
+  load = "lsa.files:load",
+  save = "lsa.files:save",
+  kernels = "lsa.kernels",
+}
+
+return setmetatable({}, {
+  __index = function(lsa, name)
+    local from = names[name]
+    if not from then return nil end
+    local module, field = from:match "^([^:]+):?(.*)$"
+    local value = require(module)
+    if field ~= "" then value = value[field] end
+    rawset(lsa, name, value)
+    return value
+  end,
+})
