@@ -14,8 +14,8 @@ static inline LSA_BODY f32x16 apply_binary(f32x16 a, f32x16 b, int32_t op)
     case LSA_SUB: return a - b;
     case LSA_MUL: return a * b;
     case LSA_DIV: return a / b;
-    case LSA_MIN: return f32x16_select((a < b) | (a != a), a, b);
-    default: return f32x16_select((a > b) | (a != a), a, b);
+    case LSA_MIN: return f32x16_smaller(a, b);
+    default: return f32x16_larger(a, b);
     }
 }
 

@@ -9,6 +9,7 @@ enum { LANES = 16 };
 
 typedef double f64x8 __attribute__((vector_size(64), aligned(8), may_alias));
 typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t i32x8 __attribute__((vector_size(32), aligned(4), may_alias));
 
 static inline LSA_BODY f64x8 widen(const float *p)
 {
@@ -38,34 +39,48 @@ static inline LSA_BODY float sum_row(const float *x, int64_t n, int mean)
     return (float)(mean ? sum / (double)n : sum);
 }
 
-/* The better of a and b, NaN if either is. */
+/* The better of a and b where neither is NaN. */
 static inline LSA_BODY f32x16 better(f32x16 a, f32x16 b, int max)
 {
-    return f32x16_select((max ? a > b : a < b) | (a != a), a, b);
+    return max ? f32x16_select(b > a, b, a) : f32x16_select(b < a, b, a);
 }
 
+static inline LSA_BODY f32x8 better8(f32x8 a, f32x8 b, int max)
+{
+    i32x8 mask = max ? b > a : b < a;
+    return (f32x8)((mask & (i32x8)b) | (~mask & (i32x8)a));
+}
+
+/* NaN is noted aside, and comes out in the end. */
 static inline LSA_BODY float best_of_row(const float *x, int64_t n, int max)
 {
     const float worst = max ? -INFINITY : INFINITY;
-    f32x16 best = f32x16_set(worst), odd = best;
+    f32x16 best = f32x16_set(worst);
+    i32x16 nan = {0};
     int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        best = better(best, f32x16_load(x + i), max);
-        odd = better(odd, f32x16_load(x + i + LANES), max);
-    }
-    for (; i < n; i += LANES) {
-        f32x16 v = f32x16_set(worst);
-        if (i + LANES <= n) v = f32x16_load(x + i);
-        else memcpy(&v, x + i, (size_t)(n - i) * sizeof(float));
+    for (; i + LANES <= n; i += LANES) {
+        f32x16 v = f32x16_load(x + i);
+        nan |= v != v;
         best = better(best, v, max);
     }
-    best = better(best, odd, max);
-    float a[LANES];
-    memcpy(a, &best, sizeof a);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int j = 0; j < step; j++)
-            if ((max ? a[j + step] > a[j] : a[j + step] < a[j]) || a[j + step] != a[j + step]) a[j] = a[j + step];
-    return a[0];
+    if (i < n) {
+        f32x16 v = f32x16_set(worst);
+        memcpy(&v, x + i, (size_t)(n - i) * sizeof(float));
+        nan |= v != v;
+        best = better(best, v, max);
+    }
+    f32x8 half[2];
+    i32x8 nans[2];
+    memcpy(half, &best, sizeof best);
+    memcpy(nans, &nan, sizeof nan);
+    f32x8 b = better8(half[0], half[1], max);
+    nans[0] |= nans[1];
+    b = better8(b, __builtin_shuffle(b, (i32x8){4, 5, 6, 7, 0, 1, 2, 3}), max);
+    b = better8(b, __builtin_shuffle(b, (i32x8){2, 3, 0, 1, 6, 7, 4, 5}), max);
+    b = better8(b, __builtin_shuffle(b, (i32x8){1, 0, 3, 2, 5, 4, 7, 6}), max);
+    int64_t any[4];
+    memcpy(any, nans, sizeof any);
+    return any[0] | any[1] | any[2] | any[3] ? NAN : b[0];
 }
 
 static inline LSA_BODY void rows_body(float *out, const float *in, int64_t rows, int64_t n, int32_t op)

@@ -444,7 +444,7 @@ int lsa_select_topp_cpu(uint64_t *bits, const float *scores, int64_t n, double m
     positive_sum(scores, n, &total);
     threshold t = {0, 0};
     if (mass == 0) t.value = INFINITY;
-    else if (total == INFINITY) t = (threshold){INFINITY, 1};
+    else if (mass < 1 && total == INFINITY) t = (threshold){INFINITY, 1};
     else if (mass < 1 && total > 0) t = find(scores, n, mass * total, mass, MASS, memory);
     mark(bits, scores, n, t);
     return LSA_OK;

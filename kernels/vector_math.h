@@ -25,6 +25,17 @@ static inline LSA_BODY f32x16 f32x16_at_most(f32x16 v, float high)
     return f32x16_select(v > bound, bound, v);
 }
 
+/* The larger, the smaller of two, NaN where either is: a comparison with NaN chooses b, a + b is NaN where a is. */
+static inline LSA_BODY f32x16 f32x16_larger(f32x16 a, f32x16 b)
+{
+    return f32x16_select(a != a, a + b, f32x16_select(a > b, a, b));
+}
+
+static inline LSA_BODY f32x16 f32x16_smaller(f32x16 a, f32x16 b)
+{
+    return f32x16_select(a != a, a + b, f32x16_select(a < b, a, b));
+}
+
 static inline LSA_BODY f32x16 f32x16_abs(f32x16 v) { return (f32x16)((i32x16)v & 0x7fffffff); }
 
 /* e^v within 1 ulp, denormal results included; -inf gives 0, above 88.73 +inf, NaN NaN. */
@@ -107,7 +118,8 @@ static inline LSA_BODY f32x16 f32x16_log(f32x16 v)
 
     y = f32x16_select(v == 0.0f, f32x16_set(-INFINITY), y);
     y = f32x16_select(v == INFINITY, v, y);
-    return f32x16_select((v < 0.0f) | (v != v), f32x16_set(NAN), y);
+    y = f32x16_select(v < 0.0f, f32x16_set(NAN), y);
+    return f32x16_select(v != v, v, y);
 }
 
 /* log(1 + e^v) within 3 ulp at any size; -inf gives 0, +inf +inf. */

@@ -220,6 +220,14 @@ function Set:equals(r)
   return both == C.lsa_set_count(a) and both == C.lsa_set_count(b)
 end
 
+-- How many members of each page of `size` ids, as an f32 tensor.
+function Set:density(size)
+  page_size(size, "set density: size")
+  local out = require("lsa.tensor").empty {math.ceil(self:size() / size)}
+  check(C.lsa_density_cpu(ffi.cast("float *", out.c.data), self.c.bits, self.c.n, size, nil))
+  return out
+end
+
 function Set:intersect_count(r)
   return tonumber(C.lsa_set_intersect_count(self.c, want_set(r, "set intersect_count: r").c))
 end

@@ -1,0 +1,282 @@
+local ffi = require "ffi"
+local lsa = require "lsa.ffi"
+local C = lsa.C
+local set = require "lsa.set"
+local support = require "kernel_support"
+
+-- The oracle: a table with a key for each member, and n.
+local function members(s)
+  local list = {}
+  for id in s:each() do list[#list + 1] = id end
+  return list
+end
+
+local function list_of(has, n)
+  local list = {}
+  for id = 0, n - 1 do
+    if has[id] then list[#list + 1] = id end
+  end
+  return list
+end
+
+local function random_set(n, density, uniform)
+  local s, has = set.new(n), {}
+  for id = 0, n - 1 do
+    if uniform() < density then
+      s:add(id)
+      has[id] = true
+    end
+  end
+  return s, has
+end
+
+local sizes = {0, 1, 5, 63, 64, 65, 127, 128, 129, 200, 640, 1000}
+
+-- Calls fn(n, a, has_a, b, has_b) for sets of every size and density.
+local function for_sets(fn)
+  local uniform = support.uniform(11)
+  for _, n in ipairs(sizes) do
+    for _, density in ipairs {0, 0.02, 0.5, 0.97, 1} do
+      local a, has_a = random_set(n, density, uniform)
+      local b, has_b = random_set(n, 0.4, uniform)
+      fn(n, a, has_a, b, has_b)
+    end
+  end
+end
+
+local function assert_members(want, n, s)
+  assert.equal(n, s:size())
+  assert.same(list_of(want, n), members(s))
+  -- The words past n stay zero, or a count would see them.
+  assert.equal(#list_of(want, n), s:count())
+end
+
+describe("a set", function()
+  it("has what was added, and says how many", function()
+    local s = set.new(130)
+    s:add(0):add(64):add(129):add(64)
+    assert.is_true(s:has(0) and s:has(64) and s:has(129))
+    assert.is_false(s:has(1) or s:has(-1) or s:has(130) or s:has(2 ^ 40))
+    assert.equal(3, s:count())
+    assert.equal(3, #s)
+    s:remove(64)
+    assert.same({0, 129}, members(s))
+  end)
+
+  it("takes ids as lists, tensors and sets", function()
+    local tensor = require "lsa.tensor"
+    local s = set.new(10):add({1, 2, 3}):add(tensor.new({7, 8}, "i32")):add(set.new(10):range(0, 2))
+    assert.same({0, 1, 2, 3, 7, 8}, members(s))
+    assert.same({1, 3, 7, 8}, members(s:remove({0, 2})))
+    assert.same({1, 7, 8}, members(s:remove(set.new(10):add(3))))
+    local odd = tensor.new({{1, 9}, {2, 9}, {3, 9}}, "i32"):narrow(1, 0, 1):reshape {3}
+    assert.same({1, 2, 3}, members(set.new(4):add(odd)))
+  end)
+
+  it("adds nothing when one id of a list is out of range", function()
+    local s = set.new(10)
+    assert.has_error(function() s:add({1, 2, 10}) end)
+    assert.equal(0, s:count())
+    local ids = ffi.new("int32_t[2]", {3, -1})
+    assert.equal(C.LSA_EARG, C.lsa_set_add_ids(s.c, ids, 2))
+    assert.equal(0, s:count())
+  end)
+
+  it("fills ranges across words", function()
+    for _, n in ipairs(sizes) do
+      for _, range in ipairs {{0, n}, {0, 0}, {math.floor(n / 3), math.ceil(n / 2)}, {n, n}, {0, math.min(64, n)}} do
+        local want = {}
+        for id = range[1], range[2] - 1 do want[id] = true end
+        assert_members(want, n, set.new(n):range(range[1], range[2]))
+      end
+    end
+  end)
+
+  it("gives its ids as a tensor, on every code path", function()
+    support.for_each_cpu_level(function()
+      for_sets(function(n, a, has_a)
+        local ids = a:ids()
+        assert.equal("i32", ids:dtype())
+        assert.same(list_of(has_a, n), ids:totable())
+        local exact = support.buffer("int32_t", a:count())
+        assert.equal(a:count(), tonumber(C.lsa_set_ids(a.c, exact)))
+      end)
+    end)
+  end)
+
+  it("unites, intersects, subtracts and inverts as tables do, on every code path", function()
+    support.for_each_cpu_level(function()
+      for_sets(function(n, a, has_a, b, has_b)
+        local either, both, only, neither, common = {}, {}, {}, {}, 0
+        for id = 0, n - 1 do
+          either[id] = has_a[id] or has_b[id]
+          both[id] = has_a[id] and has_b[id]
+          only[id] = has_a[id] and not has_b[id]
+          neither[id] = not has_a[id]
+          if both[id] then common = common + 1 end
+        end
+        assert_members(either, n, a:union(b))
+        assert_members(both, n, a:intersect(b))
+        assert_members(only, n, a:minus(b))
+        assert_members(neither, n, a:invert())
+        assert_members(has_a, n, a)
+        assert.equal(common, a:intersect_count(b))
+        assert.equal(n, (a:union(a:invert())):count())
+      end)
+    end)
+  end)
+
+  it("operates in place in C", function()
+    local a, b = set.new(100):range(0, 60), set.new(100):range(50, 100)
+    assert.equal(0, C.lsa_set_minus(a.c, a.c, b.c))
+    assert.equal(50, a:count())
+    assert.equal(0, C.lsa_set_union(b.c, a.c, b.c))
+    assert.equal(100, b:count())
+  end)
+
+  it("dilates by any radius", function()
+    for_sets(function(n, a, has_a)
+      for _, radius in ipairs {0, 1, 2, 7, 31, 62, 63, 64, 65, 130, 2000} do
+        local want = {}
+        for id in pairs(has_a) do
+          for near = math.max(0, id - radius), math.min(n - 1, id + radius) do want[near] = true end
+        end
+        assert_members(want, n, a:dilate(radius))
+      end
+    end)
+  end)
+
+  it("turns ids into pages and pages into ids", function()
+    for_sets(function(n, a, has_a)
+      for _, size in ipairs {1, 3, 4, 16, 63, 64, 65, 128, 500} do
+        local pages, chunks, counts = {}, {}, {}
+        for p = 1, math.ceil(n / size) do counts[p] = 0 end
+        for id in pairs(has_a) do
+          local p = math.floor(id / size)
+          pages[p] = true
+          counts[p + 1] = counts[p + 1] + 1
+        end
+        for id = 0, n - 1 do chunks[id] = pages[math.floor(id / size)] end
+        local s = a:pages(size)
+        assert_members(pages, math.ceil(n / size), s)
+        assert_members(chunks, n, s:chunks(size, n))
+        assert.equal(math.ceil(n / size) * size, s:chunks(size):size())
+        assert.same(counts, a:density(size):totable())
+      end
+    end)
+  end)
+
+  it("is the same after a copy, and its own", function()
+    for_sets(function(n, a, has_a)
+      local b = a:copy()
+      assert.is_true(a:equals(b))
+      if n > 0 then
+        b:add(0):remove(0)
+        if has_a[0] then assert.is_false(a:equals(b)) end
+      end
+      assert_members(has_a, n, a)
+    end)
+    assert.is_false(set.new(3):equals(set.new(4)))
+  end)
+
+  it("shrinks and grows", function()
+    local s = set.new(200):range(50, 200)
+    for _, n in ipairs {0, 1, 60, 64, 100, 128, 200, 300} do
+      local want = {}
+      for id = 50, math.min(n, 200) - 1 do want[id] = true end
+      assert_members(want, n, s:resize(n))
+    end
+  end)
+
+  it("survives random operations as a table does", function()
+    local uniform = support.uniform(5)
+    for _, n in ipairs {70, 257} do
+      local s, has = set.new(n), {}
+      for _ = 1, 600 do
+        local a, b = math.floor(uniform(0, n)), math.floor(uniform(0, n + 1))
+        local what = math.floor(uniform(0, 5))
+        if what == 0 then
+          s:add(a)
+          has[a] = true
+        elseif what == 1 then
+          s:remove(a)
+          has[a] = nil
+        elseif what == 2 and a <= b and b - a < 20 then
+          s:range(a, b)
+          for id = a, b - 1 do has[id] = true end
+        elseif what == 3 then
+          local cut = set.new(n):range(math.min(a, b), math.min(n, math.min(a, b) + 9))
+          s = s:minus(cut)
+          for id in cut:each() do has[id] = nil end
+        elseif what == 4 then
+          assert.equal(has[a] == true, s:has(a))
+        end
+      end
+      assert_members(has, n, s)
+    end
+  end)
+
+  it("prints its runs", function()
+    assert.equal("set: 0 of 5 ids", tostring(set.new(5)))
+    assert.equal("set: 5 of 100 ids: 0..2, 7, 99", tostring(set.new(100):add {0, 1, 2, 7, 99}))
+    local many = set.new(100)
+    for id = 0, 98, 2 do many:add(id) end
+    assert.equal("set: 50 of 100 ids: 0, 2, 4, 6, 8, 10, 12, 14, ...", tostring(many))
+  end)
+
+  it("reads what a policy may return", function()
+    assert.same({1, 4}, members(set.of({1, 4}, 9)))
+    assert.same({0, 1, 2, 7}, members(set.of({{0, 3}, {7, 8}}, 9)))
+    assert.same({}, members(set.of({}, 9)))
+    local s = set.new(9):add(3)
+    assert.equal(s, set.of(s, 9))
+    assert.same({3}, members(set.of(set.new(64):add {3, 20}, 9)))
+    assert.equal(9, set.of(set.new(64), 9):size())
+    assert.has_error(function() set.of("all", 9) end)
+    assert.has_error(function() set.of({9}, 9) end)
+  end)
+
+  it("names the argument and both values in its errors, at the caller's line", function()
+    local s = set.new(5)
+    local cases = {
+      {"set: id 5 is outside 0..4", function() s:add(5) end},
+      {"set: id -1 is outside 0..4", function() s:remove(-1) end},
+      {"set: range 2..6 (end excluded) is outside 0..5", function() s:range(2, 6) end},
+      {"set: range 3..2 (end excluded) is outside 0..5", function() s:range(3, 2) end},
+      {"set union: one set is of 5 ids, the other of 6", function() s:union(set.new(6)) end},
+      {"set intersect: r is nil, a set is wanted", function() s:intersect() end},
+      {"set add: ids: element 2 is a string, an id is wanted", function() s:add {1, "x"} end},
+      {"set add: id is 1.5, a whole number is wanted", function() s:add(1.5) end},
+      {"set pages: size is 0, at least 1 is wanted", function() s:pages(0) end},
+      {"set: -1 ids, from 0 to 2147483647 are possible", function() set.new(-1) end},
+      {"set chunks: 11 ids are 3 pages of 4, the set of pages has 5", function() s:chunks(4, 11) end},
+    }
+    for _, case in ipairs(cases) do
+      local ok, message = pcall(case[2])
+      assert.is_false(ok)
+      assert.equal("tests/set_spec.lua:", message:match "^%.?/?(tests/set_spec%.lua:)%d+: ")
+      assert.equal(case[1], message:match ":%d+: (.*)$")
+    end
+  end)
+
+  it("is refused when memory is short", function()
+    collectgarbage()
+    for n = 0, 1 do
+      C.lsa_memory_fail_after(n)
+      local ok, message = pcall(set.new, 1000)
+      C.lsa_memory_fail_after(-1)
+      assert.is_false(ok)
+      assert.is_truthy(message:find "out of memory")
+    end
+  end)
+
+  it("gives its memory back", function()
+    collectgarbage()
+    collectgarbage()
+    local before = tonumber(C.lsa_memory_in_use())
+    for _ = 1, 50 do set.new(2 ^ 20):invert() end
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(tonumber(C.lsa_memory_in_use()) <= before + 2 ^ 17)
+  end)
+end)
