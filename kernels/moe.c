@@ -1,0 +1,129 @@
+/* Owns the router's choice of experts and the gated activation. */
+#include "kernels/moe.h"
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "kernels/vector_math.h"
+
+enum { ROUTE_NS = 2, SWIGLU_NS = 1 };        /* rough cost of an expert's score, of a gated value */
+
+static inline LSA_BODY f32x16 scores_of(f32x16 logits, int32_t scoring)
+{
+    if (scoring == LSA_SCORING_SIGMOID) return f32x16_sigmoid(logits);
+    float s[16];
+    f32x16_store(s, f32x16_softplus(logits));
+    for (int i = 0; i < 16; i++) s[i] = sqrtf(s[i]);
+    return f32x16_load(s);
+}
+
+/* ids and keys hold the `count` best so far, best first; experts come in ascending order. */
+static inline LSA_BODY int64_t offer(int32_t *ids, float *keys, int64_t count, int64_t k, float key, int32_t expert)
+{
+    if (key != key) key = -INFINITY;
+    if (count == k && !(key > keys[k - 1])) return count;
+    int64_t at = count < k ? count++ : k - 1;
+    for (; at > 0 && key > keys[at - 1]; at--) {
+        keys[at] = keys[at - 1];
+        ids[at] = ids[at - 1];
+    }
+    keys[at] = key;
+    ids[at] = expert;
+    return count;
+}
+
+static inline LSA_BODY void best_experts(int32_t *ids, float *keys, const float *logits, const float *bias,
+                                         int64_t experts, int64_t k, int32_t scoring)
+{
+    int64_t count = 0;
+    for (int64_t e = 0; e < experts; e += 16) {
+        int64_t n = experts - e < 16 ? experts - e : 16;
+        float key[16];
+        f32x16 s = scores_of(f32x16_load_n(logits + e, n), scoring);
+        if (bias) s += f32x16_load_n(bias + e, n);
+        f32x16_store(key, s);
+        for (int64_t i = 0; i < n; i++) count = offer(ids, keys, count, k, key[i], (int32_t)(e + i));
+    }
+}
+
+static inline LSA_BODY void route_body(int32_t *ids, float *weights, const float *logits, const float *bias,
+                                       const int32_t *fixed, int64_t experts, int64_t k, int32_t scoring,
+                                       float scaling)
+{
+    if (fixed) memcpy(ids, fixed, (size_t)k * sizeof *ids);
+    else best_experts(ids, weights, logits, bias, experts, k, scoring);   /* weights holds the keys */
+
+    float sum = 0;
+    for (int64_t from = 0; from < k; from += 16) {
+        int64_t n = k - from < 16 ? k - from : 16;
+        float picked[16] = {0};
+        for (int64_t i = 0; i < n; i++) picked[i] = logits[ids[from + i]];
+        f32x16_store_n(weights + from, scores_of(f32x16_load(picked), scoring), n);
+        for (int64_t i = 0; i < n; i++) sum += weights[from + i];
+    }
+    for (int64_t i = 0; i < k; i++) weights[i] = weights[i] / (sum + 1e-20f) * scaling;
+}
+
+LSA_PATHS(route,
+          (int32_t *ids, float *weights, const float *logits, const float *bias, const int32_t *fixed,
+           int64_t experts, int64_t k, int32_t scoring, float scaling),
+          (ids, weights, logits, bias, fixed, experts, k, scoring, scaling))
+
+static int check_route(const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k, int32_t scoring)
+{
+    if (scoring != LSA_SCORING_SQRTSOFTPLUS && scoring != LSA_SCORING_SIGMOID)
+        return lsa_fail(LSA_EARG, "moe_route: scoring %d is not sqrtsoftplus or sigmoid", scoring);
+    if (tokens < 0 || k < 0 || k > experts || experts > INT32_MAX)
+        return lsa_fail(LSA_ESHAPE, "moe_route: %lld tokens, the best %lld of %lld experts", (long long)tokens,
+                        (long long)k, (long long)experts);
+    for (int64_t i = 0; fixed && i < tokens * k; i++)
+        if (fixed[i] < 0 || fixed[i] >= experts)
+            return lsa_fail(LSA_EARG, "moe_route: token %lld is fixed to expert %d of %lld", (long long)(i / k),
+                            fixed[i], (long long)experts);
+    return 0;
+}
+
+int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const float *bias,
+                      const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k, int32_t scoring,
+                      float scaling, void *stream)
+{
+    (void)stream;
+    int rc = check_route(fixed, tokens, experts, k, scoring);
+    if (rc || k == 0) return rc;
+    int threads = lsa_threads_for(tokens * (fixed ? k : experts) * ROUTE_NS);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        route(ids + t * k, weights + t * k, logits + t * experts, bias, fixed ? fixed + t * k : NULL, experts, k,
+              scoring, scaling);
+    return 0;
+}
+
+static inline LSA_BODY f32x16 gated(f32x16 gate, f32x16 up, float limit)
+{
+    f32x16 g = f32x16_at_most(gate, limit);
+    return g * f32x16_sigmoid(g) * f32x16_at_least(f32x16_at_most(up, limit), -limit);
+}
+
+static inline LSA_BODY void swiglu_body(float *out, const float *gate, const float *up, int64_t n, float limit)
+{
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        f32x16_store(out + i, gated(f32x16_load(gate + i), f32x16_load(up + i), limit));
+    if (i < n)
+        f32x16_store_n(out + i, gated(f32x16_load_n(gate + i, n - i), f32x16_load_n(up + i, n - i), limit), n - i);
+}
+
+LSA_PATHS(swiglu, (float *out, const float *gate, const float *up, int64_t n, float limit),
+          (out, gate, up, n, limit))
+
+int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, float limit, void *stream)
+{
+    (void)stream;
+    if (n < 0 || !(limit >= 0))
+        return lsa_fail(LSA_EARG, "swiglu: %lld values, limit %g", (long long)n, (double)limit);
+    int threads = lsa_threads_for(n * SWIGLU_NS);
+    int64_t share = (n / threads + 16) / 16 * 16;   /* whole vectors, so that any split gives the same bits */
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t from = 0; from < n; from += share)
+        swiglu(out + from, gate + from, up + from, n - from < share ? n - from : share, limit);
+    return 0;
+}
