@@ -331,6 +331,24 @@ describe("index key", function()
     assert.are.equal(f32(8 / 448), tonumber(word.f))
   end)
 
+  it("divides by the scale, not by a reciprocal", function()
+    -- Keys that rotate to (a, b, 0, 0), b as near as f32 comes to a tie between two codes times the scale.
+    local u, x = support.uniform(17), support.buffer("float", 4)
+    local ties = { 232, 248, 272, 304, 336, 368, 400, 432 }
+    local close = 0
+    for _ = 1, 4000 do
+      local a, tie = math.floor(u(2 ^ 23, 2 ^ 24)), ties[math.floor(u(1, 9))]
+      local b = f32(tie * f32(a / 448))
+      if b >= 2 ^ 23 and (a + b) % 2 == 0 then
+        close = close + 1
+        x[0], x[1] = (a + b) / 2, (a - b) / 2
+        x[2], x[3] = x[0], x[1]
+        expect_bytes(encode(x, 1, 4, nil, 8, FP8), index_key(support.array("float", { a, b, 0, 0 }), 4), "key")
+      end
+    end
+    assert.is_true(close > 500)
+  end)
+
   it("decodes every code with the key's scale, rotated as it is", function()
     local dim, n = 256, 6
     local keys = support.buffer("uint8_t", n * (dim + 5))
