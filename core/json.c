@@ -8,44 +8,89 @@
 #include "core/io.h"
 #include "core/memory.h"
 
-static _Thread_local int out_of_memory;
+/* jansson's lexer reads past its buffer when that cannot grow. So an allocation that fails while parsing is
+ * served from a reserve set aside before, and the text ends there and then: what is left to do fits the reserve,
+ * and the result is thrown away. */
+static _Thread_local struct {
+    int out_of_memory;
+    char *reserve;
+    size_t reserve_bytes, reserve_used;
+} state;
+
+/* A token's buffer doubles, and its value is copied once. */
+static int64_t reserve_for(int64_t text_bytes) { return 3 * text_bytes + 4096; }
 
 static void *json_alloc(size_t bytes)
 {
-    void *block = lsa_alloc((int64_t)bytes);
-    if (!block) out_of_memory = 1;
+    void *block = state.out_of_memory ? NULL : lsa_alloc((int64_t)bytes);
+    if (block) return block;
+    state.out_of_memory = 1;
+    bytes = (bytes + 15) / 16 * 16;
+    if (!state.reserve || bytes > state.reserve_bytes - state.reserve_used) return NULL;
+    block = state.reserve + state.reserve_used;
+    state.reserve_used += bytes;
     return block;
 }
 
-static void set_allocator(void) { json_set_alloc_funcs(json_alloc, lsa_free); }
+static void json_free(void *block)
+{
+    uintptr_t from = (uintptr_t)state.reserve, at = (uintptr_t)block;
+    if (from && at >= from && at < from + state.reserve_bytes) return;
+    lsa_free(block);
+}
+
+static void set_allocator(void) { json_set_alloc_funcs(json_alloc, json_free); }
 
 void lsa_json_begin(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_allocator);
-    out_of_memory = 0;
+    state.out_of_memory = 0;
 }
 
-int lsa_json_out_of_memory(void) { return out_of_memory; }
+int lsa_json_out_of_memory(void) { return state.out_of_memory; }
+
+typedef struct reader {
+    const char *text;
+    int64_t left;
+} reader;
+
+/* One byte a call, so that nothing is read after an allocation has failed. */
+static size_t read_byte(void *buffer, size_t room, void *context)
+{
+    reader *r = context;
+    if (r->left == 0 || room == 0 || state.out_of_memory) return 0;
+    *(char *)buffer = *r->text++;
+    r->left--;
+    return 1;
+}
 
 int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *path)
 {
     json_error_t error;
+    reader r = {text, bytes};
     lsa_json_begin();
-    json_t *root = json_loadb(text, (size_t)bytes, JSON_REJECT_DUPLICATES, &error);
-    if (out_of_memory) {
+    char *reserve = lsa_alloc(reserve_for(bytes));
+    if (!reserve) return LSA_ENOMEM;
+    state.reserve = reserve;
+    state.reserve_bytes = (size_t)reserve_for(bytes);
+    state.reserve_used = 0;
+    json_t *root = json_load_callback(read_byte, &r, JSON_REJECT_DUPLICATES, &error);
+    int rc = LSA_OK;
+    if (state.out_of_memory)
+        rc = LSA_ENOMEM;
+    else if (!root)
+        rc = lsa_fail(LSA_EFORMAT, "%s: JSON line %d, column %d: %s", path, error.line, error.column,
+                      error.text);
+    else if (!json_is_object(root))
+        rc = lsa_fail(LSA_EFORMAT, "%s: JSON: an object is expected at the top", path);
+    if (rc)
         json_decref(root);
-        return LSA_ENOMEM;
-    }
-    if (!root)
-        return lsa_fail(LSA_EFORMAT, "%s: JSON line %d, column %d: %s", path, error.line, error.column,
-                        error.text);
-    if (!json_is_object(root)) {
-        json_decref(root);
-        return lsa_fail(LSA_EFORMAT, "%s: JSON: an object is expected at the top", path);
-    }
-    *out = root;
-    return LSA_OK;
+    else
+        *out = root;
+    state.reserve = NULL;
+    lsa_free(reserve);
+    return rc;
 }
 
 int lsa_json_read(json_t **out, const char *path, int64_t limit)
@@ -64,6 +109,6 @@ const char *lsa_json_show(char *text, int64_t room, const json_t *value)
     char *dump = value ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
     strncpy(text, dump ? dump : "missing", (size_t)room - 1);
     text[room - 1] = 0;
-    lsa_free(dump);
+    json_free(dump);
     return text;
 }

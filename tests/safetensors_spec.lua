@@ -241,11 +241,11 @@ describe("safetensors", function()
     for name, case in pairs(bad) do
       it(name, function()
         support.with_folder(function(folder)
-          local path, before = folder .. "/bad.safetensors", C.lsa_memory_in_use()
+          local path, before = folder .. "/bad.safetensors", support.memory()
           local message = failure(try(path, case[1]), C.LSA_EFORMAT)
           assert.is_true(message:find(path, 1, true) ~= nil, message)
           assert.is_true(message:find(case[2]) ~= nil, message)
-          assert.equals(0, tonumber(C.lsa_memory_in_use() - before))
+          assert.equals(0, support.memory() - before)
         end)
       end)
     end
@@ -277,7 +277,7 @@ describe("safetensors", function()
 
   it("survives thousands of damaged files", function()
     support.with_folder(function(folder)
-      local path, before = folder .. "/f.safetensors", C.lsa_memory_in_use()
+      local path, before = folder .. "/f.safetensors", support.memory()
       local header = '{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},'
         .. '"e":{"dtype":"U8","shape":[0],"data_offsets":[24,24]},'
         .. '"y":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}'
@@ -323,7 +323,7 @@ describe("safetensors", function()
         end
       end
       assert.is_true(opened > 50 and opened < 5000, "opened " .. opened)
-      assert.equals(0, tonumber(C.lsa_memory_in_use() - before))
+      assert.equals(0, support.memory() - before)
     end)
   end)
 
@@ -355,6 +355,19 @@ describe("safetensors", function()
         return rc
       end)
       assert.is_true(blocks > 20 and operations >= 4)
+    end)
+  end)
+
+  it("fails cleanly at every allocation, whatever the length of a name", function()
+    support.with_folder(function(folder)
+      local path, tensors = folder .. "/a.safetensors", {}
+      for n = 1, 70 do tensors[("n"):rep(n)] = { dtype = "U8", shape = { 1 }, data = "x" } end
+      for n = 10, 70, 4 do
+        support.write_tensors(path, { [("n"):rep(n)] = tensors.n, [("n"):rep(n + 1)] = tensors.n })
+        support.fail_everything(function() return try(path, support.read(path)) end)
+      end
+      support.write_tensors(path, tensors)
+      assert.is_true(support.fail_everything(function() return try(path, support.read(path)) end) > 500)
     end)
   end)
 
