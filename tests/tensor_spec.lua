@@ -1,0 +1,262 @@
+local ffi = require "ffi"
+local lsa = require "lsa"
+local raw = require "lsa.ffi"
+local C = raw.C
+local tensor = require "lsa.tensor"
+
+local INF, NAN = math.huge, 0 / 0
+local dtypes = {"f32", "bf16", "f16", "f8_e4m3", "f8_e8m0", "i8", "u8", "i32", "i64"}
+
+local function at_this_line(f)
+  local ok, message = pcall(f)
+  assert.is_false(ok)
+  return message:match "^%.?/?tests/tensor_spec%.lua:%d+: (.*)$" or "not at the caller's line: " .. message
+end
+
+describe("a tensor", function()
+  it("is made of zeros, in every dtype", function()
+    for _, dtype in ipairs(dtypes) do
+      if dtype ~= "f8_e8m0" then
+        local x = lsa.zeros({2, 3}, dtype)
+        assert.same({2, 3}, x:shape())
+        assert.equal(dtype, x:dtype())
+        assert.equal("cpu", x:device())
+        assert.same({{0, 0, 0}, {0, 0, 0}}, x:totable())
+      end
+    end
+    assert.equal("f32", lsa.zeros(4):dtype())
+    assert.same({4}, lsa.zeros(4):shape())
+    assert.same({}, lsa.zeros {}:shape())
+    assert.same({0, 3}, lsa.zeros {0, 3}:shape())
+  end)
+
+  it("is made of nested data, and gives it back", function()
+    for _, dtype in ipairs(dtypes) do
+      local data = {{{1, 2}, {4, 8}}, {{16, 32}, {64, 1}}}
+      local x = lsa.tensor(data, dtype)
+      assert.same({2, 2, 2}, x:shape())
+      assert.same(data, x:totable())
+      assert.equal(dtype, x:dtype())
+      assert.equal(64, x:get(1, 1, 0))
+    end
+    assert.same({}, lsa.tensor({}):totable())
+    assert.same({{}, {}}, lsa.tensor({{}, {}}):totable())
+    assert.equal(2.5, lsa.tensor(2.5):item())
+    assert.equal(2 ^ 40 + 1, lsa.tensor({2 ^ 40 + 1}, "i64"):get(0))
+    assert.same({-7, 9}, lsa.tensor({-7LL, 9ULL}, "i64"):totable())
+  end)
+
+  it("has a length: its first dimension", function()
+    assert.equal(4, #lsa.zeros {4, 128})
+    assert.equal(0, #lsa.zeros {0, 128})
+  end)
+
+  it("reads and writes elements of every dtype", function()
+    for _, dtype in ipairs(dtypes) do
+      local x = lsa.tensor({{1, 2}, {4, 8}}, dtype)
+      x:set(1, 0, 16)
+      assert.equal(16, x:get(1, 0))
+      assert.same({{1, 2}, {16, 8}}, x:totable())
+      assert.same({{2, 2}, {2, 2}}, x:fill(2):totable())
+    end
+    assert.same({7, 7, 7, 7, 7}, lsa.zeros(5):fill(7):totable())
+  end)
+
+  it("shares its memory with its views, which keep it alive", function()
+    local x = lsa.tensor {{1, 2, 3}, {4, 5, 6}}
+    local row, columns = x:row(1), x:narrow(1, 1, 2)
+    row:set(0, 40)
+    columns:set(0, 1, 30)
+    assert.same({{1, 2, 30}, {40, 5, 6}}, x:totable())
+    assert.same({{2, 30}, {5, 6}}, columns:totable())
+    assert.is_false(columns:is_contiguous())
+    assert.same({{2, 30}, {5, 6}}, columns:contiguous():totable())
+    assert.same({40, 5, 6}, row:totable())
+    assert.same({{1, 2}, {30, 40}, {5, 6}}, x:reshape {-1, 2}:totable())
+    assert.same({2, 30, 5, 6}, columns:reshape {4}:totable())
+    assert.same({{2, 0}, {5, 0}}, columns:narrow(1, 1, 1):fill(0) and columns:totable())
+    x = nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    assert.same({40, 5, 0}, row:totable())
+  end)
+
+  it("copies values in and out, through dtypes and strides", function()
+    local x = lsa.zeros({2, 3}, "bf16")
+    assert.equal(x, x:copy(lsa.tensor {{1, 2, 3}, {4, 5, 6}}))
+    assert.same({{1, 2, 3}, {4, 5, 6}}, x:totable())
+    x:narrow(1, 0, 2):copy(lsa.tensor({{9, 8}, {7, 6}}, "i32"))
+    assert.same({{9, 8, 3}, {7, 6, 6}}, x:totable())
+    local y = x:copy()
+    y:fill(0)
+    assert.same({{9, 8, 3}, {7, 6, 6}}, x:totable())
+    local z = lsa.tensor {1, 2, 3, 4}
+    z:narrow(0, 1, 3):copy(z:narrow(0, 0, 3))
+    assert.same({1, 1, 2, 3}, z:totable())
+  end)
+
+  it("changes dtype, and is itself where nothing changes", function()
+    local x = lsa.tensor {1.5, -2.75, 300, NAN}
+    assert.is_true(rawequal(x, x:to "f32") and rawequal(x, x:to "cpu"))
+    assert.same({1, -2, 300, 0}, x:to "i32":totable())
+    assert.equal(2.75, -x:to("bf16"):get(1))
+    assert.same({1.5, -2.75, 300}, x:to("f16"):to("f32"):narrow(0, 0, 3):totable())
+  end)
+
+  it("adds, multiplies, subtracts and divides", function()
+    local x, y = lsa.tensor {{1, 2}, {3, 4}}, lsa.tensor {{10, 20}, {30, 40}}
+    assert.same({{11, 22}, {33, 44}}, x:add(y):totable())
+    assert.same({{11, 12}, {13, 14}}, x:add(10):totable())
+    assert.same({{6, 12}, {18, 24}}, (x * 6):totable())
+    assert.same({{6, 12}, {18, 24}}, (6 * x):totable())
+    assert.same({{9, 18}, {27, 36}}, (y - x):totable())
+    assert.same({{9, 8}, {7, 6}}, (10 - x):totable())
+    assert.same({{12, 6}, {4, 3}}, (12 / x):totable())
+    assert.same({{-1, -2}, {-3, -4}}, (-x):totable())
+    assert.same({{10, 40}, {30, 80}}, x:mul(lsa.tensor {10, 20}):totable())
+    assert.same({{2, 2}, {3, 4}}, x:maximum(2):totable())
+    assert.same({{1, 2}, {2, 2}}, x:minimum(2):totable())
+    assert.same({{1, 2}, {3, 4}}, x:totable())
+    assert.same({2, 4}, lsa.tensor({1, 2}, "i32"):mul(2):totable())
+    assert.same({0, 2}, x:narrow(1, 0, 1):reshape {2}:sub(1):totable())
+    assert.same({}, lsa.zeros(0):add(1):totable())
+  end)
+
+  it("computes exp, log and sigmoid", function()
+    local x = lsa.tensor {0, 1, -1}
+    local e, s, back = x:exp(), x:sigmoid(), x:exp():log()
+    for i = 0, 2 do
+      assert.is_true(math.abs(e:get(i) - math.exp(x:get(i))) <= 3e-7)
+      assert.is_true(math.abs(s:get(i) - 1 / (1 + math.exp(-x:get(i)))) <= 2e-7)
+      assert.is_true(math.abs(back:get(i) - x:get(i)) <= 2e-7)
+    end
+  end)
+
+  it("reduces to numbers and along dimensions", function()
+    local x = lsa.tensor {{1, 2, 3}, {4, 5, 9}}
+    assert.equal(24, x:sum())
+    assert.equal(4, x:mean())
+    assert.equal(1, x:min())
+    assert.equal(9, x:max())
+    assert.same({5, 7, 12}, x:sum(0):totable())
+    assert.same({2, 6}, x:mean(1):totable())
+    assert.same({3, 9}, x:max(1):totable())
+    assert.same({1, 2, 3}, x:min(0):totable())
+    assert.same({2, 2}, x:argmax():totable())
+    assert.equal(1, lsa.tensor {1, 5, 5}:argmax())
+    assert.is_nil(lsa.tensor {NAN}:argmax())
+    assert.equal(7, lsa.tensor {{1, 2}, {3, 4}}:narrow(1, 0, 2):row(1):sum())
+    assert.equal(0, lsa.zeros(0):sum())
+  end)
+
+  it("scores pages", function()
+    local x = lsa.tensor {1, 5, 2, 2, 7}
+    assert.same({6, 4, 7}, x:pages(2, "sum"):totable())
+    assert.same({5, 2, 7}, x:pages(2, "max"):totable())
+    assert.same({3, 2, 7}, x:pages(2, "mean"):totable())
+    assert.same({{1, 2}, {3, 4}}, lsa.tensor {{1, 1, 2}, {3, 3, 4}}:pages(2, "max"):totable())
+  end)
+
+  it("makes sets of its scores", function()
+    local x = lsa.tensor {0.5, 0.1, 0.9, NAN, 0.5, 0.7}
+    local function ids(s) return s:ids():totable() end
+    assert.same({0, 2, 4, 5}, ids(x:ge(0.5)))
+    assert.same({2, 5}, ids(x:gt(0.5)))
+    assert.same({0, 2, 5}, ids(x:topk(3)))
+    assert.same({}, ids(x:topk(0)))
+    assert.same({0, 1, 2, 4, 5}, ids(x:topk(100)))
+    assert.same({2, 5}, ids(x:topp(0.5)))
+    assert.same({0, 2, 4, 5}, ids(x:to "bf16":ge(0.5)))
+    assert.equal(6, x:ge(2):size())
+  end)
+
+  it("prints itself", function()
+    assert.equal("tensor f32 [3]  min 1 mean 2.5 max 4\n  [1, 2.5, 4]", tostring(lsa.tensor {1, 2.5, 4}))
+    assert.equal("tensor bf16 [] 7", tostring(lsa.tensor(7, "bf16")))
+    assert.equal("tensor i32 [2, 0]", tostring(lsa.zeros({2, 0}, "i32")))
+    local text = tostring(lsa.zeros {100, 100})
+    assert.is_truthy(text:find("tensor f32 [100, 100]  min 0 mean 0 max 0\n  [0, 0, 0, 0, 0, 0, ...]", 1, true))
+    assert.is_truthy(text:find "\n  %.%.%.$")
+    local broken = tostring(lsa.tensor {1, NAN, INF})
+    assert.is_truthy(broken:find "min nan")
+    assert.is_truthy(broken:find("[1, nan, inf]", 1, true))
+  end)
+
+  it("points into C memory", function()
+    local x = lsa.tensor({1, 2, 3}, "i32")
+    x:pointer()[1] = 20
+    assert.same({1, 20, 3}, x:totable())
+    assert.equal(3, x:narrow(0, 2, 1):pointer()[0])
+    local box = ffi.new "lsa_tensor *[1]"
+    raw.check(C.lsa_tensor_new(box, C.LSA_I8, 1, ffi.new("int64_t[1]", 2)))
+    assert.same({0, 0}, tensor.wrap(box[0]):totable())
+  end)
+
+  it("names the argument and both values in its errors, at the caller's line", function()
+    local x = lsa.tensor {{1, 2, 3}, {4, 5, 6}}
+    local v = lsa.tensor {1, 2}
+    local cases = {
+      {"zeros: shape: dimension 1 is -2", function() lsa.zeros {3, -2} end},
+      {"zeros: shape has 7 dimensions, at most 6 are possible", function() lsa.zeros {1, 1, 1, 1, 1, 1, 1} end},
+      {"zeros: shape is nil, a list of dimensions is wanted", function() lsa.zeros() end},
+      {'zeros: dtype is "f64"; f32, bf16, f16, f8_e4m3, f8_e8m0, i8, u8, i32 and i64 are known',
+        function() lsa.zeros(3, "f64") end},
+      {"tensor: a list has 1 elements where the first of its depth has 2", function() lsa.tensor {{1, 2}, {3}} end},
+      {'tensor: element 1 is "x", a number is wanted', function() lsa.tensor {1, "x"} end},
+      {"tensor: element 2 is 3, a list of 2 is wanted", function() lsa.tensor {{1, 2}, 3} end},
+      {"tensor: data is nil; numbers, nested as the tensor is, are wanted", function() lsa.tensor(nil) end},
+      {"get: index 1 is 3, dimension 1 has 3", function() x:get(0, 3) end},
+      {"get: index 0 is -1, dimension 0 has 2", function() x:get(-1, 0) end},
+      {"get: 1 indices for a 2-D tensor", function() x:get(0) end},
+      {"set: the value is nil, a number is wanted", function() x:set(0, 0, nil) end},
+      {"item: the tensor has 6 elements", function() x:item() end},
+      {"row: i is 2, the tensor has 2 rows", function() x:row(2) end},
+      {"narrow: 3 elements from 1, dimension 1 has 3", function() x:narrow(1, 1, 3) end},
+      {"narrow: dimension 2 out of range of a 2-D tensor", function() x:narrow(2, 0, 1) end},
+      {"reshape: shape [4] has 4 elements, the tensor [2, 3] has 6", function() x:reshape {4} end},
+      {"copy: y has shape [2], the tensor [2, 3]", function() x:copy(v) end},
+      {"add: y has shape [2], x has [2, 3]: neither the same nor the end of it", function() x:add(v) end},
+      {"add: y has shape [2], x has [2, 3]: neither the same nor the end of it", function() return x + v end},
+      {"mul: y is nil, a tensor is wanted", function() x:mul(nil) end},
+      {"sum: dim is 2, the tensor has 2 dimensions", function() x:sum(2) end},
+      {"reduce: no elements to take the maximum of", function() lsa.zeros(0):max() end},
+      {"pages: size is 0, at least 1 is wanted", function() v:pages(0, "max") end},
+      {'pages: how is "median"; "sum", "max", "mean" and "min" are possible', function() v:pages(2, "median") end},
+      {"ge: the tensor has shape [2, 3], 1-D is wanted", function() x:ge(0) end},
+      {"ge: v is nil, a number is wanted", function() v:ge() end},
+      {"topk: k is 1.5, a whole number is wanted", function() v:topk(1.5) end},
+      {"select_topk: k is -1", function() v:topk(-1) end},
+      {"select_topp: mass is 2, from 0 to 1 is wanted", function() v:topp(2) end},
+      {'to: dtype or device is "gpu"; f32, bf16, f16, f8_e4m3, f8_e8m0, i8, u8, i32 and i64 are known',
+        function() x:to "gpu" end},
+    }
+    for _, case in ipairs(cases) do assert.equal(case[1], at_this_line(case[2])) end
+  end)
+
+  it("reports memory that cannot be had, and frees what it took", function()
+    collectgarbage()
+    collectgarbage()
+    local before = tonumber(C.lsa_memory_in_use())
+    for n = 0, 2 do
+      C.lsa_memory_fail_after(n)
+      local ok, message = pcall(lsa.zeros, 1000)
+      C.lsa_memory_fail_after(-1)
+      assert.is_false(ok)
+      assert.is_truthy(message:find "out of memory")
+    end
+    assert.equal(before, tonumber(C.lsa_memory_in_use()))
+    assert.is_truthy(at_this_line(function() lsa.zeros {2 ^ 50, 2 ^ 50} end):find "too large")
+  end)
+
+  it("does not let dead tensors pile up", function()
+    collectgarbage()
+    collectgarbage()
+    local most = 0
+    for _ = 1, 2000 do
+      lsa.tensor({1}):reshape {1}
+      tensor.empty {2 ^ 19}
+      most = math.max(most, tonumber(C.lsa_memory_in_use()))
+    end
+    assert.is_true(most <= 1.5 * 2 ^ 30)
+  end)
+end)
