@@ -1,0 +1,395 @@
+// Index scoring on the GPU: a kernel on the tensor cores for bf16, and a plain one for everything.
+// In both, the order of a score's sums follows from heads and dim alone, so its bits do as well.
+#include <cuda_bf16.h>
+#include <cuda_pipeline.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+extern "C" {
+#include "core/error.h"
+#include "kernels/index_score.h"
+#include "kernels/linear.h"
+}
+
+enum {
+    WARP = 32,
+    PLAIN_KEYS = 64,        // of a block of the plain kernel; 16 threads of 4 keys each
+    PLAIN_HEADS = 32,       // at a time; 8 threads of 4 heads each
+    PLAIN_DEPTH = 32,
+    PLAIN_THREADS = 128,
+    MMA_WARPS = 8,
+    MMA_THREADS = MMA_WARPS * WARP,
+    MMA_KEYS = 32,          // of a warp: two tiles of m16n8k16
+    MMA_MOST_DIM = 128,
+    QUERY_BYTES = 48 << 10, // of shared memory, for as many tokens as fit
+    MOST_QUERY_BYTES = 96 << 10,
+    MOST_DIM = 1024         // as on the CPU
+};
+
+struct scoring {
+    float *scores;
+    const float *q, *w;
+    const uint8_t *keys;
+    int64_t tokens, n, key_stride, score_stride;
+    int32_t heads, dim, format, compute;
+};
+
+// ---- helpers ----
+
+__device__ static float relu(float x) { return x <= 0.0f ? 0.0f : x; } // NaN passes
+
+__device__ static uint32_t bytes_at(const uint8_t *p, int count)
+{
+    uint32_t u = 0;
+    for (int i = 0; i < count; i++) u |= (uint32_t)p[i] << (8 * i);
+    return u;
+}
+
+// The exponent's bias is put right by a multiplication, which also normalises the subnormals.
+__device__ static float e4m3_to_f32(uint32_t code)
+{
+    uint32_t magnitude = code & 0x7f;
+    float x = magnitude == 0x7f ? __uint_as_float(0x7fc00000) : __uint_as_float(magnitude << 20) * 0x1p120f;
+    return code & 0x80 ? -x : x;
+}
+
+__device__ static float bf16_rounded(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
+
+__device__ static uint32_t bf16_pair(float low, float high)
+{
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&pair;
+}
+
+__device__ static float key_number(const scoring &s, const uint8_t *key, int d)
+{
+    if (s.format == LSA_KV_FP8) return e4m3_to_f32(key[d]);
+    if (s.format == LSA_KV_BF16) return __uint_as_float(bytes_at(key + 2 * d, 2) << 16);
+    float x = __uint_as_float(bytes_at(key + 4 * (int64_t)d, 4));
+    return s.compute == LSA_COMPUTE_BF16 ? bf16_rounded(x) : x;
+}
+
+__device__ static float key_scale(const scoring &s, int64_t i)
+{
+    if (s.format != LSA_KV_FP8) return 1.0f;
+    return __uint_as_float(bytes_at(s.keys + i * s.key_stride + s.dim, 4));
+}
+
+// ---- kernels ----
+
+// Any shape, f32 products. Grid: (ceil(n / 64), tokens up to 65535), block: 128, shared: 14.3 KB.
+__global__ static void __launch_bounds__(PLAIN_THREADS) index_score_plain(scoring s)
+{
+    __shared__ float qs[PLAIN_DEPTH][PLAIN_HEADS + 1], ks[PLAIN_DEPTH][PLAIN_KEYS + 1];
+    __shared__ float sums[PLAIN_HEADS / 4][PLAIN_KEYS];
+    int x = threadIdx.x % 16, y = threadIdx.x / 16;
+    int64_t key0 = (int64_t)blockIdx.x * PLAIN_KEYS;
+    for (int64_t t = blockIdx.y; t < s.tokens; t += gridDim.y) {
+        float sum[4] = {0, 0, 0, 0};
+        for (int head0 = 0; head0 < s.heads; head0 += PLAIN_HEADS) {
+            float acc[4][4] = {};
+            for (int d0 = 0; d0 < s.dim; d0 += PLAIN_DEPTH) {
+                for (int i = threadIdx.x; i < PLAIN_HEADS * PLAIN_DEPTH; i += PLAIN_THREADS) {
+                    int h = head0 + i / PLAIN_DEPTH, d = d0 + i % PLAIN_DEPTH;
+                    float v = h < s.heads && d < s.dim ? s.q[(t * s.heads + h) * s.dim + d] : 0.0f;
+                    qs[i % PLAIN_DEPTH][i / PLAIN_DEPTH] = s.compute == LSA_COMPUTE_BF16 ? bf16_rounded(v) : v;
+                }
+                for (int i = threadIdx.x; i < PLAIN_KEYS * PLAIN_DEPTH; i += PLAIN_THREADS) {
+                    int64_t k = key0 + i / PLAIN_DEPTH;
+                    int d = d0 + i % PLAIN_DEPTH;
+                    ks[i % PLAIN_DEPTH][i / PLAIN_DEPTH] =
+                        k < s.n && d < s.dim ? key_number(s, s.keys + k * s.key_stride, d) : 0.0f;
+                }
+                __syncthreads();
+                for (int d = 0; d < PLAIN_DEPTH; d++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+#pragma unroll
+                        for (int i = 0; i < 4; i++)
+                            acc[j][i] = fmaf(qs[d][y + 8 * j], ks[d][x + 16 * i], acc[j][i]);
+                __syncthreads();
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int h = head0 + y + 8 * j;
+                if (h >= s.heads) continue;
+#pragma unroll
+                for (int i = 0; i < 4; i++) sum[i] = fmaf(s.w[t * s.heads + h], relu(acc[j][i]), sum[i]);
+            }
+        }
+        for (int i = 0; i < 4; i++) sums[y][x + 16 * i] = sum[i];
+        __syncthreads();
+        int64_t k = key0 + threadIdx.x;
+        if (threadIdx.x < PLAIN_KEYS && k < s.n) {
+            float total = 0;
+            for (int i = 0; i < PLAIN_HEADS / 4; i++) total += sums[i][threadIdx.x];
+            s.scores[t * s.score_stride + k] = total * key_scale(s, k);
+        }
+        __syncthreads();
+    }
+}
+
+__device__ static void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two e4m3 numbers, in the high bytes of the halves of `codes`, as two bf16; no NaN.
+__device__ static uint32_t e4m3x2_to_bf16(uint32_t codes)
+{
+    uint32_t bits = (codes & 0x80008000) | (codes >> 4 & 0x07f007f0);
+    uint32_t times = 0x7b807b80, product; // 2^120 twice; subnormals of bf16 are honoured
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(bits), "r"(times));
+    return product;
+}
+
+// A word's numbers 0 and 2, and 1 and 3.
+__device__ static void e4m3x4_to_bf16(uint32_t &even, uint32_t &odd, uint32_t word)
+{
+    even = e4m3x2_to_bf16(word << 8);
+    odd = e4m3x2_to_bf16(word);
+    uint32_t nan = ((word & 0x7f7f7f7f) + 0x01010101) & 0x80808080;
+    if (nan == 0) return;
+    if (nan & 0x80) even |= 0x7fc0;
+    if (nan & 0x8000) odd |= 0x7fc0;
+    if (nan & 0x800000) even |= 0x7fc00000;
+    if (nan & 0x80000000) odd |= 0x7fc00000;
+}
+
+// Word i of a key as the tensor cores' kernel holds it: four fp8, or two bf16; zero beyond dim.
+__device__ static uint32_t key_word(const scoring &s, const uint8_t *key, int i)
+{
+    if (s.format == LSA_KV_FP8) return bytes_at(key + 4 * i, max(0, min(4, s.dim - 4 * i)));
+    if (s.format == LSA_KV_BF16) return bytes_at(key + 4 * i, max(0, min(4, 2 * s.dim - 4 * i)));
+    float low = 2 * i < s.dim ? key_number(s, key, 2 * i) : 0.0f;
+    float high = 2 * i + 1 < s.dim ? key_number(s, key, 2 * i + 1) : 0.0f;
+    return bf16_pair(low, high);
+}
+
+// Brings a warp's 32 keys into shared memory, rows of `pitch` words. `direct`: whole, aligned words.
+template <int WORDS, int PITCH>
+__device__ static void stage_keys(uint32_t *to, const scoring &s, int64_t key0, int lane, bool direct)
+{
+    int words = s.dim * (s.format == LSA_KV_FP8 ? 1 : 2) / 4;
+#pragma unroll 4
+    for (int r = 0; r < MMA_KEYS; r++) {
+        const uint8_t *key = s.keys + (key0 + r) * s.key_stride;
+#pragma unroll
+        for (int i = lane; i < WORDS; i += WARP) {
+            uint32_t *out = to + r * PITCH + i;
+            if (key0 + r >= s.n || (direct && i >= words)) *out = 0;
+            else if (direct) __pipeline_memcpy_async(out, key + 4 * i, 4);
+            else *out = key_word(s, key, i);
+        }
+    }
+    __pipeline_commit();
+}
+
+// The queries of tokens t0 .. t0 + count - 1 in the order of m16n8k16's B fragments, two steps of the
+// depth together: [token][tile of 8 heads][step / 2][lane] of 4 registers. An fp8 word gives a step's
+// two registers as numbers 0 with 2 and 1 with 3, since the keys come apart that way without a shuffle.
+template <int STEPS, bool FP8>
+__device__ static void stage_queries(uint2 *to, float *weights, const scoring &s, int64_t t0, int count,
+                                     int tiles)
+{
+    for (int i = threadIdx.x; i < count * tiles * STEPS * WARP; i += MMA_THREADS) {
+        int lane = i % WARP, step = i / WARP % STEPS, tile = i / (WARP * STEPS) % tiles;
+        int token = i / (WARP * STEPS * tiles), h = tile * 8 + lane / 4;
+        int d = FP8 ? 16 * step + 4 * (lane % 4) : 16 * step + 2 * (lane % 4);
+        const float *q = s.q + ((t0 + token) * s.heads + h) * s.dim;
+        auto number = [&](int offset) { return h < s.heads && d + offset < s.dim ? q[d + offset] : 0.0f; };
+        uint2 b = FP8 ? make_uint2(bf16_pair(number(0), number(2)), bf16_pair(number(1), number(3)))
+                      : make_uint2(bf16_pair(number(0), number(1)), bf16_pair(number(8), number(9)));
+        to[((i / WARP - step) / 2 + step / 2) * (2 * WARP) + lane * 2 + step % 2] = b;
+    }
+    for (int i = threadIdx.x; i < count * tiles * 8; i += MMA_THREADS) {
+        int h = i % (tiles * 8);
+        weights[i] = h < s.heads ? s.w[(t0 + i / (tiles * 8)) * s.heads + h] : 0.0f;
+    }
+}
+
+// TILES tiles of 8 heads against a warp's keys; adds to the sums of keys g, g + 8, g + 16, g + 24.
+template <int STEPS, int TILES>
+__device__ static void score_heads(float sum[4], const uint32_t keys[2][STEPS][4], const uint4 *q,
+                                   const float *weights, int head, int heads, int lane)
+{
+    float c[TILES][2][4] = {};
+#pragma unroll
+    for (int step = 0; step < STEPS; step += 2)
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            uint4 b = q[(i * STEPS + step) / 2 * WARP + lane];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                mma(c[i][half], keys[half][step], b.x, b.y);
+                mma(c[i][half], keys[half][step + 1], b.z, b.w);
+            }
+        }
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        int h = 8 * i + 2 * (lane % 4);
+        float2 w = *(const float2 *)(weights + h);
+#pragma unroll
+        for (int row = 0; row < 4; row++) {
+            // Heads that fill up a tile must not bring in the NaN of a zero times an infinite key.
+            if (head + h < heads) sum[row] = fmaf(w.x, relu(c[i][row / 2][row % 2 * 2]), sum[row]);
+            if (head + h + 1 < heads) sum[row] = fmaf(w.y, relu(c[i][row / 2][row % 2 * 2 + 1]), sum[row]);
+        }
+    }
+}
+
+// bf16 products; keys as fp8 or bf16 words, dim up to 16 STEPS. Keys are the rows of the products, heads
+// the columns: a warp holds 32 keys in registers for all tokens of its group, and fetches the next 32
+// meanwhile. Grid: (blocks of 256 keys, up to what fits the GPU; token groups up to 65535), block: 256,
+// shared: 256 keys, then queries and weights of `group` tokens.
+template <int STEPS, bool FP8>
+__global__ static void __launch_bounds__(MMA_THREADS, 2)
+    index_score_mma(scoring s, int group, int tiles, bool direct)
+{
+    constexpr int WORDS = FP8 ? 4 * STEPS : 8 * STEPS, PITCH = WORDS + 4; // 4 mod 8: rows in distinct banks
+    extern __shared__ uint4 shared[];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    uint32_t *staged = (uint32_t *)shared + warp * MMA_KEYS * PITCH;
+    uint4 *queries = shared + MMA_WARPS * MMA_KEYS * PITCH / 4;
+    int token_vectors = tiles * STEPS / 2 * WARP;
+    float *weights = (float *)(queries + group * token_vectors);
+    int64_t step = (int64_t)gridDim.x * MMA_WARPS * MMA_KEYS;
+    for (int64_t t0 = (int64_t)blockIdx.y * group; t0 < s.tokens; t0 += (int64_t)gridDim.y * group) {
+        int count = (int)min((int64_t)group, s.tokens - t0);
+        int64_t key0 = ((int64_t)blockIdx.x * MMA_WARPS + warp) * MMA_KEYS;
+        if (key0 < s.n) stage_keys<WORDS, PITCH>(staged, s, key0, lane, direct);
+        __syncthreads();
+        stage_queries<STEPS, FP8>((uint2 *)queries, weights, s, t0, count, tiles);
+        __syncthreads();
+        for (; key0 < s.n; key0 += step) {
+            uint32_t keys[2][STEPS][4];
+            __pipeline_wait_prior(0);
+            __syncwarp();
+#pragma unroll
+            for (int i = 0; i < 2 * STEPS; i++) {
+                const uint32_t *row = staged + (i / STEPS * 16 + g) * PITCH + i % STEPS * (FP8 ? 4 : 8) + t;
+                uint32_t *a = keys[i / STEPS][i % STEPS];
+                if (FP8) {
+                    e4m3x4_to_bf16(a[0], a[2], row[0]);
+                    e4m3x4_to_bf16(a[1], a[3], row[8 * PITCH]);
+                } else {
+                    a[0] = row[0];
+                    a[1] = row[8 * PITCH];
+                    a[2] = row[4];
+                    a[3] = row[8 * PITCH + 4];
+                }
+            }
+            __syncwarp();
+            if (key0 + step < s.n) stage_keys<WORDS, PITCH>(staged, s, key0 + step, lane, direct);
+            int64_t own = key0 + g + 8 * t;
+            float scale = own < s.n ? key_scale(s, own) : 0.0f;
+            for (int token = 0; token < count; token++) {
+                const uint4 *q = queries + token * token_vectors;
+                const float *w = weights + token * tiles * 8;
+                float sum[4] = {0, 0, 0, 0};
+                int tile = 0;
+                for (; tile + 2 <= tiles; tile += 2)
+                    score_heads<STEPS, 2>(sum, keys, q + tile * STEPS / 2 * WARP, w + tile * 8, tile * 8, s.heads, lane);
+                if (tile < tiles)
+                    score_heads<STEPS, 1>(sum, keys, q + tile * STEPS / 2 * WARP, w + tile * 8, tile * 8, s.heads, lane);
+#pragma unroll
+                for (int row = 0; row < 4; row++) {
+                    sum[row] += __shfl_xor_sync(0xffffffff, sum[row], 1);
+                    sum[row] += __shfl_xor_sync(0xffffffff, sum[row], 2);
+                }
+                float mine = t == 0 ? sum[0] : t == 1 ? sum[1] : t == 2 ? sum[2] : sum[3];
+                if (own < s.n) s.scores[(t0 + token) * s.score_stride + own] = mine * scale;
+            }
+        }
+        __syncthreads();
+    }
+}
+
+// ---- launcher ----
+
+static int failed(cudaError_t error)
+{
+    return lsa_fail(LSA_EDEVICE, "index_score: %s", cudaGetErrorString(error));
+}
+
+template <int STEPS, bool FP8>
+static cudaError_t launch_mma(const scoring &s, int tiles, cudaStream_t stream)
+{
+    int64_t token_bytes = (int64_t)tiles * (STEPS * WARP * 8 + 32);
+    int64_t group = QUERY_BYTES / token_bytes < 1 ? 1 : QUERY_BYTES / token_bytes;
+    if (group > s.tokens) group = s.tokens;
+    int bytes = MMA_WARPS * MMA_KEYS * ((FP8 ? 4 : 8) * STEPS + 4) * 4 + (int)(group * token_bytes);
+    int device, processors, resident;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(index_score_mma<STEPS, FP8>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error == cudaSuccess)
+        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, index_score_mma<STEPS, FP8>, MMA_THREADS,
+                                                              (size_t)bytes);
+    if (error != cudaSuccess) return error;
+    int64_t wanted = (s.n + MMA_WARPS * MMA_KEYS - 1) / (MMA_WARPS * MMA_KEYS);
+    int64_t groups = (s.tokens + group - 1) / group, room = (int64_t)processors * resident;
+    dim3 grid((unsigned)(wanted < room ? wanted : room), (unsigned)(groups < 65535 ? groups : 65535));
+    int number = FP8 ? 1 : 2;
+    bool direct = s.format != LSA_KV_F32 && s.dim * number % 4 == 0 && s.key_stride % 4 == 0 &&
+                  (uintptr_t)s.keys % 4 == 0;
+    index_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(s, (int)group, tiles, direct);
+    return cudaGetLastError();
+}
+
+template <bool FP8>
+static cudaError_t launch_steps(const scoring &s, int steps, int tiles, cudaStream_t stream)
+{
+    if (steps == 2) return launch_mma<2, FP8>(s, tiles, stream);
+    if (steps == 4) return launch_mma<4, FP8>(s, tiles, stream);
+    return launch_mma<8, FP8>(s, tiles, stream);
+}
+
+static int check(int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
+                 int64_t score_stride, int32_t key_format, int32_t compute)
+{
+    if (key_format < LSA_KV_F32 || key_format > LSA_KV_FP8)
+        return lsa_fail(LSA_EARG, "index_score: key format %d is unknown", key_format);
+    if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
+        return lsa_fail(LSA_EARG, "index_score: compute %d is unknown", compute);
+    if (tokens < 0 || n < 0 || heads < 1 || n > INT32_MAX || heads > INT32_MAX)
+        return lsa_fail(LSA_ESHAPE, "index_score: %lld tokens, %lld keys, %lld heads", (long long)tokens,
+                        (long long)n, (long long)heads);
+    if (dim < 1 || dim > MOST_DIM)
+        return lsa_fail(LSA_ESHAPE, "index_score: dim is %lld, must be 1 .. %d", (long long)dim, MOST_DIM);
+    int64_t bytes = key_format == LSA_KV_FP8 ? dim + 4 : key_format == LSA_KV_BF16 ? 2 * dim : 4 * dim;
+    if (key_stride < bytes)
+        return lsa_fail(LSA_ESHAPE, "index_score: keys of %lld bytes are %lld apart", (long long)bytes,
+                        (long long)key_stride);
+    if (tokens > 1 && score_stride < n)
+        return lsa_fail(LSA_ESHAPE, "index_score: rows of %lld scores are %lld apart", (long long)n,
+                        (long long)score_stride);
+    return LSA_OK;
+}
+
+int lsa_index_score_cuda(float *scores, const float *q, const float *w, const void *keys, int64_t tokens,
+                         int64_t n, int64_t heads, int64_t dim, int64_t key_stride, int64_t score_stride,
+                         int32_t key_format, int32_t compute, void *workspace, void *stream)
+{
+    (void)workspace;
+    int rc = check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
+    if (rc || tokens == 0 || n == 0) return rc;
+    scoring s = {scores, q, w, (const uint8_t *)keys, tokens, n, key_stride, score_stride,
+                 (int32_t)heads, (int32_t)dim, key_format, compute};
+    int64_t tiles = (heads + 7) / 8, steps = dim <= 32 ? 2 : dim <= 64 ? 4 : 8;
+    cudaError_t error;
+    if (compute == LSA_COMPUTE_BF16 && dim <= MMA_MOST_DIM && tiles * steps * WARP * 8 <= MOST_QUERY_BYTES) {
+        error = key_format == LSA_KV_FP8 ? launch_steps<true>(s, (int)steps, (int)tiles, (cudaStream_t)stream)
+                                         : launch_steps<false>(s, (int)steps, (int)tiles, (cudaStream_t)stream);
+    } else {
+        dim3 grid((unsigned)((n + PLAIN_KEYS - 1) / PLAIN_KEYS), (unsigned)(tokens < 65535 ? tokens : 65535));
+        index_score_plain<<<grid, PLAIN_THREADS, 0, (cudaStream_t)stream>>>(s);
+        error = cudaGetLastError();
+    }
+    return error == cudaSuccess ? LSA_OK : failed(error);
+}
