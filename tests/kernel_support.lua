@@ -1,7 +1,8 @@
 -- What kernel specs share: buffers that end at an unmapped page, seeded numbers, comparisons that NaN
 -- fails, and a walk over the code paths.
 local ffi = require "ffi"
-local C = require("lsa.ffi").C
+local lsa = require "lsa.ffi"
+local C = lsa.C
 
 ffi.cdef [[
 void *mmap(void *, size_t, int, int, int, long);
@@ -88,6 +89,38 @@ function M.for_each_cpu_level(fn)
       error(type(message) == "string" and name .. ": " .. message or message, 0)
     end
   end
+end
+
+-- What the specs of kernels with a CUDA version run on: "cpu", or "cuda" under `lsa test --device cuda`.
+M.device = rawget(_G, "LSA_TEST_DEVICE") or "cpu"
+
+-- Fills with f32 NaN. (Bytes of 0xff would do for C, but Lua takes such a NaN for something else.)
+function M.poison(floats, n)
+  for i = 0, n - 1 do floats[i] = 0 / 0 end
+  return floats
+end
+
+-- GPU memory of exactly that size: a copy of `host`, or NaN where there is none.
+function M.device_buffer(bytes, host)
+  bytes = tonumber(bytes)
+  host = host or M.poison(ffi.new("float[?]", math.ceil(bytes / 4)), math.ceil(bytes / 4))
+  local out = ffi.new "void *[1]"
+  lsa.check(C.lsa_device_alloc(out, bytes))
+  lsa.check(C.lsa_device_copy(out[0], host, bytes))
+  return ffi.gc(ffi.cast("uint8_t *", out[0]), C.lsa_device_free)
+end
+
+-- Waits for what runs, and copies back.
+function M.from_device(host, device, bytes)
+  lsa.check(C.lsa_device_synchronize())
+  lsa.check(C.lsa_device_copy(host, device, bytes))
+end
+
+-- The CUDA version of a kernel: device_kernel("lsa_rope_cuda", "lsa_rope_fn").
+function M.device_kernel(name, ctype)
+  local address = C.lsa_device_symbol(name)
+  if address == nil then error(ffi.string(C.lsa_error()), 2) end
+  return ffi.cast(ctype .. " *", address)
 end
 
 return M

@@ -1,5 +1,6 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local support = require "kernel_support"
 local C, check = lsa.C, lsa.check
 
 local INF, NAN = math.huge, 0 / 0
@@ -17,11 +18,7 @@ local function oracle(scores, k)
   return taken
 end
 
-local function floats(t)
-  local a = ffi.new("float[?]", #t)
-  for i, v in ipairs(t) do a[i - 1] = v end
-  return a
-end
+local function floats(t) return support.array("float", t) end
 
 -- Scores are rounded to f32 first, so that ties in the oracle are ties in the kernel.
 local function rounded(t)
@@ -33,12 +30,12 @@ end
 local function stream(scores, k, blocks)
   local capacity = C.lsa_topk_capacity(k)
   local state = ffi.new "lsa_topk_state"
-  local values, ids = ffi.new("float[?]", capacity), ffi.new("int32_t[?]", capacity)
+  local values, ids = support.buffer("float", capacity), support.buffer("int32_t", capacity)
   C.lsa_topk_begin(state, k, values, ids)
   local at, block = 0, 0
   while at < #scores do
     local n = math.min(blocks[block % #blocks + 1], #scores - at)
-    local part = ffi.new("float[?]", n)
+    local part = n >= 1000 and support.buffer("float", n) or ffi.new("float[?]", n)
     for i = 0, n - 1 do part[i] = scores[at + i + 1] end
     C.lsa_topk_push(state, part, n, at)
     at, block = at + n, block + 1
@@ -52,14 +49,13 @@ end
 
 local function batch(rows, k, n, stride)
   stride = stride or n
-  local scores = ffi.new("float[?]", math.max(#rows * stride, 1))
+  local scores = support.buffer("float", math.max(#rows * stride - (stride - n), 0))
   for r, row in ipairs(rows) do
     for i = 1, n do scores[(r - 1) * stride + i - 1] = row[i] end
   end
-  local ids = ffi.new("int32_t[?]", #rows * k + 1)
-  local values = ffi.new("float[?]", #rows * k + 1)
-  local counts = ffi.new("int32_t[?]", #rows + 1)
-  local workspace = ffi.new("char[?]", C.lsa_topk_workspace(#rows, k))
+  local ids, values = support.buffer("int32_t", #rows * k), support.buffer("float", #rows * k)
+  local counts = support.buffer("int32_t", #rows)
+  local workspace = support.workspace(C.lsa_topk_workspace(#rows, k))
   check(C.lsa_topk_cpu(ids, values, counts, scores, #rows, n, stride, k, workspace, nil))
   return ids, values, counts
 end
