@@ -35,6 +35,8 @@ enum { GRACE_SECONDS = 1 };
 enum { IDLE, SCRIPT, PROMPT, PROCESS };
 static const char *const hows[] = {"idle", "script", "prompt", "process", NULL};
 
+static int explain(lua_State *L);
+
 static lua_State *state;
 static volatile sig_atomic_t how;     /* what call is doing */
 static volatile sig_atomic_t presses; /* of Ctrl-C since it began */
@@ -62,13 +64,15 @@ static void set_grace(int seconds)
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-/* The hook that a signal leaves behind: raises where Lua is. */
+/* The hook that a signal leaves behind: raises where Lua is, and again wherever a pcall caught it, since
+ * what runs scripts' parts protected must not keep going. */
 static void raise_interrupt(lua_State *L, lua_Debug *where)
 {
-    (void)where;
-    lua_sethook(L, NULL, 0, 0);
-    set_grace(0);
-    lsa_interrupt_clear();
+    lua_getinfo(L, "f", where);
+    if (lua_tocfunction(L, -1) == explain) { /* an error on its way out already */
+        lua_pop(L, 1);
+        return;
+    }
     luaL_where(L, 0);
     lua_pushliteral(L, "interrupted");
     lua_concat(L, 2);

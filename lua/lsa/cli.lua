@@ -1,5 +1,5 @@
 -- Owns the command line: core/main.c runs this file with the arguments; what it returns is the exit code.
-local host = require "lsa.host"
+local trace = require "lsa.trace"
 
 local usage = [[
 usage: lsa [script.lua | -e CODE | command] [arguments]
@@ -16,7 +16,7 @@ The launcher ./lsa takes --debug or --sanitize before all of these, for a build 
 Exit code: 0; 1 the script failed; 2 bad command line; 130 Ctrl-C.
 ]]
 
-local FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+local FAILED, BAD_USAGE = 1, 2
 
 local function complain(message)
   io.stderr:write("lsa: ", message, "\n")
@@ -26,16 +26,6 @@ local function bad_usage(message)
   complain(message)
   complain "lsa --help lists what there is"
   return BAD_USAGE
-end
-
--- Calls `f` as a script: its error goes to stderr, without the frames below the script's own.
-local function run(how, f, ...)
-  local ok, message, interrupted = host.call(how, f, ...)
-  if ok then return 0, message end
-  io.stdout:flush()
-  message = message:gsub("\n\t%[C%]: in function 'call'\n.*$", "")
-  complain(message)
-  return interrupted and INTERRUPTED or FAILED
 end
 
 -- Makes the global `arg` of a script: name at 0, arguments from 1.
@@ -56,12 +46,12 @@ local function script(argv)
     complain(message)
     return FAILED
   end
-  return (run("script", chunk, unpack(set_arguments(argv, 1))))
+  return (trace.run("script", chunk, unpack(set_arguments(argv, 1))))
 end
 
 local function one_line(argv)
   if not argv[2] then return bad_usage "-e needs code" end
-  local chunk = loadstring("return " .. argv[2], "=-e")
+  local chunk = require "lsa.repl".expression(argv[2], "=-e")
   local message
   if not chunk then chunk, message = loadstring(argv[2], "=-e") end
   if not chunk then
@@ -69,7 +59,7 @@ local function one_line(argv)
     return FAILED
   end
   local arguments = set_arguments(argv, 2)
-  return (run("script", function()
+  return (trace.run("script", function()
     rawset(_G, "lsa", require "lsa")
     require "lsa.inspect".print(chunk(unpack(arguments)))
   end))
@@ -78,7 +68,7 @@ end
 -- A command that is a module: its main(arguments) returns the exit code.
 local function command(how)
   return function(argv)
-    local code, result = run(how, function()
+    local code, result = trace.run(how, function()
       return require("lsa." .. argv[1]).main(set_arguments(argv, 1))
     end)
     return code ~= 0 and code or result or 0
