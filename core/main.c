@@ -1,12 +1,12 @@
-/* The executable: LuaJIT on mimalloc, the tree's Lua modules on its path, lua/lsa/cli.lua in charge.
- * Owns what Lua cannot do itself: Ctrl-C, and a last word when the process crashes.
+/* The executable: LuaJIT on mimalloc, the tree's Lua modules on its path, lua/lsa/cli.lua in
+ * charge. Owns what Lua cannot do itself: Ctrl-C, and a last word when the process crashes.
  *
  * What Lua gets, as package.loaded["lsa.host"]:
  *   root, build        the tree, and the folder in it (build, build/sanitize) that holds liblsa
- *   call(how, f, ...)  calls f with Ctrl-C enabled: true and f's results, or false, the message with its
- *                      traceback, and whether Ctrl-C was the reason. how: "script" (what does not stop
- *                      within a second is ended), "prompt" (it may go on; a second Ctrl-C ends lsa)
- *                      or "process" (Ctrl-C ends the process at once)
+ *   call(how, f, ...)  calls f with Ctrl-C enabled: true and f's results, or false, the message
+ *                      with its traceback, and whether Ctrl-C was the reason. how: "script" (what
+ *                      does not stop within a second is ended), "prompt" (it may go on; a second
+ *                      Ctrl-C ends lsa) or "process" (Ctrl-C ends the process at once)
  *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call */
 #define _GNU_SOURCE
 #include <lauxlib.h>
@@ -64,8 +64,8 @@ static void set_grace(int seconds)
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-/* The hook that a signal leaves behind: raises where Lua is, and again wherever a pcall caught it, since
- * what runs scripts' parts protected must not keep going. */
+/* The hook that a signal leaves behind: raises where Lua is, and again wherever a pcall caught it,
+ * since what runs scripts' parts protected must not keep going. */
 static void raise_interrupt(lua_State *L, lua_Debug *where)
 {
     lua_getinfo(L, "f", where);
@@ -176,7 +176,7 @@ static void handle_signals(void)
 {
     struct sigaction now;
     sigaction(SIGINT, NULL, &now);
-    if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* as nohup and background jobs ask */
+    if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* nohup may have asked */
     handle(SIGALRM, on_grace_over, SA_RESTART);
 #ifndef LSA_SYSTEM_MALLOC
     static char stack_bytes[65536]; /* a stack overflow leaves no other */
@@ -237,7 +237,7 @@ static int start(lua_State *L)
     int argc = (int)lua_tointeger(L, 1);
     char **argv = lua_touserdata(L, 2);
     luaL_openlibs(L);
-    if (!push_host(L)) return luaL_error(L, "the executable is not in the tree that it was built in");
+    if (!push_host(L)) return luaL_error(L, "the executable is not where it was built");
     lua_getfield(L, -1, "root");
     lua_pushfstring(L, "%s/lua/lsa/cli.lua", lua_tostring(L, -1));
     if (luaL_loadfile(L, lua_tostring(L, -1))) return lua_error(L);
