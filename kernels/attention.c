@@ -41,7 +41,7 @@ typedef struct state {
 
 /* What one thread works in. */
 typedef struct scratch {
-    float *tile, *scores, *rescale, *q; /* [TILE, padded] + 64, [heads, TILE] [heads up to 16s] [heads, padded] */
+    float *tile, *scores, *rescale, *q; /* [TILE, row_stride] + 64, [heads, TILE] [heads up to 16s] [heads, padded] */
     float *kept, *states;               /* [heads, most] [states] */
     const float *rows[TILE + 4];
 } scratch;
@@ -49,6 +49,12 @@ typedef struct scratch {
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* Floats from row to row of a tile: rows whole kilobytes apart would compete for few sets of the cache. */
+static int64_t row_stride(int64_t padded) { return padded % 256 ? padded : padded + 16; }
+
+/* Rows are used where they lie, unless their length is ragged or one that row_stride avoids. */
+static int in_place(const call *c) { return c->dim % 16 == 0 && (c->dim % 256 || c->heads < 8); }
 
 static int64_t sections_of(int64_t records) { return records > SECTION ? (records + SECTION - 1) / SECTION : 1; }
 
@@ -63,7 +69,7 @@ static int64_t queries_together(int64_t heads, int64_t padded)
 
 static int64_t scratch_floats(int64_t heads, int64_t padded, int64_t most)
 {
-    return (TILE + heads) * padded + 64 + heads * TILE + round_up(heads, 16) + round_up(heads * most, 16) +
+    return TILE * row_stride(padded) + 64 + heads * (padded + TILE) + round_up(heads, 16) + round_up(heads * most, 16) +
            2 * queries_together(heads, padded) * state_floats(heads, padded);
 }
 
@@ -77,7 +83,7 @@ static scratch scratch_at(float *workspace, const call *c, int64_t thread)
 {
     int64_t heads = c->heads, padded = c->padded;
     scratch s = {.tile = workspace + thread * scratch_floats(heads, padded, c->most)};
-    s.scores = s.tile + TILE * padded + 64;
+    s.scores = s.tile + TILE * row_stride(padded) + 64;
     s.q = s.scores + heads * TILE;
     s.rescale = s.q + heads * padded;
     s.kept = s.rescale + round_up(heads, 16);
@@ -115,9 +121,9 @@ static void gather(const call *c, scratch *s, int64_t t, int64_t from, int64_t n
         at[j] = record_at(r, ids ? ids[j] : from + j);
         for (int64_t i = 0; ids && i < c->record_bytes; i += 64) __builtin_prefetch(at[j] + i);
     }
-    if (r->format == LSA_KV_F32 && c->padded == c->dim)
+    if (r->format == LSA_KV_F32 && in_place(c))
         for (int64_t j = 0; j < n; j++) s->rows[j] = (const void *)at[j];
-    else c->ops->decode(s->tile, s->rows, at, n, c->dim, c->rope_dim, r->format);
+    else c->ops->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, c->rope_dim, r->format);
     pad_rows(s, n);
 }
 
@@ -149,9 +155,9 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
         int64_t n = min(end - row, TILE);
         const uint8_t *at[TILE];
         for (int64_t j = 0; j < n; j++) s->rows[j] = c->window + (row + j) * c->dim;
-        if (c->padded != c->dim) {
+        if (!in_place(c)) {
             for (int64_t j = 0; j < n; j++) at[j] = (const uint8_t *)s->rows[j];
-            c->ops->decode(s->tile, s->rows, at, n, c->dim, 0, LSA_KV_F32);
+            c->ops->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, 0, LSA_KV_F32);
         }
         pad_rows(s, n);
         attend(c, s, sums, q, heads, n, NULL);
@@ -161,9 +167,9 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
 
 static int64_t records_of(const call *c, int64_t t) { return c->records ? c->counts[t] : 0; }
 
-/* One section of n queries' records, for heads from .. from + heads - 1; states[i]: query t + i's sums. More than
- * one query: only where all share the records. keep: NULL, or where the heads' scores go. */
-static void attend_section(const call *c, scratch *s, const state *states, int64_t t, int64_t n, int64_t from,
+/* One section of n queries' records, for heads from .. from + heads - 1; states holds as many states of so many
+ * heads. More than one query: only where all share the records. keep: NULL, or where the heads' scores go. */
+static void attend_section(const call *c, scratch *s, float *states, int64_t t, int64_t n, int64_t from,
                            int64_t heads, int64_t section, float *keep)
 {
     int64_t most = 0, start = section * SECTION;
@@ -171,16 +177,18 @@ static void attend_section(const call *c, scratch *s, const state *states, int64
         int64_t records = records_of(c, t + i);
         if (records > most) most = records;
         if (section > 0 && records <= start) continue;
-        clear(c, states[i], from, heads, section == 0);
-        if (section == 0) attend_window(c, s, states[i], query(c, s, t + i, from, heads), t + i, heads);
+        state sums = state_at(states, heads, c->padded, i);
+        clear(c, sums, from, heads, section == 0);
+        if (section == 0) attend_window(c, s, sums, query(c, s, t + i, from, heads), t + i, heads);
     }
     int64_t end = min(most, start + SECTION);
     for (int64_t at = start; at < end; at += TILE) {
         gather(c, s, t, at, min(end - at, TILE));
         for (int64_t i = 0; i < n; i++) {
             int64_t keys = min(records_of(c, t + i) - at, TILE);
-            if (keys > 0)
-                attend(c, s, states[i], query(c, s, t + i, from, heads), heads, keys, keep ? keep + at : NULL);
+            if (keys <= 0) continue;
+            attend(c, s, state_at(states, heads, c->padded, i), query(c, s, t + i, from, heads), heads, keys,
+                   keep ? keep + at : NULL);
         }
     }
 }
@@ -202,23 +210,22 @@ static void join(const call *c, state into, state part, int64_t heads)
 /* n queries from t on, all heads and sections. */
 static void attend_queries(const call *c, scratch *s, int64_t t, int64_t n)
 {
-    state sums[MOST_QUERIES], part[MOST_QUERIES];
-    int64_t most = 0;
+    float *sums = s->states, *part = sums + n * state_floats(c->heads, c->padded);
     float *keep = c->mass ? s->kept : NULL;
-    for (int64_t i = 0; i < n; i++) {
-        sums[i] = state_at(s->states, c->heads, c->padded, i);
-        part[i] = state_at(s->states, c->heads, c->padded, n + i);
+    int64_t most = 0;
+    for (int64_t i = 0; i < n; i++)
         if (records_of(c, t + i) > most) most = records_of(c, t + i);
-    }
     attend_section(c, s, sums, t, n, 0, c->heads, 0, keep);
     for (int64_t section = 1; section < sections_of(most); section++) {
         attend_section(c, s, part, t, n, 0, c->heads, section, keep);
         for (int64_t i = 0; i < n; i++)
-            if (records_of(c, t + i) > section * SECTION) join(c, sums[i], part[i], c->heads);
+            if (records_of(c, t + i) > section * SECTION)
+                join(c, state_at(sums, c->heads, c->padded, i), state_at(part, c->heads, c->padded, i), c->heads);
     }
-    for (int64_t i = 0; i < n; i++) finish(c, sums[i], t + i, 0, c->heads);
-    if (keep)
-        c->ops->mass(c->mass + t * c->id_stride, keep, sums[0].max, sums[0].sum, records_of(c, t), c->heads, c->most);
+    for (int64_t i = 0; i < n; i++) finish(c, state_at(sums, c->heads, c->padded, i), t + i, 0, c->heads);
+    if (!keep) return;
+    state first = state_at(sums, c->heads, c->padded, 0);
+    c->ops->mass(c->mass + t * c->id_stride, keep, first.max, first.sum, records_of(c, t), c->heads, c->most);
 }
 
 /* How a call of fewer queries than threads is cut: each query by heads and by sections. */
@@ -246,24 +253,26 @@ static cut cut_of(const call *c, float *workspace, int64_t threads)
     return k;
 }
 
-static state cut_state(const call *c, const cut *k, int64_t section, int64_t g)
+static int64_t cut_heads(const call *c, const cut *k, int64_t g) { return min(k->group, c->heads - g * k->group); }
+
+static float *cut_states(const call *c, const cut *k, int64_t section, int64_t g)
 {
-    return state_at(k->states, k->group, c->padded, section * k->groups + g);
+    return k->states + (section * k->groups + g) * state_floats(k->group, c->padded);
 }
 
 static void cut_task(const call *c, scratch *s, const cut *k, int64_t t, int64_t task)
 {
     int64_t g = task % k->groups, section = task / k->groups, from = g * k->group;
-    state sums = cut_state(c, k, section, g);
-    attend_section(c, s, &sums, t, 1, from, min(k->group, c->heads - from), section,
+    attend_section(c, s, cut_states(c, k, section, g), t, 1, from, cut_heads(c, k, g), section,
                    c->mass ? k->kept + from * c->most : NULL);
 }
 
 static void cut_join(const call *c, const cut *k, int64_t t, int64_t g, int64_t sections)
 {
-    int64_t from = g * k->group, heads = min(k->group, c->heads - from);
-    state sums = cut_state(c, k, 0, g);
-    for (int64_t section = 1; section < sections; section++) join(c, sums, cut_state(c, k, section, g), heads);
+    int64_t from = g * k->group, heads = cut_heads(c, k, g);
+    state sums = state_at(cut_states(c, k, 0, g), heads, c->padded, 0);
+    for (int64_t section = 1; section < sections; section++)
+        join(c, sums, state_at(cut_states(c, k, section, g), heads, c->padded, 0), heads);
     finish(c, sums, t, from, heads);
     memcpy(k->max + from, sums.max, (size_t)heads * sizeof(float));
     memcpy(k->sum + from, sums.sum, (size_t)heads * sizeof(float));
@@ -323,8 +332,13 @@ int lsa_attention_cpu(float *out, float *mass, const float *q, const float *wind
         return LSA_OK;
     }
     int64_t together = records && !ids && !mass ? min(queries_together(heads, c.padded), fair) : 1;
+    if (threads == 1) {
+        scratch s = scratch_at(workspace, &c, 0);
+        for (int64_t t = 0; t < tokens; t += together) attend_queries(&c, &s, t, min(together, tokens - t));
+        return LSA_OK;
+    }
     int64_t chunk = together > 1 ? 1 : min(4, fair);
-#pragma omp parallel num_threads(threads) if (threads > 1)
+#pragma omp parallel num_threads(threads)
     {
         scratch s = scratch_at(workspace, &c, omp_get_thread_num());
 #pragma omp for schedule(dynamic, chunk)

@@ -5,7 +5,10 @@
 #include "kernels/number_formats.h"
 #include "kernels/vector_math.h"
 
-enum { TILE = LSA_ATTENTION_TILE };
+enum {
+    TILE = LSA_ATTENTION_TILE,
+    KEY_FLOATS = 8192 /* keys that stay in the first cache while all heads pass by */
+};
 
 /* ---- softmax, merge, mass: the same body for every path ---- */
 
@@ -150,10 +153,10 @@ static inline LSA_BODY void decode_record(float *out, const uint8_t *record, int
     for (; i % 16; i++) out[i] = 0;
 }
 
-static void decode_generic(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t dim,
-                           int64_t rope_dim, int32_t format)
+static void decode_generic(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t stride,
+                           int64_t dim, int64_t rope_dim, int32_t format)
 {
-    for (int64_t j = 0; j < n; j++, tile += (dim + 15) / 16 * 16) {
+    for (int64_t j = 0; j < n; j++, tile += stride) {
         decode_record(tile, records[j], dim, rope_dim, format);
         rows[j] = tile;
     }
@@ -187,13 +190,16 @@ static inline LSA_TARGET_AVX2 LSA_BODY void score_block_avx2(float *scores, cons
 LSA_TARGET_AVX2 static void scores_avx2(float *scores, const float *q, const float *const *rows, int64_t n,
                                         int64_t heads, int64_t dim, float scale)
 {
-    int64_t h = 0;
-    for (; h + 2 <= heads; h += 2)
-        for (int64_t j = 0; j < n; j += 4)
-            score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 2);
-    for (; h < heads; h++)
-        for (int64_t j = 0; j < n; j += 4)
-            score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 1);
+    int64_t keys = dim > KEY_FLOATS / 4 ? 4 : KEY_FLOATS / dim / 4 * 4;
+    for (int64_t from = 0; from < n; from += keys) {
+        int64_t to = n - from < keys ? n : from + keys, h = 0;
+        for (; h + 2 <= heads; h += 2)
+            for (int64_t j = from; j < to; j += 4)
+                score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 2);
+        for (; h < heads; h++)
+            for (int64_t j = from; j < to; j += 4)
+                score_block_avx2(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 1);
+    }
 }
 
 static inline LSA_TARGET_AVX2 LSA_BODY void accumulate_block_avx2(float *acc, const float *p, const float *rescale,
@@ -230,14 +236,14 @@ LSA_TARGET_AVX2 static void accumulate_avx2(float *acc, const float *p, const fl
 }
 
 LSA_TARGET_AVX2 static void decode_avx2(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
-                                        int64_t dim, int64_t rope_dim, int32_t format)
+                                        int64_t stride, int64_t dim, int64_t rope_dim, int32_t format)
 {
     int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
     if (format == LSA_KV_F32 || dim % 16 || nope % 16) {
-        decode_generic(tile, rows, records, n, dim, rope_dim, format);
+        decode_generic(tile, rows, records, n, stride, dim, rope_dim, format);
         return;
     }
-    for (int64_t j = 0; j < n; j++, tile += dim) {
+    for (int64_t j = 0; j < n; j++, tile += stride) {
         const uint8_t *rest = records[j] + nope, *scales = rest + rope_dim * 2;
         rows[j] = tile;
         for (int64_t i = 0; i < nope; i += 8) {
@@ -296,13 +302,16 @@ static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, 
 LSA_TARGET_AVX512 static void scores_avx512(float *scores, const float *q, const float *const *rows, int64_t n,
                                             int64_t heads, int64_t dim, float scale)
 {
-    int64_t h = 0;
-    for (; h + 4 <= heads; h += 4)
-        for (int64_t j = 0; j < n; j += 4)
-            score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 4);
-    for (; h < heads; h++)
-        for (int64_t j = 0; j < n; j += 4)
-            score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 1);
+    int64_t keys = dim > KEY_FLOATS / 4 ? 4 : KEY_FLOATS / dim / 4 * 4;
+    for (int64_t from = 0; from < n; from += keys) {
+        int64_t to = n - from < keys ? n : from + keys, h = 0;
+        for (; h + 4 <= heads; h += 4)
+            for (int64_t j = from; j < to; j += 4)
+                score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 4);
+        for (; h < heads; h++)
+            for (int64_t j = from; j < to; j += 4)
+                score_block_avx512(scores + h * TILE + j, q + h * dim, rows + j, dim, scale, 1);
+    }
 }
 
 /* e^x within 1 ulp for x <= 0; NaN stays NaN. */
@@ -442,8 +451,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY void decode_bf16_avx512(float *out, con
 
 /* Whole tiles are stored; what is too much is overwritten by the rope values, the padding, the next row. */
 #define DECODE_FP8(tile_to_bf16)                                                                            \
-    int64_t nope = dim - rope_dim, padded = (dim + 15) / 16 * 16;                                           \
-    for (int64_t j = 0; j < n; j++, tile += padded) {                                                       \
+    int64_t nope = dim - rope_dim;                                                                          \
+    for (int64_t j = 0; j < n; j++, tile += stride) {                                                       \
         const uint8_t *rest = records[j] + nope, *scales = rest + rope_dim * 2;                             \
         rows[j] = tile;                                                                                     \
         for (int64_t i = 0; i < nope; i += 64) {                                                            \
@@ -452,40 +461,40 @@ static inline LSA_TARGET_AVX512 LSA_BODY void decode_bf16_avx512(float *out, con
             tile_to_bf16;                                                                                   \
             store_tile_avx512(tile + i, first, second, e8m0_to_f32(scales[i / 64]));                        \
         }                                                                                                   \
-        if (padded > dim) _mm512_storeu_ps(tile + dim, _mm512_setzero_ps());                                \
+        if (dim % 16) _mm512_storeu_ps(tile + dim, _mm512_setzero_ps());                                    \
         decode_bf16_avx512(tile + nope, rest, rope_dim);                                                    \
     }
 
 LSA_TARGET_AVX512_BF16 static void decode_fp8_vbmi(float *tile, const float **rows, const uint8_t *const *records,
-                                                   int64_t n, int64_t dim, int64_t rope_dim)
+                                                   int64_t n, int64_t stride, int64_t dim, int64_t rope_dim)
 {
     DECODE_FP8(e4m3x64_to_bf16_vbmi(&first, &second, c))
 }
 
 LSA_TARGET_AVX512 static void decode_fp8_avx512(float *tile, const float **rows, const uint8_t *const *records,
-                                                int64_t n, int64_t dim, int64_t rope_dim)
+                                                int64_t n, int64_t stride, int64_t dim, int64_t rope_dim)
 {
     DECODE_FP8(first = e4m3x32_to_bf16_avx512(_mm512_castsi512_si256(c));
                second = e4m3x32_to_bf16_avx512(_mm512_extracti64x4_epi64(c, 1)))
 }
 
 LSA_TARGET_AVX512 static void decode_avx512(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
-                                            int64_t dim, int64_t rope_dim, int32_t format)
+                                            int64_t stride, int64_t dim, int64_t rope_dim, int32_t format)
 {
-    if (format == LSA_KV_FP8) decode_fp8_avx512(tile, rows, records, n, dim, rope_dim);
-    else if (format == LSA_KV_F32) decode_generic(tile, rows, records, n, dim, rope_dim, format);
+    if (format == LSA_KV_FP8) decode_fp8_avx512(tile, rows, records, n, stride, dim, rope_dim);
+    else if (format == LSA_KV_F32) decode_generic(tile, rows, records, n, stride, dim, rope_dim, format);
     else
-        for (int64_t j = 0; j < n; j++, tile += (dim + 15) / 16 * 16) {
+        for (int64_t j = 0; j < n; j++, tile += stride) {
             decode_bf16_avx512(tile, records[j], dim);
             rows[j] = tile;
         }
 }
 
 LSA_TARGET_AVX512_BF16 static void decode_vbmi(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
-                                               int64_t dim, int64_t rope_dim, int32_t format)
+                                               int64_t stride, int64_t dim, int64_t rope_dim, int32_t format)
 {
-    if (format == LSA_KV_FP8) decode_fp8_vbmi(tile, rows, records, n, dim, rope_dim);
-    else decode_avx512(tile, rows, records, n, dim, rope_dim, format);
+    if (format == LSA_KV_FP8) decode_fp8_vbmi(tile, rows, records, n, stride, dim, rope_dim);
+    else decode_avx512(tile, rows, records, n, stride, dim, rope_dim, format);
 }
 
 #endif

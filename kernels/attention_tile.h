@@ -30,10 +30,10 @@ typedef struct lsa_attention_ops {
     void (*mass)(float *mass, const float *kept, const float *max, const float *sum, int64_t n, int64_t heads,
                  int64_t stride);
 
-    /* n records as rows of floats, each up to a multiple of 16 with zeros; `rows` becomes pointers to them.
-     * The rows are contiguous in `tile`, which has 64 floats more than they take. */
-    void (*decode)(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t dim,
-                   int64_t rope_dim, int32_t format);
+    /* n records as rows of floats, each up to a multiple of 16 with zeros, `stride` floats apart; `rows` becomes
+     * pointers to them. `tile` has 64 floats more than the rows take, which may be written. */
+    void (*decode)(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t stride,
+                   int64_t dim, int64_t rope_dim, int32_t format);
 } lsa_attention_ops;
 
 /* The operations of the code path in force. */
