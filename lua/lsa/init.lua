@@ -10,6 +10,11 @@ local names = {
   load = "lsa.files:load",
   save = "lsa.files:save",
   kernels = "lsa.kernels",
+  model = "lsa.model:new",
+  indexer = "lsa.indexer:new",
+  pool = "lsa.pool:new",
+  cache = "lsa.cache:new",
+  root = "lsa.ffi:root",
 }
 
 return setmetatable({}, {

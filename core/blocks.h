@@ -1,0 +1,37 @@
+/* Growing arrays of equal items, in reference-counted blocks: a fork shares every block and copies
+ * one only when either side writes to it. What a session keeps for each chunk, entry or token. */
+#ifndef LSA_BLOCKS_H
+#define LSA_BLOCKS_H
+#include <stdint.h>
+
+typedef struct lsa_blocks {
+    int64_t item;          /* bytes between items */
+    int64_t count;         /* items in use */
+    int64_t blocks;        /* blocks held */
+    int64_t room;          /* pointers that `data` has room for */
+    uint8_t **data;        /* [blocks]: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
+    int32_t shift;
+} lsa_blocks;
+
+void lsa_blocks_init(lsa_blocks *b, int64_t item_bytes, int32_t shift);
+void lsa_blocks_free(lsa_blocks *b);
+
+/* `out` (uninitialised) becomes an equal array that shares all blocks of `b`. */
+int lsa_blocks_fork(lsa_blocks *out, const lsa_blocks *b);
+
+/* Makes `count` items: new ones zeroed; blocks past the end are let go. On failure nothing changes. */
+int lsa_blocks_resize(lsa_blocks *b, int64_t count);
+
+/* Item i, to read. */
+const uint8_t *lsa_blocks_at(const lsa_blocks *b, int64_t i);
+
+/* Item i, to write: its block is copied first if it is shared. NULL when memory is out. */
+uint8_t *lsa_blocks_write(lsa_blocks *b, int64_t i);
+
+/* Copies items from .. from+n-1, packed to `bytes` each (<= item). */
+void lsa_blocks_pack(const lsa_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out);
+
+/* Heap bytes of the blocks, shared ones counted in full. */
+int64_t lsa_blocks_bytes(const lsa_blocks *b);
+
+#endif

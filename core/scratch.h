@@ -1,0 +1,54 @@
+/* Private: the working memory of a forward pass, for pieces of up to `piece` tokens. */
+#ifndef LSA_SCRATCH_H
+#define LSA_SCRATCH_H
+#include <stdatomic.h>
+
+#include "core/model.h"
+
+enum { LSA_LEVEL2_QUERIES = 32 };
+
+/* One thread's share of Level 2. */
+typedef struct lsa_level2_scratch {
+    float *scores, *values;
+    int32_t *ids;
+    void *workspace;
+} lsa_level2_scratch;
+
+/* P tokens, D hidden, H heads, Dh head_dim, R rope_dim, E experts, I the widest expert. */
+typedef struct lsa_scratch {
+    atomic_int references;
+    const lsa_model *model;
+    int64_t piece, bytes;
+    int threads;
+    float *streams;                    /* [P, hc, D] */
+    float *x, *y;                      /* [P, D] */
+    float *mix, *post, *comb;          /* [P, (2 + hc) hc], [P, hc], [P, hc, hc] */
+    float *q_low;                      /* [P, q_rank] */
+    float *q, *attended;               /* [P, H, Dh] */
+    float *o_low;                      /* [P, o_groups, o_rank] */
+    float *entries;                    /* [P / rate + 1, max(Dh, index_dim)] */
+    uint8_t *records;                  /* the same, encoded */
+    float *index_q, *index_w;          /* [P, index_heads, index_dim], [P, index_heads] */
+    float *main_table, *compress_table, *entry_table;   /* [P, R] */
+    int32_t *ids, *counts;             /* [P, index_topk], [P] */
+    int32_t *places;                   /* [P, index_topk] */
+    float *mass;                       /* [P, index_topk] */
+    float *router, *expert_weights;    /* [P, E], [P, experts_per_token] */
+    int32_t *expert_ids, *fixed;       /* [P, experts_per_token] */
+    int32_t *members;                  /* [P]: tokens of one expert */
+    float *gathered;                   /* [P, D] */
+    float *gate, *up;                  /* [P, I] */
+    float *down;                       /* [P, D] */
+    void *workspace;                   /* of whichever kernel runs */
+    int64_t workspace_bytes;
+    lsa_level2_scratch *level2;        /* [threads] */
+    float *row;                        /* scores of one query */
+} lsa_scratch;
+
+int lsa_level2_scratch_new(lsa_scratch *scratch);
+void lsa_level2_scratch_free(lsa_scratch *scratch);
+
+/* At least `bytes` of workspace, or NULL. */
+void *lsa_scratch_workspace(lsa_scratch *scratch, int64_t bytes);
+
+#endif

@@ -1,0 +1,73 @@
+/* Private: what a session is made of, shared by session.c (its life, its questions) and forward.c (the
+ * mathematics). Everything is appended under the number of committed tokens; a step that fails is undone by
+ * cutting back to that number at the start of the next. */
+#ifndef LSA_SESSION_STATE_H
+#define LSA_SESSION_STATE_H
+#include "core/blocks.h"
+#include "core/session.h"
+
+/* Rows by absolute position, of which only the newest are kept. */
+typedef struct lsa_rows {
+    float *data;           /* [room, width] */
+    int64_t width, room;
+    int64_t first;         /* position of data's first row */
+} lsa_rows;
+
+enum { LSA_RECENT = 64, LSA_KEY_SHIFT = 10, LSA_ENTRY_SHIFT = 6, LSA_TOKEN_SHIFT = 12 };
+
+typedef struct lsa_layer_state {
+    lsa_rows window;                   /* [., head_dim]: kv after norm and rope */
+    lsa_rows kv, gate;                 /* compressor projections of unfinished and previous windows */
+    lsa_rows index_kv, index_gate;     /* the same for index keys */
+    lsa_rows queries, query_weights;   /* CSA: the last LSA_RECENT tokens' */
+    lsa_blocks keys;                   /* CSA: [chunks] index keys */
+    lsa_blocks entries;                /* HCA: [entries] records */
+    float *hidden;                     /* CSA: [hidden] */
+    int64_t csa;                       /* CSA ordinal, -1 elsewhere */
+    uint8_t *resident_keys;            /* CSA, tiered: [residents] index keys, packed */
+    int32_t *used;                     /* CSA: picks by chunk, or by place among the residents */
+    float *mass;
+} lsa_layer_state;
+
+struct lsa_session {
+    const lsa_model *model;
+    lsa_scratch *scratch;
+    int32_t kv_format, compute, tiered;
+    int64_t tokens;                    /* committed */
+    lsa_blocks token_ids;
+    lsa_pool *pool;
+    lsa_layer_state *layers;
+    float *logits;                     /* [vocab] */
+    int32_t *residents;                /* ascending chunk ids */
+    int64_t resident_count;
+    int64_t resident_room;             /* elements of residents, keys of resident_keys */
+    int64_t observed_room;             /* elements of used, mass */
+    int observed_by_chunk;             /* how used and mass are indexed: by chunk after a prefill */
+    lsa_session_counters counters;
+};
+
+/* rows.c */
+int lsa_rows_new(lsa_rows *rows, int64_t width, int64_t keep, int64_t piece);
+int lsa_rows_copy(lsa_rows *out, const lsa_rows *rows);
+void lsa_rows_free(lsa_rows *rows);
+/* Room for rows keep_from .. end-1, of which keep_from .. have-1 are kept. */
+int lsa_rows_make_room(lsa_rows *rows, int64_t keep_from, int64_t have, int64_t end);
+float *lsa_rows_at(const lsa_rows *rows, int64_t position);
+
+/* session.c: room for n elements; what is there stays, new counts are zero. */
+int lsa_session_resident_room(lsa_session *s, int64_t n);
+int lsa_session_observed_room(lsa_session *s, int64_t n);
+
+/* forward.c: runs one piece and commits it. rows: for how many of its last tokens logits are wanted. */
+int lsa_forward_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t rows, float *logits,
+                      int decoding, lsa_trace *trace);
+
+/* scratch.c */
+void lsa_scratch_retain(lsa_scratch *scratch);
+int64_t lsa_scratch_piece(const lsa_scratch *scratch);
+
+/* level2.c: Level 2. The picks of n queries at positions from `position`, into ids [n, k] and counts [n]. */
+int lsa_level2(const lsa_session *s, lsa_scratch *scratch, int64_t layer, const float *q, const float *w, int64_t n,
+               int64_t position, int among_residents, int32_t *ids, int32_t *counts);
+
+#endif

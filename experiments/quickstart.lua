@@ -1,0 +1,84 @@
+-- Needle-in-a-haystack recall on a small real model: full attention, LSA, recency only and random at one budget.
+--
+--   ./lsa experiments/quickstart.lua [--tokens 32768] [--needles 12] [--contexts 3] [--budget 0.135] [--model DIR]
+--                                    [--text FILE] [--seed 1] [--csv]
+local lsa = require "lsa"
+local needle = require "lsa.tasks.needle"
+local progress = require "lsa.progress"
+local rng = require "lsa.rng"
+local stats = require "lsa.stats"
+local texts = require "lsa.texts"
+
+local opt = require("lsa.args").parse("experiments/quickstart.lua", "needle recall under four policies at one budget", {
+  {"tokens", 32768, "length of a context"},
+  {"needles", 12, "statements hidden in each context, all asked"},
+  {"contexts", 3, "how many contexts"},
+  {"budget", 0.135, "chunks that a policy may keep: a share of all, or a count"},
+  {"model", lsa.root .. "/experiments/models/needle", "a model's directory"},
+  {"text", "", "a file to cut haystacks from; without it, the text of Debian's bible-kjv"},
+  {"seed", 1, "of texts, needles and the random policy"},
+  {"csv", false, "rows as CSV"},
+}, arg)
+
+local model = lsa.model(opt.model)
+local text = texts.open(opt.text ~= "" and opt.text or nil)
+local words = needle.words(text)
+local policies = {
+  {label = "full attention", select = "full"},
+  {label = "LSA", select = opt.budget and "lsa_topk"},
+  {label = "recency only", select = "recency"},
+  {label = "random", select = "random"},
+}
+local total = {}
+for i, policy in ipairs(policies) do
+  total[i] = {policy = policy, right = 0, asked = 0, resident = 0, pct = 0, fetched = 0, cycles = 0, ms = 0, steps = 0}
+end
+
+-- One needle asked of a fork; its cost joins the policy's sums.
+local function ask(base, policy, one, sum)
+  local fork = base:fork{select = policy.select, budget = opt.budget, seed = opt.seed}
+  local exact = needle.ask(fork, one)
+  local s = fork:stats()
+  fork:close()
+  sum.right = sum.right + (exact and 1 or 0)
+  sum.asked = sum.asked + 1
+  sum.resident, sum.pct = sum.resident + s.resident_bytes, sum.pct + s.resident_pct
+  sum.fetched, sum.cycles = sum.fetched + s.fetched_bytes, sum.cycles + s.cycles
+  sum.ms, sum.steps = sum.ms + s.ms_per_token * s.steps, sum.steps + s.steps
+end
+
+local bar = progress.new(opt.contexts * (1 + opt.needles * #policies), "asking")
+for context = 1, opt.contexts do
+  local made = needle.build(rng.new(opt.seed * 1000 + context), text, words, opt.tokens, opt.needles)
+  local base = model:session{select = "full"}
+  base:prefill(made.text)
+  bar:step()
+  for _, one in ipairs(made.needles) do
+    for i, policy in ipairs(policies) do
+      ask(base, policy, one, total[i])
+      bar:step()
+    end
+  end
+  base:close()
+end
+bar:finish()
+
+if opt.csv then
+  print "policy,accuracy,resident_bytes,resident_pct,fetched_bytes,cycles,ms_per_token"
+else
+  print(("%d contexts of %d tokens, %d needles each; budget %s; %s\n"):format(opt.contexts, opt.tokens, opt.needles,
+    tostring(opt.budget), tostring(model)))
+  print(("%-16s %9s %14s %8s %12s %7s %9s"):format("policy", "accuracy", "KV resident", "of full", "fetched", "cycles",
+    "ms/token"))
+end
+for _, sum in ipairs(total) do
+  local n = sum.asked
+  local accuracy, bytes, fetched = sum.right / n, sum.resident / n, sum.fetched / n
+  if opt.csv then
+    print(("%s,%.4f,%.0f,%.3f,%.0f,%.2f,%.4f"):format(sum.policy.select, accuracy, bytes, sum.pct / n, fetched, sum.cycles / n,
+      sum.ms / sum.steps))
+  else
+    print(("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %9.3f"):format(sum.policy.label, 100 * accuracy, stats.bytes(bytes),
+      sum.pct / n, stats.bytes(fetched), sum.cycles / n, sum.ms / sum.steps))
+  end
+end

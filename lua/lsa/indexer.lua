@@ -1,0 +1,192 @@
+-- Owns Memory Indexers (LSA paper, Eq. 1-5): which layers' hidden states predict the chunks that the next steps need.
+--
+--   ix = lsa.indexer{model = model, layers = {0, 2}, from = "native", ensemble = "max"}
+--   ix:score(hidden, keys, p) -> [n] f32 in 0..1     ix:logits(layer, hidden, keys, p) -> [n] f32
+--   ix:save "file.safetensors"
+--
+-- layers are CSA ordinals. hidden: the attention block's input at position p ([hidden]; for score, a table by ordinal, or
+-- one tensor where there is one layer). keys: that layer's index keys as s:keys(layer) gives them (a table likewise).
+local ffi = require "ffi"
+local lib = require "lsa.ffi"
+local options = require "lsa.options"
+local tensor = require "lsa.tensor"
+
+local C = lib.C
+
+local Indexer = {}
+Indexer.__index = Indexer
+
+local M = {}
+
+M.formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
+
+local parts = {a = "wq_a.weight", b = "wq_b.weight", norm = "q_norm_weight", w = "weights_proj.weight"}
+
+-- A tensor as an lsa_weight (rank 2).
+local function weight_of(t, name, level)
+  if #t:shape() ~= 2 then error(("%s has %d dimensions, 2 are wanted"):format(name, #t:shape()), level + 1) end
+  local shape = t:shape()
+  return ffi.new("lsa_weight", {data = t.c.data, rows = shape[1], cols = shape[2], block_rows = 1, block_cols = 1,
+    dtype = t.c.dtype})
+end
+
+local function layer_from_tensors(file, path, ordinal, dim, level)
+  local t = {}
+  for part, suffix in pairs(parts) do
+    local name = ("retrievers.l%d.%s"):format(ordinal, suffix)
+    if not file[name] then error(("%s: no tensor %s"):format(path, name), level + 1) end
+    t[part] = file[name]:contiguous()
+  end
+  t.norm = t.norm:to "f32"
+  local l = ffi.new "lsa_indexer_layer"
+  l.a, l.b, l.w = weight_of(t.a, parts.a, level), weight_of(t.b, parts.b, level), weight_of(t.w, parts.w, level)
+  l.norm = ffi.cast("const float *", t.norm.c.data)
+  l.heads, l.dim = l.w.rows, dim
+  if t.norm:count() ~= tonumber(l.a.rows) then
+    error(("%s: %s of layer %d has %d values, %s has %d rows"):format(path, parts.norm, ordinal, t.norm:count(), parts.a,
+      tonumber(l.a.rows)), level + 1)
+  end
+  return l, t
+end
+
+local function layer_from_model(model, ordinal)
+  local l, from = ffi.new "lsa_indexer_layer", model.c.layers[model.csa_layers[ordinal + 1]]
+  l.a, l.norm, l.b, l.w = from.q_a, from.q_a_norm, from.index_q_b, from.index_weights
+  l.heads, l.dim = model.config.index_heads, model.config.index_dim
+  return l
+end
+
+local function ordinals_in(file)
+  local found = {}
+  for name in pairs(file) do
+    local l = type(name) == "string" and name:match "^retrievers%.l(%d+)%.wq_a%.weight$"
+    if l then found[#found + 1] = tonumber(l) end
+  end
+  table.sort(found)
+  return found
+end
+
+local defaults = {model = false, layers = false, from = "native", ensemble = "max"}
+
+function M.new(opt, level)
+  level = (level or 1) + 1
+  opt = options.check(opt, defaults, "lsa.indexer", level)
+  local model = opt.model
+  if type(model) ~= "table" or not model.csa_layers then
+    error("lsa.indexer: model is missing; the indexer needs its rope and key dimension", level)
+  end
+  options.one_of(opt.ensemble, {"max", "mean"}, "lsa.indexer: ensemble", level)
+  local self = setmetatable({model = model, ensemble = opt.ensemble, from = opt.from, weights = {}, keep = {}}, Indexer)
+  local file = opt.from ~= "native" and require("lsa.files").load(opt.from) or nil
+  self.layers = opt.layers or (file and ordinals_in(file)) or {}
+  if not opt.layers and not file then
+    for i = 0, #model.csa_layers - 1 do self.layers[#self.layers + 1] = i end
+  end
+  if #self.layers == 0 then error(("lsa.indexer: %s has no target layer"):format(tostring(opt.from)), level) end
+  for _, ordinal in ipairs(self.layers) do
+    options.whole(ordinal, 0, "lsa.indexer: layer", level)
+    if ordinal >= #model.csa_layers then
+      error(("lsa.indexer: layer %d; the model has %d CSA layers"):format(ordinal, #model.csa_layers), level)
+    end
+    if file then
+      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, opt.from, ordinal,
+        tonumber(model.config.index_dim), level)
+    else
+      self.weights[ordinal] = layer_from_model(model, ordinal)
+    end
+  end
+  return self
+end
+
+-- Queries and head weights of one hidden state (an f32 array) at position p, against keys of a format.
+function Indexer:query(layer, hidden, p, format)
+  local l = self.weights[layer]
+  if not l then
+    error(("indexer: layer %s is no target; these are: %s"):format(tostring(layer), table.concat(self.layers, ", ")), 3)
+  end
+  local q = ffi.new("float[?]", tonumber(l.heads * l.dim))
+  local w = ffi.new("float[?]", tonumber(l.heads))
+  local c = self.model.config
+  lib.check(C.lsa_indexer_queries(q, w, l, hidden, ffi.new("int64_t[1]", p), 1, c.hidden, self.model.c.compress_freq,
+    c.rope_dim, c.norm_eps, format == C.LSA_KV_FP8 and 1 or 0, 0), 3)
+  return q, w, tonumber(l.heads)
+end
+
+local formats_by_dtype = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, u8 = C.LSA_KV_FP8}
+
+function Indexer:logits(layer, hidden, keys, p)
+  local format = formats_by_dtype[keys:dtype()]
+  local dim = self.model.config.index_dim
+  local shape = keys:shape()
+  local bytes = format and tonumber(C.lsa_index_key_bytes(format, dim))
+  local expected = format and bytes / (format == C.LSA_KV_FP8 and 1 or format == C.LSA_KV_BF16 and 2 or 4)
+  if not format or #shape ~= 2 or shape[2] ~= expected then
+    error(("indexer: keys are a %s tensor %s; [n, %d] f32 or bf16, or [n, %d] u8 records are wanted"):format(keys:dtype(),
+      table.concat(shape, " x "), tonumber(dim), tonumber(dim) + 4), 2)
+  end
+  hidden = hidden:to "f32":contiguous()
+  if hidden:count() ~= tonumber(self.model.config.hidden) then
+    error(("indexer: hidden has %d values, the model's hidden size is %d"):format(hidden:count(),
+      tonumber(self.model.config.hidden)), 2)
+  end
+  keys = keys:contiguous()
+  local q, w, heads = self:query(layer, ffi.cast("const float *", hidden.c.data), p, format)
+  local n = shape[1]
+  local out = tensor.zeros({n}, "f32")
+  local workspace = tensor.zeros({tonumber(C.lsa_index_score_workspace(1, n, heads, dim, format, 0))}, "u8")
+  lib.check(C.lsa_index_score_cpu(ffi.cast("float *", out.c.data), q, w, keys.c.data, 1, n, heads, dim, bytes, n, format,
+    0, workspace.c.data, nil), 2)
+  return out
+end
+
+-- The ensemble of a list of logit tensors.
+function Indexer:join(logits)
+  local n = logits[1]:count()
+  local all = tensor.zeros({#logits, n}, "f32")
+  for i, l in ipairs(logits) do all:row(i - 1):copy(l) end
+  local out = tensor.zeros({n}, "f32")
+  lib.check(C.lsa_ensemble_cpu(ffi.cast("float *", out.c.data), ffi.cast("const float *", all.c.data), #logits, n,
+    self.ensemble == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, nil), 2)
+  return out
+end
+
+function Indexer:score(hidden, keys, p)
+  local logits = {}
+  for i, layer in ipairs(self.layers) do
+    local h = tensor.is(hidden) and hidden or hidden[layer]
+    local k = tensor.is(keys) and keys or keys[layer]
+    if not h or not k then
+      error(("indexer: no hidden state or keys of layer %d are given"):format(layer), 2)
+    end
+    logits[i] = self:logits(layer, h, k, p)
+  end
+  return self:join(logits)
+end
+
+-- Tensors by checkpoint name, in f32 for weights that are stored in blocks.
+function Indexer:tensors()
+  local out = {}
+  for _, ordinal in ipairs(self.layers) do
+    local l = self.weights[ordinal]
+    local function copy(suffix, weight)
+      out[("retrievers.l%d.%s"):format(ordinal, suffix)] = require("lsa.weights").tensor(weight)
+    end
+    copy(parts.a, l.a)
+    copy(parts.b, l.b)
+    copy(parts.w, l.w)
+    local norm = tensor.zeros({tonumber(l.a.rows)}, "f32")
+    ffi.copy(norm.c.data, l.norm, tonumber(l.a.rows) * 4)
+    out[("retrievers.l%d.%s"):format(ordinal, parts.norm)] = norm
+  end
+  return out
+end
+
+function Indexer:save(path)
+  require("lsa.files").save(path, self:tensors())
+end
+
+function Indexer:__tostring()
+  return ("indexer from %s: CSA layers %s, ensemble %s"):format(self.from, table.concat(self.layers, ", "), self.ensemble)
+end
+
+return M

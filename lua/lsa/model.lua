@@ -1,0 +1,79 @@
+-- Owns models: a directory's weights, and the sessions on them. model = lsa.model(directory, options).
+--
+--   model.config           the architecture's numbers, by the names of core/config.h
+--   model:session{...}     see lua/lsa/session.lua
+--   model:tokens "text"    a list of token ids;  model:text(tokens)
+--   model.csa_layers       model layers with compressed sparse attention, in order: a CSA ordinal's layer is [ordinal + 1]
+local ffi = require "ffi"
+local lib = require "lsa.ffi"
+local options = require "lsa.options"
+
+local C = lib.C
+
+local Model = {}
+Model.__index = Model
+
+local M = {}
+
+-- device: "cpu" (the CUDA library has single kernels, not the whole decode path). compute: "f32" or "bf16". piece: the most
+-- tokens that a prefill runs at once.
+local defaults = {device = "cpu", compute = "f32", piece = 512}
+
+-- Tokens of a piece for models whose activations are large: bounded to about a quarter of a gigabyte.
+local function fitting_piece(config, piece)
+  local wide = tonumber(config.heads * config.head_dim * 2 + config.hidden * (config.hc_mult + 6))
+  return math.max(16, math.min(piece, math.floor(2 ^ 28 / (4 * wide))))
+end
+
+function M.new(directory, opt)
+  if type(directory) ~= "string" then
+    error(("lsa.model: the first argument is a directory's path, this is a %s"):format(type(directory)), 2)
+  end
+  opt = options.check(opt, defaults, "lsa.model", 2)
+  options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute", 2)
+  if opt.device ~= "cpu" then
+    error(('lsa.model: device is %s; a whole model runs on "cpu" only'):format(tostring(opt.device)), 2)
+  end
+  options.whole(opt.piece, 1, "lsa.model: piece", 2)
+  local out = ffi.new "lsa_model *[1]"
+  lib.check(C.lsa_model_load(out, directory), 2)
+  local self = setmetatable({directory = directory, compute = opt.compute, device = opt.device}, Model)
+  self.c = ffi.gc(out[0], C.lsa_model_free)
+  self.config = self.c.config
+  local scratch = ffi.new "lsa_scratch *[1]"
+  lib.check(C.lsa_scratch_new(scratch, self.c, fitting_piece(self.config, opt.piece)), 2)
+  self.scratch = ffi.gc(scratch[0], C.lsa_scratch_release)
+  self.csa_layers = {}
+  for i = 0, tonumber(self.config.layers) - 1 do
+    if self.config.layer_type[i] == C.LSA_LAYER_CSA then table.insert(self.csa_layers, i) end
+  end
+  return self
+end
+
+function Model:session(opt)
+  return require("lsa.session").new(self, opt, 2)
+end
+
+-- The file's tokenizer, opened when it is first needed.
+local function tokenizer(self)
+  self.codec = self.codec or require("lsa.tokenizer").open(self.directory, tonumber(self.config.vocab))
+  return self.codec
+end
+
+function Model:tokens(text)
+  return tokenizer(self):encode(text)
+end
+
+function Model:text(tokens)
+  if type(tokens) == "number" then tokens = {tokens} end
+  return tokenizer(self):decode(type(tokens) == "table" and tokens or tokens:totable())
+end
+
+function Model:__tostring()
+  local c = self.config
+  return ("model %s: %d layers (%d CSA, %d HCA), hidden %d, %d heads of %d, vocabulary %d, %.1f MB of weights, compute %s")
+    :format(self.directory, tonumber(c.layers), tonumber(c.csa_layers), tonumber(c.hca_layers), tonumber(c.hidden),
+    tonumber(c.heads), tonumber(c.head_dim), tonumber(c.vocab), tonumber(self.c.weight_bytes) / 1e6, self.compute)
+end
+
+return M

@@ -1,0 +1,3 @@
+return function(cycle, opt)
+  return cycle.scores:ge(opt.theta or 0.5)
+end

@@ -1,0 +1,40 @@
+-- Owns what s:stats() tells: a plain table that prints itself.
+local M = {}
+
+local Stats = {}
+Stats.__index = Stats
+
+-- 1,234,567 bytes as "1.2 MB".
+function M.bytes(n)
+  for _, unit in ipairs {{1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}} do
+    if n >= unit[1] then return ("%.1f %s"):format(n / unit[1], unit[2]) end
+  end
+  return ("%d B"):format(n)
+end
+
+function Stats:__tostring()
+  local b = M.bytes
+  local lines = {
+    ("%s: %d tokens, %d chunks, %d steps in %d cycles"):format(self.policy, self.tokens, self.chunks, self.steps, self.cycles),
+    ("  KV resident   %s of %s (%.2f %% mean over steps)"):format(b(self.resident_bytes), b(self.kv_bytes), self.resident_pct),
+    ("  apart         index keys %s, HCA %s, window %s"):format(b(self.index_key_bytes), b(self.hca_bytes), b(self.window_bytes)),
+    ("  tiers         hot %s, cold %s"):format(b(self.hot_bytes), b(self.cold_bytes)),
+    ("  fetched       %d chunks, %s; hits %d, evicted %d"):format(self.fetched_chunks, b(self.fetched_bytes), self.hits,
+      self.evicted_chunks),
+    ("  time          prefill %.1f ms, decode %.3f ms/token, cycles %.2f ms, of which policy %.2f, transfer %.2f"):format(
+      self.prefill_ms, self.ms_per_token, self.stall_ms, self.policy_ms, self.transfer_ms),
+  }
+  if self.coverage then
+    lines[#lines + 1] = ("  coverage      %.1f %% of the native top-k resident (sampled at cycles)"):format(100 * self.coverage)
+  end
+  if self.policy_errors > 0 then
+    lines[#lines + 1] = ("  policy errors %d; the last: %s"):format(self.policy_errors, self.last_error)
+  end
+  return table.concat(lines, "\n")
+end
+
+function M.new(values)
+  return setmetatable(values, Stats)
+end
+
+return M

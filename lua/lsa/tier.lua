@@ -1,0 +1,153 @@
+-- Owns the hot tier of a pool: which units (chunks, or pages of chunks) come in and which leave. The transfers are
+-- core/pool.c's; who leaves is the eviction policy's. Serves sessions and lsa.pool alike.
+local ffi = require "ffi"
+local lib = require "lsa.ffi"
+local evictions = require "lsa.evictions"
+local registry = require "lsa.registry"
+local set = require "lsa.set"
+
+local C = lib.C
+
+local Tier = {}
+Tier.__index = Tier
+
+local M = {}
+
+-- On a C pool (kept alive by `owner`). evict: an eviction policy. cells: the fixed number of cells, or nil: as many as
+-- the largest set needs, and no reserve.
+function M.new(c, owner, evict, cells, level)
+  local self = setmetatable({c = c, owner = owner, evict = evict, fixed = cells}, Tier)
+  if cells then lib.check(C.lsa_pool_set_cells(c, cells), (level or 1) + 1) end
+  self.policy, self.entry = evictions.new(evict, cells or 1, (level or 1) + 1)
+  return self
+end
+
+-- The same tier on a fork of the pool. With `evict` or `cells` given, what is present is told to a new object.
+function Tier:fork(c, owner, evict, cells, level)
+  if not evict and cells == self.fixed then
+    return setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry,
+      policy = self.policy:clone(), known = self.known}, Tier)
+  end
+  local fork = M.new(c, owner, evict or self.evict, nil, (level or 1) + 1)
+  fork.fixed = cells
+  fork:rebuild()
+  return fork
+end
+
+function Tier:cells()
+  return tonumber(C.lsa_pool_cells(self.c))
+end
+
+-- Units with a cell, as a set.
+function Tier:present()
+  local units = tonumber(C.lsa_pool_units(self.c))
+  local ids = ffi.new("int32_t[?]", math.max(1, self:cells()))
+  local n = C.lsa_pool_present(self.c, ids)
+  local out = set.new(units)
+  lib.check(C.lsa_set_add_ids(out.c, ids, n))
+  return out
+end
+
+-- A new eviction object that knows what is present.
+function Tier:rebuild()
+  self.policy = evictions.make(self.entry, math.max(1, self.fixed or self:cells()))
+  self.known = self:present()
+  for id in self.known:each() do self.policy:insert(id) end
+end
+
+-- Decides, without moving anything: loads (ascending ids, n) and leavers to make `wanted` present with `spare`
+-- cells left free. The eviction policy sees the accesses in ascending order.
+function Tier:plan(wanted, spare, present)
+  local policy = self.policy
+  local loads, n = ffi.new("int32_t[?]", math.max(1, wanted:count())), 0
+  local leavers, left = {}, 0
+  local hits = 0
+  if not self.fixed then
+    for id in present:minus(wanted):each() do left = left + 1; leavers[left] = id end
+    for id in wanted:minus(present):each() do loads[n] = id; n = n + 1 end
+    return {loads = loads, n = n, leavers = leavers, left = left, hits = wanted:count() - n, cells = wanted:count() + spare}
+  end
+  local free = tonumber(C.lsa_pool_free_cells(self.c)) - spare
+  local allowed = present:minus(wanted)
+  local function make_room(incoming)
+    local victim = policy:victim(allowed, incoming)
+    if type(victim) ~= "number" or not allowed:has(victim) then
+      error(("eviction policy %s: victim %s is not one of the %d units that may leave"):format(self.entry.name,
+        tostring(victim), allowed:count()), 0)
+    end
+    allowed:remove(victim)
+    left = left + 1
+    leavers[left] = victim
+    free = free + 1
+  end
+  for id in wanted:each() do
+    if present:has(id) then
+      hits = hits + 1
+      policy:hit(id)
+    else
+      while free < 1 do make_room(id) end
+      free = free - 1
+      loads[n] = id
+      n = n + 1
+      policy:insert(id)
+    end
+  end
+  while free < 0 do make_room() end
+  return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = self.fixed}
+end
+
+-- Makes `wanted` (a set of units) present. Errors, before anything moves, when it does not fit; when the eviction policy
+-- fails, its object is made anew from what is present. Returns the number of hits.
+function Tier:apply(wanted, spare)
+  local present = self:present()
+  if self.fixed then self:tell_new(present) end
+  if self.fixed and wanted:count() + spare > self.fixed then
+    error(("the set has %d %s and %d cells must stay free for what is born; the hot pool has %d"):format(
+      wanted:count(), tonumber(C.lsa_pool_unit(self.c)) == 1 and "chunks" or "pages", spare, self.fixed), 0)
+  end
+  local ok, plan = xpcall(self.plan, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
+    present)
+  if not ok then
+    self:rebuild()
+    error(plan, 0)
+  end
+  local leavers = ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers)
+  lib.check(C.lsa_pool_evict(self.c, leavers, plan.left))
+  if plan.cells > self:cells() then lib.check(C.lsa_pool_set_cells(self.c, plan.cells)) end
+  local rc = C.lsa_pool_fetch(self.c, plan.loads, plan.n)
+  if rc < 0 then
+    if self.fixed then self:rebuild() end
+    lib.check(rc)
+  end
+  self.known = self:present()
+  return plan.hits
+end
+
+-- Units that got a cell by being born, or through lsa.pool's own calls, are told to the eviction policy.
+function Tier:tell_new(present)
+  local new = self.known and present:minus(self.known:resize(present:size())) or present
+  for id in new:each() do self.policy:insert(id) end
+end
+
+-- Takes the cells of a set of units.
+function Tier:drop(units)
+  for id in units:each() do
+    if C.lsa_pool_has(self.c, id) == 1 then self.policy:remove(id) end
+  end
+  local ids = units:ids()
+  lib.check(C.lsa_pool_evict(self.c, ffi.cast("const int32_t *", ids.c.data), units:count()))
+  self.known = self:present()
+end
+
+-- A file of the eviction policy that changed takes over, knowing what is present.
+function Tier:refresh()
+  if self.entry:refresh() then self:rebuild() end
+end
+
+function Tier:counters()
+  local out = ffi.new "lsa_pool_counters"
+  C.lsa_pool_count(self.c, out)
+  return out
+end
+
+return M

@@ -1,0 +1,235 @@
+-- The two tiers against a shadow model: random operations, every invariant checked after each.
+local ffi = require "ffi"
+local lib = require "lsa.ffi"
+local C, check = lib.C, lib.check
+
+local LAYERS, RECORD = 3, 24
+-- Operations of the random test; `./lsa test --operations 1e7` runs more.
+local OPERATIONS = tonumber(rawget(_G, "LSA_TEST_OPERATIONS")) or 1e6
+
+local function ids(list) return ffi.new("int32_t[?]", math.max(1, #list), list) end
+
+local function new_pool(unit)
+  local out = ffi.new "lsa_pool *[1]"
+  check(C.lsa_pool_new(out, LAYERS, RECORD, unit or 1))
+  return ffi.gc(out[0], C.lsa_pool_free)
+end
+
+local function fork_of(pool)
+  local out = ffi.new "lsa_pool *[1]"
+  check(C.lsa_pool_fork(out, pool))
+  return ffi.gc(out[0], C.lsa_pool_free)
+end
+
+-- A record whose bytes tell layer, chunk and version.
+local function record(layer, chunk, version)
+  local r = ffi.new("uint32_t[?]", RECORD / 4)
+  for i = 0, RECORD / 4 - 1 do r[i] = chunk * 64 + layer * 8 + version * 0x10000000 + i end
+  return r
+end
+
+local function read(pool, layer, chunk)
+  local out = ffi.new("uint32_t[?]", RECORD / 4)
+  check(C.lsa_pool_read(pool, layer, ids {chunk}, 1, out))
+  return out
+end
+
+local function same(a, b) return ffi.string(a, RECORD) == ffi.string(b, RECORD) end
+
+-- What lies in the hot arena for a chunk that has a cell.
+local function hot_record(pool, layer, chunk)
+  local slot = ids {0}
+  C.lsa_pool_slots(pool, ids {chunk}, 1, slot)
+  if slot[0] < 0 then return nil end
+  local r = C.lsa_pool_hot_records(pool, layer, 0)
+  local block, mask = bit.rshift(slot[0], r.block_shift), bit.lshift(1, r.block_shift) - 1
+  return r.blocks[block] + bit.band(slot[0], mask) * r.stride + r.offset
+end
+
+describe("a pool", function()
+  it("reads back what was written, from either tier", function()
+    local pool = new_pool()
+    check(C.lsa_pool_resize(pool, 700))
+    for chunk = 0, 699, 13 do
+      for layer = 0, LAYERS - 1 do check(C.lsa_pool_write(pool, layer, ids {chunk}, 1, record(layer, chunk, 1))) end
+    end
+    check(C.lsa_pool_set_cells(pool, 10))
+    check(C.lsa_pool_fetch(pool, ids {0, 13, 650}, 3))
+    for chunk = 0, 699, 13 do
+      for layer = 0, LAYERS - 1 do assert.is_true(same(record(layer, chunk, 1), read(pool, layer, chunk))) end
+    end
+    assert.is_true(same(record(2, 650, 1), hot_record(pool, 2, 650)))
+    assert.is_nil(hot_record(pool, 0, 26))
+  end)
+
+  it("takes a stale cell from a chunk that is rewritten, and fetches it anew", function()
+    local pool = new_pool()
+    check(C.lsa_pool_resize(pool, 4))
+    check(C.lsa_pool_set_cells(pool, 2))
+    check(C.lsa_pool_fetch(pool, ids {2}, 1))
+    check(C.lsa_pool_write(pool, 1, ids {2}, 1, record(1, 2, 3)))
+    assert.equal(0, C.lsa_pool_has(pool, 2))
+    check(C.lsa_pool_fetch(pool, ids {2}, 1))
+    assert.is_true(same(record(1, 2, 3), hot_record(pool, 1, 2)))
+  end)
+
+  it("refuses to fetch what is present, unordered, unknown, or more than is free, and changes nothing", function()
+    local pool = new_pool()
+    check(C.lsa_pool_resize(pool, 8))
+    check(C.lsa_pool_set_cells(pool, 2))
+    check(C.lsa_pool_fetch(pool, ids {5}, 1))
+    assert.equal(C.LSA_ESTATE, C.lsa_pool_fetch(pool, ids {4, 5}, 2))
+    assert.equal(C.LSA_ESTATE, C.lsa_pool_fetch(pool, ids {1, 2}, 2))
+    assert.matches("fetch of 2, 1 cells are free", ffi.string(C.lsa_error()))
+    assert.equal(C.LSA_EARG, C.lsa_pool_fetch(pool, ids {8}, 1))
+    assert.equal(C.LSA_ESTATE, C.lsa_pool_set_cells(pool, 0))
+    assert.equal(1, tonumber(C.lsa_pool_free_cells(pool)))
+    assert.equal(0, C.lsa_pool_has(pool, 4))
+  end)
+
+  it("shares memory with its fork until one side writes", function()
+    local pool = new_pool()
+    check(C.lsa_pool_resize(pool, 5000))
+    local before = C.lsa_memory_in_use()
+    local fork = fork_of(pool)
+    assert.is_true(C.lsa_memory_in_use() - before < 5000 * LAYERS * RECORD / 4)
+    check(C.lsa_pool_write(fork, 0, ids {7}, 1, record(0, 7, 2)))
+    check(C.lsa_pool_resize(pool, 5001))
+    check(C.lsa_pool_write(pool, 0, ids {5000}, 1, record(0, 5000, 1)))
+    assert.is_false(same(record(0, 7, 2), read(pool, 0, 7)))
+    assert.is_true(same(record(0, 7, 2), read(fork, 0, 7)))
+    assert.equal(5000, tonumber(C.lsa_pool_chunks(fork)))
+  end)
+
+  for _, unit in ipairs {1, 4, 6} do
+    it(("keeps its invariants under random operations, cells of %d chunks"):format(unit), function()
+      local seed = 20 + unit
+      local random = require("lsa.rng").new(seed)
+      -- One shadow a pool: cold[layer][chunk] = version, has[unit] = true.
+      local pools = {{c = new_pool(unit), cold = {}, has = {}, chunks = 0, cells = 0}}
+      local operations = {}
+
+      local function used(p)
+        local n = 0
+        for _ in pairs(p.has) do n = n + 1 end
+        return n
+      end
+      local function version(p, layer, chunk) return p.cold[chunk * LAYERS + layer] end
+
+      -- Reports of the operation under way, so that a failure can be replayed from the seed.
+      local function fits(condition, what, ...)
+        if not condition then error(("seed %d: "):format(seed) .. what:format(...), 2) end
+      end
+
+      local function check_chunk(p, chunk)
+        for layer = 0, LAYERS - 1 do
+          local v = version(p, layer, chunk)
+          local expected = v and record(layer, chunk, v) or ffi.new("uint32_t[?]", RECORD / 4)
+          fits(same(expected, read(p.c, layer, chunk)), "chunk %d of layer %d reads other bytes", chunk, layer)
+          local hot = hot_record(p.c, layer, chunk)
+          fits((hot ~= nil) == (p.has[math.floor(chunk / unit)] == true), "residency of chunk %d", chunk)
+          if hot then fits(same(expected, hot), "chunk %d of layer %d has other bytes in its cell", chunk, layer) end
+        end
+      end
+
+      local function check_counts(p)
+        fits(tonumber(C.lsa_pool_cells(p.c)) >= used(p), "cells")
+        fits(tonumber(C.lsa_pool_cells(p.c) - C.lsa_pool_free_cells(p.c)) == used(p), "cells leak: %d in use, %d units have one",
+          tonumber(C.lsa_pool_cells(p.c) - C.lsa_pool_free_cells(p.c)), used(p))
+      end
+
+      function operations.grow(p)
+        local chunks = p.chunks + random(8)
+        if C.lsa_pool_resize(p.c, chunks) == 0 then p.chunks = chunks end
+      end
+      function operations.cut(p)
+        local chunks = math.max(0, p.chunks - random(6))
+        if C.lsa_pool_resize(p.c, chunks) ~= 0 then return end
+        for chunk = chunks, p.chunks - 1 do
+          for layer = 0, LAYERS - 1 do p.cold[chunk * LAYERS + layer] = nil end
+        end
+        p.chunks = chunks
+        for u in pairs(p.has) do
+          if u >= math.ceil(chunks / unit) then p.has[u] = nil end
+        end
+      end
+      function operations.write(p)
+        if p.chunks == 0 then return end
+        local chunk, layer, v = random(p.chunks), random(LAYERS), random(8)
+        if C.lsa_pool_write(p.c, layer, ids {chunk}, 1, record(layer, chunk, v)) == 0 then
+          p.cold[chunk * LAYERS + layer] = v
+          p.has[math.floor(chunk / unit)] = nil
+        end
+      end
+      function operations.publish(p)
+        if p.chunks == 0 then return end
+        local chunk, layer, v = random(p.chunks), random(LAYERS), random(8)
+        if C.lsa_pool_publish(p.c, layer, chunk, record(layer, chunk, v)) == 0 then p.cold[chunk * LAYERS + layer] = v end
+      end
+      function operations.adopt(p)
+        if p.chunks == 0 then return end
+        local chunk = random(p.chunks)
+        local possible = p.has[math.floor(chunk / unit)] or C.lsa_pool_free_cells(p.c) > 0
+        local rc = C.lsa_pool_adopt(p.c, chunk)
+        if rc == 0 then p.has[math.floor(chunk / unit)] = true
+        else fits(rc == C.LSA_ENOMEM or not possible, "adopt refused with free cells") end
+      end
+      function operations.cells(p)
+        local n = random(24)
+        if C.lsa_pool_set_cells(p.c, n) ~= 0 then fits(n < used(p) or n > 0, "cells refused") end
+      end
+      function operations.fetch(p)
+        local units, list = math.ceil(p.chunks / unit), {}
+        for u = 0, units - 1 do
+          if not p.has[u] and random(6) == 0 and #list < tonumber(C.lsa_pool_free_cells(p.c)) then list[#list + 1] = u end
+        end
+        if C.lsa_pool_fetch(p.c, ids(list), #list) == 0 then
+          for _, u in ipairs(list) do p.has[u] = true end
+        end
+      end
+      function operations.evict(p)
+        local list = {}
+        for u in pairs(p.has) do
+          if random(3) == 0 then list[#list + 1] = u end
+        end
+        check(C.lsa_pool_evict(p.c, ids(list), #list))
+        for _, u in ipairs(list) do p.has[u] = nil end
+      end
+      function operations.fork(p)
+        if #pools >= 4 then return end
+        local out = ffi.new "lsa_pool *[1]"
+        if C.lsa_pool_fork(out, p.c) ~= 0 then return end
+        local copy = {c = ffi.gc(out[0], C.lsa_pool_free), cold = {}, has = {}, chunks = p.chunks}
+        for k, v in pairs(p.cold) do copy.cold[k] = v end
+        for k, v in pairs(p.has) do copy.has[k] = v end
+        pools[#pools + 1] = copy
+      end
+      function operations.free(_, at)
+        if #pools == 1 then return end
+        C.lsa_pool_free(ffi.gc(pools[at].c, nil))
+        table.remove(pools, at)
+      end
+
+      local names = {}
+      for name in pairs(operations) do names[#names + 1] = name end
+      table.sort(names)
+      for step = 1, math.floor(OPERATIONS / 3) do
+        local at = 1 + random(#pools)
+        local p = pools[at]
+        local name = names[1 + random(#names)]
+        if (name == "fork" or name == "free") and random(20) > 0 then name = "write" end
+        if random(50) == 0 then C.lsa_memory_fail_after(random(3)) end -- out of memory somewhere in it
+        operations[name](p, at)
+        C.lsa_memory_fail_after(-1)
+        p = pools[math.min(at, #pools)]
+        check_counts(p)
+        if p.chunks > 0 then check_chunk(p, random(p.chunks)) end
+        if step % 4096 == 0 then
+          for _, q in ipairs(pools) do
+            for chunk = 0, q.chunks - 1 do check_chunk(q, chunk) end
+          end
+        end
+      end
+    end)
+  end
+end)
