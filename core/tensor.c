@@ -84,21 +84,26 @@ void *lsa_storage_data(const lsa_storage *storage) { return storage->data; }
 
 int64_t lsa_storage_bytes(const lsa_storage *storage) { return storage->bytes; }
 
-/* Elements of a contiguous shape, or a negative code for negative or overflowing dimensions. */
+/* Elements of a contiguous shape, or a negative code for negative or overflowing dimensions. A zero does not
+ * excuse the others, since strides multiply them. */
 static int64_t count_of(int32_t rank, const int64_t *shape, int64_t element_bytes)
 {
-    int64_t n = 1;
+    int64_t n = 1, empty = 0;
     if (rank < 0 || rank > LSA_MAX_RANK)
         return lsa_fail(LSA_ESHAPE, "tensor: rank is %d, at most %d", rank, LSA_MAX_RANK);
     for (int32_t i = 0; i < rank; i++) {
         if (shape[i] < 0)
             return lsa_fail(LSA_ESHAPE, "tensor: dimension %d is %lld", i, (long long)shape[i]);
-        if (shape[i] && n > INT64_MAX / 2 / element_bytes / shape[i])
+        if (shape[i] == 0) {
+            empty = 1;
+            continue;
+        }
+        if (n > INT64_MAX / 2 / element_bytes / shape[i])
             return lsa_fail(LSA_ESHAPE, "tensor: dimension %d of %lld makes it too large", i,
                             (long long)shape[i]);
         n *= shape[i];
     }
-    return n;
+    return empty ? 0 : n;
 }
 
 int lsa_tensor_on(lsa_tensor **out, lsa_storage *storage, int64_t byte_offset, int32_t dtype,
