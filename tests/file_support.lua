@@ -75,7 +75,7 @@ function M.read_tensors(path)
   header.__metadata__ = nil
   for name, entry in pairs(header) do
     local from, to = entry.data_offsets[1], entry.data_offsets[2]
-    tensors[name] = { dtype = entry.dtype, shape = entry.shape, data = text:sub(9 + length + from, 8 + length + to) }
+    tensors[name] = {dtype = entry.dtype, shape = entry.shape, data = text:sub(9 + length + from, 8 + length + to)}
   end
   return tensors
 end
@@ -93,7 +93,7 @@ function M.write_tensors(path, tensors, shift)
     data[#data + 1] = t.data
     at = at + #t.data
   end
-  if shift then add("!", { dtype = "U8", shape = { shift }, data = ("x"):rep(shift) }) end
+  if shift then add("!", {dtype = "U8", shape = {shift}, data = ("x"):rep(shift)}) end
   for _, name in ipairs(names) do add(name, tensors[name]) end
   M.write(path, M.safetensors("{" .. table.concat(entries, ",") .. "}", table.concat(data)))
 end
@@ -120,7 +120,7 @@ end
 function M.fail_everything(attempt, stride)
   assert(attempt() == 0, "without faults it has to succeed")
   local counts = {}
-  for _, door in ipairs { "lsa_memory_fail_after", "lsa_io_fail_after" } do
+  for _, door in ipairs {"lsa_memory_fail_after", "lsa_io_fail_after"} do
     local before, n = M.memory(), 0
     while true do
       C[door](n)

@@ -83,7 +83,7 @@ describe("files", function()
   it("are mapped and read whole, empty ones too", function()
     support.with_folder(function(folder)
       local path, data, bytes, text = folder .. "/a", ffi.new "void *[1]", ffi.new "int64_t[1]", ffi.new "char *[1]"
-      for _, contents in ipairs { "", "x", ("page"):rep(5000) } do
+      for _, contents in ipairs {"", "x", ("page"):rep(5000)} do
         support.write(path, contents)
         check(C.lsa_file_map(data, bytes, path))
         assert.equals(#contents, tonumber(bytes[0]))

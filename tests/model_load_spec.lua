@@ -5,8 +5,8 @@ local support = require "file_support"
 local C, check = lsa.C, lsa.check
 
 local GOLDEN = lsa.root .. "/tests/golden/"
-local CASES = { "swa", "csa", "hca", "hash", "flash", "odd", "short", "narrow", "hca_only", "experts", "released" }
-local HC = { "fn", "base", "scale" }
+local CASES = {"swa", "csa", "hca", "hash", "flash", "odd", "short", "narrow", "hca_only", "experts", "released"}
+local HC = {"fn", "base", "scale"}
 
 local function load(folder)
   local out = ffi.new "lsa_model *[1]"
@@ -68,7 +68,7 @@ local function contents(m)
     hyper(p .. "hc_ffn_", l.ffn_hc, (2 + hc) * hc, 3)
     vector(p .. "attn_norm.weight", l.attn_norm, D)
     vector(p .. "ffn_norm.weight", l.ffn_norm, D)
-    for name, w in pairs { wq_a = l.q_a, wq_b = l.q_b, wkv = l.kv, wo_a = l.o_a, wo_b = l.o_b } do
+    for name, w in pairs {wq_a = l.q_a, wq_b = l.q_b, wkv = l.kv, wo_a = l.o_a, wo_b = l.o_b} do
       weight(p .. "attn." .. name, w)
     end
     vector(p .. "attn.q_norm.weight", l.q_a_norm, tonumber(c.q_rank))
@@ -98,17 +98,17 @@ end
 
 -- transformers' name -> the released name, for all but the fused experts.
 local RENAMES = {
-  { "^model%.", "" }, { "^embed_tokens", "embed" }, { "^lm_head", "head" }, { "^hc_head%.hc_", "hc_head_" },
-  { "self_attn%.compressor%.indexer%.scorer%.", "attn.indexer." },
-  { "self_attn%.compressor%.indexer%.q_b_proj", "attn.indexer.wq_b" },
-  { "self_attn%.compressor%.indexer%.", "attn.indexer.compressor." }, { "self_attn%.", "attn." }, { "%.mlp%.", ".ffn." },
-  { "input_layernorm", "attn_norm" }, { "post_attention_layernorm", "ffn_norm" }, { "attn_hc%.", "hc_attn_" },
-  { "ffn_hc%.", "hc_ffn_" }, { "attn%.sinks", "attn.attn_sink" }, { "compressor%.kv_norm", "compressor.norm" },
-  { "position_bias", "ape" }, { "q_a_proj", "wq_a" }, { "attn%.q_b_proj", "attn.wq_b" }, { "q_a_norm", "q_norm" },
-  { "attn%.kv_proj", "attn.wkv" }, { "compressor%.kv_proj", "compressor.wkv" }, { "compressor%.gate_proj", "compressor.wgate" },
-  { "o_a_proj", "wo_a" }, { "o_b_proj", "wo_b" }, { "gate%.e_score_correction_bias", "gate.bias" },
-  { "shared_experts%.gate_proj", "shared_experts.w1" }, { "shared_experts%.up_proj", "shared_experts.w3" },
-  { "shared_experts%.down_proj", "shared_experts.w2" },
+  {"^model%.", ""}, {"^embed_tokens", "embed"}, {"^lm_head", "head"}, {"^hc_head%.hc_", "hc_head_"},
+  {"self_attn%.compressor%.indexer%.scorer%.", "attn.indexer."},
+  {"self_attn%.compressor%.indexer%.q_b_proj", "attn.indexer.wq_b"},
+  {"self_attn%.compressor%.indexer%.", "attn.indexer.compressor."}, {"self_attn%.", "attn."}, {"%.mlp%.", ".ffn."},
+  {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"}, {"attn_hc%.", "hc_attn_"},
+  {"ffn_hc%.", "hc_ffn_"}, {"attn%.sinks", "attn.attn_sink"}, {"compressor%.kv_norm", "compressor.norm"},
+  {"position_bias", "ape"}, {"q_a_proj", "wq_a"}, {"attn%.q_b_proj", "attn.wq_b"}, {"q_a_norm", "q_norm"},
+  {"attn%.kv_proj", "attn.wkv"}, {"compressor%.kv_proj", "compressor.wkv"}, {"compressor%.gate_proj", "compressor.wgate"},
+  {"o_a_proj", "wo_a"}, {"o_b_proj", "wo_b"}, {"gate%.e_score_correction_bias", "gate.bias"},
+  {"shared_experts%.gate_proj", "shared_experts.w1"}, {"shared_experts%.up_proj", "shared_experts.w3"},
+  {"shared_experts%.down_proj", "shared_experts.w2"},
 }
 
 -- The tensors of a transformers checkpoint as the released one has them: renamed, the experts apart.
@@ -126,11 +126,11 @@ local function as_released(tensors)
       for e = 0, E - 1 do
         local data = t.data:sub(e * one + 1, (e + 1) * one)
         if which == "down_proj" then
-          out[prefix .. e .. ".w2.weight"] = { dtype = t.dtype, shape = { rows, cols }, data = data }
+          out[prefix .. e .. ".w2.weight"] = {dtype = t.dtype, shape = {rows, cols}, data = data}
         else
-          local shape = { rows / 2, cols }
-          out[prefix .. e .. ".w1.weight"] = { dtype = t.dtype, shape = shape, data = data:sub(1, one / 2) }
-          out[prefix .. e .. ".w3.weight"] = { dtype = t.dtype, shape = shape, data = data:sub(one / 2 + 1) }
+          local shape = {rows / 2, cols}
+          out[prefix .. e .. ".w1.weight"] = {dtype = t.dtype, shape = shape, data = data:sub(1, one / 2)}
+          out[prefix .. e .. ".w3.weight"] = {dtype = t.dtype, shape = shape, data = data:sub(one / 2 + 1)}
         end
       end
     end
@@ -178,7 +178,7 @@ end
 
 -- Splits the tensors over two shards with an index; `edit` may change the shards and the map before they are written.
 local function write_shards(folder, case, tensors, edit)
-  local names, shards, map = {}, { {}, {} }, {}
+  local names, shards, map = {}, {{}, {}}, {}
   for name in pairs(tensors) do names[#names + 1] = name end
   table.sort(names)
   for i, name in ipairs(names) do
@@ -188,7 +188,7 @@ local function write_shards(folder, case, tensors, edit)
   if edit then edit(shards, map) end
   support.write(folder .. "/config.json", support.read(GOLDEN .. case .. "/config.json"))
   for i = 1, 2 do support.write_tensors(folder .. "/part-" .. i .. ".safetensors", shards[i]) end
-  support.write(folder .. "/model.safetensors.index.json", json.encode { weight_map = map })
+  support.write(folder .. "/model.safetensors.index.json", json.encode {weight_map = map})
 end
 
 describe("loading a model", function()
@@ -228,14 +228,14 @@ describe("loading a model", function()
     end
     assert_same(got, want)
     local l = m.layers[1]
-    for _, w in ipairs { l.q_a, l.q_b, l.kv, l.o_a, l.o_b, l.shared.gate, l.shared.up, l.shared.down } do
+    for _, w in ipairs {l.q_a, l.q_b, l.kv, l.o_a, l.o_b, l.shared.gate, l.shared.up, l.shared.down} do
       assert.equals(C.LSA_F8_E4M3, w.dtype)
       assert.equals(C.LSA_F8_E8M0, w.scale_dtype)
       assert.equals(128, tonumber(w.block_rows))
       assert.equals(128, tonumber(w.block_cols))
     end
     for e = 0, 2 do
-      for _, w in ipairs { l.experts[e].gate, l.experts[e].up, l.experts[e].down } do
+      for _, w in ipairs {l.experts[e].gate, l.experts[e].up, l.experts[e].down} do
         assert.equals(C.LSA_F4_E2M1, w.dtype)
         assert.equals(128, tonumber(w.rows))
         assert.equals(128, tonumber(w.cols))
@@ -250,7 +250,7 @@ describe("loading a model", function()
   end)
 
   it("gives the same model under every naming, sharded or not, aligned or not", function()
-    for _, case in ipairs { "flash", "odd", "experts" } do
+    for _, case in ipairs {"flash", "odd", "experts"} do
       local tensors = support.read_tensors(GOLDEN .. case .. "/model.safetensors")
       local want = contents(load(GOLDEN .. case))
       local function renamed(fn)
@@ -262,16 +262,16 @@ describe("loading a model", function()
       for name, t in pairs(released) do prefixed["model." .. name] = t end
       local apart = {}                          -- transformers' names, the experts apart
       for name, t in pairs(released) do
-        local parts = { w1 = "gate_proj", w3 = "up_proj", w2 = "down_proj" }
+        local parts = {w1 = "gate_proj", w3 = "up_proj", w2 = "down_proj"}
         local layer, e, w = name:match "^layers%.(%d+)%.ffn%.experts%.(%d+)%.(w%d)%.weight$"
         if w then apart[("model.layers.%d.mlp.experts.%d.%s.weight"):format(layer, e, parts[w])] = t end
       end
       for name, t in pairs(tensors) do if not name:find "%.experts%." then apart[name] = t end end
       local extra = renamed(function(name) return name end)
-      extra["mtp.0.embed.weight"] = { dtype = "F64", shape = { 1 }, data = "12345678" }
-      extra["model.layers.99.mlp.gate.weight"] = { dtype = "I8", shape = { 1 }, data = "x" }
-      for kind, set in pairs { released = released, prefixed = prefixed, apart = apart, extra = extra,
-        bare = renamed(function(name) return (name:gsub("^model%.", "")) end) } do
+      extra["mtp.0.embed.weight"] = {dtype = "F64", shape = {1}, data = "12345678"}
+      extra["model.layers.99.mlp.gate.weight"] = {dtype = "I8", shape = {1}, data = "x"}
+      for kind, set in pairs {released = released, prefixed = prefixed, apart = apart, extra = extra,
+        bare = renamed(function(name) return (name:gsub("^model%.", "")) end)} do
         support.with_folder(function(folder)
           write_model(folder, case, set, kind == "bare" and 1 or kind == "released" and 3 or nil)
           assert_same(contents(load(folder)), want)
@@ -288,7 +288,7 @@ describe("loading a model", function()
     with_changed("hash", function(tensors)
       local ids = tensors["model.layers.0.mlp.gate.tid2eid"]
       local n = #ids.data / 8
-      ids.data = expected({ ["model.layers.0.mlp.gate.tid2eid"] = ids })["layers.0.ffn.gate.tid2eid"]
+      ids.data = expected({["model.layers.0.mlp.gate.tid2eid"] = ids})["layers.0.ffn.gate.tid2eid"]
       ids.dtype = "I32"
       assert.equals(4 * n, #ids.data)
       local norm = tensors["model.norm.weight"]
@@ -307,11 +307,11 @@ describe("loading a model", function()
   local Q = "model.layers.0.self_attn.q_a_proj.weight"
 
   it("finds scales under each of their names, in each of their dtypes", function()
-    for _, case in ipairs { { ".scale", "F8_E8M0", "\127" }, { ".scale", "U8", "\127" },
-      { ".scale", "F32", "\0\0\128\63" }, { ".weight_scale_inv", "F32", "\0\0\128\63" } } do
+    for _, case in ipairs {{ ".scale", "F8_E8M0", "\127"}, {".scale", "U8", "\127"},
+      {".scale", "F32", "\0\0\128\63"}, {".weight_scale_inv", "F32", "\0\0\128\63"} } do
       with_changed("swa", function(tensors)
-        tensors[Q] = { dtype = "F8_E4M3", shape = { 24, 32 }, data = ("\56"):rep(24 * 32) }
-        tensors[Q:gsub("%.weight$", case[1])] = { dtype = case[2], shape = { 1, 1 }, data = case[3] }
+        tensors[Q] = {dtype = "F8_E4M3", shape = {24, 32}, data = ("\56"):rep(24 * 32)}
+        tensors[Q:gsub("%.weight$", case[1])] = {dtype = case[2], shape = {1, 1}, data = case[3]}
       end, function(folder)
         local w = load(folder).layers[0].q_a
         assert.equals(C.LSA_F8_E4M3, w.dtype)
@@ -325,13 +325,13 @@ describe("loading a model", function()
   end)
 
   it("finds the block size from the grid's shape", function()
-    for _, case in ipairs { { "F8_E4M3", 24, 32, 3, 4, 8, 8 }, { "F8_E4M3", 24, 32, 1, 1, 128, 128 },
-      { "F8_E4M3", 24, 32, 24, 1, 1, 128 }, { "I8", 24, 16, 24, 1, 1, 32 }, { "I8", 24, 16, 3, 2, 8, 16 } } do
+    for _, case in ipairs {{ "F8_E4M3", 24, 32, 3, 4, 8, 8}, {"F8_E4M3", 24, 32, 1, 1, 128, 128},
+      {"F8_E4M3", 24, 32, 24, 1, 1, 128}, {"I8", 24, 16, 24, 1, 1, 32}, {"I8", 24, 16, 3, 2, 8, 16} } do
       with_changed("swa", function(tensors)
         local dtype, rows, cols, grid_rows, grid_cols = unpack(case)
-        tensors[Q] = { dtype = dtype, shape = { rows, cols }, data = ("\17"):rep(rows * cols) }
+        tensors[Q] = {dtype = dtype, shape = {rows, cols}, data = ("\17"):rep(rows * cols)}
         tensors[Q:gsub("weight$", "scale")] =
-          { dtype = "U8", shape = { grid_rows, grid_cols }, data = ("\128"):rep(grid_rows * grid_cols) }
+          {dtype = "U8", shape = {grid_rows, grid_cols}, data = ("\128"):rep(grid_rows * grid_cols)}
       end, function(folder)
         local w = load(folder).layers[0].q_a
         assert.equals(24, tonumber(w.rows))
@@ -352,10 +352,10 @@ describe("loading a model", function()
     local gate_up, down = numbers(4 * 48 * 32, 7), numbers(4 * 32 * 24, 11)
     local gate_up_scale, down_scale = numbers(4 * 6 * 4, 13), numbers(4 * 4 * 3, 17)
     with_changed("swa", function(tensors)
-      tensors[prefix .. "gate_up_proj"] = { dtype = "F8_E4M3", shape = { 4, 48, 32 }, data = gate_up }
-      tensors[prefix .. "down_proj"] = { dtype = "F8_E4M3", shape = { 4, 32, 24 }, data = down }
-      tensors[prefix .. "gate_up_proj_scale_inv"] = { dtype = "U8", shape = { 4, 6, 4 }, data = gate_up_scale }
-      tensors[prefix .. "down_proj_scale"] = { dtype = "U8", shape = { 4, 4, 3 }, data = down_scale }
+      tensors[prefix .. "gate_up_proj"] = {dtype = "F8_E4M3", shape = {4, 48, 32}, data = gate_up}
+      tensors[prefix .. "down_proj"] = {dtype = "F8_E4M3", shape = {4, 32, 24}, data = down}
+      tensors[prefix .. "gate_up_proj_scale_inv"] = {dtype = "U8", shape = {4, 6, 4}, data = gate_up_scale}
+      tensors[prefix .. "down_proj_scale"] = {dtype = "U8", shape = {4, 4, 3}, data = down_scale}
     end, function(folder)
       local m = load(folder)
       for e = 0, 3 do
@@ -375,7 +375,7 @@ describe("loading a model", function()
 
   describe("refuses", function()
     local function case_of(case, change, code, ...)
-      local words = { ... }
+      local words = {...}
       return function()
         with_changed(case, change, function(folder)
           local message = refused(folder, code)
@@ -412,7 +412,7 @@ describe("loading a model", function()
           local shape = t.shape
           local turned, has = {}, {}
           for i, n in ipairs(shape) do turned[#shape + 1 - i], has[#shape + 1 - i] = n, ("%d"):format(n) end
-          if #shape == 1 or shape[1] == shape[#shape] then turned, has = { shape[1] * (shape[2] or 1), 1 }, nil end
+          if #shape == 1 or shape[1] == shape[#shape] then turned, has = {shape[1] * (shape[2] or 1), 1}, nil end
           t.shape = turned
           write_model(folder, "short", tensors)
           local message = refused(folder, C.LSA_ESHAPE)
@@ -425,49 +425,49 @@ describe("loading a model", function()
     end)
 
     it("a weight of whole numbers", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "I32", shape = { 24, 32 }, data = ("1234"):rep(24 * 32) }
+      tensors[Q] = {dtype = "I32", shape = {24, 32}, data = ("1234"):rep(24 * 32)}
     end, C.LSA_EDTYPE, Q, "dtype is i32"))
 
     it("a dtype that tensors do not have", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "F64", shape = { 24, 32 }, data = ("12345678"):rep(24 * 32) }
+      tensors[Q] = {dtype = "F64", shape = {24, 32}, data = ("12345678"):rep(24 * 32)}
     end, C.LSA_EDTYPE, Q, "F64"))
 
     it("a vector of fp8", case_of("swa", function(tensors)
-      tensors["model.norm.weight"] = { dtype = "F8_E4M3", shape = { 32 }, data = ("a"):rep(32) }
+      tensors["model.norm.weight"] = {dtype = "F8_E4M3", shape = {32}, data = ("a"):rep(32)}
     end, C.LSA_EDTYPE, "model.norm.weight", "f8_e4m3"))
 
     it("fp8 without scales", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "F8_E4M3", shape = { 24, 32 }, data = ("a"):rep(24 * 32) }
+      tensors[Q] = {dtype = "F8_E4M3", shape = {24, 32}, data = ("a"):rep(24 * 32)}
     end, C.LSA_EFORMAT, "q_a_proj.scale", "is missing"))
 
     it("scales in no equal blocks", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "F8_E4M3", shape = { 24, 32 }, data = ("a"):rep(24 * 32) }
-      tensors[Q:gsub("weight$", "scale")] = { dtype = "U8", shape = { 5, 1 }, data = "aaaaa" }
+      tensors[Q] = {dtype = "F8_E4M3", shape = {24, 32}, data = ("a"):rep(24 * 32)}
+      tensors[Q:gsub("weight$", "scale")] = {dtype = "U8", shape = {5, 1}, data = "aaaaa"}
     end, C.LSA_ESHAPE, "q_a_proj.scale", "[5, 1]", "[24, 32]"))
 
     it("scales of one dimension", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "F8_E4M3", shape = { 24, 32 }, data = ("a"):rep(24 * 32) }
-      tensors[Q:gsub("weight$", "scale")] = { dtype = "U8", shape = { 24 }, data = ("a"):rep(24) }
+      tensors[Q] = {dtype = "F8_E4M3", shape = {24, 32}, data = ("a"):rep(24 * 32)}
+      tensors[Q:gsub("weight$", "scale")] = {dtype = "U8", shape = {24}, data = ("a"):rep(24)}
     end, C.LSA_ESHAPE, "q_a_proj.scale"))
 
     it("scales in bf16", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "F8_E4M3", shape = { 24, 32 }, data = ("a"):rep(24 * 32) }
-      tensors[Q:gsub("weight$", "scale")] = { dtype = "BF16", shape = { 1, 1 }, data = "ab" }
+      tensors[Q] = {dtype = "F8_E4M3", shape = {24, 32}, data = ("a"):rep(24 * 32)}
+      tensors[Q:gsub("weight$", "scale")] = {dtype = "BF16", shape = {1, 1}, data = "ab"}
     end, C.LSA_EDTYPE, "q_a_proj.scale", "bf16"))
 
     it("whole bytes where packed halves are due", case_of("swa", function(tensors)
-      tensors[Q] = { dtype = "I8", shape = { 24, 32 }, data = ("a"):rep(24 * 32) }
+      tensors[Q] = {dtype = "I8", shape = {24, 32}, data = ("a"):rep(24 * 32)}
     end, C.LSA_ESHAPE, Q, "[24, 32]", "[24, 16]"))
 
     it("blocks of scales across the fused gate and up", case_of("swa", function(tensors)
       local name = "model.layers.0.mlp.experts.gate_up_proj"
-      tensors[name] = { dtype = "F8_E4M3", shape = { 4, 48, 32 }, data = ("a"):rep(4 * 48 * 32) }
-      tensors[name .. "_scale"] = { dtype = "U8", shape = { 4, 1, 1 }, data = "aaaa" }
+      tensors[name] = {dtype = "F8_E4M3", shape = {4, 48, 32}, data = ("a"):rep(4 * 48 * 32)}
+      tensors[name .. "_scale"] = {dtype = "U8", shape = {4, 1, 1}, data = "aaaa"}
     end, C.LSA_ESHAPE, "gate_up_proj", "24 rows"))
 
     it("a token's expert past the last, and before the first", function()
       local name = "model.layers.0.mlp.gate.tid2eid"
-      for _, id in ipairs { "\4\0\0\0\0\0\0\0", ("\255"):rep(8), "\0\0\0\0\1\0\0\0" } do
+      for _, id in ipairs {"\4\0\0\0\0\0\0\0", ("\255"):rep(8), "\0\0\0\0\1\0\0\0"} do
         case_of("hash", function(tensors)
           local t = tensors[name]
           t.data = t.data:sub(1, 16 * 9) .. id .. t.data:sub(16 * 9 + 9)
@@ -492,7 +492,7 @@ describe("loading a model", function()
       tensors["lm_head.weight"] = nil
     end, C.LSA_EFORMAT, "lm_head.weight (or head.weight) is missing"))
 
-    it("a checkpoint of another config", case_of("swa", set(Q, "shape", { 32, 24 }), C.LSA_ESHAPE,
+    it("a checkpoint of another config", case_of("swa", set(Q, "shape", {32, 24}), C.LSA_ESHAPE,
       "[32, 24]", "[24, 32]", "model.safetensors"))
 
     it("folders without config, without weights, and no folder", function()
@@ -510,7 +510,7 @@ describe("loading a model", function()
   describe("refuses shards", function()
     local tensors = support.read_tensors(GOLDEN .. "swa/model.safetensors")
     local function try(edit, code, ...)
-      local words = { ... }
+      local words = {...}
       support.with_folder(function(folder)
         write_shards(folder, "swa", tensors, edit)
         local message = refused(folder, code)
@@ -523,7 +523,7 @@ describe("loading a model", function()
     end)
 
     it("outside the folder", function()
-      for _, name in ipairs { "../part-1.safetensors", "/etc/passwd", "a/b", "..", ".", "" } do
+      for _, name in ipairs {"../part-1.safetensors", "/etc/passwd", "a/b", "..", ".", ""} do
         try(function(_, map) map[Q] = name end, C.LSA_EFORMAT, Q, "a name in this directory is expected")
       end
     end)
@@ -543,7 +543,7 @@ describe("loading a model", function()
     end)
 
     it("of an index that is broken", function()
-      for _, text in ipairs { "", "{}", '{"weight_map":[]}', '{"weight_map":{"a":"b","a":"b"}}', '{"weight_map":{}}' } do
+      for _, text in ipairs {"", "{}", '{"weight_map":[]}', '{"weight_map":{"a":"b","a":"b"}}', '{"weight_map":{}}'} do
         support.with_folder(function(folder)
           support.write(folder .. "/config.json", support.read(GOLDEN .. "swa/config.json"))
           support.write(folder .. "/model.safetensors.index.json", text)
@@ -555,7 +555,7 @@ describe("loading a model", function()
 
   it("leaves nothing behind, whichever allocation or file operation fails", function()
     local out = ffi.new "lsa_model *[1]"
-    for case, stride in pairs { short = 1, released = 17 } do
+    for case, stride in pairs {short = 1, released = 17} do
       local function attempt()
         local rc = C.lsa_model_load(out, GOLDEN .. case)
         if rc == 0 then C.lsa_model_free(out[0]) end

@@ -64,11 +64,11 @@ describe("safetensors", function()
         local name, data = "t." .. ffi.string(C.lsa_dtype_name(dtype)), {}
         for i = 1, size * 6 do data[i] = string.char(math.floor(u(0, 256))) end
         wanted[name] = table.concat(data)
-        list[#list + 1] = { name, tensor(dtype, { 2, 3 }, wanted[name]) }
+        list[#list + 1] = {name, tensor(dtype, {2, 3}, wanted[name])}
       end
-      list[#list + 1] = { "nothing", tensor(C.LSA_F32, { 0, 5 }, "") }
-      list[#list + 1] = { "scalar", tensor(C.LSA_U8, {}, "s") }
-      check(save(path, list, { { "format", "pt" }, { "ключ", "значение \"\n" } }))
+      list[#list + 1] = {"nothing", tensor(C.LSA_F32, {0, 5}, "")}
+      list[#list + 1] = {"scalar", tensor(C.LSA_U8, {}, "s")}
+      check(save(path, list, {{ "format", "pt"}, {"ключ", "значение \"\n"} }))
 
       local file = open(path)
       assert.equals(#list, tonumber(C.lsa_safetensors_count(file)))
@@ -161,7 +161,7 @@ describe("safetensors", function()
   it("knows the dtypes that tensors do not have", function()
     support.with_folder(function(folder)
       local path = folder .. "/a.safetensors"
-      for name, bits in pairs { F64 = 64, I16 = 16, BOOL = 8, U32 = 32, C64 = 64, F4 = 4, F8_E5M2 = 8 } do
+      for name, bits in pairs {F64 = 64, I16 = 16, BOOL = 8, U32 = 32, C64 = 64, F4 = 4, F8_E5M2 = 8} do
         local bytes = bits * 4 / 8
         support.write(path, support.safetensors(
           ('{"x":{"dtype":"%s","shape":[4],"data_offsets":[0,%d]}}'):format(name, bytes), ("z"):rep(bytes)))
@@ -188,55 +188,55 @@ describe("safetensors", function()
   describe("refuses", function()
     local function entry(text) return support.safetensors('{"x":' .. text .. "}", "abc") end
     local bad = {
-      ["an empty file"] = { "", "0 bytes" },
-      ["seven bytes"] = { "1234567", "7 bytes" },
-      ["a header past the end"] = { support.length_bytes(60) .. X, "claims 60 bytes" },
-      ["a header of more than 100 MB"] = { support.length_bytes(100000001) .. X, "100000001" },
-      ["a header of 2^64 - 1"] = { ("\255"):rep(8) .. X, "18446744073709551615" },
-      ["no header"] = { support.safetensors "", "begin with {" },
-      ["a header that begins with a space"] = { support.safetensors(" " .. X, "abc"), "begin with {" },
-      ["an array for a header"] = { support.safetensors "[]", "begin with {" },
-      ["text after the header's object"] = { support.safetensors(X .. "x", "abc"), "JSON" },
-      ["broken JSON"] = { support.safetensors '{"x":', "JSON" },
-      ["bytes that are not UTF-8"] = { support.safetensors('{"\255":' .. X:sub(6), "abc"), "JSON" },
-      ["a duplicate name"] = { support.safetensors(X:sub(1, -2) .. "," .. X:sub(2), "abc"), "[Dd]uplicate" },
-      ["an entry that is a number"] = { entry "3", "tensor x: its entry is 3" },
-      ["no dtype"] = { entry '{"shape":[3],"data_offsets":[0,3]}', "dtype is missing" },
-      ["an unknown dtype"] = { entry '{"dtype":"F3","shape":[3],"data_offsets":[0,3]}', 'dtype is "F3"' },
-      ["a dtype in lower case"] = { entry '{"dtype":"u8","shape":[3],"data_offsets":[0,3]}', 'dtype is "u8"' },
-      ["a dtype that is a number"] = { entry '{"dtype":8,"shape":[3],"data_offsets":[0,3]}', "dtype is 8" },
-      ["no shape"] = { entry '{"dtype":"U8","data_offsets":[0,3]}', "shape is missing" },
-      ["a shape that is a number"] = { entry '{"dtype":"U8","shape":3,"data_offsets":[0,3]}', "shape is 3" },
-      ["a negative dimension"] = { entry '{"dtype":"U8","shape":[-3],"data_offsets":[0,3]}', "%[%-3%]" },
-      ["a fractional dimension"] = { entry '{"dtype":"U8","shape":[3.0],"data_offsets":[0,3]}', "%[3.0%]" },
-      ["a dimension that is text"] = { entry '{"dtype":"U8","shape":["3"],"data_offsets":[0,3]}', "shape" },
+      ["an empty file"] = {"", "0 bytes"},
+      ["seven bytes"] = {"1234567", "7 bytes"},
+      ["a header past the end"] = {support.length_bytes(60) .. X, "claims 60 bytes"},
+      ["a header of more than 100 MB"] = {support.length_bytes(100000001) .. X, "100000001"},
+      ["a header of 2^64 - 1"] = {("\255"):rep(8) .. X, "18446744073709551615"},
+      ["no header"] = {support.safetensors "", "begin with {"},
+      ["a header that begins with a space"] = {support.safetensors(" " .. X, "abc"), "begin with {"},
+      ["an array for a header"] = {support.safetensors "[]", "begin with {"},
+      ["text after the header's object"] = {support.safetensors(X .. "x", "abc"), "JSON"},
+      ["broken JSON"] = {support.safetensors '{"x":', "JSON"},
+      ["bytes that are not UTF-8"] = {support.safetensors('{"\255":' .. X:sub(6), "abc"), "JSON"},
+      ["a duplicate name"] = {support.safetensors(X:sub(1, -2) .. "," .. X:sub(2), "abc"), "[Dd]uplicate"},
+      ["an entry that is a number"] = {entry "3", "tensor x: its entry is 3"},
+      ["no dtype"] = {entry '{"shape":[3],"data_offsets":[0,3]}', "dtype is missing"},
+      ["an unknown dtype"] = {entry '{"dtype":"F3","shape":[3],"data_offsets":[0,3]}', 'dtype is "F3"'},
+      ["a dtype in lower case"] = {entry '{"dtype":"u8","shape":[3],"data_offsets":[0,3]}', 'dtype is "u8"'},
+      ["a dtype that is a number"] = {entry '{"dtype":8,"shape":[3],"data_offsets":[0,3]}', "dtype is 8"},
+      ["no shape"] = {entry '{"dtype":"U8","data_offsets":[0,3]}', "shape is missing"},
+      ["a shape that is a number"] = {entry '{"dtype":"U8","shape":3,"data_offsets":[0,3]}', "shape is 3"},
+      ["a negative dimension"] = {entry '{"dtype":"U8","shape":[-3],"data_offsets":[0,3]}', "%[%-3%]"},
+      ["a fractional dimension"] = {entry '{"dtype":"U8","shape":[3.0],"data_offsets":[0,3]}', "%[3.0%]"},
+      ["a dimension that is text"] = {entry '{"dtype":"U8","shape":["3"],"data_offsets":[0,3]}', "shape"},
       ["a dimension past 64 bits"] =
-        { entry '{"dtype":"U8","shape":[18446744073709551619],"data_offsets":[0,3]}', "JSON" },
-      ["dimensions whose product overflows to the right size"] = { entry
-        '{"dtype":"U8","shape":[6148914691236517209, 3],"data_offsets":[0,3]}', "too large" },
-      ["huge dimensions beside a zero"] = { support.safetensors
+        {entry '{"dtype":"U8","shape":[18446744073709551619],"data_offsets":[0,3]}', "JSON"},
+      ["dimensions whose product overflows to the right size"] = {entry
+        '{"dtype":"U8","shape":[6148914691236517209, 3],"data_offsets":[0,3]}', "too large"},
+      ["huge dimensions beside a zero"] = {support.safetensors
         '{"x":{"dtype":"U8","shape":[4611686018427387904,4611686018427387904,0],"data_offsets":[0,0]}}',
-        "too large" },
-      ["no offsets"] = { entry '{"dtype":"U8","shape":[3]}', "data_offsets is missing" },
-      ["one offset"] = { entry '{"dtype":"U8","shape":[3],"data_offsets":[0]}', "data_offsets" },
-      ["three offsets"] = { entry '{"dtype":"U8","shape":[3],"data_offsets":[0,3,3]}', "data_offsets" },
-      ["negative offsets"] = { entry '{"dtype":"U8","shape":[3],"data_offsets":[-3,0]}', "data_offsets" },
-      ["offsets that fall"] = { entry '{"dtype":"U8","shape":[3],"data_offsets":[3,0]}', "data_offsets" },
-      ["offsets past the end"] = { entry '{"dtype":"U8","shape":[4],"data_offsets":[0,4]}', "ends at byte 4" },
-      ["too few bytes for the shape"] = { entry '{"dtype":"U8","shape":[4],"data_offsets":[0,3]}', "has 3 bytes" },
-      ["too few bytes for the dtype"] = { entry '{"dtype":"I32","shape":[3],"data_offsets":[0,3]}', "96 bits" },
-      ["half a byte"] = { entry '{"dtype":"F4","shape":[5],"data_offsets":[0,3]}', "20 bits" },
-      ["bytes that no tensor has, at the end"] = { support.safetensors(X, "abcd"), "4 bytes of data, its tensors have 3" },
-      ["data of no tensor"] = { support.safetensors("{}", "a"), "1 bytes of data" },
-      ["a hole"] = { support.safetensors('{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
-        .. '"y":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}', "abc"), "tensor y: .* hole" },
-      ["an overlap"] = { support.safetensors('{"x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},'
-        .. '"y":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}', "abc"), "tensor y: .* overlapping" },
-      ["the same bytes twice"] = { support.safetensors('{"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},'
-        .. '"y":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}', "abc"), "tensor y: .* overlapping" },
-      ["metadata that is text"] = { support.safetensors('{"__metadata__":"pt"}'), '__metadata__.* "pt"' },
-      ["metadata whose value is a number"] = { support.safetensors '{"__metadata__":{"a":1}}', "metadata a" },
-      ["deep nesting"] = { support.safetensors('{"x":' .. ("["):rep(100000)), "JSON" },
+        "too large"},
+      ["no offsets"] = {entry '{"dtype":"U8","shape":[3]}', "data_offsets is missing"},
+      ["one offset"] = {entry '{"dtype":"U8","shape":[3],"data_offsets":[0]}', "data_offsets"},
+      ["three offsets"] = {entry '{"dtype":"U8","shape":[3],"data_offsets":[0,3,3]}', "data_offsets"},
+      ["negative offsets"] = {entry '{"dtype":"U8","shape":[3],"data_offsets":[-3,0]}', "data_offsets"},
+      ["offsets that fall"] = {entry '{"dtype":"U8","shape":[3],"data_offsets":[3,0]}', "data_offsets"},
+      ["offsets past the end"] = {entry '{"dtype":"U8","shape":[4],"data_offsets":[0,4]}', "ends at byte 4"},
+      ["too few bytes for the shape"] = {entry '{"dtype":"U8","shape":[4],"data_offsets":[0,3]}', "has 3 bytes"},
+      ["too few bytes for the dtype"] = {entry '{"dtype":"I32","shape":[3],"data_offsets":[0,3]}', "96 bits"},
+      ["half a byte"] = {entry '{"dtype":"F4","shape":[5],"data_offsets":[0,3]}', "20 bits"},
+      ["bytes that no tensor has, at the end"] = {support.safetensors(X, "abcd"), "4 bytes of data, its tensors have 3"},
+      ["data of no tensor"] = {support.safetensors("{}", "a"), "1 bytes of data"},
+      ["a hole"] = {support.safetensors('{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        .. '"y":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}', "abc"), "tensor y: .* hole"},
+      ["an overlap"] = {support.safetensors('{"x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},'
+        .. '"y":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}', "abc"), "tensor y: .* overlapping"},
+      ["the same bytes twice"] = {support.safetensors('{"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},'
+        .. '"y":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}', "abc"), "tensor y: .* overlapping"},
+      ["metadata that is text"] = {support.safetensors('{"__metadata__":"pt"}'), '__metadata__.* "pt"'},
+      ["metadata whose value is a number"] = {support.safetensors '{"__metadata__":{"a":1}}', "metadata a"},
+      ["deep nesting"] = {support.safetensors('{"x":' .. ("["):rep(100000)), "JSON"},
     }
     for name, case in pairs(bad) do
       it(name, function()
@@ -282,8 +282,8 @@ describe("safetensors", function()
         .. '"e":{"dtype":"U8","shape":[0],"data_offsets":[24,24]},'
         .. '"y":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}'
       local good = support.safetensors(header, ("\1\2\3\4"):rep(8))
-      local pieces = { "0", "9", "-1", "[", "]", "{", "}", '"', ",", ":", "null", "1e9", "24", "\\u0000", "\255",
-        "9223372036854775807", "F64", "data_offsets", "x", "" }
+      local pieces = {"0", "9", "-1", "[", "]", "{", "}", '"', ",", ":", "null", "1e9", "24", "\\u0000", "\255",
+        "9223372036854775807", "F64", "data_offsets", "x", ""}
       local u = uniform(20)
       local function int(n) return math.floor(u() * n) end
       local opened = 0
@@ -330,8 +330,8 @@ describe("safetensors", function()
   it("opens and saves cleanly when any one allocation or file operation fails", function()
     support.with_folder(function(folder)
       local path = folder .. "/a.safetensors"
-      local list = { { "a", tensor(C.LSA_U8, { 3 }, "abc") }, { "b", tensor(C.LSA_I64, { 1 }, "12345678") } }
-      local metadata = { { "k", "v" } }
+      local list = {{ "a", tensor(C.LSA_U8, {3}, "abc")}, {"b", tensor(C.LSA_I64, {1}, "12345678")} }
+      local metadata = {{ "k", "v"} }
       support.write(path, "old")
       local blocks, operations = support.fail_everything(function()
         local rc = save(path, list, metadata)
@@ -361,9 +361,9 @@ describe("safetensors", function()
   it("fails cleanly at every allocation, whatever the length of a name", function()
     support.with_folder(function(folder)
       local path, tensors = folder .. "/a.safetensors", {}
-      for n = 1, 70 do tensors[("n"):rep(n)] = { dtype = "U8", shape = { 1 }, data = "x" } end
+      for n = 1, 70 do tensors[("n"):rep(n)] = {dtype = "U8", shape = {1}, data = "x"} end
       for n = 10, 70, 4 do
-        support.write_tensors(path, { [("n"):rep(n)] = tensors.n, [("n"):rep(n + 1)] = tensors.n })
+        support.write_tensors(path, {[("n"):rep(n)] = tensors.n, [("n"):rep(n + 1)] = tensors.n})
         support.fail_everything(function() return try(path, support.read(path)) end)
       end
       support.write_tensors(path, tensors)
@@ -375,17 +375,17 @@ describe("safetensors", function()
     support.with_folder(function(folder)
       local path = folder .. "/a.safetensors"
       support.write(path, "old")
-      local t = tensor(C.LSA_U8, { 4 }, "abcd")
+      local t = tensor(C.LSA_U8, {4}, "abcd")
       local turned = ffi.new "lsa_tensor *[1]"
-      check(C.lsa_tensor_view(turned, t, 0, 2, ffi.new("int64_t[2]", { 2, 2 }), ffi.new("int64_t[2]", { 1, 2 })))
-      assert.is_true(failure(save(path, { { "x", turned[0] } }), C.LSA_EARG):find "tensor x.*contiguous" ~= nil)
+      check(C.lsa_tensor_view(turned, t, 0, 2, ffi.new("int64_t[2]", {2, 2}), ffi.new("int64_t[2]", {1, 2})))
+      assert.is_true(failure(save(path, {{ "x", turned[0]} }), C.LSA_EARG):find "tensor x.*contiguous" ~= nil)
       C.lsa_tensor_free(turned[0])
-      assert.is_true(failure(save(path, { { "x", t }, { "x", t } }), C.LSA_EARG):find "x: is given twice" ~= nil)
-      assert.is_true(failure(save(path, { { "\255", t } }), C.LSA_EARG):find "UTF%-8" ~= nil)
-      assert.is_true(failure(save(path, { { "__metadata__", t } }), C.LSA_EARG):find "__metadata__" ~= nil)
-      assert.is_true(failure(save(path, {}, { { "a", "1" }, { "a", "2" } }), C.LSA_EARG):find "twice" ~= nil)
-      assert.is_true(failure(save(path, {}, { { "a", "\255" } }), C.LSA_EARG):find "UTF%-8" ~= nil)
-      assert.is_true(failure(save(folder .. "/no/a", { { "x", t } }), C.LSA_EIO):find "No such file" ~= nil)
+      assert.is_true(failure(save(path, {{ "x", t}, {"x", t} }), C.LSA_EARG):find "x: is given twice" ~= nil)
+      assert.is_true(failure(save(path, {{ "\255", t} }), C.LSA_EARG):find "UTF%-8" ~= nil)
+      assert.is_true(failure(save(path, {{ "__metadata__", t} }), C.LSA_EARG):find "__metadata__" ~= nil)
+      assert.is_true(failure(save(path, {}, {{ "a", "1"}, {"a", "2"} }), C.LSA_EARG):find "twice" ~= nil)
+      assert.is_true(failure(save(path, {}, {{ "a", "\255"} }), C.LSA_EARG):find "UTF%-8" ~= nil)
+      assert.is_true(failure(save(folder .. "/no/a", {{ "x", t} }), C.LSA_EIO):find "No such file" ~= nil)
       assert.equals("old", support.read(path))
       assert.equals("a.safetensors", support.names(folder))
     end)
@@ -396,7 +396,7 @@ describe("safetensors", function()
       local path = folder .. "/a.safetensors"
       support.write(path, "old")
       os.execute("chmod 640 " .. path)
-      check(save(path, { { "x", tensor(C.LSA_U8, { 1 }, "a") } }))
+      check(save(path, {{ "x", tensor(C.LSA_U8, {1}, "a")} }))
       local pipe = io.popen("stat -c %a " .. path)
       assert.equals("640", pipe:read "*l")
       pipe:close()

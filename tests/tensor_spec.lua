@@ -248,6 +248,15 @@ describe("a tensor", function()
     assert.is_truthy(at_this_line(function() lsa.zeros {2 ^ 50, 2 ^ 50} end):find "too large")
   end)
 
+  it("is not made empty by one dimension when the others overflow", function()
+    assert.same({0, 1000}, lsa.zeros {0, 1000}:shape())
+    for _, shape in ipairs {{0, 2 ^ 40, 2 ^ 40}, {2 ^ 40, 2 ^ 40, 0}, {2 ^ 40, 2 ^ 40}} do
+      local ok, message = pcall(lsa.zeros, shape)
+      assert.is_false(ok)
+      assert.is_true(message:find("too large", 1, true) ~= nil, message)
+    end
+  end)
+
   it("does not let dead tensors pile up", function()
     collectgarbage()
     collectgarbage()
