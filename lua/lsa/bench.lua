@@ -1,0 +1,224 @@
+-- `lsa bench [filter] [--csv] [--threads N]`: times operations and says how close they come to what this
+-- machine can do.
+-- The machine is measured first. An operation's cases are in lua/lsa/benches/NAME.lua, which returns
+--
+--   function(bench)
+--     bench:case{
+--       op = "topk", shape = "512 of 262144",
+--       bytes = 4 * 262144, flops = 0,            -- moved and done by one run; either may be left out
+--       limit = "read",                           -- "copy" "read" "f32" "bf16" "device copy": what bounds it
+--       device = false,                           -- true: run() starts work on the GPU, which is waited for
+--       setup = function() return buffers end,    -- only called where the filter wants the case
+--       run = function(buffers) end,
+--     }
+--   end
+--
+-- The filter is a part of "op shape". A time is the median over repeats of one run; the CSV has the best one, too.
+local ffi = require "ffi"
+local lsa = require "lsa.ffi"
+local registry = require "lsa.registry"
+local C, check = lsa.C, lsa.check
+
+local M = {}
+
+local SAMPLES, LEAST_SAMPLES, SAMPLE_NS, BUDGET_NS = 60, 7, 1e5, 5e8
+
+local Bench = {}
+Bench.__index = Bench
+
+local function now() return tonumber(C.lsa_clock_ns()) end
+
+-- The sorted times of one run of `f`, in ns: repeated within a sample where it is short, and sampled until the time is up.
+local function times(f)
+  f()
+  local start, repeats = now(), 1
+  f()
+  local once = now() - start
+  if once < SAMPLE_NS then repeats = math.ceil(SAMPLE_NS / math.max(once, 1)) end
+  local list, begun = {}, now()
+  while #list < LEAST_SAMPLES or (#list < SAMPLES and now() - begun < BUDGET_NS) do
+    start = now()
+    for _ = 1, repeats do f() end
+    list[#list + 1] = (now() - start) / repeats
+  end
+  table.sort(list)
+  return list
+end
+
+local function median(list) return list[math.floor((#list + 1) / 2)] end
+
+-- 64-byte aligned memory, freed with the last reference.
+function Bench.alloc(_, ctype, n)
+  local block = C.lsa_alloc(math.max(n, 1) * ffi.sizeof(ctype))
+  if block == nil then error(ffi.string(C.lsa_error()), 2) end
+  return ffi.cast(ctype .. " *", ffi.gc(block, C.lsa_free)), block
+end
+
+-- As alloc, filled with numbers in -1 .. 1, or with bytes that are no e4m3 NaN. Zeros would be fast and prove nothing.
+function Bench:random(ctype, n, seed)
+  local data, owner = self:alloc(ctype, n)
+  local state = seed or 1
+  for i = 0, tonumber(n) - 1 do
+    state = state * 16807 % 2147483647
+    if ctype == "float" then data[i] = state / 1073741823.5 - 1
+    else data[i] = math.floor(state / 65536) % 127 + (state % 2) * 128 end
+  end
+  return data, owner
+end
+
+-- A copy in the GPU's memory; or as many bytes of it where there is no host.
+function Bench.to_device(_, bytes, host)
+  local out = ffi.new "void *[1]"
+  check(C.lsa_device_alloc(out, bytes))
+  local block = ffi.gc(ffi.cast("uint8_t *", out[0]), C.lsa_device_free)
+  if host then check(C.lsa_device_copy(block, host, bytes)) end
+  return block
+end
+
+-- What the machine can do: bytes or FLOPs in a ns, the best of what was seen. "copy" counts reads and writes.
+local limits = {}
+
+-- Beyond four times the last cache, so that memory is measured.
+local function working_set() return 4 * tonumber(C.lsa_cache_bytes()) end
+
+function limits.copy(bench)
+  local bytes = working_set() / 2
+  local from, from_owner = bench:alloc("uint8_t", bytes)
+  local to, to_owner = bench:alloc("uint8_t", bytes)
+  ffi.fill(from, bytes, 1)
+  ffi.fill(to, bytes, 2)
+  local best = times(function() C.lsa_peak_copy(to, from, bytes) end)[1]
+  return 2 * bytes / best, from_owner, to_owner
+end
+
+function limits.read(bench)
+  local bytes = working_set()
+  local from, owner = bench:alloc("uint8_t", bytes)
+  ffi.fill(from, bytes, 1)
+  return bytes / times(function() C.lsa_peak_read(from, bytes) end)[1], owner
+end
+
+local function peak(run)
+  local rounds = 100000
+  local flops = tonumber(run(rounds))
+  return flops > 0 and flops / times(function() run(rounds) end)[1] or nil
+end
+
+function limits.f32() return peak(C.lsa_peak_f32) end
+
+function limits.bf16() return peak(C.lsa_peak_bf16) end
+
+limits["device copy"] = function(bench)
+  if C.lsa_device_count() == 0 then return nil end
+  local bytes = 2 ^ 30
+  local from, to = bench:to_device(bytes), bench:to_device(bytes)
+  local best = times(function() check(C.lsa_device_copy(to, from, bytes)) end)[1]
+  return 2 * bytes / best, from
+end
+
+function Bench:limit(name)
+  if self.limits[name] == nil then
+    local measure = limits[name] or error(("there is no limit %q"):format(name), 3)
+    self.limits[name] = measure(self) or false
+    collectgarbage()
+  end
+  return self.limits[name] or nil
+end
+
+local function write_csv(case, ns, share, best)
+  local function quoted(s) return '"' .. s:gsub('"', '""') .. '"' end
+  print(table.concat({case.op, quoted(case.shape), ("%.0f"):format(ns), ("%.0f"):format(best), case.bytes or 0, case.flops or 0,
+    ("%.3f"):format((case.bytes or 0) / ns), ("%.3f"):format((case.flops or 0) / ns), case.limit or "",
+    share and ("%.1f"):format(100 * share) or ""}, ","))
+end
+
+local function time_text(ns)
+  return ns < 1e4 and ("%.2f us"):format(ns / 1e3) or ns < 1e6 and ("%.1f us"):format(ns / 1e3)
+    or ("%.2f ms"):format(ns / 1e6)
+end
+
+local function write_row(case, ns, share)
+  local bytes = case.bytes and ("%.1f GB/s"):format(case.bytes / ns) or ""
+  local flops = case.flops and ("%.1f GFLOP/s"):format(case.flops / ns) or ""
+  local of = share and ("%.0f %% of %s"):format(100 * share, case.limit) or ""
+  print(("%-18s %-44s %10s %12s %16s  %s"):format(case.op, case.shape, time_text(ns), bytes, flops, of))
+end
+
+-- Measures one case and prints its line.
+function Bench:case(case)
+  if not (case.op .. " " .. case.shape):find(self.filter, 1, true) then return end
+  self.cases = self.cases + 1
+  local limit = case.limit and self:limit(case.limit)
+  local state = case.setup and case.setup()
+  local run = case.run
+  local list = times(case.device and function()
+    run(state)
+    check(C.lsa_device_synchronize())
+  end or function() run(state) end)
+  local ns = median(list)
+  local amount = (case.limit == "f32" or case.limit == "bf16") and case.flops or case.bytes
+  local share = limit and amount and amount / ns / limit
+  local write = self.csv and write_csv or write_row
+  write(case, ns, share, list[1])
+  io.stdout:flush()
+  collectgarbage()
+end
+
+local function processor()
+  local file = io.open "/proc/cpuinfo"
+  if not file then return "unknown processor" end
+  local name = file:read "*a":match "model name%s*:%s*([^\n]+)"
+  file:close()
+  return name or "unknown processor"
+end
+
+-- What is printed before the cases: the machine and its limits.
+local function write_machine(bench)
+  print(("%s, %d threads, %s"):format(processor(), C.lsa_threads(),
+    ffi.string(C.lsa_cpu_level_name(C.lsa_cpu_level()))))
+  for _, name in ipairs {"copy", "read"} do print(("%-12s %8.1f GB/s"):format(name, bench:limit(name))) end
+  for _, name in ipairs {"f32", "bf16"} do
+    local limit = bench:limit(name)
+    if limit then print(("%-12s %8.1f GFLOP/s"):format(name, limit)) end
+  end
+  if C.lsa_device_count() > 0 then
+    local name = ffi.new "char[128]"
+    check(C.lsa_device_describe(0, name, 128, nil, nil))
+    print(("%-12s %8.1f GB/s on %s"):format("device copy", bench:limit "device copy", ffi.string(name)))
+  end
+  print()
+end
+
+-- Sets what the arguments say; false where they make no sense.
+local function parse(bench, arguments)
+  local i = 1
+  while arguments[i] do
+    local argument = arguments[i]
+    if argument == "--csv" then bench.csv = true
+    elseif argument == "--threads" then
+      local n = tonumber(arguments[i + 1])
+      if not n or n < 1 or n % 1 ~= 0 then return false end
+      C.lsa_threads_set(n)
+      i = i + 1
+    elseif argument:sub(1, 1) == "-" then return false
+    else bench.filter = argument end
+    i = i + 1
+  end
+  return true
+end
+
+function M.main(arguments)
+  local bench = setmetatable({filter = "", csv = false, limits = {}, cases = 0}, Bench)
+  if not parse(bench, arguments) then
+    io.stderr:write "usage: lsa bench [filter] [--csv] [--threads N]\n"
+    return 2
+  end
+  if bench.csv then print "op,shape,median_ns,best_ns,bytes,flops,gb_per_s,gflop_per_s,limit,percent_of_limit"
+  else write_machine(bench) end
+  for _, name in ipairs(registry.names "benches") do require("lsa.benches." .. name)(bench) end
+  if bench.cases > 0 then return 0 end
+  io.stderr:write(("lsa: no benchmark's name holds %q\n"):format(bench.filter))
+  return 1
+end
+
+return M

@@ -1,0 +1,77 @@
+local bench = require "lsa.bench"
+local C = require("lsa.ffi").C
+
+-- What main(arguments) printed, by lines, and its code.
+local function printed(arguments)
+  local lines, real_print = {}, print
+  _G.print = function(text) lines[#lines + 1] = text or "" end
+  local ok, code = pcall(bench.main, arguments)
+  _G.print = real_print
+  assert(ok, code)
+  return lines, code
+end
+
+describe("bench", function()
+  it("times the cases that the filter names, as CSV that adds up", function()
+    local lines, code = printed {"--csv", "topk_push 64 of 16384"}
+    assert.equal(0, code)
+    assert.equal("op,shape,median_ns,best_ns,bytes,flops,gb_per_s,gflop_per_s,limit,percent_of_limit", lines[1])
+    assert.equal(3, #lines)
+    for i = 2, 3 do
+      local op, shape, ns, best, bytes, flops, speed = lines[i]:match '^([%w_]+),"([^"]+)",(%d+),(%d+),(%d+),(%d+),([%d.]+),'
+      assert.equal("topk_push", op)
+      assert.truthy(shape:find("64 of 16384", 1, true))
+      ns, best, bytes, speed = tonumber(ns), tonumber(best), tonumber(bytes), tonumber(speed)
+      assert.is_true(0 < best and best <= ns)
+      assert.equal(16384 * 4, bytes)
+      assert.equal("0", flops)
+      assert.is_true(math.abs(speed - bytes / ns) <= 0.01 * speed)
+    end
+  end)
+
+  it("fails where the filter names nothing, or an option is unknown", function()
+    local stderr = io.stderr
+    io.stderr = {write = function() end}   -- luacheck: ignore
+    local _, none = printed {"--csv", "no such operation"}
+    local _, unknown = printed {"--fast"}
+    local _, threads = printed {"--threads", "0"}
+    io.stderr = stderr                     -- luacheck: ignore
+    assert.same({1, 2, 2}, {none, unknown, threads})
+  end)
+end)
+
+describe("peaks", function()
+  it("count the FLOPs of all rounds in all threads", function()
+    C.lsa_threads_set(2)
+    local one, three = tonumber(C.lsa_peak_f32(1000)), tonumber(C.lsa_peak_f32(3000))
+    C.lsa_threads_set(1)
+    local half = tonumber(C.lsa_peak_f32(1000))
+    C.lsa_threads_set(0)
+    assert.is_true(one > 0)
+    assert.equal(3 * one, three)
+    assert.equal(one / 2, half)
+  end)
+
+  it("copy whole ranges", function()
+    local ffi = require "ffi"
+    local support = require "kernel_support"
+    for _, n in ipairs {0, 1, 63, 64, 1000, 100003} do
+      local from, to = support.buffer("uint8_t", n), support.buffer("uint8_t", n)
+      for i = 0, n - 1 do from[i] = i % 251 end
+      C.lsa_peak_copy(to, from, n)
+      C.lsa_peak_read(from, n)
+      assert.is_true(ffi.C.memcmp(to, from, n) == 0)
+    end
+  end)
+end)
+
+describe("the clock", function()
+  it("never goes back", function()
+    local last = C.lsa_clock_ns()
+    for _ = 1, 1000 do
+      local now = C.lsa_clock_ns()
+      assert.is_true(now >= last)
+      last = now
+    end
+  end)
+end)
