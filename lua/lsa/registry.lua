@@ -10,7 +10,8 @@
 --   ok, result = entry:call(cycle)  pcall of fn(cycle, entry.opt) whose error names file and line
 --   registry.names "policies"       sorted names
 --
--- A loaded file belongs to its entry: two entries on one file share no local variables.
+-- A version of a file is loaded once, as require does, and the JIT's work with it: what a policy remembers
+-- belongs in cycle.state or in the eviction object, for a file's own local variables serve all its users.
 local ffi = require "ffi"
 
 local M = {}
@@ -81,8 +82,13 @@ function M.located(e, path)
   return text
 end
 
+-- Loaded files by path: {text =, fn =}.
+local loaded = {}
+
 -- Runs a policy file's text: the function that it returns, or nil and a message with file and line.
 local function evaluate(kind, path, text)
+  local known = loaded[path]
+  if known and known.text == text then return known.fn end
   if text:byte(1) == 27 then return nil, path .. ": bytecode, where Lua source is expected" end
   local chunk, why = loadstring(text, "@" .. path)
   if not chunk then return nil, whole(why, path) end
@@ -92,6 +98,7 @@ local function evaluate(kind, path, text)
     return nil, ("%s: a file that is a %s returns a function, this one returns %s"):format(
       path, singular(kind), fn == nil and "nothing" or "a " .. type(fn))
   end
+  loaded[path] = {text = text, fn = fn}
   return fn
 end
 
@@ -185,7 +192,7 @@ function Entry:call(...)
   return xpcall(self.fn, function(e) return M.located(e, self.source) end, unpack(args, 1, n + 1))
 end
 
--- The same policy under other options; the file's current version, loaded for the new entry alone.
+-- The same policy under other options.
 function Entry:with(opt)
   local spec = {self.path or self.fn}
   for key, value in pairs(opt) do spec[key] = value end

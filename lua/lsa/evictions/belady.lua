@@ -1,0 +1,71 @@
+-- Belady's MIN, the optimum: the victim is the id whose next use is furthest away; one that is never used again
+-- comes first, among equals the one touched longest ago. It must know the future, so it is for replays.
+--   opt.future   the accesses to come, in their order: a list of ids, an i32 tensor, or {ids = int32_t *, n = n};
+--                each hit or insertion consumes the id's next occurrence. lsa.cache gives its own trace.
+-- Source: L. A. Belady, IBM Systems Journal 5(2), 1966; optimality: Mattson et al., IBM Systems Journal 9(2), 1970.
+local ffi = require "ffi"
+local heap = require "lsa.heap"
+local lists = require "lsa.lists"
+local sequence = require "lsa.sequence"
+
+local Belady = {}
+Belady.__index = Belady
+
+-- A touch uses up the occurrence that known.mark points at; the key is minus the position of the one after it.
+-- ids.mark[slot] is the id's slot in `known`, 0 for an id that the future does not have.
+local function touch(self, slot)
+  self.tick = self.tick + 1
+  local at = self.ids.mark[slot]
+  local mark = self.known.mark
+  local next_use = -1
+  if at ~= 0 and mark[at] >= 0 then
+    next_use = self.after[mark[at]]
+    mark[at] = next_use
+  end
+  self.order:put(slot, next_use < 0 and -math.huge or -next_use, self.tick)
+end
+
+function Belady:hit(id)
+  local slot = self.ids:find(id)
+  if slot ~= 0 then touch(self, slot) end
+end
+
+function Belady:insert(id)
+  local slot = self.ids:add(id)
+  self.ids.mark[slot] = self.known:find(id)
+  touch(self, slot)
+end
+
+function Belady:victim(allowed)
+  local ids, order = self.ids, self.order
+  local slot = order:least(allowed, ids.id)
+  if slot == 0 then return nil end
+  order:remove(slot)
+  return ids:drop(slot)
+end
+
+function Belady:remove(id)
+  local slot = self.ids:find(id)
+  if slot == 0 then return end
+  self.order:remove(slot)
+  self.ids:drop(slot)
+end
+
+return function(capacity, opt)
+  if not (opt and opt.future) then error("belady: opt.future is nil, and is the sequence of accesses to come", 0) end
+  local future, n = sequence.of(opt.future, "belady: opt.future")
+  -- known maps an id to the position of its next occurrence; after[i] is the occurrence that follows i, or -1.
+  local known, after = lists.new(0, 1024), ffi.new("int32_t[?]", n + 1)
+  for i = n - 1, 0, -1 do
+    local slot = known:find(future[i])
+    if slot == 0 then
+      slot = known:add(future[i])
+      after[i] = -1
+    else
+      after[i] = known.mark[slot]
+    end
+    known.mark[slot] = i
+  end
+  return setmetatable({
+    ids = lists.new(0, capacity), order = heap.new(capacity), known = known, after = after, tick = 0}, Belady)
+end

@@ -1,0 +1,181 @@
+-- Owns what eviction policies are made of: a compact map from ids to slots, and doubly linked lists of slots.
+-- Everything is int32 arrays, so that LuaJIT compiles a replay to loads and stores, and so that a copy is a
+-- few memory copies. Ids are 0 .. 2^31 - 1 and may be sparse; memory follows the number of ids held.
+--
+--   l = lists.new(2, 1000)     lists 1 and 2, room for 1000 ids at first; grows
+--   slot = l:add(id)           a slot for a new id, on no list; mark[slot] is 0
+--   slot = l:find(id)          0 when absent
+--   l:push(list, slot)         at the front (the newest end)
+--   l:unlink(slot)             off its list
+--   l:move(list, slot)         unlink, push
+--   slot = l:back(list)        the oldest, 0 when empty; l:newer(slot) goes on, 0 after the newest
+--   slot = l:oldest(list, allowed)     the oldest that allowed:has(id), 0 when none; nil allows all
+--   id = l:drop(slot)          unlink and forget the id
+--   l.id[slot] l.list[slot] l.mark[slot] l.size[list] l.n
+--
+-- Slots 1 .. count of lists are the lists' sentinels: next is older, prev is newer, both circular.
+local bit = require "bit"
+local ffi = require "ffi"
+local band, bxor, rshift, tobit = bit.band, bit.bxor, bit.rshift, bit.tobit
+
+local M = {}
+local Lists = {}
+Lists.__index = Lists
+
+local int32s = ffi.typeof "int32_t[?]"
+
+-- Spreads ids over the table: two multiplications that stay below 2^51, where tobit is exact.
+local function hash(id)
+  local x = tobit(id * 1003317)
+  x = tobit(bxor(x, rshift(x, 15)) * 863749)
+  return bxor(x, rshift(x, 13))
+end
+M.hash = hash
+
+local function power_of_two(n)
+  local p = 16
+  while p < n do p = p * 2 end
+  return p
+end
+
+local function grown(old, old_count, count)
+  local new = int32s(count)
+  if old then ffi.copy(new, old, old_count * 4) end
+  return new
+end
+
+-- Makes arrays for `room` slots; the map has at least twice as many cells.
+local function resize(self, room)
+  local before = self.room or 0
+  self.room = room
+  for _, name in ipairs{"id", "prev", "next", "list", "mark"} do
+    self[name] = grown(self[name], before + 1, room + 1)
+  end
+  local cells = power_of_two(2 * room)
+  self.mask, self.map = cells - 1, int32s(cells)
+  for slot = self.lists + 1, self.top do
+    if self.list[slot] >= 0 then
+      local i = band(hash(self.id[slot]), self.mask)
+      while self.map[i] ~= 0 do i = band(i + 1, self.mask) end
+      self.map[i] = slot
+    end
+  end
+end
+
+function M.new(count, room)
+  local self = setmetatable({lists = count, top = count, free = 0, n = 0, size = int32s(count + 1)}, Lists)
+  resize(self, count + math.max(room or 0, 8))
+  for list = 1, count do self.prev[list], self.next[list] = list, list end
+  return self
+end
+
+function Lists:find(id)
+  local map, ids, mask = self.map, self.id, self.mask
+  local i = band(hash(id), mask)
+  local slot = map[i]
+  while slot ~= 0 and ids[slot] ~= id do
+    i = band(i + 1, mask)
+    slot = map[i]
+  end
+  return slot
+end
+
+function Lists:add(id)
+  if id < 0 or tobit(id) ~= id then
+    error(("eviction: id is %s, ids are integers from 0 to 2147483647"):format(tostring(id)), 3)
+  end
+  if self.free == 0 and self.top == self.room then resize(self, 2 * self.room) end
+  local map, ids, mask = self.map, self.id, self.mask
+  local i = band(hash(id), mask)
+  while map[i] ~= 0 do
+    if ids[map[i]] == id then error(("eviction: id %d is inserted, and is there already"):format(id), 3) end
+    i = band(i + 1, mask)
+  end
+  local slot = self.free
+  if slot ~= 0 then
+    self.free = self.next[slot]
+  else
+    slot = self.top + 1
+    self.top = slot
+  end
+  map[i] = slot
+  ids[slot], self.list[slot], self.mark[slot] = id, 0, 0
+  self.n = self.n + 1
+  return slot
+end
+
+function Lists:push(list, slot)
+  local prev, next = self.prev, self.next
+  local first = next[list]
+  prev[slot], next[slot] = list, first
+  next[list], prev[first] = slot, slot
+  self.list[slot] = list
+  self.size[list] = self.size[list] + 1
+end
+
+function Lists:unlink(slot)
+  local list = self.list[slot]
+  if list <= 0 then return end
+  local prev, next = self.prev, self.next
+  local p, n = prev[slot], next[slot]
+  next[p], prev[n] = n, p
+  self.list[slot] = 0
+  self.size[list] = self.size[list] - 1
+end
+
+function Lists:move(list, slot)
+  self:unlink(slot)
+  self:push(list, slot)
+end
+
+-- A sentinel is a slot that no id has: it is 0 to the callers.
+function Lists:back(list)
+  local slot = self.prev[list]
+  return slot > self.lists and slot or 0
+end
+
+function Lists:newer(slot)
+  local other = self.prev[slot]
+  return other > self.lists and other or 0
+end
+
+function Lists:oldest(list, allowed)
+  local prev, ids, lists = self.prev, self.id, self.lists
+  local slot = prev[list]
+  while slot > lists do
+    if allowed == nil or allowed:has(ids[slot]) then return slot end
+    slot = prev[slot]
+  end
+  return 0
+end
+
+-- Closes the gap that a forgotten id leaves in the map, so that no search stops short of what it looks for.
+local function close_gap(self, i)
+  local map, ids, mask = self.map, self.id, self.mask
+  local j = i
+  while true do
+    j = band(j + 1, mask)
+    local slot = map[j]
+    if slot == 0 then break end
+    local home = band(hash(ids[slot]), mask)
+    if band(j - home, mask) >= band(j - i, mask) then
+      map[i] = slot
+      i = j
+    end
+  end
+  map[i] = 0
+end
+
+function Lists:drop(slot)
+  self:unlink(slot)
+  local id = self.id[slot]
+  local map, mask = self.map, self.mask
+  local i = band(hash(id), mask)
+  while map[i] ~= slot do i = band(i + 1, mask) end
+  close_gap(self, i)
+  self.list[slot], self.next[slot] = -1, self.free
+  self.free, self.n = slot, self.n - 1
+  return id
+end
+
+return M
