@@ -116,14 +116,14 @@ describe("lsa.cache", function()
     local function stack(mistake)
       return function()
         local self, order = {}, {}
-        function self:hit() end
-        function self:insert(id) order[#order + 1] = id end
-        function self:victim(allowed)
+        function self.hit() end
+        function self.insert(_, id) order[#order + 1] = id end
+        function self.victim(_, allowed)
           assert(allowed:has(order[#order]))
           if mistake then return mistake end
           return table.remove(order)
         end
-        function self:remove() end
+        function self.remove() end
         return self
       end
     end

@@ -579,15 +579,15 @@ describe("user-written eviction objects", function()
     return function(capacity)
       local self, order, count = {}, {}, 0
       local function place(id) order[#order + 1] = id end
-      function self:hit() count = count + 1 end
-      function self:insert(id) place(id) end
-      function self:victim(allowed)
+      function self.hit() count = count + 1 end
+      function self.insert(_, id) place(id) end
+      function self.victim(_, allowed)
         for i, id in ipairs(order) do
           if not allowed or allowed:has(id) then return table.remove(order, i) end
         end
       end
-      function self:remove(id) table.remove(order, find(order, id)) end
-      function self:state() return count, #order, capacity end
+      function self.remove(_, id) table.remove(order, find(order, id)) end
+      function self.state() return count, #order, capacity end
       return self
     end
   end

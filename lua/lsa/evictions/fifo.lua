@@ -6,7 +6,7 @@ local lists = require "lsa.lists"
 local Fifo = {}
 Fifo.__index = Fifo
 
-function Fifo:hit() end
+function Fifo.hit() end
 
 function Fifo:insert(id)
   self.ids:push(1, self.ids:add(id))

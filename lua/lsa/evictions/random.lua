@@ -29,7 +29,7 @@ local function leave(self, slot)
   return ids:drop(slot)
 end
 
-function Random:hit() end
+function Random.hit() end
 
 function Random:insert(id)
   local ids = self.ids
