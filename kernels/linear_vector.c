@@ -3,15 +3,12 @@
 #include "kernels/linear_private.h"
 #include "kernels/number_formats.h"
 
-enum { PIECE = 512 };
-
-/* x, rounded and padded, token t at t * lsa_linear_padded(cols). */
-static int64_t padded(int64_t cols) { return (cols + 63) / 64 * 64; }
+enum { PIECE = 512, NUMBERS_PER_NS = 16 };
 
 int64_t lsa_linear_vector_workspace(const lsa_weight *w, int64_t tokens)
 {
-    if (tokens > LSA_LINEAR_GROUP) tokens = LSA_LINEAR_GROUP;
-    return tokens * padded(w->cols) * (int64_t)sizeof(float);
+    if (tokens > LSA_LINEAR_GROUP / 2) tokens = LSA_LINEAR_GROUP;
+    return (tokens == 3 ? 4 : tokens) * lsa_linear_padded(w->cols) * (int64_t)sizeof(float);
 }
 
 /* One row against all tokens. */
@@ -24,7 +21,7 @@ static inline LSA_BODY void row_body(const lsa_linear_call *call, const float *x
         int64_t n = w->cols - from < PIECE ? w->cols - from : PIECE;
         lsa_linear_decode(piece, w, call->row_from + r, from, n, call->compute == LSA_COMPUTE_BF16);
         for (int64_t t = 0; t < call->tokens; t++) {
-            const float *xt = x + t * padded(w->cols) + from;
+            const float *xt = x + t * lsa_linear_padded(w->cols) + from;
             f32x16 s = sum[t];
             int64_t i = 0;
             for (; i + 16 <= n; i += 16) s += f32x16_load(piece + i) * f32x16_load(xt + i);
@@ -35,23 +32,73 @@ static inline LSA_BODY void row_body(const lsa_linear_call *call, const float *x
     for (int64_t t = 0; t < call->tokens; t++) call->y[t * call->y_stride + r] = f32x16_sum(sum[t]);
 }
 
-LSA_PATHS(row, (const lsa_linear_call *call, const float *x, int64_t r), (call, x, r))
-
-static void prepare_x(float *out, const lsa_linear_call *call)
+static inline LSA_BODY void general_body(const lsa_linear_call *call, const void *x, int64_t from, int64_t to)
 {
-    for (int64_t t = 0; t < call->tokens; t++) {
-        float *to = out + t * padded(call->w->cols);
-        const float *from = call->x + t * call->x_stride;
-        for (int64_t i = 0; i < call->w->cols; i++)
-            to[i] = call->compute == LSA_COMPUTE_BF16 ? bf16_to_f32(f32_to_bf16(from[i])) : from[i];
+    for (int64_t r = from; r < to; r++) row_body(call, x, r);
+}
+
+LSA_PATHS(general, (const lsa_linear_call *call, const void *x, int64_t from, int64_t to), (call, x, from, to))
+
+static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout, int32_t round)
+{
+    const int64_t width = lsa_linear_padded(cols);
+    float *f = out;
+    uint16_t *h = out;
+    if (layout == LSA_LINEAR_X_BF16) {
+        for (int64_t i = 0; i < cols; i++) h[i] = f32_to_bf16(x[i]);
+        for (int64_t i = cols; i < width; i++) h[i] = 0;
+    } else if (layout == LSA_LINEAR_X_SPLIT) {
+        for (int64_t from = 0; from < width; from += 32) {
+            float piece[32] = {0};
+            int64_t n = cols - from < 32 ? cols - from : 32;
+            if (n > 0) memcpy(piece, x + from, (size_t)n * sizeof *x);
+            for (int i = 0; i < 16; i++) {
+                f[from + i] = piece[2 * i];
+                f[from + 16 + i] = piece[2 * i + 1];
+            }
+        }
+    } else {
+        for (int64_t i = 0; i < cols; i++) f[i] = round ? bf16_to_f32(f32_to_bf16(x[i])) : x[i];
+        for (int64_t i = cols; i < width; i++) f[i] = 0;
     }
+}
+
+LSA_PATHS(prepare, (void *out, const float *x, int64_t cols, int32_t layout, int32_t round),
+          (out, x, cols, layout, round))
+
+static lsa_linear_rows_fn *rows_for(const lsa_linear_call *call, int32_t *x_layout)
+{
+    lsa_linear_rows_fn *rows = NULL;
+#if defined(__x86_64__)
+    int level = lsa_cpu_level();
+    if (level >= LSA_CPU_AVX512_BF16) rows = lsa_linear_rows_avx512_bf16(call, x_layout);
+    else if (level >= LSA_CPU_AVX512) rows = lsa_linear_rows_avx512(call, x_layout);
+#endif
+    if (!rows) {
+        *x_layout = LSA_LINEAR_X_F32;
+        rows = general;
+    }
+    return rows;
 }
 
 void lsa_linear_vector(const lsa_linear_call *call, void *workspace)
 {
-    float *x = workspace;
-    prepare_x(x, call);
-    int threads = lsa_threads_for(call->rows * call->w->cols / 8 * call->tokens);
+    const lsa_weight *w = call->w;
+    int32_t layout;
+    lsa_linear_rows_fn *rows = rows_for(call, &layout);
+    int64_t step = lsa_linear_padded(w->cols) * (layout == LSA_LINEAR_X_BF16 ? 2 : 4);
+    for (int64_t t = 0; t < call->tokens; t++)
+        prepare((uint8_t *)workspace + t * step, call->x + t * call->x_stride, w->cols, layout,
+                call->compute == LSA_COMPUTE_BF16);
+
+    /* A team of one costs more than a small layer does. */
+    int threads = lsa_threads_for(call->rows * w->cols / NUMBERS_PER_NS * call->tokens);
+    if (threads == 1) {
+        rows(call, workspace, 0, call->rows);
+        return;
+    }
+    int64_t share = (call->rows / threads + 4) / 4 * 4;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < call->rows; r++) row(call, x, r);
+    for (int64_t from = 0; from < call->rows; from += share)
+        rows(call, workspace, from, from + share < call->rows ? from + share : call->rows);
 }

@@ -1,0 +1,85 @@
+/* Owns the few-token loops of processors with AVX-512 but without its BF16: everything in f32, in order. */
+#include "kernels/linear_private.h"
+
+#if defined(__x86_64__)
+#include "kernels/number_formats.h"
+
+#define TARGET LSA_TARGET_AVX512
+enum { X_BF16_BYTES = 4 };
+
+typedef struct numbers {
+    __m512 v[4];
+} numbers;
+
+static inline TARGET LSA_BODY __m512 sixteen(int dtype, const uint8_t *unit, int i)
+{
+    switch (dtype) {
+    case LSA_F32: return _mm512_loadu_ps(unit + 64 * i);
+    case LSA_BF16: return bf16x16_to_f32_avx512(_mm256_loadu_si256((const __m256i *)(unit + 32 * i)));
+    case LSA_F16: return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(unit + 32 * i)));
+    case LSA_F8_E4M3: return e4m3x16_to_f32_avx512(_mm_loadu_si128((const __m128i *)(unit + 16 * i)));
+    default: return e2m1x16_to_f32_avx512(_mm_loadl_epi64((const __m128i *)(unit + 8 * i)));
+    }
+}
+
+static inline TARGET LSA_BODY __m512 rounded(__m512 v) { return bf16x16_to_f32_avx512(f32x16_to_bf16_avx512(v)); }
+
+static inline TARGET LSA_BODY void decode(numbers *n, int dtype, int compute, const uint8_t *unit)
+{
+    for (int i = 0; i < 4; i++) {
+        n->v[i] = sixteen(dtype, unit, i);
+        if (compute == LSA_COMPUTE_BF16 && (dtype == LSA_F32 || dtype == LSA_F16)) n->v[i] = rounded(n->v[i]);
+    }
+}
+
+static inline TARGET LSA_BODY void decode_scaled(numbers *n, int dtype, const uint8_t *unit, float first, float second)
+{
+    for (int i = 0; i < 4; i++)
+        n->v[i] = rounded(_mm512_mul_ps(sixteen(dtype, unit, i), _mm512_set1_ps(i < 2 ? first : second)));
+}
+
+static inline TARGET LSA_BODY void multiply(__m512 *first, __m512 *second, const numbers *n, int dtype, int compute,
+                                            const uint8_t *x)
+{
+    (void)dtype, (void)compute;
+    *first = _mm512_fmadd_ps(n->v[0], _mm512_loadu_ps(x), *first);
+    *second = _mm512_fmadd_ps(n->v[2], _mm512_loadu_ps(x + 128), *second);
+    *first = _mm512_fmadd_ps(n->v[1], _mm512_loadu_ps(x + 64), *first);
+    *second = _mm512_fmadd_ps(n->v[3], _mm512_loadu_ps(x + 192), *second);
+}
+
+#include "kernels/linear_rows.h"
+
+/* Numbers that bf16 holds need no rounding, so one loop serves both kinds of arithmetic. */
+ROWS(f32_f32, LSA_F32, LSA_COMPUTE_F32, SCALE_BLOCKS)
+ROWS(f32_bf16, LSA_F32, LSA_COMPUTE_BF16, SCALE_BLOCKS)
+ROWS(f16_f32, LSA_F16, LSA_COMPUTE_F32, SCALE_BLOCKS)
+ROWS(f16_bf16, LSA_F16, LSA_COMPUTE_BF16, SCALE_BLOCKS)
+ROWS(bf16_any, LSA_BF16, LSA_COMPUTE_F32, SCALE_BLOCKS)
+ROWS(f8_any, LSA_F8_E4M3, LSA_COMPUTE_F32, SCALE_BLOCKS)
+ROWS(f4_any, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_BLOCKS)
+ROWS(f4_any_halves, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_HALVES)
+ROWS(f8_bf16_numbers, LSA_F8_E4M3, LSA_COMPUTE_BF16, SCALE_NUMBERS)
+ROWS(f4_bf16_numbers, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_NUMBERS)
+
+lsa_linear_rows_fn *lsa_linear_rows_avx512(const lsa_linear_call *call, int32_t *x_layout)
+{
+    int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens), dtype = call->w->dtype;
+    *x_layout = LSA_LINEAR_X_F32;
+    switch (scaling_of(call)) {
+    case SCALE_BLOCKS:
+        switch (dtype) {
+        case LSA_F32: return bf16 ? f32_bf16[t] : f32_f32[t];
+        case LSA_F16: return bf16 ? f16_bf16[t] : f16_f32[t];
+        case LSA_BF16: return bf16_any[t];
+        case LSA_F8_E4M3: return f8_any[t];
+        default: return f4_any[t];
+        }
+    case SCALE_HALVES: return dtype == LSA_F4_E2M1 ? f4_any_halves[t] : NULL;
+    case SCALE_NUMBERS:
+        return dtype == LSA_F8_E4M3 ? f8_bf16_numbers[t] : dtype == LSA_F4_E2M1 ? f4_bf16_numbers[t] : NULL;
+    default: return NULL;
+    }
+}
+
+#endif
