@@ -1,5 +1,5 @@
 -- lsa.cache: counts on traces; the optimum is one.
-local cache = require "lsa.cache"
+local cache = require("lsa").cache
 local ffi = require "ffi"
 local registry = require "lsa.registry"
 local traces = require "traces"
@@ -93,7 +93,7 @@ describe("lsa.cache", function()
   it("takes lists, tensors, arrays, and lru when nothing is said", function()
     local list = {5, 6, 5, 7, 5, 6}
     local array = ffi.new("int32_t[6]", list)
-    local tensor = setmetatable({}, {__index = {totable = function() return list end}})
+    local tensor = require("lsa").tensor(list, "i32")
     local expected = {hits = 2, misses = 4, evicted = 2}
     for _, pages in ipairs{list, {ids = array, n = 6}, tensor} do
       assert.same(expected, cache{pages = pages, capacity = 2})

@@ -404,10 +404,10 @@ describe("eviction policies", function()
     assert.same({3, 4, 3}, leavers({"belady", future = future}, 3, future))
   end)
 
-  it("belady takes lists, tensors' lists and arrays, and needs one", function()
+  it("belady takes lists, tensors and arrays, and needs one", function()
     local trace = traces.make("loop", 10)
     assert.is_table(evictions.new({"belady", future = trace}, 3))
-    local tensor = setmetatable({}, {__index = {totable = function() return {1, 2, 3} end}})
+    local tensor = require("lsa").tensor({1, 2, 3}, "i32")
     assert.is_table(evictions.new({"belady", future = tensor}, 3))
     for _, future in ipairs{7, "1, 2", {1, 2.5}, {-1}, {"a"}} do
       local ok, why = pcall(evictions.new, {"belady", future = future}, 3)
@@ -616,7 +616,7 @@ describe("user-written eviction objects", function()
     local lists = require "lsa.lists"
     local object = evictions.new(function()
       local self = {hit = function() end, insert = function() end, victim = function() end, remove = function() end}
-      self.array, self.fixed, self.big = ffi.new("double[?]", 3, {1, 2, 3}), ffi.new("uint8_t[4]"), 5LL
+      self.array, self.fixed, self.big = ffi.new("double[?]", 3, {1, 2, 3}), ffi.new("uint8_t[2][4]"), 5LL
       self.loop, self.lists, self.module, self.null = self, lists.new(1, 4), lists, ffi.new "void *"
       self[self.array] = "key"
       local hidden = {n = 1}
@@ -625,13 +625,13 @@ describe("user-written eviction objects", function()
       return self
     end, 3)
     local copy = object:clone()
-    object.array[2], object.fixed[3] = 9, 7
+    object.array[2], object.fixed[1][3] = 9, 7
     object.set(8)
     object.lists:push(1, object.lists:add(77))
     assert.equal(3, copy.array[2])
     assert.equal(24, ffi.sizeof(copy.array))
-    assert.equal(0, copy.fixed[3])
-    assert.equal(4, ffi.sizeof(copy.fixed))
+    assert.equal(0, copy.fixed[1][3])
+    assert.equal(8, ffi.sizeof(copy.fixed))
     assert.equal(5LL, copy.big)
     assert.equal(copy, copy.loop)
     assert.equal(0, copy.lists:find(77))
@@ -654,6 +654,20 @@ describe("user-written eviction objects", function()
     assert.is_true(evictions.clone(own).mine)
     local holder = with(function(self) self.part = {clone = function() return "a copy" end} end)
     assert.equal("a copy", holder:clone().part)
+  end)
+
+  it("are copied with the sets and tensors that they hold", function()
+    local lsa = require "lsa"
+    local state = {set = lsa.set(10):add(3), tensor = lsa.tensor({1, 2, 3}, "f32")}
+    state.same = state.set
+    local copy = evictions.copy(state, "the state")
+    state.set:add(4)
+    state.tensor:set(0, 9)
+    assert.same({3}, copy.set:ids():totable())
+    assert.same({1, 2, 3}, copy.tensor:totable())
+    copy.same:add(7)
+    assert.is_true(copy.set:has(7))
+    assert.is_false(state.set:has(7))
   end)
 
   it("that hold what cannot be copied say where", function()

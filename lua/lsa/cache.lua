@@ -1,6 +1,6 @@
 -- Owns lsa.cache: an eviction policy on a trace of page accesses, with no model and no bytes.
 --
---   lsa.cache{pages = ids, capacity = 1000, evict = "sieve"} -> {hits =, misses =, evicted =}
+--   lsa.cache{pages = ids, capacity = 1000, evict = "sieve"} -> {hits =, misses =, evicted =}      (M.new)
 --
 -- pages: a list of ids, an i32 tensor, or {ids = int32_t *, n = n}. Every access is a hit or a miss; a miss loads
 -- the page at once, and evicts first when `capacity` pages are present. evict: as in a session; default lru. The
@@ -63,7 +63,9 @@ local function loop_of(entry, kind)
   return loops[key]
 end
 
-return function(arg)
+local M = {}
+
+function M.new(arg)
   if type(arg) ~= "table" or arg.pages == nil then
     error("lsa.cache: pages is nil, and is the trace: lsa.cache{pages = ids, capacity = n}", 2)
   end
@@ -90,3 +92,5 @@ return function(arg)
   if not ok then error(hits, 0) end
   return {hits = hits, misses = n - hits, evicted = evicted}
 end
+
+return M

@@ -81,9 +81,15 @@ local function copy_cdata(value, path)
   if SCALARS[name] or name:find "^enum " then return value end
   if element and SCALARS[element:gsub("^const ", "")] then
     local bytes = ffi.sizeof(value)
-    local copy = ffi.new(element .. "[?]", bytes / ffi.sizeof(element))
+    local copy = name:find("[?]", 1, true) and ffi.new(element .. "[?]", bytes / ffi.sizeof(element))
+      or ffi.new(ffi.typeof(value))
     ffi.copy(copy, value, bytes)
     return copy
+  end
+  -- C objects of this library copy themselves.
+  for _, method in ipairs{"clone", "copy"} do
+    local ok, copy = pcall(function() return value[method](value) end)
+    if ok then return copy end
   end
   error(("clone: %s is a cdata '%s', which cannot be copied: keep numbers, tables and arrays of numbers, or give " ..
     "the object a clone method"):format(path, name), 0)
@@ -92,15 +98,15 @@ end
 local copy_value
 
 local function copy_table(value, state, path)
-  local clone = path ~= "the object" and rawget(value, "clone")
   local meta = getmetatable(value)
-  if not clone and type(meta) == "table" and type(rawget(meta, "__index")) == "table" then
-    clone = meta.__index.clone
-  end
-  if type(clone) == "function" and clone ~= M.copy then
-    local copy = clone(value)
-    state.done[value] = copy
-    return copy
+  if value ~= state.root then
+    local class = type(meta) == "table" and rawget(meta, "__index")
+    local clone = rawget(value, "clone") or type(class) == "table" and class.clone
+    if type(clone) == "function" and clone ~= M.copy then
+      local copy = clone(value)
+      state.done[value] = copy
+      return copy
+    end
   end
   local copy = {}
   state.done[value] = copy
@@ -161,10 +167,11 @@ end
 
 -- An independent copy: tables, arrays of numbers and closures with their local variables, each once. Shared are
 -- functions without local variables of their own, loaded modules and what they hold, and classes (metatables that
--- are their own __index). What holds C memory is copied by its own clone method, or refused by name.
-function M.copy(object)
-  local state = {done = {}, cells = {}, shared = shared_values()}
-  return copy_value(object, state, "the object")
+-- are their own __index). Sets, tensors and what has a clone method copy themselves; other C memory is refused, by the
+-- path to it from `what`.
+function M.copy(object, what)
+  local state = {root = object, done = {}, cells = {}, shared = shared_values()}
+  return copy_value(object, state, what or "the object")
 end
 
 -- object:clone() where the object has one of its own, else a copy.

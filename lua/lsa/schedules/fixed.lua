@@ -1,0 +1,6 @@
+-- A cycle every `every` steps.
+--   opt.every   64
+-- Reads nothing of the cycle. Source: arXiv 2606.09079, section 3 (tau = 64).
+return function(_, opt)
+  return opt.every or 64
+end
