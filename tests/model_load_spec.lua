@@ -6,7 +6,6 @@ local C, check = lsa.C, lsa.check
 
 local GOLDEN = lsa.root .. "/tests/golden/"
 local CASES = {"swa", "csa", "hca", "hash", "flash", "odd", "short", "narrow", "hca_only", "experts", "released"}
-local HC = {"fn", "base", "scale"}
 
 local function load(folder)
   local out = ffi.new "lsa_model *[1]"
