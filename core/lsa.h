@@ -7,6 +7,7 @@
 #include "core/memory.h"
 #include "core/cpu.h"
 #include "core/device.h"
+#include "core/transfer.h"
 #include "core/clock.h"
 #include "core/peaks.h"
 #include "core/tensor.h"

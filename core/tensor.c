@@ -106,16 +106,22 @@ static int64_t count_of(int32_t rank, const int64_t *shape, int64_t element_byte
     return empty ? 0 : n;
 }
 
-int lsa_tensor_on(lsa_tensor **out, lsa_storage *storage, int64_t byte_offset, int32_t dtype,
-                  int32_t rank, const int64_t *shape)
+int64_t lsa_tensor_bytes(int32_t dtype, int32_t rank, const int64_t *shape)
 {
     int64_t size = lsa_dtype_size(dtype);
     if (!size) return lsa_fail(LSA_EDTYPE, "tensor: dtype %d is unknown", dtype);
     int64_t n = count_of(rank, shape, size);
-    if (n < 0) return (int)n;
-    if (byte_offset < 0 || byte_offset > storage->bytes || n * size > storage->bytes - byte_offset)
+    return n < 0 ? n : n * size;
+}
+
+int lsa_tensor_on(lsa_tensor **out, lsa_storage *storage, int64_t byte_offset, int32_t dtype,
+                  int32_t rank, const int64_t *shape)
+{
+    int64_t bytes = lsa_tensor_bytes(dtype, rank, shape);
+    if (bytes < 0) return (int)bytes;
+    if (byte_offset < 0 || byte_offset > storage->bytes || bytes > storage->bytes - byte_offset)
         return lsa_fail(LSA_ESHAPE, "tensor: %lld bytes from %lld, the storage has %lld",
-                        (long long)(n * size), (long long)byte_offset, (long long)storage->bytes);
+                        (long long)bytes, (long long)byte_offset, (long long)storage->bytes);
     lsa_tensor *t = lsa_alloc_zero(sizeof *t);
     if (!t) return LSA_ENOMEM;
     lsa_storage_retain(storage);
@@ -135,14 +141,12 @@ int lsa_tensor_on(lsa_tensor **out, lsa_storage *storage, int64_t byte_offset, i
 
 int lsa_tensor_empty(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape)
 {
-    int64_t size = lsa_dtype_size(dtype);
-    if (!size) return lsa_fail(LSA_EDTYPE, "tensor: dtype %d is unknown", dtype);
-    int64_t n = count_of(rank, shape, size);
-    if (n < 0) return (int)n;
-    void *data = lsa_alloc(n * size);
+    int64_t bytes = lsa_tensor_bytes(dtype, rank, shape);
+    if (bytes < 0) return (int)bytes;
+    void *data = lsa_alloc(bytes);
     if (!data) return LSA_ENOMEM;
     lsa_storage *storage;
-    int rc = lsa_storage_wrap(&storage, data, n * size, free_heap, NULL);
+    int rc = lsa_storage_wrap(&storage, data, bytes, free_heap, NULL);
     if (rc) {
         lsa_free(data);
         return rc;

@@ -49,6 +49,9 @@ void lsa_storage_release(lsa_storage *storage);
 void *lsa_storage_data(const lsa_storage *storage);
 int64_t lsa_storage_bytes(const lsa_storage *storage);
 
+/* Bytes of a contiguous tensor, or LSA_ESHAPE, LSA_EDTYPE where there can be no such tensor. */
+int64_t lsa_tensor_bytes(int32_t dtype, int32_t rank, const int64_t *shape);
+
 /* A new contiguous tensor on the CPU, zeroed. rank 0..6; every dimension >= 0. */
 int lsa_tensor_new(lsa_tensor **out, int32_t dtype, int32_t rank, const int64_t *shape);
 
