@@ -7,7 +7,7 @@
 #include "core/memory.h"
 #include "core/simd.h"
 
-typedef long long ll;                            /* what %lld prints */
+typedef long long ll; /* what %lld prints */
 
 static int64_t words_of(int64_t n) { return (n + 63) / 64; }
 
@@ -84,8 +84,8 @@ static void fill(lsa_set *set, int64_t from, int64_t to)
 int lsa_set_add_range(lsa_set *set, int64_t from, int64_t to)
 {
     if (from < 0 || to < from || to > set->n)
-        return lsa_fail(LSA_EARG, "set: range %lld..%lld (end excluded) is outside 0..%lld", (ll)from,
-                        (ll)to, (ll)set->n);
+        return lsa_fail(LSA_EARG, "set: range %lld..%lld (end excluded) is outside 0..%lld",
+                        (ll)from, (ll)to, (ll)set->n);
     if (from < to) fill(set, from, to);
     return LSA_OK;
 }
@@ -186,17 +186,18 @@ static inline LSA_BODY void combine_body(uint64_t *out, const uint64_t *a, const
     else
         for (int64_t i = 0; i < words; i++) out[i] = a[i] & ~b[i];
 }
-LSA_PATHS(combine, (uint64_t *out, const uint64_t *a, const uint64_t *b, int64_t words, int how),
+LSA_PATHS(combine, (uint64_t * out, const uint64_t *a, const uint64_t *b, int64_t words, int how),
           (out, a, b, words, how))
 
-static int checked_combine(const char *op, lsa_set *out, const lsa_set *a, const lsa_set *b, int how)
+static int checked_combine(const char *op, lsa_set *out, const lsa_set *a, const lsa_set *b,
+                           int how)
 {
     if (a->n != b->n)
-        return lsa_fail(LSA_ESHAPE, "set %s: one set is of %lld ids, the other of %lld", op, (ll)a->n,
-                        (ll)b->n);
+        return lsa_fail(LSA_ESHAPE, "set %s: one set is of %lld ids, the other of %lld", op,
+                        (ll)a->n, (ll)b->n);
     if (out->n != a->n)
-        return lsa_fail(LSA_ESHAPE, "set %s: the sets are of %lld ids, the result of %lld", op, (ll)a->n,
-                        (ll)out->n);
+        return lsa_fail(LSA_ESHAPE, "set %s: the sets are of %lld ids, the result of %lld", op,
+                        (ll)a->n, (ll)out->n);
     combine(out->bits, a->bits, b->bits, words_of(a->n), how);
     return LSA_OK;
 }
@@ -226,7 +227,8 @@ void lsa_set_invert(lsa_set *set)
 int lsa_set_copy(lsa_set *out, const lsa_set *in)
 {
     if (out->n < in->n)
-        return lsa_fail(LSA_ESHAPE, "set copy: %lld ids do not fit a set of %lld", (ll)in->n, (ll)out->n);
+        return lsa_fail(LSA_ESHAPE, "set copy: %lld ids do not fit a set of %lld", (ll)in->n,
+                        (ll)out->n);
     int64_t words = words_of(in->n);
     memmove(out->bits, in->bits, (size_t)words * 8);
     memset(out->bits + words, 0, (size_t)(words_of(out->n) - words) * 8);
@@ -273,7 +275,8 @@ static void dilate_far(lsa_set *out, const lsa_set *in, int64_t r)
     int64_t words = words_of(in->n), from = 0, to = 0;
     for (int64_t w = 0; w < words; w++) {
         if (!in->bits[w]) continue;
-        int64_t lo = w * 64 + __builtin_ctzll(in->bits[w]), hi = w * 64 + 64 - __builtin_clzll(in->bits[w]);
+        int64_t lo = w * 64 + __builtin_ctzll(in->bits[w]),
+                hi = w * 64 + 64 - __builtin_clzll(in->bits[w]);
         lo = lo > r ? lo - r : 0;
         hi = hi < in->n - r ? hi + r : in->n;
         if (lo > to) {
@@ -289,8 +292,8 @@ int lsa_set_dilate(lsa_set *out, const lsa_set *in, int64_t radius)
 {
     if (radius < 0) return lsa_fail(LSA_EARG, "set dilate: radius is %lld", (ll)radius);
     if (out->n != in->n)
-        return lsa_fail(LSA_ESHAPE, "set dilate: the set is of %lld ids, the result of %lld", (ll)in->n,
-                        (ll)out->n);
+        return lsa_fail(LSA_ESHAPE, "set dilate: the set is of %lld ids, the result of %lld",
+                        (ll)in->n, (ll)out->n);
     if (out == in) return lsa_fail(LSA_EARG, "set dilate: the result may not be the set itself");
     if (radius == 0) return lsa_set_copy(out, in);
     if (radius < 64) {
@@ -319,7 +322,8 @@ static int check_pages(const char *op, int64_t pages, int64_t n, int64_t page)
 {
     if (page < 1) return lsa_fail(LSA_EARG, "set %s: page is %lld", op, (ll)page);
     if (pages != (n + page - 1) / page)
-        return lsa_fail(LSA_ESHAPE, "set %s: %lld ids are %lld pages of %lld, the set of pages has %lld", op,
+        return lsa_fail(LSA_ESHAPE,
+                        "set %s: %lld ids are %lld pages of %lld, the set of pages has %lld", op,
                         (ll)n, (ll)((n + page - 1) / page), (ll)page, (ll)pages);
     return LSA_OK;
 }
@@ -349,7 +353,7 @@ int lsa_set_chunks(lsa_set *out, const lsa_set *in, int64_t page)
     for (int64_t w = 0; w < words_of(in->n); w++) {
         for (uint64_t word = in->bits[w]; word;) {
             int start = __builtin_ctzll(word);
-            uint64_t gaps = ~(word >> start);                /* a run ends where the shifted word has a zero */
+            uint64_t gaps = ~(word >> start); /* a run ends where the shifted word has a zero */
             int length = gaps ? __builtin_ctzll(gaps) : 64;
             int64_t from = (w * 64 + start) * page, to = from + length * page;
             fill(out, from, to < out->n ? to : out->n);

@@ -12,7 +12,8 @@ static void free_device(void *data, void *context)
     lsa_device_free(data);
 }
 
-int lsa_tensor_empty_on(lsa_tensor **out, int32_t device, int32_t dtype, int32_t rank, const int64_t *shape)
+int lsa_tensor_empty_on(lsa_tensor **out, int32_t device, int32_t dtype, int32_t rank,
+                        const int64_t *shape)
 {
     if (device == LSA_CPU) return lsa_tensor_empty(out, dtype, rank, shape);
     if (device != LSA_CUDA) return lsa_fail(LSA_EARG, "tensor: device %d is unknown", device);
@@ -36,12 +37,15 @@ int lsa_tensor_empty_on(lsa_tensor **out, int32_t device, int32_t dtype, int32_t
 
 int lsa_tensor_transfer(lsa_tensor **out, const lsa_tensor *t, int32_t device)
 {
-    if (!lsa_tensor_contiguous(t)) return lsa_fail(LSA_ESHAPE, "transfer: the tensor is not contiguous");
+    if (!lsa_tensor_contiguous(t))
+        return lsa_fail(LSA_ESHAPE, "transfer: the tensor is not contiguous");
     lsa_tensor *copy;
     int rc = lsa_tensor_empty_on(&copy, device, t->dtype, t->rank, t->shape);
     if (rc) return rc;
     rc = lsa_device_copy(copy->data, t->data, lsa_tensor_count(t) * lsa_dtype_size(t->dtype));
-    if (rc) lsa_tensor_free(copy);
-    else *out = copy;
+    if (rc)
+        lsa_tensor_free(copy);
+    else
+        *out = copy;
     return rc;
 }

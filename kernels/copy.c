@@ -31,16 +31,23 @@ static int merge(dims *d, int32_t rank, const int64_t *shape, const int64_t *out
     return 1;
 }
 
-#define COPY_ROW(type)                                                             \
-    for (int64_t i = 0; i < n; i++) ((type *)out)[i * out_stride] = ((const type *)in)[i * in_stride]
+#define COPY_ROW(type)                                                                             \
+    for (int64_t i = 0; i < n; i++)                                                                \
+    ((type *)out)[i * out_stride] = ((const type *)in)[i * in_stride]
 
-static void copy_row(char *out, const char *in, int64_t n, int64_t out_stride, int64_t in_stride, int64_t size)
+static void copy_row(char *out, const char *in, int64_t n, int64_t out_stride, int64_t in_stride,
+                     int64_t size)
 {
-    if (out_stride == 1 && in_stride == 1) memcpy(out, in, (size_t)(n * size));
-    else if (size == 1) COPY_ROW(uint8_t);
-    else if (size == 2) COPY_ROW(uint16_t);
-    else if (size == 4) COPY_ROW(uint32_t);
-    else COPY_ROW(uint64_t);
+    if (out_stride == 1 && in_stride == 1)
+        memcpy(out, in, (size_t)(n * size));
+    else if (size == 1)
+        COPY_ROW(uint8_t);
+    else if (size == 2)
+        COPY_ROW(uint16_t);
+    else if (size == 4)
+        COPY_ROW(uint32_t);
+    else
+        COPY_ROW(uint64_t);
 }
 
 int lsa_copy_cpu(void *out, const void *in, int64_t size, int32_t rank, const int64_t *shape,
@@ -62,8 +69,8 @@ int lsa_copy_cpu(void *out, const void *in, int64_t size, int32_t rank, const in
     int64_t at[LSA_MAX_RANK] = {0}, out_at = 0, in_at = 0;
     int32_t last = d.rank - 1;
     for (;;) {
-        copy_row((char *)out + out_at * size, (const char *)in + in_at * size, d.n[last], d.out[last], d.in[last],
-                 size);
+        copy_row((char *)out + out_at * size, (const char *)in + in_at * size, d.n[last],
+                 d.out[last], d.in[last], size);
         int32_t i = last - 1;
         for (; i >= 0; i--) {
             out_at += d.out[i];

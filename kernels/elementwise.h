@@ -8,8 +8,8 @@ enum { LSA_ADD = 0, LSA_SUB = 1, LSA_MUL = 2, LSA_DIV = 3, LSA_MIN = 4, LSA_MAX 
 /* out[i] = a[i] op b[i mod period], for i < n. period divides n: n for tensors of one shape, the size of the
  * trailing dimensions for a row that meets every row, 1 for a number. LSA_MIN and LSA_MAX are NaN where
  * either side is. out may be a, and b where period is n; otherwise they do not overlap. */
-typedef int lsa_binary_fn(float *out, const float *a, const float *b, int64_t n, int64_t period, int32_t op,
-                          void *stream);
+typedef int lsa_binary_fn(float *out, const float *a, const float *b, int64_t n, int64_t period,
+                          int32_t op, void *stream);
 lsa_binary_fn lsa_binary_cpu;
 
 enum { LSA_EXP = 0, LSA_LOG = 1, LSA_SIGMOID = 2 };

@@ -4,7 +4,8 @@
 #include "core/error.h"
 #include "core/simd.h"
 
-int lsa_pages_cpu(float *out, const float *in, int64_t rows, int64_t n, int64_t size, int32_t op, void *stream)
+int lsa_pages_cpu(float *out, const float *in, int64_t rows, int64_t n, int64_t size, int32_t op,
+                  void *stream)
 {
     if (size < 1) return lsa_fail(LSA_EARG, "pages: size is %lld", (long long)size);
     if (rows < 0 || n < 0)
@@ -13,13 +14,16 @@ int lsa_pages_cpu(float *out, const float *in, int64_t rows, int64_t n, int64_t 
     if (rest == 0) return lsa_reduce_cpu(out, in, rows * full, size, 1, op, stream);
     for (int64_t r = 0; r < rows; r++) {
         int rc = lsa_reduce_cpu(out + r * pages, in + r * n, full, size, 1, op, stream);
-        if (rc == 0) rc = lsa_reduce_cpu(out + r * pages + full, in + r * n + full * size, 1, rest, 1, op, stream);
+        if (rc == 0)
+            rc = lsa_reduce_cpu(out + r * pages + full, in + r * n + full * size, 1, rest, 1, op,
+                                stream);
         if (rc) return rc;
     }
     return LSA_OK;
 }
 
-static inline LSA_BODY void density_words_body(float *out, const uint64_t *bits, int64_t pages, int64_t words)
+static inline LSA_BODY void density_words_body(float *out, const uint64_t *bits, int64_t pages,
+                                               int64_t words)
 {
     for (int64_t p = 0; p < pages; p++, bits += words) {
         int64_t count = 0;
@@ -52,6 +56,7 @@ int lsa_density_cpu(float *out, const uint64_t *bits, int64_t n, int64_t size, v
         p = n / size;
         density_words(out, bits, p, size / 64);
     }
-    for (; p < pages; p++) out[p] = (float)count_range(bits, p * size, n - p * size < size ? n : (p + 1) * size);
+    for (; p < pages; p++)
+        out[p] = (float)count_range(bits, p * size, n - p * size < size ? n : (p + 1) * size);
     return LSA_OK;
 }

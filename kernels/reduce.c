@@ -83,21 +83,32 @@ static inline LSA_BODY float best_of_row(const float *x, int64_t n, int max)
     return any[0] | any[1] | any[2] | any[3] ? NAN : b[0];
 }
 
-static inline LSA_BODY void rows_body(float *out, const float *in, int64_t rows, int64_t n, int32_t op)
+static inline LSA_BODY void rows_body(float *out, const float *in, int64_t rows, int64_t n,
+                                      int32_t op)
 {
     for (int64_t r = 0; r < rows; r++, in += n) {
         switch (op) {
-        case LSA_REDUCE_SUM: out[r] = sum_row(in, n, 0); break;
-        case LSA_REDUCE_MEAN: out[r] = sum_row(in, n, 1); break;
-        case LSA_REDUCE_MIN: out[r] = best_of_row(in, n, 0); break;
-        default: out[r] = best_of_row(in, n, 1); break;
+        case LSA_REDUCE_SUM:
+            out[r] = sum_row(in, n, 0);
+            break;
+        case LSA_REDUCE_MEAN:
+            out[r] = sum_row(in, n, 1);
+            break;
+        case LSA_REDUCE_MIN:
+            out[r] = best_of_row(in, n, 0);
+            break;
+        default:
+            out[r] = best_of_row(in, n, 1);
+            break;
         }
     }
 }
-LSA_PATHS(rows, (float *out, const float *in, int64_t rows, int64_t n, int32_t op), (out, in, rows, n, op))
+LSA_PATHS(rows, (float *out, const float *in, int64_t rows, int64_t n, int32_t op),
+          (out, in, rows, n, op))
 
 /* One outer element; i runs over up to eight columns at once, j goes down them. */
-static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n, int64_t inner, int32_t op)
+static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n, int64_t inner,
+                                         int32_t op)
 {
     for (int64_t i = 0; i < inner; i += 8) {
         int64_t m = inner - i < 8 ? inner - i : 8;
@@ -117,15 +128,18 @@ static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n,
             out[i + c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
     }
 }
-LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int32_t op), (out, in, n, inner, op))
+LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int32_t op),
+          (out, in, n, inner, op))
 
-int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op, void *stream)
+int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op,
+                   void *stream)
 {
     (void)stream;
-    if (op < LSA_REDUCE_SUM || op > LSA_REDUCE_MAX) return lsa_fail(LSA_EARG, "reduce: op %d is unknown", op);
+    if (op < LSA_REDUCE_SUM || op > LSA_REDUCE_MAX)
+        return lsa_fail(LSA_EARG, "reduce: op %d is unknown", op);
     if (outer < 0 || n < 0 || inner < 0)
-        return lsa_fail(LSA_ESHAPE, "reduce: shape [%lld, %lld, %lld]", (long long)outer, (long long)n,
-                        (long long)inner);
+        return lsa_fail(LSA_ESHAPE, "reduce: shape [%lld, %lld, %lld]", (long long)outer,
+                        (long long)n, (long long)inner);
     if (outer == 0 || inner == 0) return LSA_OK;
     if (n == 0 && (op == LSA_REDUCE_MIN || op == LSA_REDUCE_MAX))
         return lsa_fail(LSA_ESHAPE, "reduce: no elements to take the %s of",
@@ -136,9 +150,11 @@ int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t from = 0; from < outer; from += piece) {
         int64_t to = outer - from < piece ? outer : from + piece;
-        if (inner == 1) rows(out + from, in + from * n, to - from, n, op);
+        if (inner == 1)
+            rows(out + from, in + from * n, to - from, n, op);
         else
-            for (int64_t o = from; o < to; o++) columns(out + o * inner, in + o * n * inner, n, inner, op);
+            for (int64_t o = from; o < to; o++)
+                columns(out + o * inner, in + o * n * inner, n, inner, op);
     }
     return LSA_OK;
 }
@@ -184,7 +200,7 @@ int lsa_argmax_cpu(int32_t *ids, const float *in, int64_t rows, int64_t n, void 
         float value;
         int64_t at;
         largest(in + r * n, n, &value);
-        find(in + r * n, n, value, &at);         /* -inf where all is NaN: then nothing equals it */
+        find(in + r * n, n, value, &at); /* -inf where all is NaN: then nothing equals it */
         ids[r] = at < n ? (int32_t)at : -1;
     }
     return LSA_OK;

@@ -10,8 +10,8 @@ enum { LSA_REDUCE_SUM = 0, LSA_REDUCE_MEAN = 1, LSA_REDUCE_MIN = 2, LSA_REDUCE_M
  * Sums run in f64, in an order that depends on n and inner alone: sixteen partial sums (element j goes to
  * number j mod 16) added pairwise where inner is 1, j ascending otherwise; rounded to f32 once. NaN in gives
  * NaN out, for every op. n = 0: sums are 0, means NaN, LSA_ESHAPE for min and max. */
-typedef int lsa_reduce_fn(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op,
-                          void *stream);
+typedef int lsa_reduce_fn(float *out, const float *in, int64_t outer, int64_t n, int64_t inner,
+                          int32_t op, void *stream);
 lsa_reduce_fn lsa_reduce_cpu;
 
 /* ids[r] = where row r of in [rows, n] has its largest value, the lowest such place; NaN never wins; -1 where

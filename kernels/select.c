@@ -18,9 +18,9 @@ enum { SAMPLES = 4096, BINS = 2048, SHORT = 16384 };
 enum { COUNT = 0, MASS = 1 };
 
 typedef struct workspace {
-    double *bins;                                /* [BINS] */
-    uint32_t *keys, *spare;                      /* [SAMPLES] each */
-    float *inside;                               /* [capacity + 64] */
+    double *bins;           /* [BINS] */
+    uint32_t *keys, *spare; /* [SAMPLES] each */
+    float *inside;          /* [capacity + 64] */
     int64_t capacity;
 } workspace;
 
@@ -31,7 +31,7 @@ typedef struct threshold {
 
 /* What a scan found around the bracket lo..hi. */
 typedef struct scan {
-    int64_t above, at_hi, at_lo, inside;         /* scores > hi, == hi, == lo, between */
+    int64_t above, at_hi, at_lo, inside; /* scores > hi, == hi, == lo, between */
     double mass_above;
 } scan;
 
@@ -76,12 +76,21 @@ static inline float *append_generic(float *out, const float *x, uint64_t mask)
 }
 
 #if defined(__x86_64__)
-#define AVX2_COMPARE(x, t, how)                                                                          \
-    ((uint64_t)(unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_set1_ps(t), how)) | \
-     (uint64_t)(unsigned)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps((x) + 8), _mm256_set1_ps(t), how)) << 8)
+#define AVX2_COMPARE(x, t, how)                                                                    \
+    ((uint64_t)(unsigned)_mm256_movemask_ps(                                                       \
+         _mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_set1_ps(t), how)) |                              \
+     (uint64_t)(unsigned)_mm256_movemask_ps(                                                       \
+         _mm256_cmp_ps(_mm256_loadu_ps((x) + 8), _mm256_set1_ps(t), how))                          \
+         << 8)
 
-LSA_TARGET_AVX2 static inline uint64_t gt16_avx2(const float *x, float t) { return AVX2_COMPARE(x, t, _CMP_GT_OQ); }
-LSA_TARGET_AVX2 static inline uint64_t eq16_avx2(const float *x, float t) { return AVX2_COMPARE(x, t, _CMP_EQ_OQ); }
+LSA_TARGET_AVX2 static inline uint64_t gt16_avx2(const float *x, float t)
+{
+    return AVX2_COMPARE(x, t, _CMP_GT_OQ);
+}
+LSA_TARGET_AVX2 static inline uint64_t eq16_avx2(const float *x, float t)
+{
+    return AVX2_COMPARE(x, t, _CMP_EQ_OQ);
+}
 LSA_TARGET_AVX2 static inline float *append_avx2(float *out, const float *x, uint64_t mask)
 {
     for (; mask; mask &= mask - 1) *out++ = x[__builtin_ctzll(mask)];
@@ -109,8 +118,8 @@ LSA_TARGET_AVX512 static inline float *append_avx512(float *out, const float *x,
 }
 #endif
 
-#define MASK64(path, op, x, t)                                                            \
-    (op##16_##path(x, t) | op##16_##path((x) + 16, t) << 16 | op##16_##path((x) + 32, t) << 32 | \
+#define MASK64(path, op, x, t)                                                                     \
+    (op##16_##path(x, t) | op##16_##path((x) + 16, t) << 16 | op##16_##path((x) + 32, t) << 32 |   \
      op##16_##path((x) + 48, t) << 48)
 
 /* The last scores of a row, padded to 64 with NaN, which is never selected. */
@@ -121,56 +130,56 @@ static void pad(float *out, const float *x, int64_t n)
 
 /* ---- the two passes ---- */
 
-#define DEFINE_MARK(path, target)                                                                      \
-    target static void mark_##path(uint64_t *bits, const float *scores, int64_t n, threshold t)        \
-    {                                                                                                  \
-        float last[64];                                                                                \
-        for (int64_t i = 0; i < n; i += 64) {                                                          \
-            const float *x = scores + i;                                                               \
-            if (n - i < 64) {                                                                          \
-                pad(last, x, n - i);                                                                   \
-                x = last;                                                                              \
-            }                                                                                          \
-            uint64_t in = MASK64(path, gt, x, t.value), ties = MASK64(path, eq, x, t.value);           \
-            if (ties && t.ties) {                                                                      \
-                int64_t many = __builtin_popcountll(ties);                                             \
-                for (; many > t.ties; many--) ties ^= 1ull << (63 - __builtin_clzll(ties));            \
-                t.ties -= many;                                                                        \
-                in |= ties;                                                                            \
-            }                                                                                          \
-            bits[i / 64] = in;                                                                         \
-        }                                                                                              \
+#define DEFINE_MARK(path, target)                                                                  \
+    target static void mark_##path(uint64_t *bits, const float *scores, int64_t n, threshold t)    \
+    {                                                                                              \
+        float last[64];                                                                            \
+        for (int64_t i = 0; i < n; i += 64) {                                                      \
+            const float *x = scores + i;                                                           \
+            if (n - i < 64) {                                                                      \
+                pad(last, x, n - i);                                                               \
+                x = last;                                                                          \
+            }                                                                                      \
+            uint64_t in = MASK64(path, gt, x, t.value), ties = MASK64(path, eq, x, t.value);       \
+            if (ties && t.ties) {                                                                  \
+                int64_t many = __builtin_popcountll(ties);                                         \
+                for (; many > t.ties; many--) ties ^= 1ull << (63 - __builtin_clzll(ties));        \
+                t.ties -= many;                                                                    \
+                in |= ties;                                                                        \
+            }                                                                                      \
+            bits[i / 64] = in;                                                                     \
+        }                                                                                          \
     }
 
 /* Gives up (inside = -1) when `room` does not hold what lies between the pivots. */
-#define DEFINE_SCAN(path, target)                                                                      \
-    target static scan scan_##path(float *room, int64_t capacity, const float *scores, int64_t n, float lo, \
-                                   float hi, int how)                                                  \
-    {                                                                                                  \
-        scan s = {0};                                                                                  \
-        float last[64], *out = room;                                                                   \
-        f64x8 sum[2] = {{0}, {0}};                                                                     \
-        for (int64_t i = 0; i < n; i += 64) {                                                          \
-            const float *x = scores + i;                                                               \
-            if (n - i < 64) {                                                                          \
-                pad(last, x, n - i);                                                                   \
-                x = last;                                                                              \
-            }                                                                                          \
-            uint64_t above = MASK64(path, gt, x, hi), at_hi = MASK64(path, eq, x, hi);                 \
-            uint64_t over_lo = MASK64(path, gt, x, lo), at_lo = MASK64(path, eq, x, lo);               \
-            s.above += __builtin_popcountll(above);                                                    \
-            s.at_hi += __builtin_popcountll(at_hi);                                                    \
-            s.at_lo += __builtin_popcountll(at_lo);                                                    \
-            if (how == MASS && above) add_above(sum, x, hi);                                           \
-            if (out - room > capacity - 64) {                                                          \
-                s.inside = -1;                                                                         \
-                return s;                                                                              \
-            }                                                                                          \
-            out = append_##path(out, x, over_lo & ~above & ~at_hi);                                    \
-        }                                                                                              \
-        s.inside = out - room;                                                                         \
-        s.mass_above = sum_of(sum);                                                                    \
-        return s;                                                                                      \
+#define DEFINE_SCAN(path, target)                                                                  \
+    target static scan scan_##path(float *room, int64_t capacity, const float *scores, int64_t n,  \
+                                   float lo, float hi, int how)                                    \
+    {                                                                                              \
+        scan s = {0};                                                                              \
+        float last[64], *out = room;                                                               \
+        f64x8 sum[2] = {{0}, {0}};                                                                 \
+        for (int64_t i = 0; i < n; i += 64) {                                                      \
+            const float *x = scores + i;                                                           \
+            if (n - i < 64) {                                                                      \
+                pad(last, x, n - i);                                                               \
+                x = last;                                                                          \
+            }                                                                                      \
+            uint64_t above = MASK64(path, gt, x, hi), at_hi = MASK64(path, eq, x, hi);             \
+            uint64_t over_lo = MASK64(path, gt, x, lo), at_lo = MASK64(path, eq, x, lo);           \
+            s.above += __builtin_popcountll(above);                                                \
+            s.at_hi += __builtin_popcountll(at_hi);                                                \
+            s.at_lo += __builtin_popcountll(at_lo);                                                \
+            if (how == MASS && above) add_above(sum, x, hi);                                       \
+            if (out - room > capacity - 64) {                                                      \
+                s.inside = -1;                                                                     \
+                return s;                                                                          \
+            }                                                                                      \
+            out = append_##path(out, x, over_lo & ~above & ~at_hi);                                \
+        }                                                                                          \
+        s.inside = out - room;                                                                     \
+        s.mass_above = sum_of(sum);                                                                \
+        return s;                                                                                  \
     }
 
 typedef double f64x8 __attribute__((vector_size(64), aligned(8), may_alias));
@@ -218,7 +227,8 @@ static void mark(uint64_t *bits, const float *scores, int64_t n, threshold t)
     mark_generic(bits, scores, n, t);
 }
 
-static scan scan_bracket(float *room, int64_t capacity, const float *scores, int64_t n, float lo, float hi, int how)
+static scan scan_bracket(float *room, int64_t capacity, const float *scores, int64_t n, float lo,
+                         float hi, int how)
 {
 #if defined(__x86_64__)
     int level = lsa_cpu_level();
@@ -263,7 +273,8 @@ static int64_t ties_for(double above, double need, double each)
 
 /* Finds in x the largest T for which the scores >= T weigh `need` or more together, and how many of those equal to T
  * that takes. 0 when all together weigh less; *weighed is then their weight. */
-static int resolve(threshold *t, const float *x, int64_t n, double need, int how, double *bins, double *weighed)
+static int resolve(threshold *t, const float *x, int64_t n, double need, int how, double *bins,
+                   double *weighed)
 {
     static const int shifts[] = {21, 10, 0}, widths[] = {11, 11, 10};
     uint32_t prefix = 0;
@@ -341,7 +352,8 @@ static void sample(workspace *w, const float *scores, int64_t n)
 static void bracket(float *lo, float *hi, const workspace *w, double share, int how)
 {
     double total = 0, sum = 0, variance = 0;
-    for (int i = 0; i < SAMPLES; i++) total += how == MASS ? weight_of(float_of(w->keys[i]), how) : 1.0;
+    for (int i = 0; i < SAMPLES; i++)
+        total += how == MASS ? weight_of(float_of(w->keys[i]), how) : 1.0;
     int at = 0;
     for (; at < SAMPLES && sum < share * total; at++)
         sum += how == MASS ? weight_of(float_of(w->keys[at]), how) : 1.0;
@@ -360,7 +372,8 @@ static void bracket(float *lo, float *hi, const workspace *w, double share, int 
 }
 
 /* 0 when the bracket does not hold the threshold. */
-static int from_bracket(threshold *t, workspace *w, const float *scores, int64_t n, double need, double share, int how)
+static int from_bracket(threshold *t, workspace *w, const float *scores, int64_t n, double need,
+                        double share, int how)
 {
     float lo, hi;
     sample(w, scores, n);
@@ -387,7 +400,8 @@ static int from_bracket(threshold *t, workspace *w, const float *scores, int64_t
     return 1;
 }
 
-static threshold find(const float *scores, int64_t n, double need, double share, int how, void *memory)
+static threshold find(const float *scores, int64_t n, double need, double share, int how,
+                      void *memory)
 {
     workspace w = carve(memory, n);
     threshold t;
@@ -399,7 +413,8 @@ static threshold find(const float *scores, int64_t n, double need, double share,
 
 /* ---- entry points ---- */
 
-int lsa_select_above_cpu(uint64_t *bits, const float *scores, int64_t n, float limit, int32_t strict, void *stream)
+int lsa_select_above_cpu(uint64_t *bits, const float *scores, int64_t n, float limit,
+                         int32_t strict, void *stream)
 {
     (void)stream;
     if (n < 0) return lsa_fail(LSA_ESHAPE, "select_above: %lld scores", (long long)n);
@@ -407,7 +422,8 @@ int lsa_select_above_cpu(uint64_t *bits, const float *scores, int64_t n, float l
     return LSA_OK;
 }
 
-int lsa_select_topk_cpu(uint64_t *bits, const float *scores, int64_t n, int64_t k, void *memory, void *stream)
+int lsa_select_topk_cpu(uint64_t *bits, const float *scores, int64_t n, int64_t k, void *memory,
+                        void *stream)
 {
     (void)stream;
     if (n < 0) return lsa_fail(LSA_ESHAPE, "select_topk: %lld scores", (long long)n);
@@ -435,17 +451,22 @@ static inline LSA_BODY void positive_sum_body(const float *x, int64_t n, double 
 }
 LSA_PATHS(positive_sum, (const float *x, int64_t n, double *total), (x, n, total))
 
-int lsa_select_topp_cpu(uint64_t *bits, const float *scores, int64_t n, double mass, void *memory, void *stream)
+int lsa_select_topp_cpu(uint64_t *bits, const float *scores, int64_t n, double mass, void *memory,
+                        void *stream)
 {
     (void)stream;
     if (n < 0) return lsa_fail(LSA_ESHAPE, "select_topp: %lld scores", (long long)n);
-    if (!(mass >= 0 && mass <= 1)) return lsa_fail(LSA_EARG, "select_topp: mass is %g, from 0 to 1 is wanted", mass);
+    if (!(mass >= 0 && mass <= 1))
+        return lsa_fail(LSA_EARG, "select_topp: mass is %g, from 0 to 1 is wanted", mass);
     double total;
     positive_sum(scores, n, &total);
     threshold t = {0, 0};
-    if (mass == 0) t.value = INFINITY;
-    else if (mass < 1 && total == INFINITY) t = (threshold){INFINITY, 1};
-    else if (mass < 1 && total > 0) t = find(scores, n, mass * total, mass, MASS, memory);
+    if (mass == 0)
+        t.value = INFINITY;
+    else if (mass < 1 && total == INFINITY)
+        t = (threshold){INFINITY, 1};
+    else if (mass < 1 && total > 0)
+        t = find(scores, n, mass * total, mass, MASS, memory);
     mark(bits, scores, n, t);
     return LSA_OK;
 }

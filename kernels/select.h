@@ -14,15 +14,15 @@ lsa_select_above_fn lsa_select_above_cpu;
 /* The k largest scores; ties go to the lower id. -inf is never selected; fewer than k candidates, or none, is
  * legal: all are selected. LSA_EARG when k < 0.
  * workspace: lsa_select_workspace(n) bytes, 64-byte aligned. */
-typedef int lsa_select_topk_fn(uint64_t *bits, const float *scores, int64_t n, int64_t k, void *workspace,
-                               void *stream);
+typedef int lsa_select_topk_fn(uint64_t *bits, const float *scores, int64_t n, int64_t k,
+                               void *workspace, void *stream);
 lsa_select_topk_fn lsa_select_topk_cpu;
 
 /* The fewest largest scores whose sum reaches `mass` (0..1, else LSA_EARG) of the sum of all positive scores; ties go
  * to the lower id. Scores <= 0 are never selected. mass 0 selects none, mass 1 every positive score. Sums are in f64.
  * workspace: lsa_select_workspace(n) bytes, 64-byte aligned. */
-typedef int lsa_select_topp_fn(uint64_t *bits, const float *scores, int64_t n, double mass, void *workspace,
-                               void *stream);
+typedef int lsa_select_topp_fn(uint64_t *bits, const float *scores, int64_t n, double mass,
+                               void *workspace, void *stream);
 lsa_select_topp_fn lsa_select_topp_cpu;
 
 int64_t lsa_select_workspace(int64_t n);

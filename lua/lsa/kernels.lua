@@ -153,9 +153,12 @@ op("compress", "kv f32 [tokens, width]; gate f32 [tokens, width]; bias f32 [m, w
   function(a)
     if a.m == 0 or a.tokens % a.m ~= 0 then raise("compress: kv has %d tokens, windows have %d", a.tokens, a.m) end
     if a.overlap == 1 and a.width % 2 ~= 0 then raise("compress: kv has %d columns; overlap needs two series", a.width) end
-    if not a.prev_kv ~= not a.prev_gate then raise "compress: prev_kv and prev_gate come together" end
+    if (a.prev_kv == nil) ~= (a.prev_gate == nil) then raise "compress: prev_kv and prev_gate come together" end
     a.n, a.dim = a.tokens / a.m, a.overlap == 1 and a.width / 2 or a.width
   end)
+
+op("ensemble", "logits f32 [layers, n]; how = max|mean; > y f32 [n]",
+  function(f, a) return f(a.y, a.logits, a.layers, a.n, a.how, nil) end)
 
 -- Record formats, in the order of LSA_KV_*.
 local FORMATS = "f32|bf16|fp8"

@@ -270,6 +270,7 @@ local function call(op, ...)
     end
   end
   if op.derive then op.derive(a) end
+  local f = implementation(op, a)
   for _, arg in ipairs(op.args) do
     local value = given[arg.name]
     if arg.result and not (arg.optional and not value) then
@@ -280,7 +281,7 @@ local function call(op, ...)
       results[#results + 1] = value
     end
   end
-  check(op.run(implementation(op, a), a, given))
+  check(op.run(f, a, given))
   return unpack(results)
 end
 
