@@ -11,7 +11,8 @@ typedef struct dims {
     int64_t n[LSA_MAX_RANK], out[LSA_MAX_RANK], in[LSA_MAX_RANK];
 } dims;
 
-/* Drops dimensions of 1, joins neighbours that one stride describes. Returns 0 when there is nothing to copy. */
+/* Drops dimensions of 1, joins neighbours that one stride describes. Returns 0 when there is
+ * nothing to copy. */
 static int merge(dims *d, int32_t rank, const int64_t *shape, const int64_t *out, const int64_t *in)
 {
     d->rank = 0;

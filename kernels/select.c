@@ -1,10 +1,11 @@
 /* Owns selection of ids by score.
  *
- * A selection ends in a threshold T and a number of ties: scores above T are in, and of those equal to T the first
- * `ties`; one pass of compares, at the speed of memory, writes that (mark). Top-k and top-p find T first. A sorted
- * sample brackets it between two pivots, one pass (scan) counts what lies above the bracket and collects the few
- * scores inside, and a radix search (resolve) over those is exact. Where the bracket misses, or the row is short,
- * the radix search runs over the whole row: the sample decides the time, never the result. */
+ * A selection ends in a threshold T and a number of ties: scores above T are in, and of those
+ * equal to T the first `ties`; one pass of compares, at the speed of memory, writes that (mark).
+ * Top-k and top-p find T first. A sorted sample brackets it between two pivots, one pass (scan)
+ * counts what lies above the bracket and collects the few scores inside, and a radix search
+ * (resolve) over those is exact. Where the bracket misses, or the row is short, the radix search
+ * runs over the whole row: the sample decides the time, never the result. */
 #include "kernels/select.h"
 
 #include "core/error.h"
@@ -14,7 +15,8 @@
 
 enum { SAMPLES = 4096, BINS = 2048, SHORT = 16384 };
 
-/* Weights: 1 for every candidate (top-k), or its score (top-p). What does not count weighs 0 and is never taken. */
+/* Weights: 1 for every candidate (top-k), or its score (top-p). What does not count weighs 0 and
+ * is never taken. */
 enum { COUNT = 0, MASS = 1 };
 
 typedef struct workspace {
@@ -107,7 +109,8 @@ LSA_TARGET_AVX512 static inline uint64_t eq16_avx512(const float *x, float t)
     return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_set1_ps(t), _CMP_EQ_OQ);
 }
 
-/* Whole vectors are stored, hence the 64 floats of slack behind `inside`; branches would be mispredicted. */
+/* Whole vectors are stored, hence the 64 floats of slack behind `inside`; branches would be
+ * mispredicted. */
 LSA_TARGET_AVX512 static inline float *append_avx512(float *out, const float *x, uint64_t mask)
 {
     for (int part = 0; part < 4; part++, x += 16, mask >>= 16) {
@@ -271,8 +274,8 @@ static int64_t ties_for(double above, double need, double each)
     return ties < 1 ? 1 : ties;
 }
 
-/* Finds in x the largest T for which the scores >= T weigh `need` or more together, and how many of those equal to T
- * that takes. 0 when all together weigh less; *weighed is then their weight. */
+/* Finds in x the largest T for which the scores >= T weigh `need` or more together, and how many
+ * of those equal to T that takes. 0 when all together weigh less; *weighed is then their weight. */
 static int resolve(threshold *t, const float *x, int64_t n, double need, int how, double *bins,
                    double *weighed)
 {
@@ -297,7 +300,8 @@ static int resolve(threshold *t, const float *x, int64_t n, double need, int how
             sum += bins[bin];
         }
         if (bin < 0) {
-            /* Below the first level that can only be a sum that rounds otherwise in parts: the lowest bin it is. */
+            /* Below the first level that can only be a sum that rounds otherwise in parts: the
+             * lowest bin it is. */
             if (level == 0) {
                 *weighed = sum;
                 return 0;
@@ -347,8 +351,9 @@ static void sample(workspace *w, const float *scores, int64_t n)
     sort_keys(w);
 }
 
-/* Pivots between which the threshold lies almost surely: four standard deviations of the sampled estimate around it.
- * share: of the row's n scores (top-k) or of its mass (top-p), above the threshold. */
+/* Pivots between which the threshold lies almost surely: four standard deviations of the sampled
+ * estimate around it. share: of the row's n scores (top-k) or of its mass (top-p), above the
+ * threshold. */
 static void bracket(float *lo, float *hi, const workspace *w, double share, int how)
 {
     double total = 0, sum = 0, variance = 0;

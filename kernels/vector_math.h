@@ -25,7 +25,8 @@ static inline LSA_BODY f32x16 f32x16_at_most(f32x16 v, float high)
     return f32x16_select(v > bound, bound, v);
 }
 
-/* The larger, the smaller of two, NaN where either is: a comparison with NaN chooses b, a + b is NaN where a is. */
+/* The larger, the smaller of two, NaN where either is: a comparison with NaN chooses b, and a + b
+ * is NaN where a is. */
 static inline LSA_BODY f32x16 f32x16_larger(f32x16 a, f32x16 b)
 {
     return f32x16_select(a != a, a + b, f32x16_select(a > b, a, b));
@@ -98,7 +99,7 @@ static inline LSA_BODY f32x16 f32x16_log(f32x16 v)
     f32x16 x = f32x16_select(tiny, v * 8388608.0f, v);       /* 2^23 makes denormals normal */
     i32x16 bits = (i32x16)x;
 
-    /* x = m 2^e with m in sqrt(1/2) .. sqrt(2): the difference of 0x3f3504f3, sqrt(1/2), puts the seam there. */
+    /* x = m 2^e with m in sqrt(1/2) .. sqrt(2): 0x3f3504f3 is sqrt(1/2), where the seam is. */
     i32x16 shifted = bits - 0x3f3504f3;
     i32x16 e = shifted >> 23;
     f32x16 f = (f32x16)(bits - (e << 23)) - 1.0f;
