@@ -1,9 +1,9 @@
 /* Sparse multi-query attention on the CPU: how a call is cut into tasks, tiles and sections.
  *
- * A query's keys are taken in one order, whatever the call: its window in tiles of 64, then its records in
- * tiles of 64 and sections of 512. Within a section an online softmax goes on from tile to tile; the
- * first section includes the window and the sink. Sections are then joined in order, so that they can run on
- * different threads without another result. */
+ * A query's keys are taken in one order, whatever the call: its window in tiles of 64, then its
+ * records in tiles of 64 and sections of 512. Within a section an online softmax goes on from tile
+ * to tile; the first section includes the window and the sink. Sections are then joined in order,
+ * so that they can run on different threads without another result. */
 #include "kernels/attention.h"
 
 #include <math.h>
@@ -16,9 +16,9 @@
 
 enum {
     TILE = LSA_ATTENTION_TILE,
-    SECTION = 8 * TILE,         /* records that one online softmax covers */
-    MOST_QUERIES = 32,          /* that share the decoding of a tile ... */
-    QUERY_BYTES = 512 * 1024    /* ... while their sums stay in the cache */
+    SECTION = 8 * TILE,      /* records that one online softmax covers */
+    MOST_QUERIES = 32,       /* that share the decoding of a tile ... */
+    QUERY_BYTES = 512 * 1024 /* ... while their sums stay in the cache */
 };
 
 typedef struct call {
@@ -29,20 +29,25 @@ typedef struct call {
     int64_t tokens, heads, dim, rope_dim, own, window_size, id_stride;
     float scale;
     const lsa_attention_ops *ops;
-    int64_t padded;             /* dim up to a multiple of 16 */
-    int64_t most;               /* records of any query */
+    lsa_attention_decode_fn *decode;
+    int64_t padded; /* dim up to a multiple of 16 */
+    int64_t most;   /* records of any query */
     int64_t record_bytes;
 } call;
 
 /* One query's sums over what it has seen, for all heads. */
 typedef struct state {
-    float *max, *sum, *acc;     /* [heads up to 16s] twice, [heads, padded] */
+    float *max, *sum, *acc; /* [heads up to 16s] twice, [heads, padded] */
 } state;
 
 /* What one thread works in. */
 typedef struct scratch {
-    float *tile, *scores, *rescale, *q; /* [TILE, row_stride] + 64, [heads, TILE] [heads up to 16s] [heads, padded] */
-    float *kept, *states;               /* [heads, most] [states] */
+    float *tile;    /* [TILE, row_stride] + 64 */
+    float *scores;  /* [heads, TILE] */
+    float *rescale; /* [heads up to 16s] */
+    float *q;       /* [heads, padded] */
+    float *kept;    /* [heads, most] */
+    float *states;
     const float *rows[TILE + 4];
 } scratch;
 
@@ -50,17 +55,24 @@ static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* Floats from row to row of a tile: rows whole kilobytes apart would compete for few sets of the cache. */
+/* Floats from row to row of a tile: rows whole kilobytes apart would compete for few sets of the
+ * cache. */
 static int64_t row_stride(int64_t padded) { return padded % 256 ? padded : padded + 16; }
 
 /* Rows are used where they lie, unless their length is ragged or one that row_stride avoids. */
 static int in_place(const call *c) { return c->dim % 16 == 0 && (c->dim % 256 || c->heads < 8); }
 
-static int64_t sections_of(int64_t records) { return records > SECTION ? (records + SECTION - 1) / SECTION : 1; }
+static int64_t sections_of(int64_t records)
+{
+    return records > SECTION ? (records + SECTION - 1) / SECTION : 1;
+}
 
-static int64_t state_floats(int64_t heads, int64_t padded) { return 2 * round_up(heads, 16) + heads * padded; }
+static int64_t state_floats(int64_t heads, int64_t padded)
+{
+    return 2 * round_up(heads, 16) + heads * padded;
+}
 
-/* Queries that go through the records together: only calls where all share the records have several. */
+/* Queries that go through the records together; several only where all share the records. */
 static int64_t queries_together(int64_t heads, int64_t padded)
 {
     int64_t n = QUERY_BYTES / (2 * (int64_t)sizeof(float) * heads * padded);
@@ -69,7 +81,8 @@ static int64_t queries_together(int64_t heads, int64_t padded)
 
 static int64_t scratch_floats(int64_t heads, int64_t padded, int64_t most)
 {
-    return TILE * row_stride(padded) + 64 + heads * (padded + TILE) + round_up(heads, 16) + round_up(heads * most, 16) +
+    return TILE * row_stride(padded) + 64 + heads * (padded + TILE) + round_up(heads, 16) +
+           round_up(heads * most, 16) +
            2 * queries_together(heads, padded) * state_floats(heads, padded);
 }
 
@@ -102,7 +115,8 @@ static void clear(const call *c, state s, int64_t from, int64_t heads, int with_
 
 static const uint8_t *record_at(const lsa_records *r, int64_t i)
 {
-    return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride + r->offset;
+    return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride +
+           r->offset;
 }
 
 /* Scores come in blocks of four keys. */
@@ -123,12 +137,14 @@ static void gather(const call *c, scratch *s, int64_t t, int64_t from, int64_t n
     }
     if (r->format == LSA_KV_F32 && in_place(c))
         for (int64_t j = 0; j < n; j++) s->rows[j] = (const void *)at[j];
-    else c->ops->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, c->rope_dim, r->format);
+    else
+        c->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, c->rope_dim, r->format);
     pad_rows(s, n);
 }
 
 /* One tile of n keys, in scratch->rows, joins a query's sums. */
-static void attend(const call *c, scratch *s, state sums, const float *q, int64_t heads, int64_t n, float *keep)
+static void attend(const call *c, scratch *s, state sums, const float *q, int64_t heads, int64_t n,
+                   float *keep)
 {
     c->ops->scores(s->scores, q, s->rows, n, heads, c->padded, c->scale);
     for (int64_t h = 0; keep && h < heads; h++)
@@ -148,7 +164,8 @@ static const float *query(const call *c, scratch *s, int64_t t, int64_t from, in
     return s->q;
 }
 
-static void attend_window(const call *c, scratch *s, state sums, const float *q, int64_t t, int64_t heads)
+static void attend_window(const call *c, scratch *s, state sums, const float *q, int64_t t,
+                          int64_t heads)
 {
     int64_t end = c->own + t + 1, row = end > c->window_size ? end - c->window_size : 0;
     while (row < end) {
@@ -157,7 +174,7 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
         for (int64_t j = 0; j < n; j++) s->rows[j] = c->window + (row + j) * c->dim;
         if (!in_place(c)) {
             for (int64_t j = 0; j < n; j++) at[j] = (const uint8_t *)s->rows[j];
-            c->ops->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, 0, LSA_KV_F32);
+            c->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, 0, LSA_KV_F32);
         }
         pad_rows(s, n);
         attend(c, s, sums, q, heads, n, NULL);
@@ -167,10 +184,11 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
 
 static int64_t records_of(const call *c, int64_t t) { return c->records ? c->counts[t] : 0; }
 
-/* One section of n queries' records, for heads from .. from + heads - 1; states holds as many states of so many
- * heads. More than one query: only where all share the records. keep: NULL, or where the heads' scores go. */
-static void attend_section(const call *c, scratch *s, float *states, int64_t t, int64_t n, int64_t from,
-                           int64_t heads, int64_t section, float *keep)
+/* One section of n queries' records, for heads from .. from + heads - 1; states holds n states of
+ * so many heads. More than one query: only where all share the records. keep: NULL, or where the
+ * heads' scores go. */
+static void attend_section(const call *c, scratch *s, float *states, int64_t t, int64_t n,
+                           int64_t from, int64_t heads, int64_t section, float *keep)
 {
     int64_t most = 0, start = section * SECTION;
     for (int64_t i = 0; i < n; i++) {
@@ -187,8 +205,8 @@ static void attend_section(const call *c, scratch *s, float *states, int64_t t, 
         for (int64_t i = 0; i < n; i++) {
             int64_t keys = min(records_of(c, t + i) - at, TILE);
             if (keys <= 0) continue;
-            attend(c, s, state_at(states, heads, c->padded, i), query(c, s, t + i, from, heads), heads, keys,
-                   keep ? keep + at : NULL);
+            attend(c, s, state_at(states, heads, c->padded, i), query(c, s, t + i, from, heads),
+                   heads, keys, keep ? keep + at : NULL);
         }
     }
 }
@@ -198,7 +216,8 @@ static void finish(const call *c, state sums, int64_t t, int64_t from, int64_t h
     float *out = c->out + (t * c->heads + from) * c->dim;
     for (int64_t h = 0; h < heads; h++) {
         float factor = sums.sum[h] == 0.0f ? 0.0f : 1.0f / sums.sum[h];
-        for (int64_t i = 0; i < c->dim; i++) out[h * c->dim + i] = sums.acc[h * c->padded + i] * factor;
+        for (int64_t i = 0; i < c->dim; i++)
+            out[h * c->dim + i] = sums.acc[h * c->padded + i] * factor;
     }
 }
 
@@ -220,26 +239,30 @@ static void attend_queries(const call *c, scratch *s, int64_t t, int64_t n)
         attend_section(c, s, part, t, n, 0, c->heads, section, keep);
         for (int64_t i = 0; i < n; i++)
             if (records_of(c, t + i) > section * SECTION)
-                join(c, state_at(sums, c->heads, c->padded, i), state_at(part, c->heads, c->padded, i), c->heads);
+                join(c, state_at(sums, c->heads, c->padded, i),
+                     state_at(part, c->heads, c->padded, i), c->heads);
     }
-    for (int64_t i = 0; i < n; i++) finish(c, state_at(sums, c->heads, c->padded, i), t + i, 0, c->heads);
+    for (int64_t i = 0; i < n; i++)
+        finish(c, state_at(sums, c->heads, c->padded, i), t + i, 0, c->heads);
     if (!keep) return;
     state first = state_at(sums, c->heads, c->padded, 0);
-    c->ops->mass(c->mass + t * c->id_stride, keep, first.max, first.sum, records_of(c, t), c->heads, c->most);
+    c->ops->mass(c->mass + t * c->id_stride, keep, first.max, first.sum, records_of(c, t), c->heads,
+                 c->most);
 }
 
 /* How a call of fewer queries than threads is cut: each query by heads and by sections. */
 typedef struct cut {
-    int64_t group, groups;      /* heads of a task; tasks that make all heads */
-    float *kept, *max, *sum;    /* [heads, most] [heads] [heads] */
-    float *states;              /* [sections, groups] */
+    int64_t group, groups;   /* heads of a task; tasks that make all heads */
+    float *kept, *max, *sum; /* [heads, most] [heads] [heads] */
+    float *states;           /* [sections, groups] */
 } cut;
 
 /* For any number of threads; group sizes are multiples of 4. */
 static int64_t cut_floats(int64_t heads, int64_t padded, int64_t most)
 {
     int64_t quads = round_up(heads, 4);
-    return round_up(heads * (most + 2), 16) + sections_of(most) * (8 * quads + 64 + 2 * quads * padded);
+    return round_up(heads * (most + 2), 16) +
+           sections_of(most) * (8 * quads + 64 + 2 * quads * padded);
 }
 
 static cut cut_of(const call *c, float *workspace, int64_t threads)
@@ -253,7 +276,10 @@ static cut cut_of(const call *c, float *workspace, int64_t threads)
     return k;
 }
 
-static int64_t cut_heads(const call *c, const cut *k, int64_t g) { return min(k->group, c->heads - g * k->group); }
+static int64_t cut_heads(const call *c, const cut *k, int64_t g)
+{
+    return min(k->group, c->heads - g * k->group);
+}
 
 static float *cut_states(const call *c, const cut *k, int64_t section, int64_t g)
 {
@@ -280,7 +306,8 @@ static void cut_join(const call *c, const cut *k, int64_t t, int64_t g, int64_t 
 
 static void attend_cut(const call *c, float *workspace, int64_t threads)
 {
-    cut k = cut_of(c, workspace + lsa_threads() * scratch_floats(c->heads, c->padded, c->most), threads);
+    cut k = cut_of(c, workspace + lsa_threads() * scratch_floats(c->heads, c->padded, c->most),
+                   threads);
 #pragma omp parallel num_threads(threads)
     {
         scratch s = scratch_at(workspace, c, omp_get_thread_num());
@@ -293,8 +320,8 @@ static void attend_cut(const call *c, float *workspace, int64_t threads)
             if (!c->mass) continue;
 #pragma omp for schedule(static)
             for (int64_t j = 0; j < records; j += TILE)
-                c->ops->mass(c->mass + t * c->id_stride + j, k.kept + j, k.max, k.sum, min(TILE, records - j),
-                             c->heads, c->most);
+                c->ops->mass(c->mass + t * c->id_stride + j, k.kept + j, k.max, k.sum,
+                             min(TILE, records - j), c->heads, c->most);
         }
     }
 }
@@ -310,40 +337,63 @@ static int64_t measure(call *c)
     return keys * (c->heads + 2) * c->dim / 24;
 }
 
-int lsa_attention_cpu(float *out, float *mass, const float *q, const float *window, const float *sinks,
-                      const lsa_records *records, const int32_t *ids, const int32_t *counts, int64_t tokens,
-                      int64_t heads, int64_t dim, int64_t rope_dim, int64_t own, int64_t window_size,
-                      int64_t id_stride, float scale, void *workspace, void *stream)
+static int check(const call *c)
 {
-    (void)stream;
-    if (tokens < 0 || heads < 1 || dim < 1 || rope_dim < 0 || rope_dim > dim || own < 0 || window_size < 0)
-        return lsa_fail(LSA_ESHAPE, "attention: [%lld, %lld, %lld] queries, %lld rotated values, window %lld at %lld",
-                        (long long)tokens, (long long)heads, (long long)dim, (long long)rope_dim,
-                        (long long)window_size, (long long)own);
-    int64_t record_bytes = records ? lsa_kv_record_bytes(records->format, dim, rope_dim) : 0;
-    if (records && record_bytes == 0)
-        return lsa_fail(LSA_EARG, "attention: record format %d is unknown", records->format);
-    call c = {out, records ? mass : NULL, q, window, sinks, records, ids, counts, tokens, heads, dim, rope_dim, own,
-              window_size, id_stride, scale, lsa_attention_ops_now(), round_up(dim, 16), 0, record_bytes};
-    int64_t threads = lsa_threads_for(measure(&c));
-    int64_t fair = (tokens + 2 * threads - 1) / (2 * threads);
-    if (tokens < threads) {
-        attend_cut(&c, workspace, threads);
-        return LSA_OK;
+    if (c->tokens < 0 || c->heads < 1 || c->dim < 1 || c->rope_dim < 0 || c->rope_dim > c->dim ||
+        c->own < 0 || c->window_size < 0)
+        return lsa_fail(LSA_ESHAPE,
+                        "attention: [%lld, %lld, %lld] queries, %lld rotated values, window of "
+                        "%lld at %lld",
+                        (long long)c->tokens, (long long)c->heads, (long long)c->dim,
+                        (long long)c->rope_dim, (long long)c->window_size, (long long)c->own);
+    if (c->records && c->record_bytes == 0)
+        return lsa_fail(LSA_EARG, "attention: record format %d is unknown", c->records->format);
+    return LSA_OK;
+}
+
+static void attend_all(const call *c, float *workspace, int64_t threads)
+{
+    int64_t fair = (c->tokens + 2 * threads - 1) / (2 * threads);
+    int64_t together = 1, chunk = min(4, fair);
+    if (c->records && !c->ids && !c->mass) {
+        together = min(queries_together(c->heads, c->padded), fair);
+        chunk = 1;
     }
-    int64_t together = records && !ids && !mass ? min(queries_together(heads, c.padded), fair) : 1;
     if (threads == 1) {
-        scratch s = scratch_at(workspace, &c, 0);
-        for (int64_t t = 0; t < tokens; t += together) attend_queries(&c, &s, t, min(together, tokens - t));
-        return LSA_OK;
+        scratch s = scratch_at(workspace, c, 0);
+        for (int64_t t = 0; t < c->tokens; t += together)
+            attend_queries(c, &s, t, min(together, c->tokens - t));
+        return;
     }
-    int64_t chunk = together > 1 ? 1 : min(4, fair);
 #pragma omp parallel num_threads(threads)
     {
-        scratch s = scratch_at(workspace, &c, omp_get_thread_num());
+        scratch s = scratch_at(workspace, c, omp_get_thread_num());
 #pragma omp for schedule(dynamic, chunk)
-        for (int64_t t = 0; t < tokens; t += together) attend_queries(&c, &s, t, min(together, tokens - t));
+        for (int64_t t = 0; t < c->tokens; t += together)
+            attend_queries(c, &s, t, min(together, c->tokens - t));
     }
+}
+
+int lsa_attention_cpu(float *out, float *mass, const float *q, const float *window,
+                      const float *sinks, const lsa_records *records, const int32_t *ids,
+                      const int32_t *counts, int64_t tokens, int64_t heads, int64_t dim,
+                      int64_t rope_dim, int64_t own, int64_t window_size, int64_t id_stride,
+                      float scale, void *workspace, void *stream)
+{
+    (void)stream;
+    call c = {.out = out, .mass = records ? mass : NULL, .q = q, .window = window, .sinks = sinks};
+    c.records = records, c.ids = ids, c.counts = counts;
+    c.tokens = tokens, c.heads = heads, c.dim = dim, c.padded = round_up(dim, 16);
+    c.rope_dim = rope_dim, c.own = own, c.window_size = window_size, c.id_stride = id_stride;
+    c.scale = scale, c.ops = lsa_attention_ops_now(), c.decode = lsa_attention_decode_now();
+    c.record_bytes = records ? lsa_kv_record_bytes(records->format, dim, rope_dim) : 0;
+    int rc = check(&c);
+    if (rc) return rc;
+    int64_t threads = lsa_threads_for(measure(&c));
+    if (tokens < threads)
+        attend_cut(&c, workspace, threads);
+    else
+        attend_all(&c, workspace, threads);
     return LSA_OK;
 }
 

@@ -1,8 +1,6 @@
 /* The register-blocked arithmetic of attention, for every code path. */
 #include "kernels/attention_tile.h"
 
-#include "kernels/kv_record.h"
-#include "kernels/number_formats.h"
 #include "kernels/vector_math.h"
 
 enum {
@@ -14,10 +12,10 @@ enum {
 
 static inline LSA_BODY float f32x16_max(f32x16 v)
 {
-    v = f32x16_select(v > __builtin_shuffle(v, (i32x16){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}), v,
-                      __builtin_shuffle(v, (i32x16){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
-    v = f32x16_select(v > __builtin_shuffle(v, (i32x16){4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3}), v,
-                      __builtin_shuffle(v, (i32x16){4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3}));
+    f32x16 w = __builtin_shuffle(v, (i32x16){8, 9, 10, 11, 12, 13, 14, 15, 8, 8, 8, 8, 8, 8, 8, 8});
+    v = f32x16_select(w > v, w, v);
+    w = __builtin_shuffle(v, (i32x16){4, 5, 6, 7, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4});
+    v = f32x16_select(w > v, w, v);
     float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
     return a > b ? a : b;
 }
@@ -43,8 +41,8 @@ static inline LSA_BODY float pad_head(float *s, int64_t n, float max)
     return top > max ? top : max;
 }
 
-static inline LSA_BODY void softmax_body(float *scores, float *max, float *sum, float *rescale, int64_t n,
-                                         int64_t heads)
+static inline LSA_BODY void softmax_body(float *scores, float *max, float *sum, float *rescale,
+                                         int64_t n, int64_t heads)
 {
     for (int64_t h = 0; h < heads; h++) rescale[h] = pad_head(scores + h * TILE, n, max[h]);
     for (int64_t h = 0; h < heads; h += 16) {
@@ -70,26 +68,29 @@ LSA_PATHS(softmax,
           (scores, max, sum, rescale, n, heads))
 
 static inline LSA_BODY void merge_body(float *max, float *sum, float *acc, const float *from_max,
-                                       const float *from_sum, const float *from_acc, int64_t heads, int64_t dim)
+                                       const float *from_sum, const float *from_acc, int64_t heads,
+                                       int64_t dim)
 {
     for (int64_t g = 0; g < heads; g += 16) {
-        f32x16 a = f32x16_load(max + g), b = f32x16_load(from_max + g), next = f32x16_select(b > a, b, a);
+        f32x16 a = f32x16_load(max + g), b = f32x16_load(from_max + g),
+               next = f32x16_select(b > a, b, a);
         f32x16 keep = shrinkage(a, next), take = shrinkage(b, next);
         f32x16_store(max + g, next);
         f32x16_store(sum + g, f32x16_load(sum + g) * keep + f32x16_load(from_sum + g) * take);
         for (int64_t h = g; h < heads && h < g + 16; h++)
             for (int64_t i = h * dim; i < (h + 1) * dim; i += 16)
-                f32x16_store(acc + i, f32x16_load(acc + i) * keep[h - g] + f32x16_load(from_acc + i) * take[h - g]);
+                f32x16_store(acc + i, f32x16_load(acc + i) * keep[h - g] +
+                                          f32x16_load(from_acc + i) * take[h - g]);
     }
 }
 
 LSA_PATHS(merge,
-          (float *max, float *sum, float *acc, const float *from_max, const float *from_sum, const float *from_acc,
-           int64_t heads, int64_t dim),
+          (float *max, float *sum, float *acc, const float *from_max, const float *from_sum,
+           const float *from_acc, int64_t heads, int64_t dim),
           (max, sum, acc, from_max, from_sum, from_acc, heads, dim))
 
-static inline LSA_BODY void mass_body(float *mass, const float *kept, const float *max, const float *sum, int64_t n,
-                                      int64_t heads, int64_t stride)
+static inline LSA_BODY void mass_body(float *mass, const float *kept, const float *max,
+                                      const float *sum, int64_t n, int64_t heads, int64_t stride)
 {
     for (int64_t j = 0; j < n; j += 16) {
         int64_t lanes = n - j < 16 ? n - j : 16;
@@ -97,34 +98,38 @@ static inline LSA_BODY void mass_body(float *mass, const float *kept, const floa
         for (int64_t h = 0; h < heads; h++) {
             const float *s = kept + h * stride + j;
             f32x16 v = lanes == 16 ? f32x16_load(s) : f32x16_load_n(s, lanes);
-            total += f32x16_exp(v - (max[h] == -INFINITY ? 0.0f : max[h])) * (sum[h] == 0.0f ? 0.0f : 1.0f / sum[h]);
+            total += f32x16_exp(v - (max[h] == -INFINITY ? 0.0f : max[h])) *
+                     (sum[h] == 0.0f ? 0.0f : 1.0f / sum[h]);
         }
         total /= (float)heads;
-        if (lanes == 16) f32x16_store(mass + j, total);
-        else f32x16_store_n(mass + j, total, lanes);
+        if (lanes == 16)
+            f32x16_store(mass + j, total);
+        else
+            f32x16_store_n(mass + j, total, lanes);
     }
 }
 
 LSA_PATHS(mass,
-          (float *mass, const float *kept, const float *max, const float *sum, int64_t n, int64_t heads,
-           int64_t stride),
+          (float *mass, const float *kept, const float *max, const float *sum, int64_t n,
+           int64_t heads, int64_t stride),
           (mass, kept, max, sum, n, heads, stride))
 
 /* ---- generic ---- */
 
-static void scores_generic(float *scores, const float *q, const float *const *rows, int64_t n, int64_t heads,
-                           int64_t dim, float scale)
+static void scores_generic(float *scores, const float *q, const float *const *rows, int64_t n,
+                           int64_t heads, int64_t dim, float scale)
 {
     for (int64_t h = 0; h < heads; h++)
         for (int64_t j = 0; j < n; j++) {
             f32x16 sum = {0};
-            for (int64_t i = 0; i < dim; i += 16) sum += f32x16_load(q + h * dim + i) * f32x16_load(rows[j] + i);
+            for (int64_t i = 0; i < dim; i += 16)
+                sum += f32x16_load(q + h * dim + i) * f32x16_load(rows[j] + i);
             scores[h * TILE + j] = f32x16_sum(sum) * scale;
         }
 }
 
-static void accumulate_generic(float *acc, const float *p, const float *rescale, const float *const *rows, int64_t n,
-                               int64_t heads, int64_t dim)
+static void accumulate_generic(float *acc, const float *p, const float *rescale,
+                               const float *const *rows, int64_t n, int64_t heads, int64_t dim)
 {
     for (int64_t h = 0; h < heads; h++)
         for (int64_t i = 0; i < dim; i += 16) {
@@ -132,34 +137,6 @@ static void accumulate_generic(float *acc, const float *p, const float *rescale,
             for (int64_t j = 0; j < n; j++) sum += f32x16_load(rows[j] + i) * p[h * TILE + j];
             f32x16_store(acc + h * dim + i, sum);
         }
-}
-
-static inline LSA_BODY void decode_record(float *out, const uint8_t *record, int64_t dim, int64_t rope_dim,
-                                          int32_t format)
-{
-    int64_t i = 0;
-    if (format == LSA_KV_F32) {
-        memcpy(out, record, (size_t)dim * sizeof(float));
-        i = dim;
-    }
-    int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
-    const uint8_t *rest = record + nope, *scales = rest + rope_dim * 2;
-    for (; i < nope; i++) out[i] = e4m3_to_f32(record[i]) * e8m0_to_f32(scales[i / 64]);
-    for (; i < dim; i++) {
-        uint16_t half;
-        memcpy(&half, rest + (i - nope) * 2, sizeof half);
-        out[i] = bf16_to_f32(half);
-    }
-    for (; i % 16; i++) out[i] = 0;
-}
-
-static void decode_generic(float *tile, const float **rows, const uint8_t *const *records, int64_t n, int64_t stride,
-                           int64_t dim, int64_t rope_dim, int32_t format)
-{
-    for (int64_t j = 0; j < n; j++, tile += stride) {
-        decode_record(tile, records[j], dim, rope_dim, format);
-        rows[j] = tile;
-    }
 }
 
 #if defined(__x86_64__)
@@ -172,8 +149,9 @@ static inline LSA_TARGET_AVX2 LSA_BODY __m128 sums4_avx2(const __m256 *a)
     return _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
 }
 
-static inline LSA_TARGET_AVX2 LSA_BODY void score_block_avx2(float *scores, const float *q, const float *const *rows,
-                                                             int64_t dim, float scale, int heads)
+static inline LSA_TARGET_AVX2 LSA_BODY void score_block_avx2(float *scores, const float *q,
+                                                             const float *const *rows, int64_t dim,
+                                                             float scale, int heads)
 {
     __m256 sum[2][4];
     for (int h = 0; h < heads; h++)
@@ -184,11 +162,12 @@ static inline LSA_TARGET_AVX2 LSA_BODY void score_block_avx2(float *scores, cons
             for (int h = 0; h < heads; h++)
                 sum[h][j] = _mm256_fmadd_ps(_mm256_loadu_ps(q + h * dim + i), k, sum[h][j]);
         }
-    for (int h = 0; h < heads; h++) _mm_storeu_ps(scores + h * TILE, _mm_mul_ps(sums4_avx2(sum[h]), _mm_set1_ps(scale)));
+    for (int h = 0; h < heads; h++)
+        _mm_storeu_ps(scores + h * TILE, _mm_mul_ps(sums4_avx2(sum[h]), _mm_set1_ps(scale)));
 }
 
-LSA_TARGET_AVX2 static void scores_avx2(float *scores, const float *q, const float *const *rows, int64_t n,
-                                        int64_t heads, int64_t dim, float scale)
+LSA_TARGET_AVX2 static void scores_avx2(float *scores, const float *q, const float *const *rows,
+                                        int64_t n, int64_t heads, int64_t dim, float scale)
 {
     int64_t keys = dim > KEY_FLOATS / 4 ? 4 : KEY_FLOATS / dim / 4 * 4;
     for (int64_t from = 0; from < n; from += keys) {
@@ -202,14 +181,15 @@ LSA_TARGET_AVX2 static void scores_avx2(float *scores, const float *q, const flo
     }
 }
 
-static inline LSA_TARGET_AVX2 LSA_BODY void accumulate_block_avx2(float *acc, const float *p, const float *rescale,
-                                                                  const float *const *rows, int64_t n, int64_t at,
-                                                                  int64_t dim, int heads, int vectors)
+static inline LSA_TARGET_AVX2 LSA_BODY void accumulate_block_avx2(
+    float *acc, const float *p, const float *rescale, const float *const *rows, int64_t n,
+    int64_t at, int64_t dim, int heads, int vectors)
 {
     __m256 sum[2][4];
     for (int h = 0; h < heads; h++)
         for (int v = 0; v < vectors; v++)
-            sum[h][v] = _mm256_mul_ps(_mm256_loadu_ps(acc + h * dim + at + 8 * v), _mm256_set1_ps(rescale[h]));
+            sum[h][v] = _mm256_mul_ps(_mm256_loadu_ps(acc + h * dim + at + 8 * v),
+                                      _mm256_set1_ps(rescale[h]));
     for (int64_t j = 0; j < n; j++)
         for (int v = 0; v < vectors; v++) {
             __m256 k = _mm256_loadu_ps(rows[j] + at + 8 * v);
@@ -221,37 +201,26 @@ static inline LSA_TARGET_AVX2 LSA_BODY void accumulate_block_avx2(float *acc, co
 }
 
 LSA_TARGET_AVX2 static void accumulate_avx2(float *acc, const float *p, const float *rescale,
-                                            const float *const *rows, int64_t n, int64_t heads, int64_t dim)
+                                            const float *const *rows, int64_t n, int64_t heads,
+                                            int64_t dim)
 {
     for (int64_t at = 0, step; at < dim; at += step) {
         step = dim - at >= 32 ? 32 : 16;
         int64_t h = 0;
         for (; h + 2 <= heads; h += 2)
-            if (step == 32) accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 2, 4);
-            else accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 2, 2);
+            if (step == 32)
+                accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 2,
+                                      4);
+            else
+                accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 2,
+                                      2);
         for (; h < heads; h++)
-            if (step == 32) accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 1, 4);
-            else accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 1, 2);
-    }
-}
-
-LSA_TARGET_AVX2 static void decode_avx2(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
-                                        int64_t stride, int64_t dim, int64_t rope_dim, int32_t format)
-{
-    int64_t nope = format == LSA_KV_FP8 ? dim - rope_dim : 0;
-    if (format == LSA_KV_F32 || dim % 16 || nope % 16) {
-        decode_generic(tile, rows, records, n, stride, dim, rope_dim, format);
-        return;
-    }
-    for (int64_t j = 0; j < n; j++, tile += stride) {
-        const uint8_t *rest = records[j] + nope, *scales = rest + rope_dim * 2;
-        rows[j] = tile;
-        for (int64_t i = 0; i < nope; i += 8) {
-            __m256 v = e4m3x8_to_f32_avx2(_mm_loadl_epi64((const void *)(records[j] + i)));
-            _mm256_storeu_ps(tile + i, _mm256_mul_ps(v, _mm256_set1_ps(e8m0_to_f32(scales[i / 64]))));
-        }
-        for (int64_t i = nope; i < dim; i += 8)
-            _mm256_storeu_ps(tile + i, bf16x8_to_f32_avx2(_mm_loadu_si128((const void *)(rest + (i - nope) * 2))));
+            if (step == 32)
+                accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 1,
+                                      4);
+            else
+                accumulate_block_avx2(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 1,
+                                      2);
     }
 }
 
@@ -263,7 +232,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512 quarter_sums_avx512(const __m512
     __m512 lo = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
     __m512 hi = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
     __m512d l = _mm512_castps_pd(lo), h = _mm512_castps_pd(hi);
-    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)),
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
 }
 
 /* Lanes 0+2 and 1+3 of a, then of b. */
@@ -273,8 +243,9 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512 fold_lanes_avx512(__m512 a, __m5
 }
 
 static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, const float *q,
-                                                                 const float *const *rows, int64_t dim,
-                                                                 float scale, int heads)
+                                                                 const float *const *rows,
+                                                                 int64_t dim, float scale,
+                                                                 int heads)
 {
     const float *k0 = rows[0], *k1 = rows[1], *k2 = rows[2], *k3 = rows[3];
     __m512 sum[4][4];
@@ -289,7 +260,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, 
         }
     }
     __m512 part[4];
-    for (int h = 0; h < 4; h++) part[h] = h < heads ? quarter_sums_avx512(sum[h]) : _mm512_setzero_ps();
+    for (int h = 0; h < 4; h++)
+        part[h] = h < heads ? quarter_sums_avx512(sum[h]) : _mm512_setzero_ps();
     __m512 a = fold_lanes_avx512(part[0], part[1]), b = fold_lanes_avx512(part[2], part[3]);
     __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
     r = _mm512_mul_ps(r, _mm512_set1_ps(scale));
@@ -299,8 +271,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY void score_block_avx512(float *scores, 
     if (heads > 3) _mm_storeu_ps(scores + 3 * TILE, _mm512_extractf32x4_ps(r, 3));
 }
 
-LSA_TARGET_AVX512 static void scores_avx512(float *scores, const float *q, const float *const *rows, int64_t n,
-                                            int64_t heads, int64_t dim, float scale)
+LSA_TARGET_AVX512 static void scores_avx512(float *scores, const float *q, const float *const *rows,
+                                            int64_t n, int64_t heads, int64_t dim, float scale)
 {
     int64_t keys = dim > KEY_FLOATS / 4 ? 4 : KEY_FLOATS / dim / 4 * 4;
     for (int64_t from = 0; from < n; from += keys) {
@@ -318,10 +290,12 @@ LSA_TARGET_AVX512 static void scores_avx512(float *scores, const float *q, const
 static inline LSA_TARGET_AVX512 LSA_BODY __m512 exp_avx512(__m512 x)
 {
     x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                    _MM_FROUND_TO_NEAREST_INT);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(1.9875691500e-4f), _mm512_set1_ps(1.3981999507e-3f));
+    __m512 p =
+        _mm512_fmadd_ps(r, _mm512_set1_ps(1.9875691500e-4f), _mm512_set1_ps(1.3981999507e-3f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
@@ -336,7 +310,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m128 max4_avx512(const __m512 *a)
     __m512 lo = _mm512_max_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
     __m512 hi = _mm512_max_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
     __m512d l = _mm512_castps_pd(lo), h = _mm512_castps_pd(hi);
-    __m512 m = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
+    __m512 m = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
     __m256 half = _mm256_max_ps(_mm512_castps512_ps256(m), _mm512_extractf32x8_ps(m, 1));
     return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
@@ -348,10 +323,12 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m128 sums4_avx512(const __m512 *a)
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* `heads` heads, `vectors` vectors of keys; lanes past n are no keys. max_ps gives its second operand where one is
- * NaN: NaN scores leave the maximum alone, a NaN maximum stays. */
-static inline LSA_TARGET_AVX512 LSA_BODY void softmax_block_avx512(float *scores, float *max, float *sum,
-                                                                   float *rescale, int64_t n, int heads, int vectors)
+/* `heads` heads, `vectors` vectors of keys; lanes past n are no keys. max_ps gives its second
+ * operand where one is NaN: NaN scores leave the maximum alone, a NaN maximum stays. */
+static inline LSA_TARGET_AVX512 LSA_BODY void softmax_block_avx512(float *scores, float *max,
+                                                                   float *sum, float *rescale,
+                                                                   int64_t n, int heads,
+                                                                   int vectors)
 {
     const __m512 lowest = _mm512_set1_ps(-INFINITY);
     __mmask8 some = (__mmask8)((1 << heads) - 1);
@@ -366,7 +343,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY void softmax_block_avx512(float *scores
     __m128 old = _mm_maskz_loadu_ps(some, max), next = _mm_max_ps(max4_avx512(most), old);
     __m128 shift = _mm_maskz_sub_ps(_mm_cmp_ps_mask(old, next, _CMP_NEQ_UQ), old, next);
     __m128 factor = _mm512_castps512_ps128(exp_avx512(_mm512_castps128_ps512(shift)));
-    __m128 base = _mm_maskz_mov_ps(_mm_cmp_ps_mask(next, _mm_set1_ps(-INFINITY), _CMP_NEQ_UQ), next);
+    __m128 base =
+        _mm_maskz_mov_ps(_mm_cmp_ps_mask(next, _mm_set1_ps(-INFINITY), _CMP_NEQ_UQ), next);
     for (int h = 0; h < 4; h++) {
         total[h] = _mm512_setzero_ps();
         if (h >= heads) continue;
@@ -379,28 +357,32 @@ static inline LSA_TARGET_AVX512 LSA_BODY void softmax_block_avx512(float *scores
     }
     _mm_mask_storeu_ps(max, some, next);
     _mm_mask_storeu_ps(rescale, some, factor);
-    _mm_mask_storeu_ps(sum, some, _mm_fmadd_ps(_mm_maskz_loadu_ps(some, sum), factor, sums4_avx512(total)));
+    _mm_mask_storeu_ps(sum, some,
+                       _mm_fmadd_ps(_mm_maskz_loadu_ps(some, sum), factor, sums4_avx512(total)));
 }
 
-LSA_TARGET_AVX512 static void softmax_blocks_avx512(float *scores, float *max, float *sum, float *rescale, int64_t n,
-                                                    int64_t heads)
+LSA_TARGET_AVX512 static void softmax_blocks_avx512(float *scores, float *max, float *sum,
+                                                    float *rescale, int64_t n, int64_t heads)
 {
     int64_t h = 0;
     for (; h + 4 <= heads; h += 4)
-        if (n > 32) softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 4, 4);
-        else softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 4, 2);
-    for (; h < heads; h++) softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 1, 4);
+        if (n > 32)
+            softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 4, 4);
+        else
+            softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 4, 2);
+    for (; h < heads; h++)
+        softmax_block_avx512(scores + h * TILE, max + h, sum + h, rescale + h, n, 1, 4);
 }
 
-static inline LSA_TARGET_AVX512 LSA_BODY void accumulate_block_avx512(float *acc, const float *p,
-                                                                      const float *rescale,
-                                                                      const float *const *rows, int64_t n,
-                                                                      int64_t at, int64_t dim, int heads, int vectors)
+static inline LSA_TARGET_AVX512 LSA_BODY void accumulate_block_avx512(
+    float *acc, const float *p, const float *rescale, const float *const *rows, int64_t n,
+    int64_t at, int64_t dim, int heads, int vectors)
 {
     __m512 sum[4][4];
     for (int h = 0; h < heads; h++)
         for (int v = 0; v < vectors; v++)
-            sum[h][v] = _mm512_mul_ps(_mm512_loadu_ps(acc + h * dim + at + 16 * v), _mm512_set1_ps(rescale[h]));
+            sum[h][v] = _mm512_mul_ps(_mm512_loadu_ps(acc + h * dim + at + 16 * v),
+                                      _mm512_set1_ps(rescale[h]));
     for (int64_t j = 0; j < n; j++) {
         __m512 k[4];
         for (int v = 0; v < vectors; v++) k[v] = _mm512_loadu_ps(rows[j] + at + 16 * v);
@@ -414,104 +396,41 @@ static inline LSA_TARGET_AVX512 LSA_BODY void accumulate_block_avx512(float *acc
 }
 
 LSA_TARGET_AVX512 static void accumulate_avx512(float *acc, const float *p, const float *rescale,
-                                                const float *const *rows, int64_t n, int64_t heads, int64_t dim)
+                                                const float *const *rows, int64_t n, int64_t heads,
+                                                int64_t dim)
 {
     for (int64_t at = 0, step; at < dim; at += step) {
         step = dim - at >= 64 ? 64 : 16;
         int64_t h = 0;
         for (; h + 4 <= heads; h += 4)
-            if (step == 64) accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 4, 4);
-            else accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 4, 1);
+            if (step == 64)
+                accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim,
+                                        4, 4);
+            else
+                accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim,
+                                        4, 1);
         for (; h < heads; h++)
-            if (step == 64) accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 1, 4);
-            else accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim, 1, 1);
+            if (step == 64)
+                accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim,
+                                        1, 4);
+            else
+                accumulate_block_avx512(acc + h * dim, p + h * TILE, rescale + h, rows, n, at, dim,
+                                        1, 1);
     }
-}
-
-/* 64 stored numbers times their scale. */
-static inline LSA_TARGET_AVX512 LSA_BODY void store_tile_avx512(float *out, __m512i first, __m512i second, float scale)
-{
-    __m512 s = _mm512_set1_ps(scale);
-    _mm512_storeu_ps(out, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_castsi512_si256(first)), s));
-    _mm512_storeu_ps(out + 16, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_extracti64x4_epi64(first, 1)), s));
-    _mm512_storeu_ps(out + 32, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_castsi512_si256(second)), s));
-    _mm512_storeu_ps(out + 48, _mm512_mul_ps(bf16x16_to_f32_avx512(_mm512_extracti64x4_epi64(second, 1)), s));
-}
-
-/* `dims` bf16 numbers, zeros up to a multiple of 16. */
-static inline LSA_TARGET_AVX512 LSA_BODY void decode_bf16_avx512(float *out, const uint8_t *in, int64_t dims)
-{
-    int64_t i = 0;
-    for (; i + 16 <= dims; i += 16)
-        _mm512_storeu_ps(out + i, bf16x16_to_f32_avx512(_mm256_loadu_si256((const void *)(in + i * 2))));
-    if (i == dims) return;
-    __mmask16 lanes = (__mmask16)((1 << (dims - i)) - 1);
-    _mm512_storeu_ps(out + i, bf16x16_to_f32_avx512(_mm256_maskz_loadu_epi16(lanes, in + i * 2)));
-}
-
-/* Whole tiles are stored; what is too much is overwritten by the rope values, the padding, the next row. */
-#define DECODE_FP8(tile_to_bf16)                                                                            \
-    int64_t nope = dim - rope_dim;                                                                          \
-    for (int64_t j = 0; j < n; j++, tile += stride) {                                                       \
-        const uint8_t *rest = records[j] + nope, *scales = rest + rope_dim * 2;                             \
-        rows[j] = tile;                                                                                     \
-        for (int64_t i = 0; i < nope; i += 64) {                                                            \
-            __mmask64 lanes = _bzhi_u64(UINT64_MAX, (uint32_t)(nope - i < 64 ? nope - i : 64));             \
-            __m512i first, second, c = _mm512_maskz_loadu_epi8(lanes, records[j] + i);                      \
-            tile_to_bf16;                                                                                   \
-            store_tile_avx512(tile + i, first, second, e8m0_to_f32(scales[i / 64]));                        \
-        }                                                                                                   \
-        if (dim % 16) _mm512_storeu_ps(tile + dim, _mm512_setzero_ps());                                    \
-        decode_bf16_avx512(tile + nope, rest, rope_dim);                                                    \
-    }
-
-LSA_TARGET_AVX512_BF16 static void decode_fp8_vbmi(float *tile, const float **rows, const uint8_t *const *records,
-                                                   int64_t n, int64_t stride, int64_t dim, int64_t rope_dim)
-{
-    DECODE_FP8(e4m3x64_to_bf16_vbmi(&first, &second, c))
-}
-
-LSA_TARGET_AVX512 static void decode_fp8_avx512(float *tile, const float **rows, const uint8_t *const *records,
-                                                int64_t n, int64_t stride, int64_t dim, int64_t rope_dim)
-{
-    DECODE_FP8(first = e4m3x32_to_bf16_avx512(_mm512_castsi512_si256(c));
-               second = e4m3x32_to_bf16_avx512(_mm512_extracti64x4_epi64(c, 1)))
-}
-
-LSA_TARGET_AVX512 static void decode_avx512(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
-                                            int64_t stride, int64_t dim, int64_t rope_dim, int32_t format)
-{
-    if (format == LSA_KV_FP8) decode_fp8_avx512(tile, rows, records, n, stride, dim, rope_dim);
-    else if (format == LSA_KV_F32) decode_generic(tile, rows, records, n, stride, dim, rope_dim, format);
-    else
-        for (int64_t j = 0; j < n; j++, tile += stride) {
-            decode_bf16_avx512(tile, records[j], dim);
-            rows[j] = tile;
-        }
-}
-
-LSA_TARGET_AVX512_BF16 static void decode_vbmi(float *tile, const float **rows, const uint8_t *const *records, int64_t n,
-                                               int64_t stride, int64_t dim, int64_t rope_dim, int32_t format)
-{
-    if (format == LSA_KV_FP8) decode_fp8_vbmi(tile, rows, records, n, stride, dim, rope_dim);
-    else decode_avx512(tile, rows, records, n, stride, dim, rope_dim, format);
 }
 
 #endif
 
 const lsa_attention_ops *lsa_attention_ops_now(void)
 {
-    static const lsa_attention_ops generic = {scores_generic, softmax, accumulate_generic, merge, mass,
-                                              decode_generic};
+    static const lsa_attention_ops generic = {scores_generic, softmax, accumulate_generic, merge,
+                                              mass};
 #if defined(__x86_64__)
-    static const lsa_attention_ops avx2 = {scores_avx2, softmax_avx2, accumulate_avx2, merge, mass, decode_avx2};
-    static const lsa_attention_ops avx512 = {scores_avx512, softmax_blocks_avx512, accumulate_avx512,
-                                             merge, mass, decode_avx512};
-    static const lsa_attention_ops vbmi = {scores_avx512, softmax_blocks_avx512, accumulate_avx512,
-                                           merge, mass, decode_vbmi};
+    static const lsa_attention_ops avx2 = {scores_avx2, softmax_avx2, accumulate_avx2, merge, mass};
+    static const lsa_attention_ops avx512 = {scores_avx512, softmax_blocks_avx512,
+                                             accumulate_avx512, merge, mass};
     int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512_BF16) return &vbmi;
-    if (level == LSA_CPU_AVX512) return &avx512;
+    if (level >= LSA_CPU_AVX512) return &avx512;
     if (level == LSA_CPU_AVX2) return &avx2;
 #endif
     return &generic;

@@ -1,4 +1,4 @@
-/* Hyper-connections on the CPU: the small per-token algebra on sixteen tokens at once, one a lane. */
+/* Hyper-connections on the CPU: the small algebra on sixteen tokens at once, one a lane. */
 #include "kernels/hyper_connection.h"
 
 #include "core/error.h"
@@ -40,7 +40,8 @@ static inline LSA_BODY f32x16 norms(const connection *k, const float *streams, i
 }
 
 /* mix value i of every token, normalised. */
-static inline LSA_BODY f32x16 column(const connection *k, const float *mix, int64_t tokens, int64_t i, f32x16 norm)
+static inline LSA_BODY f32x16 column(const connection *k, const float *mix, int64_t tokens,
+                                     int64_t i, f32x16 norm)
 {
     float v[LANES] = {0};
     for (int64_t t = 0; t < tokens; t++) v[t] = mix[t * k->width + i];
@@ -55,7 +56,8 @@ static inline LSA_BODY void spread(float *out, int64_t stride, f32x16 v, int64_t
 }
 
 /* out[i] = sum_k weight[k] streams[k][i] */
-static inline LSA_BODY void collapse(float *out, const float *streams, const float *weight, int64_t hc, int64_t dim)
+static inline LSA_BODY void collapse(float *out, const float *streams, const float *weight,
+                                     int64_t hc, int64_t dim)
 {
     int64_t i = 0;
     for (; i + 16 <= dim; i += 16) {
@@ -100,8 +102,9 @@ static inline LSA_BODY void softmax_rows(f32x16 *m, int64_t hc, float eps)
     }
 }
 
-static inline LSA_BODY void open_group_body(float *x, float *post, float *comb, const float *streams,
-                                            const float *mix, const connection *k, int64_t tokens)
+static inline LSA_BODY void open_group_body(float *x, float *post, float *comb,
+                                            const float *streams, const float *mix,
+                                            const connection *k, int64_t tokens)
 {
     int64_t hc = k->hc;
     float pre[LANES * MOST_STREAMS];
@@ -126,12 +129,12 @@ static inline LSA_BODY void open_group_body(float *x, float *post, float *comb, 
 }
 
 LSA_PATHS(open_group,
-          (float *x, float *post, float *comb, const float *streams, const float *mix, const connection *k,
-           int64_t tokens),
+          (float *x, float *post, float *comb, const float *streams, const float *mix,
+           const connection *k, int64_t tokens),
           (x, post, comb, streams, mix, k, tokens))
 
-static inline LSA_BODY void head_group_body(float *x, const float *streams, const float *mix, const connection *k,
-                                            int64_t tokens)
+static inline LSA_BODY void head_group_body(float *x, const float *streams, const float *mix,
+                                            const connection *k, int64_t tokens)
 {
     float pre[LANES * MOST_STREAMS];
     f32x16 norm = norms(k, streams, tokens);
@@ -147,8 +150,8 @@ LSA_PATHS(head_group,
           (float *x, const float *streams, const float *mix, const connection *k, int64_t tokens),
           (x, streams, mix, k, tokens))
 
-static inline LSA_BODY void close_token_body(float *streams, const float *y, const float *post, const float *comb,
-                                             int64_t hc, int64_t dim)
+static inline LSA_BODY void close_token(float *streams, const float *y, const float *post,
+                                        const float *comb, int64_t hc, int64_t dim)
 {
     int64_t i = 0;
     for (; i + 16 <= dim; i += 16) {
@@ -171,61 +174,116 @@ static inline LSA_BODY void close_token_body(float *streams, const float *y, con
     }
 }
 
-LSA_PATHS(close_token,
-          (float *streams, const float *y, const float *post, const float *comb, int64_t hc, int64_t dim),
-          (streams, y, post, comb, hc, dim))
+/* The usual numbers of streams have their own loops. */
+static inline LSA_BODY void close_tokens_body(float *streams, const float *y, const float *post,
+                                              const float *comb, int64_t tokens, int64_t hc,
+                                              int64_t dim)
+{
+    for (int64_t t = 0; t < tokens; t++) {
+        if (hc == 4)
+            close_token(streams, y, post, comb, 4, dim);
+        else if (hc == 2)
+            close_token(streams, y, post, comb, 2, dim);
+        else
+            close_token(streams, y, post, comb, hc, dim);
+        streams += hc * dim, y += dim, post += hc, comb += hc * hc;
+    }
+}
+
+LSA_PATHS(close_tokens,
+          (float *streams, const float *y, const float *post, const float *comb, int64_t tokens,
+           int64_t hc, int64_t dim),
+          (streams, y, post, comb, tokens, hc, dim))
 
 static int check(const char *op, int64_t tokens, int64_t hc, int64_t dim)
 {
     if (tokens >= 0 && hc >= 1 && hc <= MOST_STREAMS && dim >= 1) return LSA_OK;
-    return lsa_fail(LSA_ESHAPE, "%s: [%lld, %lld, %lld] streams, at most %d a token", op, (long long)tokens,
-                    (long long)hc, (long long)dim, MOST_STREAMS);
+    return lsa_fail(LSA_ESHAPE, "%s: [%lld, %lld, %lld] streams, at most %d a token", op,
+                    (long long)tokens, (long long)hc, (long long)dim, MOST_STREAMS);
 }
 
-int lsa_hc_open_cpu(float *x, float *post, float *comb, const float *streams, const float *mix, const float *base,
-                    const float *scale, int64_t tokens, int64_t hc, int64_t dim, int64_t iters, float norm_eps,
-                    float hc_eps, void *stream)
+static int64_t tokens_of(int64_t t, int64_t to) { return to - t < LANES ? to - t : LANES; }
+
+static void open_tokens(float *x, float *post, float *comb, const float *streams, const float *mix,
+                        const connection *k, int64_t from, int64_t to)
+{
+    int64_t hc = k->hc;
+    for (int64_t t = from; t < to; t += LANES)
+        open_group(x + t * k->dim, post + t * hc, comb + t * hc * hc, streams + t * hc * k->dim,
+                   mix + t * k->width, k, tokens_of(t, to));
+}
+
+static void head_tokens(float *x, const float *streams, const float *mix, const connection *k,
+                        int64_t from, int64_t to)
+{
+    for (int64_t t = from; t < to; t += LANES)
+        head_group(x + t * k->dim, streams + t * k->hc * k->dim, mix + t * k->width, k,
+                   tokens_of(t, to));
+}
+
+/* Where part `part` of `parts` begins: at a whole group. */
+static int64_t part_start(int64_t tokens, int64_t part, int64_t parts)
+{
+    int64_t t = (tokens + LANES - 1) / LANES * part / parts * LANES;
+    return t < tokens ? t : tokens;
+}
+
+int lsa_hc_open_cpu(float *x, float *post, float *comb, const float *streams, const float *mix,
+                    const float *base, const float *scale, int64_t tokens, int64_t hc, int64_t dim,
+                    int64_t iters, float norm_eps, float hc_eps, void *stream)
 {
     (void)stream;
     int rc = check("hc_open", tokens, hc, dim);
     if (rc) return rc;
     connection k = {base, scale, hc, dim, (2 + hc) * hc, iters, norm_eps, hc_eps};
-    int64_t groups = (tokens + LANES - 1) / LANES;
     int threads = lsa_threads_for(tokens * hc * (dim + 16 * iters) / 8);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t g = 0; g < groups; g++) {
-        int64_t t = g * LANES, n = tokens - t < LANES ? tokens - t : LANES;
-        open_group(x + t * dim, post + t * hc, comb + t * hc * hc, streams + t * hc * dim, mix + t * k.width, &k, n);
+    if (threads == 1) {
+        open_tokens(x, post, comb, streams, mix, &k, 0, tokens);
+        return LSA_OK;
     }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++)
+        open_tokens(x, post, comb, streams, mix, &k, part_start(tokens, part, threads),
+                    part_start(tokens, part + 1, threads));
     return LSA_OK;
 }
 
-int lsa_hc_close_cpu(float *streams, const float *y, const float *post, const float *comb, int64_t tokens,
-                     int64_t hc, int64_t dim, void *stream)
+int lsa_hc_close_cpu(float *streams, const float *y, const float *post, const float *comb,
+                     int64_t tokens, int64_t hc, int64_t dim, void *stream)
 {
     (void)stream;
     int rc = check("hc_close", tokens, hc, dim);
     if (rc) return rc;
     int threads = lsa_threads_for(tokens * hc * dim / 4);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t t = 0; t < tokens; t++)
-        close_token(streams + t * hc * dim, y + t * dim, post + t * hc, comb + t * hc * hc, hc, dim);
+    if (threads == 1) {
+        close_tokens(streams, y, post, comb, tokens, hc, dim);
+        return LSA_OK;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        int64_t t = tokens * part / threads, n = tokens * (part + 1) / threads - t;
+        close_tokens(streams + t * hc * dim, y + t * dim, post + t * hc, comb + t * hc * hc, n, hc,
+                     dim);
+    }
     return LSA_OK;
 }
 
-int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const float *base, const float *scale,
-                    int64_t tokens, int64_t hc, int64_t dim, float norm_eps, float hc_eps, void *stream)
+int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const float *base,
+                    const float *scale, int64_t tokens, int64_t hc, int64_t dim, float norm_eps,
+                    float hc_eps, void *stream)
 {
     (void)stream;
     int rc = check("hc_head", tokens, hc, dim);
     if (rc) return rc;
     connection k = {base, scale, hc, dim, hc, 0, norm_eps, hc_eps};
-    int64_t groups = (tokens + LANES - 1) / LANES;
     int threads = lsa_threads_for(tokens * hc * dim / 8);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t g = 0; g < groups; g++) {
-        int64_t t = g * LANES, n = tokens - t < LANES ? tokens - t : LANES;
-        head_group(x + t * dim, streams + t * hc * dim, mix + t * hc, &k, n);
+    if (threads == 1) {
+        head_tokens(x, streams, mix, &k, 0, tokens);
+        return LSA_OK;
     }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++)
+        head_tokens(x, streams, mix, &k, part_start(tokens, part, threads),
+                    part_start(tokens, part + 1, threads));
     return LSA_OK;
 }

@@ -25,8 +25,8 @@ static inline LSA_BODY float sum_of_squares(const float *x, int64_t n)
     return f32x16_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-static inline LSA_BODY void norm_rows_body(float *y, const float *x, const float *weight, int64_t rows, int64_t n,
-                                           float eps)
+static inline LSA_BODY void norm_rows_body(float *y, const float *x, const float *weight,
+                                           int64_t rows, int64_t n, float eps)
 {
     for (int64_t r = 0; r < rows; r++, x += n, y += n) {
         float scale = 1.0f / sqrtf(sum_of_squares(x, n) / (float)n + eps);
@@ -46,11 +46,13 @@ LSA_PATHS(norm_rows,
           (float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps),
           (y, x, weight, rows, n, eps))
 
-int lsa_rmsnorm_cpu(float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps, void *stream)
+int lsa_rmsnorm_cpu(float *y, const float *x, const float *weight, int64_t rows, int64_t n,
+                    float eps, void *stream)
 {
     (void)stream;
     if (rows < 0 || n < 1)
-        return lsa_fail(LSA_ESHAPE, "rmsnorm: %lld rows of %lld values", (long long)rows, (long long)n);
+        return lsa_fail(LSA_ESHAPE, "rmsnorm: %lld rows of %lld values", (long long)rows,
+                        (long long)n);
     int threads = lsa_threads_for(rows * (10 + n / 8));
     if (threads == 1) {
         norm_rows(y, x, weight, rows, n, eps);

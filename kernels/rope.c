@@ -5,13 +5,14 @@
 #include "core/error.h"
 #include "core/simd.h"
 
-int lsa_rope_table_cpu(float *table, const float *inv_freq, int64_t n, int64_t half, int64_t start, int64_t step,
-                       void *stream)
+int lsa_rope_table_cpu(float *table, const float *inv_freq, int64_t n, int64_t half, int64_t start,
+                       int64_t step, void *stream)
 {
     (void)stream;
     if (n < 0 || half < 0)
-        return lsa_fail(LSA_ESHAPE, "rope_table: %lld positions of %lld frequencies", (long long)n, (long long)half);
-#pragma omp parallel for num_threads(lsa_threads_for(n * half * 12)) schedule(static)
+        return lsa_fail(LSA_ESHAPE, "rope_table: %lld positions of %lld frequencies", (long long)n,
+                        (long long)half);
+#pragma omp parallel for num_threads(lsa_threads_for(n *half * 12)) schedule(static)
     for (int64_t i = 0; i < n; i++) {
         float position = (float)(start + i * step);
         for (int64_t j = 0; j < half; j++) {
@@ -29,7 +30,8 @@ static inline LSA_BODY f32x16 rotate_pairs(f32x16 v, f32x16 table, float sign)
     const i32x16 sines = {1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15};
     const i32x16 partners = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
     const f32x16 signs = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
-    f32x16 c = __builtin_shuffle(table, cosines), s = __builtin_shuffle(table, sines) * (signs * sign);
+    f32x16 c = __builtin_shuffle(table, cosines),
+           s = __builtin_shuffle(table, sines) * (signs * sign);
     return v * c + __builtin_shuffle(v, partners) * s;
 }
 
@@ -39,27 +41,32 @@ static inline LSA_BODY void rotate(float *x, const float *table, int64_t rope_di
     for (; i + 16 <= rope_dim; i += 16)
         f32x16_store(x + i, rotate_pairs(f32x16_load(x + i), f32x16_load(table + i), sign));
     if (tail)
-        f32x16_store_n(x + i, rotate_pairs(f32x16_load_n(x + i, tail), f32x16_load_n(table + i, tail), sign), tail);
+        f32x16_store_n(
+            x + i, rotate_pairs(f32x16_load_n(x + i, tail), f32x16_load_n(table + i, tail), sign),
+            tail);
 }
 
-static inline LSA_BODY void rotate_rows_body(float *x, const float *table, int64_t rows, int64_t heads, int64_t dim,
-                                             int64_t rope_dim, float sign)
+static inline LSA_BODY void rotate_rows_body(float *x, const float *table, int64_t rows,
+                                             int64_t heads, int64_t dim, int64_t rope_dim,
+                                             float sign)
 {
     for (int64_t r = 0; r < rows; r++, table += rope_dim)
-        for (int64_t h = 0; h < heads; h++, x += dim) rotate(x + dim - rope_dim, table, rope_dim, sign);
+        for (int64_t h = 0; h < heads; h++, x += dim)
+            rotate(x + dim - rope_dim, table, rope_dim, sign);
 }
 
 LSA_PATHS(rotate_rows,
-          (float *x, const float *table, int64_t rows, int64_t heads, int64_t dim, int64_t rope_dim, float sign),
+          (float *x, const float *table, int64_t rows, int64_t heads, int64_t dim, int64_t rope_dim,
+           float sign),
           (x, table, rows, heads, dim, rope_dim, sign))
 
-int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int64_t dim, int64_t rope_dim,
-                 int32_t inverse, void *stream)
+int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int64_t dim,
+                 int64_t rope_dim, int32_t inverse, void *stream)
 {
     (void)stream;
     if (rows < 0 || heads < 0 || rope_dim < 0 || rope_dim % 2 || rope_dim > dim)
-        return lsa_fail(LSA_ESHAPE, "rope: [%lld, %lld, %lld] with %lld rotated values", (long long)rows,
-                        (long long)heads, (long long)dim, (long long)rope_dim);
+        return lsa_fail(LSA_ESHAPE, "rope: [%lld, %lld, %lld] with %lld rotated values",
+                        (long long)rows, (long long)heads, (long long)dim, (long long)rope_dim);
     float sign = inverse ? -1.0f : 1.0f;
     int threads = lsa_threads_for(rows * heads * (2 + rope_dim / 6));
     if (threads == 1) {
@@ -69,7 +76,8 @@ int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int6
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t part = 0; part < threads; part++) {
         int64_t from = rows * part / threads, to = rows * (part + 1) / threads;
-        rotate_rows(x + from * heads * dim, table + from * rope_dim, to - from, heads, dim, rope_dim, sign);
+        rotate_rows(x + from * heads * dim, table + from * rope_dim, to - from, heads, dim,
+                    rope_dim, sign);
     }
     return LSA_OK;
 }
