@@ -83,8 +83,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY void decode_bf16_avx512(float *out, con
     _mm512_storeu_ps(out + i, bf16x16_to_f32_avx512(_mm256_maskz_loadu_epi16(lanes, in + i * 2)));
 }
 
-/* Whole tiles are stored; what is too much is overwritten by the padding, the rope values, the next
- * row. */
+/* Whole tiles are stored; what is too much is overwritten by the padding, the rope values or the
+ * next row. */
 #define DECODE_FP8(tile_to_bf16)                                                                   \
     int64_t nope = dim - rope_dim;                                                                 \
     for (int64_t j = 0; j < n; j++, tile += stride) {                                              \

@@ -108,7 +108,10 @@ end
 
 local function run(t, mass)
   local out = support.buffer("float", t.tokens * t.heads * t.dim)
-  local workspace = support.workspace(C.lsa_attention_workspace(t.tokens, t.heads, t.dim, t.window_size, t.most or 0))
+  local bytes = C.lsa_attention_workspace(t.tokens, t.heads, t.dim, t.window_size, t.most or 0)
+  local workspace = support.workspace(bytes)
+  local floats = ffi.cast("float *", workspace)
+  for i = 0, tonumber(bytes) / 4 - 1 do floats[i] = 0 / 0 end    -- what is read before it is written shows
   check(C.lsa_attention_cpu(out, mass, t.q, t.window, t.sinks, t.records and t.records.c or nil, t.ids, t.counts,
     t.tokens, t.heads, t.dim, t.rope_dim, t.own, t.window_size, t.id_stride or 0, t.scale, workspace, nil))
   return out
