@@ -1,0 +1,90 @@
+#!/bin/sh
+# Proves the CUDA half on a machine with an NVIDIA GPU, its CUDA toolkit in /usr/local/cuda, gcc and make,
+# where nothing can be installed: builds, tests, checks memory accesses, measures.
+#
+#     experiments/gpu_check.sh --prepare     on a Debian machine with a network: fetches packages into .gpu/
+#     experiments/gpu_check.sh [LOGS]        on the GPU machine, with .gpu/ brought along; full logs go to LOGS
+#
+# Without .gpu/ the machine's own packages are used.
+set -eu
+cd "$(dirname "$0")/.."
+
+# Not libgomp: it comes with gcc, and must be gcc's own.
+packages="luajit libluajit-5.1-2 libluajit-5.1-dev libluajit-5.1-common libjansson4 libjansson-dev
+    libmimalloc2.0 libmimalloc-dev premake4 liblua5.1-0 libopenblas0-openmp libgfortran5 libquadmath0
+    libdnnl2 ocl-icd-libopencl1 lua-busted lua-cliargs lua-filesystem lua-luassert lua-mediator
+    lua-penlight lua-say lua-system lua-term lua-dkjson lua-cjson"
+
+if [ "${1-}" = --prepare ]; then
+    mkdir -p .gpu
+    cd .gpu
+    # shellcheck disable=SC2086 # a list of words
+    exec apt-get -qq download $packages
+fi
+
+logs=${1-build/gpu_check}
+mkdir -p "$logs"
+status=0
+
+say() { printf '== %s\n' "$*"; }
+
+# Runs a step, at most $1 seconds; its log is file $2. A failing step shows the end of its log.
+step() {
+    seconds=$1
+    log=$logs/$2
+    shift 2
+    if timeout "$seconds" "$@" >"$log" 2>&1; then return 0; fi
+    say "failed: $*"
+    tail -n 30 "$log"
+    status=1
+    return 1
+}
+
+# Puts the packages' files in the way of compiler, loader and Lua.
+use_packages() {
+    root=$PWD/.gpu/root
+    mkdir -p "$root"
+    for package in .gpu/*.deb; do dpkg -x "$package" "$root"; done
+    lib=$root/usr/lib/x86_64-linux-gnu
+    export PATH="$root/usr/bin:$PATH"
+    export CPATH="$root/usr/include:$root/usr/include/luajit-2.1"
+    export LIBRARY_PATH="$lib"
+    export LD_LIBRARY_PATH="$lib:$lib/openblas-openmp${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export LUA_PATH="$root/usr/share/lua/5.1/?.lua;$root/usr/share/lua/5.1/?/init.lua;;"
+    export LUA_CPATH="$lib/lua/5.1/?.so;;"
+}
+
+build() {
+    premake4 --file=premake5.lua gmake && make -C build -j"$(nproc)" config=release
+}
+
+export PATH="$PATH:/usr/local/cuda/bin"
+[ ! -d .gpu ] || use_packages
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+gcc --version | head -n 1
+step 300 build.log build || {
+    # A newer gcc may warn of more; what it says is in the log, and the rest is worth knowing all the same.
+    sed -i 's/-Werror//g' build/*.make
+    step 300 build2.log make -C build -j"$(nproc)" config=release
+}
+cuobjdump -res-usage build/liblsa_cuda.so 2>/dev/null | grep -A 1 'Function' | sed -n 's/ *Function \(.*\):/\1/p; s/.*\(REG:.*LOCAL:[0-9]*\).*/  \1/p'
+
+lsa=build/bin/lsa
+specs="tests/index_score_spec.lua"
+for spec in $specs; do
+    step 120 cuda.log "$lsa" test --device cuda "$spec" && say "$spec on cuda: $(tail -n 1 "$logs/cuda.log")"
+    for tool in memcheck racecheck initcheck; do
+        step 150 "$tool.log" compute-sanitizer --tool "$tool" --error-exitcode 9 "$lsa" test --device cuda "$spec" &&
+            say "$tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$logs/$tool.log")"
+    done
+done
+step 120 cpu.log "$lsa" test tests/index_score_spec.lua tests/topk_spec.lua && say "cpu: $(tail -n 1 "$logs/cpu.log")"
+step 120 bench_cuda.log "$lsa" bench index_score_cuda && cat "$logs/bench_cuda.log"
+step 120 bench_cpu.log "$lsa" bench "index_score " && tail -n +6 "$logs/bench_cpu.log"
+step 60 bench_topk.log "$lsa" bench topk && tail -n +7 "$logs/bench_topk.log"
+if command -v ncu >/dev/null; then
+    step 120 ncu.log ncu --clock-control none --kernel-name regex:index_score_mma --launch-skip 2 --launch-count 1 \
+        --section SpeedOfLight --section Occupancy --section WarpStateStats "$lsa" bench "index_score_cuda 1 x 64 heads x 128, 1000000 keys fp8" &&
+        grep -E 'Duration|Throughput|Achieved Occupancy|Registers|Warp Cycles' "$logs/ncu.log"
+fi
+exit $status
