@@ -6,8 +6,8 @@
 #     experiments/gpu_check.sh [LOGS]        on the GPU machine, with .gpu/ brought along; full logs go to LOGS
 #
 # Without .gpu/ the machine's own packages are used.
-set -eu
-cd "$(dirname "$0")/.."
+set -u
+cd "$(dirname "$0")/.." || exit 1
 
 # Not libgomp: it comes with gcc, and must be gcc's own.
 packages="luajit libluajit-5.1-2 libluajit-5.1-dev libluajit-5.1-common libjansson4 libjansson-dev
@@ -17,7 +17,7 @@ packages="luajit libluajit-5.1-2 libluajit-5.1-dev libluajit-5.1-common libjanss
 
 if [ "${1-}" = --prepare ]; then
     mkdir -p .gpu
-    cd .gpu
+    cd .gpu || exit 1
     # shellcheck disable=SC2086 # a list of words
     exec apt-get -qq download $packages
 fi
@@ -54,18 +54,15 @@ use_packages() {
     export LUA_CPATH="$lib/lua/5.1/?.so;;"
 }
 
-build() {
-    premake4 --file=premake5.lua gmake && make -C build -j"$(nproc)" config=release
-}
-
 export PATH="$PATH:/usr/local/cuda/bin"
 [ ! -d .gpu ] || use_packages
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 gcc --version | head -n 1
-step 300 build.log build || {
-    # A newer gcc may warn of more; what it says is in the log, and the rest is worth knowing all the same.
+step 20 premake.log premake4 --file=premake5.lua gmake || exit 1
+step 300 build.log make -C build -j"$(nproc)" config=release || {
+    # A newer gcc may warn of more: that is a failure, but the rest is worth knowing all the same.
     sed -i 's/-Werror//g' build/*.make
-    step 300 build2.log make -C build -j"$(nproc)" config=release
+    step 300 build_again.log make -C build -j"$(nproc)" config=release || exit 1
 }
 cuobjdump -res-usage build/liblsa_cuda.so 2>/dev/null | grep -A 1 'Function' | sed -n 's/ *Function \(.*\):/\1/p; s/.*\(REG:.*LOCAL:[0-9]*\).*/  \1/p'
 

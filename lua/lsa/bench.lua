@@ -21,7 +21,7 @@ local C, check = lsa.C, lsa.check
 
 local M = {}
 
-local SAMPLES, LEAST_SAMPLES, SAMPLE_NS, BUDGET_NS = 60, 7, 1e5, 5e8
+local SAMPLES, LEAST_SAMPLES, SAMPLE_NS, DEVICE_SAMPLE_NS, BUDGET_NS = 60, 7, 1e5, 2e6, 5e8
 
 local Bench = {}
 Bench.__index = Bench
@@ -29,17 +29,21 @@ Bench.__index = Bench
 local function now() return tonumber(C.lsa_clock_ns()) end
 
 -- The sorted times of one run of `f`, in ns: repeated within a sample where it is short, and sampled until the time is up.
-local function times(f)
-  f()
-  local start, repeats = now(), 1
-  f()
-  local once = now() - start
-  if once < SAMPLE_NS then repeats = math.ceil(SAMPLE_NS / math.max(once, 1)) end
-  local list, begun = {}, now()
-  while #list < LEAST_SAMPLES or (#list < SAMPLES and now() - begun < BUDGET_NS) do
-    start = now()
+-- `finish` waits for what runs; once a sample, since waiting takes time too.
+local function times(f, finish)
+  local sample_ns = finish and DEVICE_SAMPLE_NS or SAMPLE_NS
+  finish = finish or function() end
+  local function sample(repeats)
+    local start = now()
     for _ = 1, repeats do f() end
-    list[#list + 1] = (now() - start) / repeats
+    finish()
+    return (now() - start) / repeats
+  end
+  sample(1)
+  local once, list, begun = sample(1), {}, now()
+  local repeats = math.max(math.ceil(sample_ns / math.max(once, 1)), 1)
+  while #list < LEAST_SAMPLES or (#list < SAMPLES and now() - begun < BUDGET_NS) do
+    list[#list + 1] = sample(repeats)
   end
   table.sort(list)
   return list
@@ -99,7 +103,7 @@ function limits.read(bench)
 end
 
 local function peak(run)
-  local rounds = 100000
+  local rounds = 20000   -- about a millisecond, so that some samples are undisturbed
   local flops = tonumber(run(rounds))
   return flops > 0 and flops / times(function() run(rounds) end)[1] or nil
 end
@@ -151,10 +155,8 @@ function Bench:case(case)
   local limit = case.limit and self:limit(case.limit)
   local state = case.setup and case.setup()
   local run = case.run
-  local list = times(case.device and function()
-    run(state)
-    check(C.lsa_device_synchronize())
-  end or function() run(state) end)
+  local list = times(function() run(state) end,
+    case.device and function() check(C.lsa_device_synchronize()) end)
   local ns = median(list)
   local amount = (case.limit == "f32" or case.limit == "bf16") and case.flops or case.bytes
   local share = limit and amount and amount / ns / limit
