@@ -1,39 +1,37 @@
 -- Tab completion: what `text`, a name or a path like `lsa.kernels.to` or `x:su`, may become in `environment`.
 local M = {}
 
-local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local",
-  "nil", "not", "or", "repeat", "return", "then", "true", "until", "while" }
+--
+-- Objects whose names cannot be seen from outside tell them: a metatable's `__names` is a table with them as keys, and
+-- so is the field `__methods` of a C object.
+
+local keywords = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in",
+  "local", "nil", "not", "or", "repeat", "return", "then", "true", "until", "while" }
 
 local MAX_CHAIN = 8
 
 local function index(object, key) return object[key] end
 
--- Adds the string keys of `object` and of what its metatable leads to.
-local function add_keys(found, object)
-  for _ = 1, MAX_CHAIN do
-    if type(object) == "table" then
-      for key, value in next, object do
-        if type(key) == "string" and found[key] == nil then found[key] = type(value) end
-      end
-    elseif type(object) == "cdata" then
-      object = M.methods(object)
-      if object then add_keys(found, object) end
-      return
-    end
-    local meta = debug.getmetatable(object)
-    object = type(meta) == "table" and rawget(meta, "__index") or nil
-    if type(object) ~= "table" then return end
+local function add_names(found, names)
+  for key, value in next, names do
+    if type(key) == "string" and found[key] == nil then found[key] = type(value) end
   end
 end
 
--- The methods of a C object, which LuaJIT keeps to itself: types tell them here by `register`.
-local by_type = {}
-
-function M.register(ctype, methods) by_type[tostring(ctype)] = methods end
-
-function M.methods(object)
-  local name = tostring(require "ffi".typeof(object))
-  return by_type[name] or by_type[name:gsub(" [*&]>$", ">")]
+-- Adds the string keys of `object` and of what its metatable leads to.
+local function add_keys(found, object)
+  if type(object) == "cdata" then
+    local ok, methods = pcall(index, object, "__methods")
+    object = ok and methods
+  end
+  for _ = 1, MAX_CHAIN do
+    if type(object) == "table" then add_names(found, object) end
+    local meta = debug.getmetatable(object)
+    if type(meta) ~= "table" then return end
+    if type(rawget(meta, "__names")) == "table" then add_names(found, meta.__names) end
+    object = rawget(meta, "__index")
+    if type(object) ~= "table" then return end
+  end
 end
 
 -- The sorted completions of `text`, each with the whole path in front.

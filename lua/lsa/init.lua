@@ -18,6 +18,7 @@ local names = {
 }
 
 return setmetatable({}, {
+  __names = names,
   __index = function(lsa, name)
     local from = names[name]
     if not from then return nil end

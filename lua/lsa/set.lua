@@ -252,6 +252,7 @@ local function describe(self)
   return #runs > 0 and text .. ": " .. table.concat(runs, ", ") or text
 end
 
+Set.__methods = Set -- what the prompt completes
 object = ffi.metatype("struct { lsa_set *c; }", {
   __index = Set,
   __len = Set.count,

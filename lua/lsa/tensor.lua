@@ -623,6 +623,7 @@ local function commuted(op, what)
   return operator(op, what, function(t, v) return (binary(t, v, op, what)) end)
 end
 
+Tensor.__methods = Tensor -- what the prompt completes
 object = ffi.metatype("struct { lsa_tensor *c; }", {
   __index = Tensor,
   __len = function(self)

@@ -1,0 +1,51 @@
+-- Command lines of experiment scripts: the usage text is the declaration (penlight's lapp).
+--
+--   local args = require "lsa.args" [[
+--   How often each policy finds the needle.
+--     --contexts (numbers default 1024,4096)   context lengths, in tokens
+--     --policies (list default lsa_topk,random) which policies
+--     -n,--questions (default 20)               questions per context
+--     --quick                                   a small run
+--     <model> (string)                          the model's folder
+--   ]]
+--   args.contexts[1], args.questions, args.quick, args.model
+--
+-- --help prints the text; a bad command line prints what is wrong and ends the script with exit code 2.
+local BAD_USAGE = 2
+
+local function split(text)
+  local items = {}
+  for item in text:gmatch "[^,]+" do items[#items + 1] = item end
+  return items
+end
+
+local function numbers(text)
+  local list = split(text)
+  for i, item in ipairs(list) do
+    list[i] = tonumber(item) or error(("%q is not a number"):format(item), 0)
+  end
+  return list
+end
+
+local function leave(code, file, text)
+  file:write(text)
+  os.exit(code, true)
+end
+
+-- The options of `arguments` (the script's, by default) as the usage text declares them.
+return function(usage, arguments)
+  local ok, lapp = pcall(require, "pl.lapp")
+  if not ok then error("lsa.args needs penlight (Debian: apt-get install lua-penlight)", 2) end
+  arguments = { unpack(arguments or arg) }
+  usage = usage:gsub("\n[ \t]*$", "") .. "\n"
+  local help = "usage: " .. (arg and arg[0] or "script") .. " [options]\n" .. usage
+  for _, value in ipairs(arguments) do
+    if value == "--help" or value == "-h" then leave(0, io.stdout, help) end
+  end
+  lapp.show_usage_error = "throw"
+  lapp.add_type("list", split)
+  lapp.add_type("numbers", numbers)
+  local parsed, options = pcall(lapp.process_options_string, usage, arguments)
+  if parsed then return options end
+  leave(BAD_USAGE, io.stderr, tostring(options):gsub("^[^\n]-lapp%.lua:%d+: [^:]*: ", "") .. "\n" .. help)
+end
