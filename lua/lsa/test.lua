@@ -61,12 +61,21 @@ function M.main(arguments)
     io.stderr:write("lsa: the tests need busted (Debian: apt-get install lua-busted)\n")
     return 1
   end
+  for _, value in ipairs(arguments) do
+    if value == "--help" then
+      print((select(2, require "busted.modules.cli"({ standalone = false }):parse { "--help" })))
+      return 0
+    end
+  end
   rawset(_G, "LSA_TEST_DEVICE", device)
   package.path = host.root .. "/tests/?.lua;" .. package.path
   package.loaded["busted.outputHandlers.lsa"] = make_handler
   rawset(_G, "arg", busted_arguments(arguments))
-  -- The runner leaves by an error where tests failed.
-  local ok, message = pcall(require "busted.runner", { standalone = false, output = "lsa" })
+  -- Where tests failed the runner leaves by an error, provided that a Lua file calls it; else by os.exit.
+  local ok, message = pcall(function()
+    require "busted.runner" { standalone = false, output = "lsa" }
+    return true
+  end)
   if not M.handler then
     if not ok and message then io.stderr:write("lsa: ", tostring(message), "\n") end
     return ok and 0 or 2
