@@ -120,7 +120,8 @@ describe("--help and --version", function()
     assert.is_truthy(out:find "^usage: lsa")
     assert.equals("", err)
     assert.equals(0, code)
-    out, _, code = lsa { "--version" }
+    out, err, code = lsa { "--version" }
+    assert.equals("", err)
     assert.is_truthy(out:find "^lsa %d.*LuaJIT")
     assert.equals(0, code)
   end)
@@ -203,6 +204,7 @@ describe("the test command", function()
   end)
 
   it("fails without tests, and when a spec does not load", function()
+    local _
     local out, err, code = run "local x"
     assert.is_truthy(out:find "0 passed, 0 failed\n$")
     assert.is_truthy(err:find "there were no tests")

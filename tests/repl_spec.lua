@@ -26,10 +26,12 @@ describe("statements on standard input", function()
     assert.equals("1\n", out)
     assert.is_truthy(err:find("lsa: stdin:4: no", 1, true))
     assert.equals(1, code)
-    _, err, code = run "1\nx = = 2"
+    out, err, code = run "1\nx = = 2"
+    assert.equals("1\n", out)
     assert.is_truthy(err:find("stdin:2: ", 1, true))
     assert.equals(1, code)
-    _, err, code = run "x = {\n1"
+    out, err, code = run "x = {\n1"
+    assert.equals("", out)
     assert.is_truthy(err:find("stdin:2: ", 1, true))
     assert.equals(1, code)
   end)
