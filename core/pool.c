@@ -97,12 +97,31 @@ int64_t lsa_pool_units(const lsa_pool *p) { return units_of(p, p->cold.count); }
 int64_t lsa_pool_cells(const lsa_pool *p) { return p->cells; }
 int64_t lsa_pool_free_cells(const lsa_pool *p) { return p->free_count; }
 
+static int64_t slot_of(const lsa_pool *p, int64_t chunk)
+{
+    int32_t cell = p->cell_of[chunk / p->unit];
+    return cell == ABSENT ? ABSENT : cell * p->unit + chunk % p->unit;
+}
+
 static void release_cell(lsa_pool *p, int64_t unit)
 {
     int32_t cell = p->cell_of[unit];
     p->cell_of[unit] = ABSENT;
     p->unit_in[cell] = ABSENT;
     p->free_cells[p->free_count++] = cell;
+}
+
+/* A begun unit may have a cell: its new chunks are as zero there as in the cold tier. */
+static int clear_new(lsa_pool *p, int64_t from, int64_t to)
+{
+    for (int64_t c = from; c < to && c / p->unit < units_of(p, from); c++) {
+        int64_t slot = slot_of(p, c);
+        if (slot == ABSENT) return LSA_OK;
+        uint8_t *bytes = lsa_blocks_write(&p->hot, slot);
+        if (!bytes) return LSA_ENOMEM;
+        memset(bytes, 0, (size_t)p->hot.item);
+    }
+    return LSA_OK;
 }
 
 int lsa_pool_resize(lsa_pool *p, int64_t chunks)
@@ -117,8 +136,13 @@ int lsa_pool_resize(lsa_pool *p, int64_t chunks)
         p->cell_of = table;
         p->units_room = room;
     }
+    int64_t old = p->cold.count;
     int rc = lsa_blocks_resize(&p->cold, chunks);
-    if (rc) return rc;
+    if (!rc) rc = clear_new(p, old, chunks);
+    if (rc) {
+        lsa_blocks_resize(&p->cold, old < chunks ? old : chunks);
+        return rc;
+    }
     for (int64_t u = units; u < old_units; u++)
         if (p->cell_of[u] != ABSENT) release_cell(p, u);
     for (int64_t u = old_units; u < units; u++) p->cell_of[u] = ABSENT;
@@ -130,8 +154,8 @@ int lsa_pool_set_cells(lsa_pool *p, int64_t cells)
     int64_t used = p->cells - p->free_count;
     if (cells < used || cells < 0 || cells > INT32_MAX / p->unit)
         return lsa_fail(LSA_ESTATE, "pool: %lld cells, %lld are in use", (long long)cells, (long long)used);
-    if (cells < p->cells) /* only cells at the end can go: shrink no further than the last one in use */
-        while (cells < p->cells && p->unit_in[p->cells - 1] != ABSENT) cells++;
+    for (int64_t c = p->cells - 1; c >= cells; c--) /* only cells past the last one in use can go */
+        if (p->unit_in[c] != ABSENT) cells = c + 1;
     if (cells == p->cells) return LSA_OK;
     int32_t *unit_in = lsa_alloc(cells * (int64_t)sizeof *unit_in);
     int32_t *free_cells = lsa_alloc(cells * (int64_t)sizeof *free_cells);
@@ -175,12 +199,6 @@ static int check_unit(const lsa_pool *p, int64_t unit)
 int lsa_pool_has(const lsa_pool *p, int64_t unit)
 {
     return unit >= 0 && unit < lsa_pool_units(p) && p->cell_of[unit] != ABSENT;
-}
-
-static int64_t slot_of(const lsa_pool *p, int64_t chunk)
-{
-    int32_t cell = p->cell_of[chunk / p->unit];
-    return cell == ABSENT ? ABSENT : cell * p->unit + chunk % p->unit;
 }
 
 int lsa_pool_write(lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n, const void *records)

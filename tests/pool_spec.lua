@@ -21,25 +21,36 @@ local function fork_of(pool)
   return ffi.gc(out[0], C.lsa_pool_free)
 end
 
--- A record whose bytes tell layer, chunk and version.
+ffi.cdef "int memcmp(const void *, const void *, size_t);"
+
+-- Buffers that are used again: a million operations would otherwise make tens of millions.
+local written, got, one, slot = ffi.new("uint32_t[?]", RECORD / 4), ffi.new("uint32_t[?]", RECORD / 4),
+  ffi.new "int32_t[1]", ffi.new "int32_t[1]"
+
+-- A record whose bytes tell layer, chunk and version; zeros for version nil. Valid until the next call.
 local function record(layer, chunk, version)
-  local r = ffi.new("uint32_t[?]", RECORD / 4)
-  for i = 0, RECORD / 4 - 1 do r[i] = chunk * 64 + layer * 8 + version * 0x10000000 + i end
-  return r
+  for i = 0, RECORD / 4 - 1 do
+    written[i] = version and chunk * 64 + layer * 8 + version * 0x10000000 + i or 0
+  end
+  return written
+end
+
+-- A list of one id, valid until the next call.
+local function id(x)
+  one[0] = x
+  return one
 end
 
 local function read(pool, layer, chunk)
-  local out = ffi.new("uint32_t[?]", RECORD / 4)
-  check(C.lsa_pool_read(pool, layer, ids {chunk}, 1, out))
-  return out
+  check(C.lsa_pool_read(pool, layer, id(chunk), 1, got))
+  return got
 end
 
-local function same(a, b) return ffi.string(a, RECORD) == ffi.string(b, RECORD) end
+local function same(a, b) return ffi.C.memcmp(a, b, RECORD) == 0 end
 
 -- What lies in the hot arena for a chunk that has a cell.
 local function hot_record(pool, layer, chunk)
-  local slot = ids {0}
-  C.lsa_pool_slots(pool, ids {chunk}, 1, slot)
+  C.lsa_pool_slots(pool, id(chunk), 1, slot)
   if slot[0] < 0 then return nil end
   local r = C.lsa_pool_hot_records(pool, layer, 0)
   local block, mask = bit.rshift(slot[0], r.block_shift), bit.lshift(1, r.block_shift) - 1
@@ -51,7 +62,7 @@ describe("a pool", function()
     local pool = new_pool()
     check(C.lsa_pool_resize(pool, 700))
     for chunk = 0, 699, 13 do
-      for layer = 0, LAYERS - 1 do check(C.lsa_pool_write(pool, layer, ids {chunk}, 1, record(layer, chunk, 1))) end
+      for layer = 0, LAYERS - 1 do check(C.lsa_pool_write(pool, layer, id(chunk), 1, record(layer, chunk, 1))) end
     end
     check(C.lsa_pool_set_cells(pool, 10))
     check(C.lsa_pool_fetch(pool, ids {0, 13, 650}, 3))
@@ -124,7 +135,7 @@ describe("a pool", function()
       local function check_chunk(p, chunk)
         for layer = 0, LAYERS - 1 do
           local v = version(p, layer, chunk)
-          local expected = v and record(layer, chunk, v) or ffi.new("uint32_t[?]", RECORD / 4)
+          local expected = record(layer, chunk, v)
           fits(same(expected, read(p.c, layer, chunk)), "chunk %d of layer %d reads other bytes", chunk, layer)
           local hot = hot_record(p.c, layer, chunk)
           fits((hot ~= nil) == (p.has[math.floor(chunk / unit)] == true), "residency of chunk %d", chunk)
@@ -156,7 +167,7 @@ describe("a pool", function()
       function operations.write(p)
         if p.chunks == 0 then return end
         local chunk, layer, v = random(p.chunks), random(LAYERS), random(8)
-        if C.lsa_pool_write(p.c, layer, ids {chunk}, 1, record(layer, chunk, v)) == 0 then
+        if C.lsa_pool_write(p.c, layer, id(chunk), 1, record(layer, chunk, v)) == 0 then
           p.cold[chunk * LAYERS + layer] = v
           p.has[math.floor(chunk / unit)] = nil
         end
