@@ -3,7 +3,7 @@
 local M = {}
 
 M.statement = "The magic number for %s is: %s."
-M.question = "The magic number for %s is:"
+M.question = "The magic number for %s is: "
 
 -- Lower-case words of 4 to 8 letters in a text, each once, sorted.
 function M.words(text)
@@ -27,7 +27,7 @@ end
 -- A context of exactly `length` bytes with `n` needles at depths spread evenly with some chance, and what to ask.
 --   text: where the haystack is cut from (repeated when too short)     words: for two-word keys
 -- Returns {text =, needles = {{key =, value =, question =, answer =, at = byte offset of the statement}, …}}.
--- Each question is to be appended to the text; the answer (with a leading space and the full stop) is what follows.
+-- Each question is to be appended to the text; the answer is what follows.
 function M.build(rng, text, words, length, n, value_digits)
   local needles, taken, total = {}, {}, 0
   for i = 1, n do
@@ -37,8 +37,8 @@ function M.build(rng, text, words, length, n, value_digits)
     local value = digits(rng, value_digits or 5)
     local statement = " " .. M.statement:format(key, value) .. " "
     total = total + #statement
-    needles[i] = {key = key, value = value, statement = statement, question = "\n" .. M.question:format(key),
-      answer = " " .. value .. "."}
+    needles[i] = {key = key, value = value, statement = statement, question = " " .. M.question:format(key),
+      answer = value}
   end
   local room = length - total
   if room < n then error(("needle: %d needles do not fit in %d bytes"):format(n, length), 2) end
@@ -59,7 +59,8 @@ function M.build(rng, text, words, length, n, value_digits)
   return {text = table.concat(parts), needles = needles}
 end
 
--- Asks one needle of a fork whose context is prefilled; every answer token is decoded under the fork's policy.
+-- Asks one needle of a fork whose context is prefilled: the question's last token and the answer, as the model gives it,
+-- are decoded, so every answer token is chosen under the fork's policy.
 -- Returns whether the whole value came out, and how many of its digits did before the first wrong one.
 function M.ask(session, needle)
   local model = session.model
@@ -69,14 +70,10 @@ function M.ask(session, needle)
   local expected = model:tokens(needle.answer)
   local right, exact = 0, true
   local token = last
-  for i = 1, #expected - 1 do -- the full stop is not asked for
-    local best = session:decode(token):argmax()
-    if best == expected[i] then
-      if exact and i > 1 then right = right + 1 end
-    else
-      exact = false
-    end
-    token = best
+  for i = 1, #expected do
+    token = session:decode(token):argmax()
+    if token ~= expected[i] then exact = false end
+    if exact then right = right + 1 end
   end
   return exact, right
 end
