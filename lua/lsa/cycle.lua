@@ -8,6 +8,7 @@
 --   observed                the set of chunks for which that was measured
 --   resident, keep          sets: resident now; kept whatever the policy says (sink and tail)
 --   budget, room, page      chunks that may be selected; what is left of that beside keep; chunks a page
+--   top(scores)             set of the best [n] scores outside keep that fill the budget
 --   tokens, entropy         token ids so far (i32 tensor); entropy in nats of the last token's distribution
 --   csa_layers              how many layers there are to ask about
 --   state, rng              the policy's own table; a seeded generator (lua/lsa/rng.lua)
@@ -46,6 +47,16 @@ end
 
 function fields.room(_, cycle)
   return math.max(0, cycle.budget - cycle.keep:count())
+end
+
+-- The `room` best of [n] scores outside keep, as a set: what fills the budget exactly.
+function fields.top(_, cycle)
+  return function(scores)
+    local masked = tensor.zeros({cycle.n}, "f32"):copy(scores)
+    local values = floats(masked)
+    for id in cycle.keep:each() do values[id] = -math.huge end
+    return masked:topk(math.min(cycle.room, cycle.n))
+  end
 end
 
 function fields.tokens(s, cycle)

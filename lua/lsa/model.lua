@@ -51,7 +51,8 @@ function M.new(directory, opt)
 end
 
 function Model:session(opt)
-  return require("lsa.session").new(self, opt, 2)
+  local session = require("lsa.session").new(self, opt, 2) -- no tail call: errors point past this frame
+  return session
 end
 
 -- The file's tokenizer, opened when it is first needed.

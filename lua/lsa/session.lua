@@ -88,7 +88,7 @@ local function open_rules(self, opt, level)
     self.policy = registry.open("policies", opt.select, level)
     self.full = self.policy.name == "full"
   end
-  self.schedule = open_schedule(opt.every, level)
+  self.schedule = open_schedule(opt.every, level + 1)
   lib.check(C.lsa_session_set_tiered(self.c, self.full and 0 or 1), level)
 end
 
@@ -125,7 +125,7 @@ function M.new(model, opt, level)
   end
   self.state, self.rng, self.sampler = {}, rng.new(opt.seed), rng.new(opt.seed + 1)
   self:reset_counts()
-  self.due, self.tau = 0, 64
+  self.due, self.tau = 0, type(opt.every) == "number" and opt.every or 64
   self.observed_all = true
   return self
 end
@@ -310,15 +310,17 @@ local function complain(self, message, level)
   self.complained = message
 end
 
--- A failing policy leaves the previous set; what is always resident joins it when tokens were prefilled since.
+-- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
+-- always resident. A pool too small for that and for what will be born loses its oldest chunks.
 local function fall_back(self, cycle)
-  if not self.appended then return end
-  local kept = self.pending_cycle and cycle.resident or cycle.resident:union(cycle.keep)
-  local ok, why = pcall(make_resident, self, kept, self.tau)
-  if not ok then
-    ok = pcall(make_resident, self, cycle.keep, self.tau)
-    if not ok then error(why, 0) end
+  local wanted = self.appended and cycle.resident:union(cycle.keep) or cycle.resident
+  local most = self.tier.fixed and self.tier.fixed * self.unit - self:born_room(self.tau)
+  if most and wanted:count() > most then
+    local ids, fitting = wanted:ids():totable(), set.new(cycle.n)
+    for i = #ids - math.max(0, most) + 1, #ids do fitting:add(ids[i]) end
+    wanted = fitting
   end
+  make_resident(self, wanted, self.tau)
 end
 
 function Session:sample_coverage()
@@ -349,7 +351,7 @@ function Session:cycle()
     row.policy_ms = ms(policy_started)
     local apply = chosen
     if self.opt.async then -- the set of this cycle serves from the next one on; the first has no predecessor
-      apply = self.pending and self.pending:resize(n):union(cycle.keep) or chosen
+      if self.pending then apply = self.pending:copy():resize(n):range(self.pending:size(), n):union(cycle.keep) end
       self.pending = chosen
     end
     row.selected = chosen:count()
@@ -360,8 +362,8 @@ function Session:cycle()
   end)
   if not ok then
     row.error = tostring(problem)
-    complain(self, row.error, 2)
     fall_back(self, cycle)
+    complain(self, row.error, 2)
   end
   self.appended = false
   self.due = self.tau
