@@ -74,7 +74,7 @@ end
 -- Cells of the hot pool, or nil: bytes ("64 MiB") or chunks.
 local function cells_of(self, hot, level)
   if not hot then return nil end
-  local amount, plain = options.bytes(hot, "session: hot", level)
+  local amount, plain = options.bytes(hot, "session: hot", level + 1)
   local chunk = tonumber(C.lsa_pool_layers(self.pool) * C.lsa_pool_record_bytes(self.pool))
   return math.floor((plain and amount or amount / chunk) / self.unit)
 end
