@@ -7,7 +7,8 @@
  *                      with its traceback, and whether Ctrl-C was the reason. how: "script" (what
  *                      does not stop within a second is ended), "prompt" (it may go on; a second
  *                      Ctrl-C ends lsa) or "process" (Ctrl-C ends the process at once)
- *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call */
+ *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
+ *   interrupt_fd       readable once it was pressed, for a wait that must not miss it */
 #define _GNU_SOURCE
 #include <lauxlib.h>
 #include <libgen.h>
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -40,6 +42,7 @@ static int explain(lua_State *L);
 static lua_State *state;
 static volatile sig_atomic_t how;     /* what call is doing */
 static volatile sig_atomic_t presses; /* of Ctrl-C since it began */
+static int interrupt_fd = -1;
 
 /* What is being done, for the last word; Lua writes it through the FFI. */
 char lsa_activity[256];
@@ -84,7 +87,10 @@ static void on_interrupt(int number)
     (void)number;
     presses = presses + 1;
     lsa_interrupt();
-    if (how == IDLE) return;
+    if (how == IDLE) {
+        eventfd_write(interrupt_fd, 1);
+        return;
+    }
     if (how == PROCESS || presses > 1) {
         write_text("lsa: interrupted\n");
         _exit(EXIT_INTERRUPT);
@@ -143,6 +149,8 @@ static int host_call(lua_State *L)
 
 static int host_interrupted(lua_State *L)
 {
+    eventfd_t count;
+    eventfd_read(interrupt_fd, &count);
     lua_pushboolean(L, presses > 0);
     presses = 0;
     lsa_interrupt_clear();
@@ -174,6 +182,7 @@ static void on_crash(int number)
 
 static void handle_signals(void)
 {
+    interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct sigaction now;
     sigaction(SIGINT, NULL, &now);
     if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* nohup may have asked */
@@ -208,7 +217,7 @@ static int push_tree(lua_State *L)
 /* Pushes the host table, and registers it. */
 static int push_host(lua_State *L)
 {
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
     if (!push_tree(L)) return 0;
     lua_setfield(L, -3, "build");
     lua_setfield(L, -2, "root");
@@ -216,6 +225,8 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "call");
     lua_pushcfunction(L, host_interrupted);
     lua_setfield(L, -2, "interrupted");
+    lua_pushinteger(L, interrupt_fd);
+    lua_setfield(L, -2, "interrupt_fd");
 
     lua_getglobal(L, "package");
     lua_getfield(L, -2, "root");

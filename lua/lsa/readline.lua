@@ -108,13 +108,13 @@ end
 -- One line; nil at the end of the input, false after Ctrl-C.
 function M.line(prompt)
   if not lib then return read_plainly(prompt) end
-  local waiting = ffi.new("struct lsa_pollfd", 0, POLLIN)
+  local waiting = ffi.new("struct lsa_pollfd[2]", { { 0, POLLIN }, { host.interrupt_fd, POLLIN } })
   typed, ended = nil, false
   host.interrupted()
   io.flush()
   lib.rl_callback_handler_install(prompt, on_line)
   while not ended do
-    local ready = ffi.C.poll(waiting, 1, -1)
+    local ready = ffi.C.poll(waiting, 2, -1)
     if host.interrupted() then
       lib.rl_free_line_state()
       lib.rl_callback_sigcleanup()
@@ -122,7 +122,7 @@ function M.line(prompt)
       io.write "^C\n"
       return false
     end
-    if ready > 0 then lib.rl_callback_read_char() end
+    if ready > 0 and waiting[0].revents ~= 0 then lib.rl_callback_read_char() end
   end
   return typed
 end
