@@ -176,7 +176,7 @@ describe("replacing a file", function()
         support.write(path, "old")
         return rc
       end)
-      assert.equals(7, operations)
+      assert.equals(8, operations)
       assert.is_true(syncs == 3)                 -- the directory's name out of memory, its open, its sync
     end)
   end)
