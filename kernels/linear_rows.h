@@ -29,24 +29,42 @@ static inline LSA_BODY int64_t unit_bytes(int dtype)
            dtype == LSA_F32 ? 4 * LSA_LINEAR_UNIT : 2 * LSA_LINEAR_UNIT;
 }
 
-/* The scales of one row. */
-typedef struct row_scales {
-    const uint8_t *at;
-    int32_t dtype;
-} row_scales;
+/* How a call's weight divides into units and blocks. */
+typedef struct division {
+    int64_t units, whole;                    /* of a row, the last one perhaps partial; without a partial one */
+    int64_t step;                            /* units of a block of scales */
+    int64_t blocks, segment;                 /* scales of a row; units whose scales are held at once */
+    int64_t row_bytes, unit_bytes, x_unit, x_step;
+    int halves;                              /* blocks are half units */
+} division;
 
-static inline LSA_BODY float scale_of(row_scales s, int64_t block)
+enum { MOST_ROWS = 4, MOST_SUMS = 16, MOST_SCALES = 256 };
+
+static inline LSA_BODY division division_of(const lsa_linear_call *call, variant v)
 {
-    return !s.at ? 1.0f : s.dtype == LSA_F32 ? ((const float *)s.at)[block] : e8m0_to_f32(s.at[block]);
+    const lsa_weight *w = call->w;
+    division d = {.units = lsa_linear_padded(w->cols) / LSA_LINEAR_UNIT, .whole = w->cols / LSA_LINEAR_UNIT};
+    int many = w->scale && w->block_cols < w->cols;
+    d.halves = v.scaling != SCALE_BLOCKS && many && w->block_cols < LSA_LINEAR_UNIT;
+    d.blocks = many ? (w->cols + w->block_cols - 1) / w->block_cols : 1;
+    d.step = !many ? d.units : d.halves ? 1 : w->block_cols / LSA_LINEAR_UNIT;
+    d.segment = d.halves ? MOST_SCALES / 2 : d.step * MOST_SCALES;
+    d.unit_bytes = unit_bytes(v.dtype);
+    d.row_bytes = w->cols * d.unit_bytes / LSA_LINEAR_UNIT;
+    d.x_unit = (v.compute == LSA_COMPUTE_BF16 ? X_BF16_BYTES : 4) * LSA_LINEAR_UNIT;
+    d.x_step = d.units * d.x_unit;
+    return d;
 }
 
-static inline LSA_BODY row_scales scales_of(const lsa_weight *w, int64_t row)
+/* Scales `from` .. of a row, at most MOST_SCALES, and a zero for the half unit that may be missing. */
+static inline TARGET LSA_BODY void load_scales(float *out, const lsa_weight *w, int64_t row, int64_t from, int64_t blocks)
 {
-    row_scales s = {NULL, w->scale_dtype};
-    if (!w->scale) return s;
-    int64_t across = (w->cols + w->block_cols - 1) / w->block_cols;
-    s.at = (const uint8_t *)w->scale + row / w->block_rows * across * (s.dtype == LSA_F32 ? 4 : 1);
-    return s;
+    int64_t n = blocks - from < MOST_SCALES ? blocks - from : MOST_SCALES;
+    int64_t first = w->scale ? row / w->block_rows * blocks + from : 0;
+    out[n] = 0;
+    if (!w->scale) out[0] = 1;
+    else if (w->scale_dtype == LSA_F32) memcpy(out, (const float *)w->scale + first, (size_t)n * sizeof *out);
+    else for (int64_t i = 0; i < n; i++) out[i] = e8m0_to_f32(((const uint8_t *)w->scale)[first + i]);
 }
 
 /* a, b, c and d summed across, in the same order each. */
@@ -84,86 +102,81 @@ static inline TARGET LSA_BODY void store(const lsa_linear_call *call, int64_t ro
 
 /* Adds one unit of one row to part [tokens][2]. */
 static inline TARGET LSA_BODY void add_unit(__m512 (*part)[2], const uint8_t *unit, const uint8_t *x, int64_t x_step,
-                                            variant v, int chains, row_scales scales, int64_t block, int64_t last)
+                                            variant v, const float *first, const float *second)
 {
+    const int other = v.tokens <= 2;
     numbers n;
-    float first = 1, second = 1;
-    if (v.scaling != SCALE_BLOCKS) {
-        first = scale_of(scales, block);
-        second = scale_of(scales, last);
-    }
-    if (v.scaling == SCALE_NUMBERS) decode_scaled(&n, v.dtype, unit, first, second);
+    if (v.scaling == SCALE_NUMBERS) decode_scaled(&n, v.dtype, unit, *first, *second);
     else decode(&n, v.dtype, v.compute, unit);
     for (int t = 0; t < v.tokens; t++) {
         if (v.scaling == SCALE_HALVES) {
             __m512 a = _mm512_setzero_ps(), b = _mm512_setzero_ps();
             multiply(&a, &b, &n, v.dtype, v.compute, x + t * x_step);
-            part[t][0] = _mm512_fmadd_ps(a, _mm512_set1_ps(first), part[t][0]);
-            part[t][chains - 1] = _mm512_fmadd_ps(b, _mm512_set1_ps(second), part[t][chains - 1]);
+            part[t][0] = _mm512_fmadd_ps(a, _mm512_set1_ps(*first), part[t][0]);
+            part[t][other] = _mm512_fmadd_ps(b, _mm512_set1_ps(*second), part[t][other]);
         } else {
-            multiply(&part[t][0], &part[t][chains - 1], &n, v.dtype, v.compute, x + t * x_step);
+            multiply(&part[t][0], &part[t][other], &n, v.dtype, v.compute, x + t * x_step);
         }
+    }
+}
+
+/* sum += part * scale, each row by its own; one or two sums are in a part. */
+static inline TARGET LSA_BODY void add_parts(__m512 *sum, __m512 (*part)[2], variant v,
+                                             const float (*scale)[MOST_SCALES + 1], int64_t block)
+{
+    for (int i = 0; i < v.rows * v.tokens; i++) {
+        __m512 p = v.tokens <= 2 ? _mm512_add_ps(part[i][0], part[i][1]) : part[i][0];
+        if (v.scaling == SCALE_BLOCKS) sum[i] = _mm512_fmadd_ps(p, _mm512_set1_ps(scale[i / v.tokens][block]), sum[i]);
+        else sum[i] = _mm512_add_ps(p, sum[i]);
     }
 }
 
 /* Rows row .. row + count - 1 of the call, count <= v.rows: the last one stands in for those missing. */
 static inline TARGET LSA_BODY void group(const lsa_linear_call *call, const uint8_t *x, int64_t row, int64_t count,
-                                         variant v)
+                                         variant v, division d)
 {
-    enum { MOST_ROWS = 4, MOST_SUMS = 16 };
-    const lsa_weight *w = call->w;
-    const int chains = v.tokens <= 2 ? 2 : 1;
-    const int64_t bytes = unit_bytes(v.dtype), whole = w->cols / LSA_LINEAR_UNIT;
-    const int64_t units = lsa_linear_padded(w->cols) / LSA_LINEAR_UNIT;
-    const int64_t x_unit = (v.compute == LSA_COMPUTE_BF16 ? X_BF16_BYTES : 4) * LSA_LINEAR_UNIT;
-    const int64_t x_step = units * x_unit;
-    const int64_t row_bytes = w->cols * bytes / LSA_LINEAR_UNIT, rest = row_bytes - whole * bytes;
-    const int64_t blocks = w->scale && w->block_cols < w->cols ? (w->cols + w->block_cols - 1) / w->block_cols : 1;
-    const int64_t step = v.scaling == SCALE_BLOCKS && blocks > 1 ? w->block_cols / LSA_LINEAR_UNIT : units;
-
     const uint8_t *at[MOST_ROWS];
-    row_scales scales[MOST_ROWS];
     uint8_t tail[MOST_ROWS][4 * LSA_LINEAR_UNIT];
+    float scale[MOST_ROWS][MOST_SCALES + 1];
+    __m512 sum[MOST_SUMS], part[MOST_SUMS][2];
+    int64_t first_row = call->row_from + row, last = count - 1;
+    int64_t rest = d.row_bytes - d.whole * d.unit_bytes;
     for (int r = 0; r < v.rows; r++) {
-        int64_t actual = call->row_from + row + (r < count ? r : count - 1);
-        at[r] = (const uint8_t *)w->data + actual * row_bytes;
-        scales[r] = scales_of(w, actual);
+        at[r] = (const uint8_t *)call->w->data + (first_row + (r < last ? r : last)) * d.row_bytes;
         if (rest) {
             memset(tail[r], 0, sizeof tail[r]);
-            memcpy(tail[r], at[r] + whole * bytes, (size_t)rest);
+            memcpy(tail[r], at[r] + d.whole * d.unit_bytes, (size_t)rest);
         }
     }
-
-    __m512 sum[MOST_SUMS];
     for (int i = 0; i < v.rows * v.tokens; i++) sum[i] = _mm512_setzero_ps();
-    int64_t u = 0, edge = whole;
-    for (int64_t b = 0; u < units; b++) {
-        __m512 part[MOST_SUMS][2];
+
+    for (int64_t u = 0, edge = d.whole, block = 0, unheld = 0; u < d.units; block++) {
+        if (u == unheld) {
+            block = 0;
+            unheld += d.segment;
+            for (int r = 0; r < v.rows; r++)
+                load_scales(scale[r], call->w, first_row + (r < last ? r : last), u / d.step << d.halves, d.blocks);
+        }
         for (int i = 0; i < v.rows * v.tokens; i++) part[i][0] = part[i][1] = _mm512_setzero_ps();
-        int64_t stop = u + step < units ? u + step : units;
+        int64_t stop = v.scaling == SCALE_HALVES ? unheld : u + d.step, held = block << d.halves;
+        if (stop > d.units) stop = d.units;
         for (;;) {
             for (int64_t end = stop < edge ? stop : edge; u < end; u++) {
-                int64_t first = u * LSA_LINEAR_UNIT / (w->scale ? w->block_cols : 1);
-                int64_t second = (u * LSA_LINEAR_UNIT + 32) / (w->scale ? w->block_cols : 1);
-                if (second >= blocks) second = blocks - 1;
                 for (int r = 0; r < v.rows; r++) {
-                    add_unit(part + r * v.tokens, at[r], x, x_step, v, chains, scales[r], first, second);
-                    at[r] += bytes;
+                    add_unit(part + r * v.tokens, at[r], x, d.x_step, v, scale[r] + held, scale[r] + held + d.halves);
+                    /* Rows are short, and the hardware's prefetching starts afresh in each. */
+                    for (int64_t line = 0; line < d.unit_bytes; line += 64)
+                        _mm_prefetch((const char *)at[r] + v.rows * d.row_bytes + line, _MM_HINT_T0);
+                    at[r] += d.unit_bytes;
                 }
-                x += x_unit;
+                if (v.scaling == SCALE_HALVES) held += 2;
+                x += d.x_unit;
             }
             if (u == stop) break;
             for (int r = 0; r < v.rows; r++) at[r] = tail[r];
-            edge = units;
+            edge = d.units;
         }
-        for (int r = 0; r < v.rows; r++) {
-            __m512 s = _mm512_set1_ps(v.scaling == SCALE_BLOCKS ? scale_of(scales[r], b) : 1.0f);
-            for (int t = 0; t < v.tokens; t++) {
-                __m512 *p = part[r * v.tokens + t];
-                if (chains == 2) p[0] = _mm512_add_ps(p[0], p[1]);
-                sum[r * v.tokens + t] = _mm512_fmadd_ps(p[0], s, sum[r * v.tokens + t]);
-            }
-        }
+        add_parts(sum, part, v, scale, block);
     }
     store(call, row, count, v, sum);
 }
@@ -171,8 +184,9 @@ static inline TARGET LSA_BODY void group(const lsa_linear_call *call, const uint
 static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const void *x, int64_t from, int64_t to,
                                              variant v)
 {
+    const division d = division_of(call, v);
     for (int64_t row = from; row < to; row += v.rows)
-        group(call, x, row, to - row < v.rows ? to - row : v.rows, v);
+        group(call, x, row, to - row < v.rows ? to - row : v.rows, v, d);
 }
 
 #define ROWS_OF(name, dtype, compute, scaling, tokens, rows)                                             \
