@@ -34,15 +34,15 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
     (void)stream;
     int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
-    for (int64_t t = 0; t < tokens; t += LSA_LINEAR_GROUP) {
-        lsa_linear_call call = {y + t * y_stride, x + t * x_stride, w, tokens - t < LSA_LINEAR_GROUP ? tokens - t : LSA_LINEAR_GROUP, row_from, rows, x_stride, y_stride, compute};
-        lsa_linear_vector(&call, workspace);
-    }
+    lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
+    if (tokens <= LSA_LINEAR_GROUP) lsa_linear_vector(&call, workspace);
+    else lsa_linear_matrix(&call, workspace);
     return 0;
 }
 
 int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute)
 {
-    (void)rows, (void)compute;
-    return lsa_linear_vector_workspace(w, tokens);
+    (void)rows;
+    int64_t vector = lsa_linear_vector_workspace(w, tokens), matrix = lsa_linear_matrix_workspace(w, tokens, compute);
+    return vector > matrix ? vector : matrix;
 }

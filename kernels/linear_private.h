@@ -30,6 +30,10 @@ void lsa_linear_decode(float *out, const lsa_weight *w, int64_t row, int64_t col
 void lsa_linear_vector(const lsa_linear_call *call, void *workspace);
 int64_t lsa_linear_vector_workspace(const lsa_weight *w, int64_t tokens);
 
+/* Any number of tokens; workspace: lsa_linear_matrix_workspace bytes. */
+void lsa_linear_matrix(const lsa_linear_call *call, void *workspace);
+int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute);
+
 /* Rows from .. to - 1 of a call, with x as lsa_linear_vector prepared it for this function. */
 typedef void lsa_linear_rows_fn(const lsa_linear_call *call, const void *x, int64_t from, int64_t to);
 

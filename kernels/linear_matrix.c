@@ -1,0 +1,282 @@
+/* Owns the many-token path: panels of weight rows, decoded and transposed, against all tokens.
+ *
+ * A panel holds DEPTH columns of WIDTH rows, column by column, in the first cache; a tile of tokens is multiplied by it
+ * with every sum in a register. Each output is summed in order of its columns, DEPTH at a time, so it depends
+ * neither on the number of threads nor on the other tokens and rows of the call. */
+#include "core/cpu.h"
+#include "kernels/linear_private.h"
+#include "kernels/number_formats.h"
+
+enum {
+    WIDTH = 32,                              /* rows of a panel */
+    PANEL = 8192,                            /* f32 of a panel: 32 KiB */
+    LEAST_SHARE = 48,                        /* tokens for which a thread decodes a panel of its own */
+    MOST_X = 1 << 22                         /* numbers of x that are held rounded */
+};
+
+/* How a code path multiplies: y [tokens, n] = (add ? y : 0) + x . panel, n <= WIDTH. depth counts columns, or pairs of
+ * bf16 columns; so does x_step, in 4-byte words. */
+typedef void tile_fn(float *y, int64_t y_stride, const float *x, int64_t x_step, const float *panel, int64_t depth,
+                     int64_t tokens, int64_t n, int add);
+
+/* The panel of rows row .. row + n - 1, columns col .. col + depth * (1 or 2) - 1; rows past n are zero. */
+typedef void pack_fn(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col, int64_t depth, int round);
+
+typedef struct matrix_path {
+    tile_fn *tile;
+    pack_fn *pack;
+    int pairs;                               /* two bf16 in a word */
+} matrix_path;
+
+/* ---- Plain vectors ---- */
+
+static inline LSA_BODY void tile_rows(float *y, int64_t y_stride, const float *x, int64_t x_step, const float *panel,
+                                      int64_t depth, const int tokens, int64_t n, int add)
+{
+    f32x16 sum[4] = {{0}};
+    for (int t = 0; add && t < tokens; t++) sum[t] = f32x16_load_n(y + t * y_stride, n);
+    for (int64_t k = 0; k < depth; k++)
+        for (int t = 0; t < tokens; t++) sum[t] += f32x16_load(panel + k * WIDTH) * x[t * x_step + k];
+    for (int t = 0; t < tokens; t++) f32x16_store_n(y + t * y_stride, sum[t], n);
+}
+
+static inline LSA_BODY void tile_plain_body(float *y, int64_t y_stride, const float *x, int64_t x_step, const float *panel,
+                                      int64_t depth, int64_t tokens, int64_t n, int add)
+{
+    for (int64_t half = 0; half < n; half += 16) {
+        int64_t width = n - half < 16 ? n - half : 16, t = 0;
+        for (; t + 4 <= tokens; t += 4)
+            tile_rows(y + t * y_stride + half, y_stride, x + t * x_step, x_step, panel + half, depth, 4, width, add);
+        for (; t < tokens; t++)
+            tile_rows(y + t * y_stride + half, y_stride, x + t * x_step, x_step, panel + half, depth, 1, width, add);
+    }
+}
+
+LSA_PATHS(tile_plain,
+          (float *y, int64_t y_stride, const float *x, int64_t x_step, const float *panel, int64_t depth,
+           int64_t tokens, int64_t n, int add),
+          (y, y_stride, x, x_step, panel, depth, tokens, n, add))
+
+static void pack_plain(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col, int64_t depth, int round)
+{
+    float line[PANEL / WIDTH];
+    for (int64_t r = 0; r < WIDTH; r++) {
+        if (r < n) lsa_linear_decode(line, w, row + r, col, depth, round);
+        else memset(line, 0, (size_t)depth * sizeof *line);
+        for (int64_t k = 0; k < depth; k++) panel[k * WIDTH + r] = line[k];
+    }
+}
+
+#if defined(__x86_64__)
+
+/* ---- AVX-512 ---- */
+
+/* The 16 x 16 words of v. */
+static inline LSA_TARGET_AVX512 LSA_BODY void transpose(__m512i v[16])
+{
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
+            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++) {
+        __m512i low = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88), low2 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xdd);
+        __m512i high = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88);
+        __m512i high2 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xdd);
+        v[j] = _mm512_shuffle_i32x4(low, high, 0x88);
+        v[4 + j] = _mm512_shuffle_i32x4(low2, high2, 0x88);
+        v[8 + j] = _mm512_shuffle_i32x4(low, high, 0xdd);
+        v[12 + j] = _mm512_shuffle_i32x4(low2, high2, 0xdd);
+    }
+}
+
+/* 16 lines of `depth` words, `step` apart, into 16 columns of the panel. */
+static inline LSA_TARGET_AVX512 LSA_BODY void pack_lines(float *panel, const uint32_t *lines, int64_t step, int64_t depth)
+{
+    for (int64_t k = 0; k < depth; k += 16) {
+        __m512i v[16];
+        for (int i = 0; i < 16; i++) v[i] = _mm512_loadu_si512(lines + i * step + k);
+        transpose(v);
+        for (int i = 0; i < 16 && k + i < depth; i++) _mm512_storeu_si512(panel + (k + i) * WIDTH, v[i]);
+    }
+}
+
+enum { STRETCH = 64 };                       /* columns that are decoded before they are transposed */
+
+LSA_TARGET_AVX512 static void pack_avx512(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col,
+                                          int64_t depth, int round)
+{
+    float lines[16 * STRETCH];
+    for (int64_t half = 0; half < WIDTH; half += 16)
+        for (int64_t k = 0; k < depth; k += STRETCH) {
+            int64_t width = depth - k < STRETCH ? depth - k : STRETCH;
+            memset(lines, 0, sizeof lines);
+            for (int64_t r = 0; r < 16 && half + r < n; r++)
+                lsa_linear_decode(lines + r * STRETCH, w, row + half + r, col + k, width, round);
+            pack_lines(panel + k * WIDTH + half, (const uint32_t *)lines, STRETCH, width);
+        }
+}
+
+#define TILE(name, TARGET, MULTIPLY)                                                                         \
+    static inline TARGET LSA_BODY void name##_rows(float *y, int64_t y_stride, const float *x, int64_t x_step, \
+                                                   const float *panel, int64_t depth, const int tokens,      \
+                                                   __mmask16 low, __mmask16 high, int add)                   \
+    {                                                                                                        \
+        __m512 a[12], b[12];                                                                                 \
+        for (int t = 0; t < tokens; t++) {                                                                   \
+            a[t] = add ? _mm512_maskz_loadu_ps(low, y + t * y_stride) : _mm512_setzero_ps();                 \
+            b[t] = add ? _mm512_maskz_loadu_ps(high, y + t * y_stride + 16) : _mm512_setzero_ps();           \
+        }                                                                                                    \
+        for (int64_t k = 0; k < depth; k++, x++, panel += WIDTH) {                                           \
+            __m512 p = _mm512_loadu_ps(panel), q = _mm512_loadu_ps(panel + 16);                              \
+            _Pragma("GCC unroll 12") for (int t = 0; t < tokens; t++) {                                      \
+                __m512 v = _mm512_set1_ps(x[t * x_step]);                                                    \
+                a[t] = MULTIPLY(a[t], v, p);                                                                 \
+                b[t] = MULTIPLY(b[t], v, q);                                                                 \
+            }                                                                                                \
+        }                                                                                                    \
+        for (int t = 0; t < tokens; t++) {                                                                   \
+            _mm512_mask_storeu_ps(y + t * y_stride, low, a[t]);                                              \
+            _mm512_mask_storeu_ps(y + t * y_stride + 16, high, b[t]);                                        \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void name(float *y, int64_t y_stride, const float *x, int64_t x_step, const float *panel,  \
+                            int64_t depth, int64_t tokens, int64_t n, int add)                               \
+    {                                                                                                        \
+        __mmask16 low = (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1);                                       \
+        __mmask16 high = (__mmask16)(n >= 16 ? (1u << (n - 16)) - 1 : 0);                                    \
+        while (tokens > 0) {                                                                                 \
+            int64_t step = tokens >= 12 ? 12 : tokens >= 6 ? 6 : tokens >= 3 ? 3 : 1;                        \
+            if (step == 12) name##_rows(y, y_stride, x, x_step, panel, depth, 12, low, high, add);           \
+            else if (step == 6) name##_rows(y, y_stride, x, x_step, panel, depth, 6, low, high, add);        \
+            else if (step == 3) name##_rows(y, y_stride, x, x_step, panel, depth, 3, low, high, add);        \
+            else name##_rows(y, y_stride, x, x_step, panel, depth, 1, low, high, add);                       \
+            y += step * y_stride, x += step * x_step, tokens -= step;                                        \
+        }                                                                                                    \
+    }
+
+#define MULTIPLY_F32(sum, x, w) _mm512_fmadd_ps(x, w, sum)
+TILE(tile_avx512, LSA_TARGET_AVX512, MULTIPLY_F32)
+
+/* ---- AVX-512 BF16 ---- */
+
+#define MULTIPLY_BF16(sum, x, w) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(w))
+TILE(tile_bf16, LSA_TARGET_AVX512_BF16, MULTIPLY_BF16)
+
+LSA_TARGET_AVX512_BF16 static void pack_bf16(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col,
+                                             int64_t depth, int round)
+{
+    float line[2 * STRETCH];
+    uint32_t lines[16 * STRETCH];
+    (void)round;
+    for (int64_t half = 0; half < WIDTH; half += 16)
+        for (int64_t k = 0; k < depth; k += STRETCH) {
+            int64_t width = depth - k < STRETCH ? depth - k : STRETCH, at = col + 2 * k;
+            int64_t count = w->cols - at < 2 * width ? w->cols - at : 2 * width;
+            memset(lines, 0, sizeof lines);
+            memset(line, 0, sizeof line);
+            for (int64_t r = 0; r < 16 && half + r < n; r++) {
+                lsa_linear_decode(line, w, row + half + r, at, count, 0);
+                for (int64_t i = 0; i < width; i += 16)
+                    _mm512_storeu_si512(lines + r * STRETCH + i,
+                                        (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(line + 2 * i + 16),
+                                                                     _mm512_loadu_ps(line + 2 * i)));
+            }
+            pack_lines(panel + k * WIDTH + half, lines, STRETCH, width);
+        }
+}
+
+#endif
+
+static matrix_path path_for(int32_t compute)
+{
+#if defined(__x86_64__)
+    int level = lsa_cpu_level();
+    if (level >= LSA_CPU_AVX512_BF16 && compute == LSA_COMPUTE_BF16) return (matrix_path){tile_bf16, pack_bf16, 1};
+    if (level >= LSA_CPU_AVX512) return (matrix_path){tile_avx512, pack_avx512, 0};
+#endif
+    (void)compute;
+    return (matrix_path){tile_plain, pack_plain, 0};
+}
+
+/* One panel's rows for some of the tokens. */
+static void panel_of_rows(const lsa_linear_call *call, matrix_path path, const float *x, int64_t x_step, int64_t row,
+                          int64_t token, int64_t tokens)
+{
+    _Alignas(64) float panel[PANEL];
+    const int64_t words = path.pairs ? (call->w->cols + 1) / 2 : call->w->cols, depth = PANEL / WIDTH;
+    int64_t n = call->rows - row < WIDTH ? call->rows - row : WIDTH;
+    for (int64_t k = 0; k < words; k += depth) {
+        int64_t d = words - k < depth ? words - k : depth;
+        path.pack(panel, call->w, call->row_from + row, n, path.pairs ? 2 * k : k, d, call->compute == LSA_COMPUTE_BF16);
+        path.tile(call->y + token * call->y_stride + row, call->y_stride, x + token * x_step + k, x_step, panel, d,
+                  tokens, n, k > 0);
+    }
+}
+
+/* All rows for tokens whose x is held. */
+static void panels(const lsa_linear_call *call, matrix_path path, const float *x, int64_t x_step)
+{
+    int64_t count = (call->rows + WIDTH - 1) / WIDTH;
+    int threads = lsa_threads_for(call->tokens * call->rows * call->w->cols / 50);
+    int64_t most = call->tokens / LEAST_SHARE, shares = count >= 2 * threads ? 1 : threads;
+    if (shares > most) shares = most < 1 ? 1 : most;
+    int64_t share = (call->tokens + shares - 1) / shares;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < count * shares; i++) {
+        int64_t token = i % shares * share, rest = call->tokens - token;
+        if (rest > 0) panel_of_rows(call, path, x, x_step, i / shares * WIDTH, token, rest < share ? rest : share);
+    }
+}
+
+/* Words of a token's x, rounded. */
+static int64_t rounded_step(const lsa_weight *w, int pairs) { return pairs ? (w->cols + 1) / 2 : w->cols; }
+
+static int64_t tokens_held(const lsa_weight *w, int64_t tokens)
+{
+    int64_t most = MOST_X / (w->cols + 1);
+    if (most < 64) most = 64;
+    return tokens < most ? tokens : most;
+}
+
+static inline LSA_BODY void round_row_body(void *out, const float *x, int64_t n, int pairs)
+{
+    if (pairs) {
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)out)[i] = f32_to_bf16(x[i]);
+        if (n % 2) ((uint16_t *)out)[n] = 0;
+    } else {
+        for (int64_t i = 0; i < n; i++) ((float *)out)[i] = bf16_to_f32(f32_to_bf16(x[i]));
+    }
+}
+
+LSA_PATHS(round_row, (void *out, const float *x, int64_t n, int pairs), (out, x, n, pairs))
+
+int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute)
+{
+    return compute == LSA_COMPUTE_BF16 ? tokens_held(w, tokens) * w->cols * (int64_t)sizeof(float) : 0;
+}
+
+void lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
+{
+    matrix_path path = path_for(call->compute);
+    if (call->w->cols == 0) {
+        for (int64_t t = 0; t < call->tokens; t++) memset(call->y + t * call->y_stride, 0, (size_t)call->rows * sizeof(float));
+    } else if (call->compute == LSA_COMPUTE_F32) {
+        panels(call, path, call->x, call->x_stride);
+    } else {
+        int64_t step = rounded_step(call->w, path.pairs), held = tokens_held(call->w, call->tokens);
+        for (int64_t t = 0; t < call->tokens; t += held) {
+            lsa_linear_call part = *call;
+            part.tokens = call->tokens - t < held ? call->tokens - t : held;
+            part.y = call->y + t * call->y_stride;
+            for (int64_t i = 0; i < part.tokens; i++)
+                round_row((float *)workspace + i * step, call->x + (t + i) * call->x_stride, call->w->cols, path.pairs);
+            panels(&part, path, workspace, step);
+        }
+    }
+}
