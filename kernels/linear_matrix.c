@@ -9,7 +9,7 @@
 
 enum {
     WIDTH = 32,                              /* rows of a panel */
-    PANEL = 8192,                            /* f32 of a panel: 32 KiB */
+    DEPTH = 256,                             /* columns, or pairs of them: 32 KiB of panel */
     LEAST_SHARE = 48,                        /* tokens for which a thread decodes a panel of its own */
     MOST_X = 1 << 22                         /* numbers of x that are held rounded */
 };
@@ -59,7 +59,7 @@ LSA_PATHS(tile_plain,
 
 static void pack_plain(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col, int64_t depth, int round)
 {
-    float line[PANEL / WIDTH];
+    float line[DEPTH];
     for (int64_t r = 0; r < WIDTH; r++) {
         if (r < n) lsa_linear_decode(line, w, row + r, col, depth, round);
         else memset(line, 0, (size_t)depth * sizeof *line);
@@ -95,31 +95,34 @@ static inline LSA_TARGET_AVX512 LSA_BODY void transpose(__m512i v[16])
     }
 }
 
-/* 16 lines of `depth` words, `step` apart, into 16 columns of the panel. */
-static inline LSA_TARGET_AVX512 LSA_BODY void pack_lines(float *panel, const uint32_t *lines, int64_t step, int64_t depth)
+/* Up to 16 lines of `depth` words, `step` apart, into 16 columns of the panel; missing lines are zero. */
+static inline LSA_TARGET_AVX512 LSA_BODY void pack_lines(float *panel, const void *lines, int64_t step, int64_t n,
+                                                         int64_t depth)
 {
     for (int64_t k = 0; k < depth; k += 16) {
+        __mmask16 some = (__mmask16)(depth - k < 16 ? (1u << (depth - k)) - 1 : 0xffff);
         __m512i v[16];
-        for (int i = 0; i < 16; i++) v[i] = _mm512_loadu_si512(lines + i * step + k);
+        for (int i = 0; i < 16; i++)
+            v[i] = i < n ? _mm512_maskz_loadu_epi32(some, (const char *)lines + i * step + 4 * k) : _mm512_setzero_si512();
         transpose(v);
         for (int i = 0; i < 16 && k + i < depth; i++) _mm512_storeu_si512(panel + (k + i) * WIDTH, v[i]);
     }
 }
 
-enum { STRETCH = 64 };                       /* columns that are decoded before they are transposed */
-
 LSA_TARGET_AVX512 static void pack_avx512(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col,
                                           int64_t depth, int round)
 {
-    float lines[16 * STRETCH];
-    for (int64_t half = 0; half < WIDTH; half += 16)
-        for (int64_t k = 0; k < depth; k += STRETCH) {
-            int64_t width = depth - k < STRETCH ? depth - k : STRETCH;
-            memset(lines, 0, sizeof lines);
-            for (int64_t r = 0; r < 16 && half + r < n; r++)
-                lsa_linear_decode(lines + r * STRETCH, w, row + half + r, col + k, width, round);
-            pack_lines(panel + k * WIDTH + half, (const uint32_t *)lines, STRETCH, width);
+    float lines[16 * DEPTH];
+    int plain = w->dtype == LSA_F32 && !w->scale && !round;
+    for (int64_t half = 0; half < WIDTH; half += 16) {
+        int64_t first = row + half, count = n - half < 16 ? n - half : 16;
+        if (plain) {
+            pack_lines(panel + half, (const float *)w->data + first * w->cols + col, w->cols * 4, count, depth);
+            continue;
         }
+        for (int64_t r = 0; r < count; r++) lsa_linear_decode(lines + r * DEPTH, w, first + r, col, depth, round);
+        pack_lines(panel + half, lines, DEPTH * 4, count, depth);
+    }
 }
 
 #define TILE(name, TARGET, MULTIPLY)                                                                         \
@@ -168,27 +171,33 @@ TILE(tile_avx512, LSA_TARGET_AVX512, MULTIPLY_F32)
 #define MULTIPLY_BF16(sum, x, w) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(w))
 TILE(tile_bf16, LSA_TARGET_AVX512_BF16, MULTIPLY_BF16)
 
+/* `depth` pairs of bf16 from `count` columns of a row. */
+static inline LSA_TARGET_AVX512_BF16 LSA_BODY void decode_pairs(uint32_t *out, const lsa_weight *w, int64_t row,
+                                                                int64_t col, int64_t count)
+{
+    float line[2 * DEPTH + 32];
+    lsa_linear_decode(line, w, row, col, count, 0);
+    _mm512_storeu_ps(line + count, _mm512_setzero_ps());
+    for (int64_t i = 0; i < count; i += 32)
+        _mm512_storeu_si512(out + i / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(line + i + 16), _mm512_loadu_ps(line + i)));
+}
+
 LSA_TARGET_AVX512_BF16 static void pack_bf16(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col,
                                              int64_t depth, int round)
 {
-    float line[2 * STRETCH];
-    uint32_t lines[16 * STRETCH];
+    uint32_t lines[16 * (DEPTH + 16)];
+    int64_t columns = w->cols - col < 2 * depth ? w->cols - col : 2 * depth;
+    int plain = w->dtype == LSA_BF16 && !w->scale && columns == 2 * depth;
     (void)round;
-    for (int64_t half = 0; half < WIDTH; half += 16)
-        for (int64_t k = 0; k < depth; k += STRETCH) {
-            int64_t width = depth - k < STRETCH ? depth - k : STRETCH, at = col + 2 * k;
-            int64_t count = w->cols - at < 2 * width ? w->cols - at : 2 * width;
-            memset(lines, 0, sizeof lines);
-            memset(line, 0, sizeof line);
-            for (int64_t r = 0; r < 16 && half + r < n; r++) {
-                lsa_linear_decode(line, w, row + half + r, at, count, 0);
-                for (int64_t i = 0; i < width; i += 16)
-                    _mm512_storeu_si512(lines + r * STRETCH + i,
-                                        (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(line + 2 * i + 16),
-                                                                     _mm512_loadu_ps(line + 2 * i)));
-            }
-            pack_lines(panel + k * WIDTH + half, lines, STRETCH, width);
+    for (int64_t half = 0; half < WIDTH; half += 16) {
+        int64_t first = row + half, count = n - half < 16 ? n - half : 16;
+        if (plain) {
+            pack_lines(panel + half, (const uint16_t *)w->data + first * w->cols + col, w->cols * 2, count, depth);
+            continue;
         }
+        for (int64_t r = 0; r < count; r++) decode_pairs(lines + r * (DEPTH + 16), w, first + r, col, columns);
+        pack_lines(panel + half, lines, (DEPTH + 16) * 4, count, depth);
+    }
 }
 
 #endif
@@ -208,11 +217,11 @@ static matrix_path path_for(int32_t compute)
 static void panel_of_rows(const lsa_linear_call *call, matrix_path path, const float *x, int64_t x_step, int64_t row,
                           int64_t token, int64_t tokens)
 {
-    _Alignas(64) float panel[PANEL];
-    const int64_t words = path.pairs ? (call->w->cols + 1) / 2 : call->w->cols, depth = PANEL / WIDTH;
+    _Alignas(64) float panel[WIDTH * DEPTH];
+    const int64_t words = path.pairs ? (call->w->cols + 1) / 2 : call->w->cols;
     int64_t n = call->rows - row < WIDTH ? call->rows - row : WIDTH;
-    for (int64_t k = 0; k < words; k += depth) {
-        int64_t d = words - k < depth ? words - k : depth;
+    for (int64_t k = 0; k < words; k += DEPTH) {
+        int64_t d = words - k < DEPTH ? words - k : DEPTH;
         path.pack(panel, call->w, call->row_from + row, n, path.pairs ? 2 * k : k, d, call->compute == LSA_COMPUTE_BF16);
         path.tile(call->y + token * call->y_stride + row, call->y_stride, x + token * x_step + k, x_step, panel, d,
                   tokens, n, k > 0);
