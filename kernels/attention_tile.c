@@ -10,34 +10,38 @@ enum {
 
 /* ---- softmax, merge, mass: the same body for every path ---- */
 
-static inline LSA_BODY float f32x16_max(f32x16 v)
+static inline LSA_BODY float largest(f32x16 v)
 {
-    f32x16 w = __builtin_shuffle(v, (i32x16){8, 9, 10, 11, 12, 13, 14, 15, 8, 8, 8, 8, 8, 8, 8, 8});
-    v = f32x16_select(w > v, w, v);
-    w = __builtin_shuffle(v, (i32x16){4, 5, 6, 7, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4});
-    v = f32x16_select(w > v, w, v);
-    float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
-    return a > b ? a : b;
+    float a[16];
+    f32x16_store(a, v);
+    for (int step = 8; step; step /= 2)
+        for (int i = 0; i < step; i++) a[i] = a[i + step] > a[i] ? a[i + step] : a[i];
+    return a[0];
 }
 
-/* exp(a - b), 1 where they are equal: both may be -inf. */
+static inline LSA_BODY i32x16 is_lowest(f32x16 v)
+{
+    return i32x16_is_zero((i32x16)v ^ (int32_t)0xff800000);
+}
+
+/* exp(a - b), 1 where both are -inf. */
 static inline LSA_BODY f32x16 shrinkage(f32x16 a, f32x16 b)
 {
-    return f32x16_exp(f32x16_select(a == b, (f32x16){0}, a - b));
+    return f32x16_exp(f32x16_select(is_lowest(a) & is_lowest(b), (f32x16){0}, a - b));
 }
 
-/* Pads a head's scores with -inf and gives their maximum; NaN takes no part in it. */
+/* Pads a head's scores with -inf and gives their maximum, NaN where one is. */
 static inline LSA_BODY float pad_head(float *s, int64_t n, float max)
 {
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     f32x16 lowest = f32x16_set(-INFINITY), most = lowest;
     for (int64_t j = 0; j < n; j += 16) {
         f32x16 v = f32x16_load(s + j);
-        if (n - j < 16) v = f32x16_select(lane < (int32_t)(n - j), v, lowest);
-        most = f32x16_select(v > most, v, most);
+        if (n - j < 16) v = f32x16_select((lane - (int32_t)(n - j)) >> 31, v, lowest);
+        most = f32x16_larger(most, v);
         f32x16_store(s + j, v);
     }
-    float top = f32x16_max(most);
+    float top = largest(most);
     return top > max ? top : max;
 }
 
@@ -72,8 +76,7 @@ static inline LSA_BODY void merge_body(float *max, float *sum, float *acc, const
                                        int64_t dim)
 {
     for (int64_t g = 0; g < heads; g += 16) {
-        f32x16 a = f32x16_load(max + g), b = f32x16_load(from_max + g),
-               next = f32x16_select(b > a, b, a);
+        f32x16 a = f32x16_load(max + g), b = f32x16_load(from_max + g), next = f32x16_larger(a, b);
         f32x16 keep = shrinkage(a, next), take = shrinkage(b, next);
         f32x16_store(max + g, next);
         f32x16_store(sum + g, f32x16_load(sum + g) * keep + f32x16_load(from_sum + g) * take);

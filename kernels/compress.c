@@ -24,7 +24,7 @@ static inline LSA_BODY void find_max(mix *a, const series *s, int64_t m, int64_t
         f32x16 g = lanes == 16
                        ? f32x16_load(s->gate + at) + f32x16_load(s->bias + at)
                        : f32x16_load_n(s->gate + at, lanes) + f32x16_load_n(s->bias + at, lanes);
-        a->max = f32x16_select(g > a->max, g, a->max);
+        a->max = f32x16_select(f32x16_below(a->max, g), g, a->max);
     }
 }
 

@@ -96,7 +96,7 @@ static inline LSA_BODY void softmax_rows(f32x16 *m, int64_t hc, float eps)
 {
     for (int64_t i = 0; i < hc; i++, m += hc) {
         f32x16 max = m[0], sum = {0};
-        for (int64_t j = 1; j < hc; j++) max = f32x16_select(m[j] > max, m[j], max);
+        for (int64_t j = 1; j < hc; j++) max = f32x16_select(f32x16_below(max, m[j]), m[j], max);
         for (int64_t j = 0; j < hc; j++) sum += m[j] = f32x16_exp(m[j] - max);
         for (int64_t j = 0; j < hc; j++) m[j] = m[j] / sum + eps;
     }
