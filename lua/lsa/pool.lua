@@ -1,0 +1,161 @@
+-- Owns pools as scripts see them: two tiers of chunk records, without a model.
+--
+--   pool = lsa.pool{layers = 21, record = 584, chunks = 262144, hot = "64 MiB", cold = "ram", evict = "lru"}
+--   pool:write(layer, ids, bytes)       bytes: u8 tensor [#ids, record]
+--   pool:read(layer, ids) -> u8 tensor  from the hot tier where the chunk is there
+--   pool:fetch(set)                     makes the chunks of the set present; the eviction policy says who leaves for them
+--   pool:evict(set)                     lets the chunks of the set go
+--   pool:resident() -> set   pool:stats() -> table   pool:fork()   pool:close()
+--
+-- hot: bytes ("64 MiB") or chunks; without it, as many cells as the largest set fetched needs.
+local ffi = require "ffi"
+local lib = require "lsa.ffi"
+local options = require "lsa.options"
+local set = require "lsa.set"
+local stats = require "lsa.stats"
+local tensor = require "lsa.tensor"
+local tier = require "lsa.tier"
+
+local C = lib.C
+
+local Pool = {}
+Pool.__index = Pool
+
+local M = {}
+
+local defaults = {layers = 1, record = false, chunks = 0, hot = false, cold = "ram", evict = "lru"}
+
+local function wrap(out)
+  return ffi.gc(out[0], C.lsa_pool_free)
+end
+
+function M.new(opt)
+  opt = options.check(opt, defaults, "lsa.pool", 2)
+  if not opt.record then error("lsa.pool: record is missing; it is the bytes of one layer's record", 2) end
+  for _, name in ipairs {"layers", "record", "chunks"} do options.whole(opt[name], 0, "lsa.pool: " .. name, 2) end
+  options.one_of(opt.cold, {"ram"}, "lsa.pool: cold", 2)
+  local out = ffi.new "lsa_pool *[1]"
+  lib.check(C.lsa_pool_new(out, opt.layers, opt.record, 1), 2)
+  local self = setmetatable({c = wrap(out), opt = opt}, Pool)
+  lib.check(C.lsa_pool_resize(self.c, opt.chunks), 2)
+  local cells
+  if opt.hot then
+    local amount, plain = options.bytes(opt.hot, "lsa.pool: hot", 2)
+    cells = math.floor(plain and amount or amount / (opt.layers * opt.record))
+  end
+  self.tier = tier.new(self.c, self, opt.evict, cells, 2)
+  return self
+end
+
+local function open(self)
+  if not self.c then error("the pool is closed", 3) end
+end
+
+-- An int32_t array of a set's, list's or tensor's ids, with its length and what keeps it alive.
+local function id_array(ids, level)
+  if set.is(ids) then ids = ids:ids() end
+  if tensor.is(ids) then
+    ids = ids:to "i32":contiguous()
+    return ffi.cast("const int32_t *", ids.c.data), ids:count(), ids
+  end
+  if type(ids) ~= "table" then
+    error(("pool: ids are a list, an i32 tensor or a set; this is a %s"):format(type(ids)), level + 1)
+  end
+  for i = 1, #ids do options.whole(ids[i], 0, ("pool: id %d"):format(i - 1), level + 1) end
+  local array = ffi.new("int32_t[?]", #ids, ids)
+  return array, #ids, array
+end
+
+function Pool:write(layer, ids, bytes)
+  open(self)
+  local array, n, keep = id_array(ids, 2)
+  if not tensor.is(bytes) or bytes:dtype() ~= "u8" or bytes:count() ~= n * self.opt.record then
+    error(("pool: bytes are %s; a u8 tensor [%d, %d] is wanted"):format(tensor.is(bytes) and ("a %s tensor of %d"):format(
+      bytes:dtype(), bytes:count()) or "a " .. type(bytes), n, self.opt.record), 2)
+  end
+  lib.check(C.lsa_pool_write(self.c, layer, array, n, bytes:contiguous().c.data), 2)
+  return self, keep
+end
+
+function Pool:read(layer, ids)
+  open(self)
+  local array, n = id_array(ids, 2)
+  local out = tensor.zeros({n, self.opt.record}, "u8")
+  lib.check(C.lsa_pool_read(self.c, layer, array, n, out.c.data), 2)
+  return out
+end
+
+local function as_set(self, ids)
+  if set.is(ids) then return ids end
+  return set.new(tonumber(C.lsa_pool_chunks(self.c))):add(ids)
+end
+
+-- Returns how many of the set were present already.
+function Pool:fetch(ids)
+  open(self)
+  local wanted = as_set(self, ids)
+  self.tier:refresh()
+  local ok, hits = pcall(self.tier.apply, self.tier, wanted, 0)
+  if not ok then error(hits, 2) end
+  return hits
+end
+
+function Pool:evict(ids)
+  open(self)
+  self.tier:drop(as_set(self, ids))
+  return self
+end
+
+function Pool:resident()
+  open(self)
+  return self.tier:present()
+end
+
+-- More chunks (new ones are zero), or fewer.
+function Pool:resize(chunks)
+  open(self)
+  lib.check(C.lsa_pool_resize(self.c, chunks), 2)
+  return self
+end
+
+function Pool:fork()
+  open(self)
+  local out = ffi.new "lsa_pool *[1]"
+  lib.check(C.lsa_pool_fork(out, self.c), 2)
+  local fork = setmetatable({c = wrap(out), opt = self.opt}, Pool)
+  fork.tier = self.tier:fork(fork.c, fork, nil, self.tier.fixed, 2)
+  return fork
+end
+
+local Stats = {}
+
+function Stats:__tostring()
+  return ("pool: %d chunks of %d B, %d of %d cells in use; fetched %d chunks, %s in %.2f ms; evicted %d"):format(self.chunks,
+    self.chunk_bytes, self.resident, self.cells, self.fetched_chunks, stats.bytes(self.fetched_bytes), self.transfer_ms,
+    self.evicted_chunks)
+end
+
+function Pool:stats()
+  open(self)
+  local moved = self.tier:counters()
+  local chunk = self.opt.layers * self.opt.record
+  local cells = tonumber(C.lsa_pool_cells(self.c))
+  local resident = cells - tonumber(C.lsa_pool_free_cells(self.c))
+  return setmetatable({chunks = tonumber(C.lsa_pool_chunks(self.c)), chunk_bytes = chunk, cells = cells, resident = resident,
+    resident_bytes = resident * chunk, hot_bytes = tonumber(C.lsa_pool_hot_bytes(self.c)),
+    cold_bytes = tonumber(C.lsa_pool_cold_bytes(self.c)), fetched_chunks = tonumber(moved.fetched_chunks),
+    fetched_bytes = tonumber(moved.fetched_bytes), evicted_chunks = tonumber(moved.evicted_chunks),
+    transfer_ms = tonumber(moved.transfer_ns) / 1e6}, Stats)
+end
+
+function Pool:close()
+  if not self.c then return end
+  C.lsa_pool_free(ffi.gc(self.c, nil))
+  self.c, self.tier = nil, nil
+end
+
+function Pool:__tostring()
+  return self.c and tostring(self:stats()) or "pool (closed)"
+end
+
+return M
