@@ -261,8 +261,17 @@ static int start(lua_State *L)
     return 1;
 }
 
+/* Threads with nothing to do sleep at once. By default they spin, and then a second program on the same cores makes
+ * every parallel loop wait for the scheduler. The thread library reads this before main, hence the new start. */
+static void let_threads_sleep(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1)) return;
+    execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv)
 {
+    let_threads_sleep(argv);
     state = lua_newstate(allocate, NULL);
     if (!state) {
         fprintf(stderr, "lsa: LuaJIT could not start\n");

@@ -1,7 +1,6 @@
 -- Needle-in-a-haystack recall on a small real model: full attention, LSA, recency only and random at one budget.
 --
---   ./lsa experiments/quickstart.lua [--tokens 32768] [--needles 12] [--contexts 3] [--budget 0.135] [--model DIR]
---                                    [--text FILE] [--seed 1] [--csv]
+--   ./lsa experiments/quickstart.lua [--help]
 local lsa = require "lsa"
 local needle = require "lsa.tasks.needle"
 local progress = require "lsa.progress"
@@ -9,23 +8,24 @@ local rng = require "lsa.rng"
 local stats = require "lsa.stats"
 local texts = require "lsa.texts"
 
-local opt = require("lsa.args").parse("experiments/quickstart.lua", "needle recall under four policies at one budget", {
-  {"tokens", 32768, "length of a context"},
-  {"needles", 12, "statements hidden in each context, all asked"},
-  {"contexts", 3, "how many contexts"},
-  {"budget", 0.135, "chunks that a policy may keep: a share of all, or a count"},
-  {"model", lsa.root .. "/experiments/models/needle", "a model's directory"},
-  {"text", "", "a file to cut haystacks from; without it, the text of Debian's bible-kjv"},
-  {"seed", 1, "of texts, needles and the random policy"},
-  {"csv", false, "rows as CSV"},
-}, arg)
+local opt = require "lsa.args" [[
+Needle recall of the small real model under four policies at one budget.
+  --tokens (default 32768)    length of a context
+  --needles (default 12)      statements hidden in each context, all asked
+  --contexts (default 3)      how many contexts
+  --budget (default 0.135)    chunks that a policy may keep: a share of all, or a count
+  --model (default needle)    a model's directory; needle is experiments/models/needle
+  --text (default bible)      a file to cut haystacks from; bible is the text of Debian's bible-kjv
+  --seed (default 1)          of haystacks, needles and the random policy
+  --csv                       rows as CSV
+]]
 
-local model = lsa.model(opt.model)
-local text = texts.open(opt.text ~= "" and opt.text or nil)
+local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+local text = texts.open(opt.text ~= "bible" and opt.text or nil)
 local words = needle.words(text)
 local policies = {
   {label = "full attention", select = "full"},
-  {label = "LSA", select = opt.budget and "lsa_topk"},
+  {label = "LSA", select = "lsa_topk"},
   {label = "recency only", select = "recency"},
   {label = "random", select = "random"},
 }
@@ -47,7 +47,7 @@ local function ask(base, policy, one, sum)
   sum.ms, sum.steps = sum.ms + s.ms_per_token * s.steps, sum.steps + s.steps
 end
 
-local bar = progress.new(opt.contexts * (1 + opt.needles * #policies), "asking")
+local bar = progress(opt.contexts * (1 + opt.needles * #policies), "asking")
 for context = 1, opt.contexts do
   local made = needle.build(rng.new(opt.seed * 1000 + context), text, words, opt.tokens, opt.needles)
   local base = model:session{select = "full"}
@@ -61,7 +61,7 @@ for context = 1, opt.contexts do
   end
   base:close()
 end
-bar:finish()
+bar:done()
 
 if opt.csv then
   print "policy,accuracy,resident_bytes,resident_pct,fetched_bytes,cycles,ms_per_token"
