@@ -23,9 +23,15 @@ Needle recall of the small real model under four policies at one budget.
 local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
 local text = texts.open(opt.text ~= "bible" and opt.text or nil)
 local words = needle.words(text)
+-- A trained Memory Indexer beside the model decides by threshold. Without one, the native Lightning Indexer of the first CSA
+-- layer stands in: its scores are not calibrated, so the budget decides.
+local trained = io.open(model.directory .. "/indexer.safetensors")
+if trained then trained:close() end
+local lsa_policy = trained and "lsa_threshold" or "lsa_topk"
+local indexer = not trained and lsa.indexer{model = model, layers = {0}} or nil
 local policies = {
   {label = "full attention", select = "full"},
-  {label = "LSA", select = "lsa_topk"},
+  {label = "LSA", select = lsa_policy},
   {label = "recency only", select = "recency"},
   {label = "random", select = "random"},
 }
@@ -50,7 +56,7 @@ end
 local bar = progress(opt.contexts * (1 + opt.needles * #policies), "asking")
 for context = 1, opt.contexts do
   local made = needle.build(rng.new(opt.seed * 1000 + context), text, words, opt.tokens, opt.needles)
-  local base = model:session{select = "full"}
+  local base = model:session{select = "full", indexer = indexer}
   base:prefill(made.text)
   bar:step()
   for _, one in ipairs(made.needles) do

@@ -459,6 +459,23 @@ describe("the small real model", function()
     assert.is_true(worst[200] <= 1e-4 and worst[400] <= 0.5, ("median off by %.2e, at most %.2e"):format(worst[200], worst[400]))
   end)
 
+  it("computes nearly the same in bf16, and with bf16 and fp8 records", function()
+    local text = ("The grass is green. The sky is blue. The sun is yellow. Here we go. "):rep(20)
+    local function logits(compute, kv)
+      return lsa.model(needle, {compute = compute}):session{select = "full", kv = kv}:prefill(text)
+    end
+    local exact = logits("f32", "f32")
+    for _, case in ipairs {{"f32", "bf16"}, {"f32", "fp8"}, {"bf16", "fp8"}} do
+      local got, worst = logits(unpack(case)), 0
+      for i = 0, 255 do
+        local d = math.abs(got:get(i) - exact:get(i))
+        if not (d <= worst) then worst = d end
+      end
+      assert.is_true(worst > 0 and worst <= 0.1 * exact:max(), ("%s, kv %s: off by %.3g"):format(case[1], case[2], worst))
+      assert.equal(exact:argmax(), got:argmax())
+    end
+  end)
+
   it("answers from what is resident", function()
     local model = lsa.model(needle)
     local haystack = ("The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "):rep(40)
