@@ -3,6 +3,8 @@ local ffi = require "ffi"
 local process = require "process_support"
 
 ffi.cdef [[
+int posix_openpt(int);
+int grantpt(int);
 int forkpty(int *, char *, const void *, const void *);
 int execv(const char *, char *const *);
 int setenv(const char *, const char *, int);
@@ -17,11 +19,19 @@ int poll(struct terminal_poll *, unsigned long, int);
 ]]
 
 local C = ffi.C
-local POLLIN, SIGKILL = 1, 9
+local POLLIN, SIGKILL, O_RDWR, O_NOCTTY = 1, 9, 2, 256
 local PATIENCE_MS = 20000
 
 local Terminal = {}
 Terminal.__index = Terminal
+
+-- Whether there are terminals to be had; a chroot may have none.
+function Terminal.available()
+  local fd = C.posix_openpt(O_RDWR + O_NOCTTY)
+  local available = fd >= 0 and C.grantpt(fd) == 0
+  if fd >= 0 then C.close(fd) end
+  return available
+end
 
 -- Starts the executable with its state in `folder`.
 function Terminal.start(folder)
