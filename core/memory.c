@@ -1,6 +1,7 @@
 /* Owns every heap allocation of the library: aligned, counted, and failing on demand. */
 #include "core/memory.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,63 @@
 
 enum { ALIGN = 64 };
 
+/* Freed blocks that are likely to be wanted again soon: a tensor of scores each cycle, say. The
+ * allocator would give such blocks back to the system at once, and a page fault for each 4 KB costs
+ * more than most kernels do with them. New blocks displace the oldest. Sanitizers keep none, to see
+ * their use after free. */
+#ifdef LSA_SYSTEM_MALLOC
+enum { KEPT_BLOCKS = 0 };
+#else
+enum { KEPT_BLOCKS = 128 };
+#endif
+static const size_t kept_least = 128 << 10, kept_most = 16 << 20, kept_in_all = 64 << 20;
+
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
+static void *kept[KEPT_BLOCKS + 1]; /* oldest first */
+static int kept_count;
+static size_t kept_bytes;
+
+static void *remove_kept(int at)
+{
+    void *block = kept[at];
+    memmove(kept + at, kept + at + 1, (size_t)(--kept_count - at) * sizeof *kept);
+    kept_bytes -= raw_size(block);
+    return block;
+}
+
+/* The smallest kept block of at least `bytes`, not much larger, or NULL. */
+static void *take_kept(size_t bytes)
+{
+    if (bytes < kept_least || bytes > kept_most) return NULL;
+    size_t best = bytes + bytes / 4 + 1;
+    int at = -1;
+    pthread_mutex_lock(&kept_lock);
+    for (int i = 0; i < kept_count; i++) {
+        size_t size = raw_size(kept[i]);
+        if (size < bytes || size >= best) continue;
+        best = size;
+        at = i;
+    }
+    void *block = at >= 0 ? remove_kept(at) : NULL;
+    pthread_mutex_unlock(&kept_lock);
+    return block;
+}
+
+static void free_or_keep(void *block)
+{
+    size_t size = raw_size(block);
+    if (!KEPT_BLOCKS || size < kept_least || size > kept_most) {
+        raw_free(block);
+        return;
+    }
+    pthread_mutex_lock(&kept_lock);
+    while (kept_count && (kept_count == KEPT_BLOCKS || kept_bytes + size > kept_in_all))
+        raw_free(remove_kept(0));
+    kept[kept_count++] = block;
+    kept_bytes += size;
+    pthread_mutex_unlock(&kept_lock);
+}
+
 static atomic_llong in_use;
 static atomic_llong fail_countdown = -1;
 
@@ -33,8 +91,10 @@ static int fault(void)
 void *lsa_alloc(int64_t bytes)
 {
     void *block = NULL;
-    if (bytes >= 0 && bytes < INT64_MAX / 2 && !fault())
-        block = raw_alloc((size_t)(bytes ? bytes : 1));
+    if (bytes >= 0 && bytes < INT64_MAX / 2 && !fault()) {
+        block = take_kept((size_t)bytes);
+        if (!block) block = raw_alloc((size_t)(bytes ? bytes : 1));
+    }
     if (!block) {
         lsa_fail(LSA_ENOMEM, "out of memory: %lld bytes could not be allocated", (long long)bytes);
         return NULL;
@@ -64,7 +124,7 @@ void lsa_free(void *block)
 {
     if (!block) return;
     atomic_fetch_sub_explicit(&in_use, (long long)raw_size(block), memory_order_relaxed);
-    raw_free(block);
+    free_or_keep(block);
 }
 
 char *lsa_strdup(const char *text)

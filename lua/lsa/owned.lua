@@ -1,16 +1,15 @@
 -- Owns the pressure that C memory puts on Lua's collector. A tensor of 4 MB is 24 bytes to the collector, which
 -- would let thousands of dead ones wait; so whoever makes an object that owns C memory says how much, and a
--- collection runs each time as much has been made as was alive after the last one (at least 256 MB).
-local C = require("lsa.ffi").C
-
-local LEAST = 256 * 2 ^ 20
+-- collection runs whenever enough was made since the last one: 64 MB, or 16 times what Lua's own heap holds, since
+-- a collection takes as long as that heap is large.
+local LEAST, MOST, TIMES = 2 ^ 26, 2 ^ 30, 16
 local made, limit = 0, LEAST
 
 local function owned(bytes)
   made = made + bytes
   if made < limit then return end
   collectgarbage()
-  made, limit = 0, math.max(LEAST, tonumber(C.lsa_memory_in_use()))
+  made, limit = 0, math.min(MOST, math.max(LEAST, TIMES * 1024 * collectgarbage "count"))
 end
 
 return owned
