@@ -148,7 +148,7 @@ describe("a set", function()
 
   it("turns ids into pages and pages into ids", function()
     for_sets(function(n, a, has_a)
-      for _, size in ipairs {1, 3, 4, 16, 63, 64, 65, 128, 500} do
+      for _, size in ipairs {1, 2, 3, 4, 8, 16, 32, 63, 64, 65, 128, 500} do
         local pages, chunks, counts = {}, {}, {}
         for p = 1, math.ceil(n / size) do counts[p] = 0 end
         for id in pairs(has_a) do

@@ -1,0 +1,48 @@
+-- Set operations: on a million ids, which stay in the cache, and on a thousand million, which do not.
+local ffi = require "ffi"
+local lsa = require "lsa.ffi"
+local C, check = lsa.C, lsa.check
+
+-- A set with a run of ids in each page of 64, or without any pattern.
+local function random_set(bench, n)
+  local box = ffi.new "lsa_set *[1]"
+  check(C.lsa_set_new(box, n))
+  local s = ffi.gc(box[0], C.lsa_set_free)
+  local seeds, words = bench:random("float", 4096, n % 1000 + 7), n / 64
+  for w = 0, words - 1 do
+    local v = (seeds[w % 4096] + 1) / 2
+    s.bits[w] = v < 0.5 and 0 or bit.rshift(0x5a5a00ff33ULL, math.floor(v * 40))
+  end
+  return s
+end
+
+return function(bench)
+  local function case(op, n, bytes, run, what)
+    bench:case {
+      op = op, shape = ("%d ids%s"):format(n, what or ""), bytes = bytes,
+      limit = n > 2 ^ 25 and "read" or nil,
+      setup = function()
+        local s = {a = random_set(bench, n), b = random_set(bench, n), out = random_set(bench, n)}
+        s.pages = random_set(bench, n / 64)
+        if n <= 2 ^ 20 then s.ids, s.ids_owner = bench:alloc("int32_t", n) end
+        s.members = s.ids and C.lsa_set_ids(s.a, s.ids)
+        return s
+      end,
+      run = run,
+    }
+  end
+
+  for _, n in ipairs {2 ^ 20, 2 ^ 30} do
+    local bytes = n / 8
+    case("set_union", n, 3 * bytes, function(s) check(C.lsa_set_union(s.out, s.a, s.b)) end)
+    case("set_minus", n, 3 * bytes, function(s) check(C.lsa_set_minus(s.out, s.a, s.b)) end)
+    case("set_count", n, bytes, function(s) return C.lsa_set_count(s.a) end)
+    case("set_intersect_count", n, 2 * bytes, function(s) return C.lsa_set_intersect_count(s.a, s.b) end)
+    case("set_pages", n, bytes, function(s) check(C.lsa_set_pages(s.pages, s.a, 64)) end, " in pages of 64")
+    case("set_chunks", n, bytes, function(s) check(C.lsa_set_chunks(s.out, s.pages, 64)) end, " of pages of 64")
+    case("set_dilate", n, 2 * bytes, function(s) check(C.lsa_set_dilate(s.out, s.a, 8)) end, " by 8")
+    case("set_dilate", n, 2 * bytes, function(s) check(C.lsa_set_dilate(s.out, s.a, 200)) end, " by 200")
+  end
+  case("set_ids", 2 ^ 20, 2 ^ 17, function(s) return C.lsa_set_ids(s.a, s.ids) end)
+  case("set_add_ids", 2 ^ 20, 2 ^ 17, function(s) check(C.lsa_set_add_ids(s.out, s.ids, s.members)) end)
+end
