@@ -111,6 +111,7 @@ static inline LSA_BODY f32x16 f32x16_log(f32x16 v)
 {
     i32x16 tiny = f32x16_below(v, f32x16_set(1.17549435e-38f));
     f32x16 x = f32x16_select(tiny, v * 8388608.0f, v);       /* 2^23 makes denormals normal */
+    x = f32x16_select(v > 0.0f, x, f32x16_set(1.0f));        /* what has no log is put in below */
     i32x16 bits = (i32x16)x;
 
     /* x = m 2^e with m in sqrt(1/2) .. sqrt(2): 0x3f3504f3 is sqrt(1/2), where the seam is. */
