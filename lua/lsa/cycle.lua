@@ -9,64 +9,79 @@
 --   resident, keep          sets: resident now; kept whatever the policy says (sink and tail)
 --   budget, room, page      chunks that may be selected; what is left of that beside keep; chunks a page
 --   top(scores)             set of the best [n] scores outside keep that fill the budget
+--   top_pages(scores)       the same by pages: [ceil(n / page)] scores
 --   tokens, entropy         token ids so far (i32 tensor); entropy in nats of the last token's distribution
 --   csa_layers              how many layers there are to ask about
+--   future                  in replay: what the next tau steps use (lua/lsa/replay.lua)
 --   state, rng              the policy's own table; a seeded generator (lua/lsa/rng.lua)
 --
 -- layer is a CSA ordinal. cycle.native(0) and cycle:native(0) are the same.
+--
+-- The numbers come from a source, a live session or a recorded one. Beside what lua/lsa/loop.lua wants, it has
+--   indexer, csa_layers     a Memory Indexer; a number
+--   hidden_state(layer)     float *: the layer's hidden state at the last token
+--   recent_queries(layer, w)            tensors [w, heads, dim], [w, heads]
+--   index_scores(layer, q, w, heads, n) [n] f32 of one query
+--   decoded_keys(layer, n)  observations(layer, n)  token_tensor(t)  last_logits() -> float *, count
 local ffi = require "ffi"
-local lib = require "lsa.ffi"
 local set = require "lsa.set"
 local tensor = require "lsa.tensor"
-
-local C = lib.C
 
 local M = {}
 
 local function floats(t) return ffi.cast("float *", t.c.data) end
-local function ints(t) return ffi.cast("int32_t *", t.c.data) end
 
--- Fields computed once: name -> function(session, cycle).
+-- Fields computed once: name -> function(source, cycle).
 local fields = {}
 
-function fields.scores(s, cycle)
+function fields.scores(source, cycle)
   local logits = {}
-  for i, layer in ipairs(s.indexer.layers) do logits[i] = cycle.logits(layer) end
-  return s.indexer:join(logits)
+  for i, layer in ipairs(source.indexer.layers) do logits[i] = cycle.logits(layer) end
+  return source.indexer:join(logits)
 end
 
-function fields.observed(s, cycle)
-  local observed = set.new(cycle.n)
-  if s.observed_all then return observed:invert() end
-  return cycle.resident
+function fields.observed(source, cycle)
+  return source.observed_all and set.new(cycle.n):invert() or cycle.resident
 end
 
-function fields.csa_layers(s)
-  return #s.model.csa_layers
+function fields.csa_layers(source)
+  return source.csa_layers
 end
 
 function fields.room(_, cycle)
   return math.max(0, cycle.budget - cycle.keep:count())
 end
 
--- The `room` best of [n] scores outside keep, as a set: what fills the budget exactly.
+-- A copy of [n] scores in which the ids of `out` cannot win.
+local function masked(scores, out)
+  local copy = tensor.zeros({scores:count()}, "f32"):copy(scores)
+  local values = floats(copy)
+  for id in out:each() do values[id] = -math.huge end
+  return copy
+end
+
 function fields.top(_, cycle)
   return function(scores)
-    local masked = tensor.zeros({cycle.n}, "f32"):copy(scores)
-    local values = floats(masked)
-    for id in cycle.keep:each() do values[id] = -math.huge end
-    return masked:topk(math.min(cycle.room, cycle.n))
+    return masked(scores, cycle.keep):topk(math.min(cycle.room, cycle.n))
   end
 end
 
-function fields.tokens(s, cycle)
-  local out = tensor.zeros({cycle.t}, "i32")
-  C.lsa_session_token_ids(s.c, 0, cycle.t, ints(out))
-  return out
+-- Pages that hold kept chunks come first, as the reference deployment forces them; then the best fill the budget.
+function fields.top_pages(_, cycle)
+  return function(scores)
+    local kept = cycle.keep:pages(cycle.page)
+    local most = math.max(0, math.floor(cycle.budget / cycle.page) - kept:count())
+    local pages = masked(scores, kept):topk(math.min(most, scores:count()))
+    return pages:chunks(cycle.page, cycle.n)
+  end
 end
 
-function fields.entropy(s)
-  local logits, vocab = C.lsa_session_logits(s.c), tonumber(s.model.config.vocab)
+function fields.tokens(source, cycle)
+  return source:token_tensor(cycle.t)
+end
+
+function fields.entropy(source)
+  local logits, vocab = source:last_logits()
   local most, sum, weighted = -math.huge, 0, 0
   for i = 0, vocab - 1 do most = math.max(most, logits[i]) end
   for i = 0, vocab - 1 do
@@ -77,59 +92,30 @@ function fields.entropy(s)
   return math.log(sum) - weighted / sum
 end
 
--- Functions of a layer, remembered by layer: name -> function(session, cycle, layer, w).
+-- Functions of a layer, remembered by layer: name -> function(source, cycle, layer, w).
 local by_layer = {}
 
-function by_layer.logits(s, cycle, layer)
-  local hidden = ffi.new("float[?]", tonumber(s.model.config.hidden))
-  lib.check(C.lsa_session_hidden(s.c, layer, hidden), 4)
-  local q, w, heads = s.indexer:query(layer, hidden, cycle.t - 1, s.format)
-  local out = tensor.zeros({cycle.n}, "f32")
-  lib.check(C.lsa_session_index_scores(s.c, layer, q, w, 1, heads, floats(out)), 4)
-  return out
+function by_layer.logits(source, cycle, layer)
+  local q, w, heads = source.indexer:query(layer, source:hidden_state(layer), cycle.t - 1, source.format)
+  return source:index_scores(layer, q, w, heads, cycle.n)
 end
 
-function by_layer.native(s, cycle, layer)
+function by_layer.native(source, cycle, layer)
   local q, w = cycle.queries(layer, 1)
-  local out = tensor.zeros({cycle.n}, "f32")
-  lib.check(C.lsa_session_index_scores(s.c, layer, floats(q), floats(w), 1, s.model.config.index_heads, floats(out)), 4)
-  return out
+  return source:index_scores(layer, floats(q), floats(w), w:count(), cycle.n)
 end
 
-function by_layer.keys(s, cycle, layer)
-  local c = s.model.config
-  local raw = s:keys(layer)
-  local out = tensor.zeros({cycle.n, tonumber(c.index_dim)}, "f32")
-  lib.check(C.lsa_index_decode_cpu(floats(out), raw.c.data, cycle.n, c.index_dim,
-    C.lsa_index_key_bytes(s.format, c.index_dim), s.format, nil), 4)
-  return out
-end
-
-function by_layer.queries(s, _, layer, w)
-  local c = s.model.config
-  local recent = tonumber(C.lsa_session_recent(s.c))
-  w = math.min(w or recent, recent)
-  local heads, dim = tonumber(c.index_heads), tonumber(c.index_dim)
-  local q, weights = tensor.zeros({w, heads, dim}, "f32"), tensor.zeros({w, heads}, "f32")
-  lib.check(C.lsa_session_queries(s.c, layer, w, floats(q), floats(weights)), 4)
-  return q, weights
-end
-
-local function observed(s, cycle, layer)
-  local used, mass = tensor.zeros({cycle.n}, "i32"), tensor.zeros({cycle.n}, "f32")
-  lib.check(C.lsa_session_observed(s.c, layer, ints(used), floats(mass)), 4)
-  return used, mass
-end
-
-function by_layer.used(s, cycle, layer) return (observed(s, cycle, layer)) end
-function by_layer.mass(s, cycle, layer) return (select(2, observed(s, cycle, layer))) end
+function by_layer.keys(source, cycle, layer) return source:decoded_keys(layer, cycle.n) end
+function by_layer.queries(source, _, layer, w) return source:recent_queries(layer, w) end
+function by_layer.used(source, cycle, layer) return (source:observations(layer, cycle.n)) end
+function by_layer.mass(source, cycle, layer) return (select(2, source:observations(layer, cycle.n))) end
 
 local meta = {}
 
 function meta.__index(cycle, name)
-  local session = rawget(cycle, "session")
+  local source = rawget(cycle, "source")
   if fields[name] then
-    local value = fields[name](session, cycle)
+    local value = fields[name](source, cycle)
     rawset(cycle, name, value)
     return value
   end
@@ -140,7 +126,7 @@ function meta.__index(cycle, name)
     local layer, w = first, ...
     if first == cycle then layer, w = ... end
     local key = tostring(layer) .. ":" .. tostring(w)
-    known[key] = known[key] or {compute(session, cycle, layer, w)}
+    known[key] = known[key] or {compute(source, cycle, layer, w)}
     return unpack(known[key])
   end
   rawset(cycle, name, ask)
@@ -148,8 +134,8 @@ function meta.__index(cycle, name)
 end
 
 -- given: what is known already (t, n, number, resident, keep, budget, page, state, rng).
-function M.new(session, given)
-  given.session = session
+function M.new(source, given)
+  given.source = source
   return setmetatable(given, meta)
 end
 

@@ -1,0 +1,269 @@
+-- Owns the LSA loop: when a cycle is due, what the policy selects, what becomes resident, and the books of it. Sessions run
+-- it on a live model and replay on a recorded one; both are a `source`:
+--
+--   source:position()            tokens known, chunks that are candidates
+--   source:resident()            the set of resident chunks
+--   source:set_resident(chunks)  Level 2's set from here on: all at once
+--   source:coverage()            covered, total: how much of the native top-k at the last token is resident
+--   source.observed_all          whether every chunk was observed since the last set took over
+--   and what lua/lsa/cycle.lua asks for
+local lib = require "lsa.ffi"
+local cycles = require "lsa.cycle"
+local evictions = require "lsa.evictions"
+local options = require "lsa.options"
+local registry = require "lsa.registry"
+local rng = require "lsa.rng"
+local set = require "lsa.set"
+
+local C = lib.C
+
+local Loop = {}
+Loop.__index = Loop
+
+local M = {}
+
+-- What of a session's options the loop reads; a fork may change these (lsa.replay may, too).
+M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
+  granularity = "chunk", async = false, strict = false, seed = 1}
+
+local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
+local function ms(from) return (seconds() - from) * 1e3 end
+
+function M.check_options(opt, level)
+  level = level + 1
+  options.one_of(opt.granularity, {"chunk", "page"}, "session: granularity", level)
+  options.whole(opt.page, 1, "session: page", level)
+  options.whole(opt.sink, 0, "session: sink", level)
+  if opt.tail then options.whole(opt.tail, 0, "session: tail", level) end
+  if type(opt.budget) ~= "number" or not (opt.budget >= 0) then
+    error(("session: budget is %s; a share (0 to 1) or a number of chunks is wanted"):format(tostring(opt.budget)), level)
+  end
+end
+
+-- Chunks a cell holds.
+function M.unit(opt)
+  return opt.granularity == "page" and opt.page or 1
+end
+
+-- Cells of the hot pool, or nil: bytes ("64 MiB") or chunks.
+function M.cells(opt, chunk_bytes, level)
+  if not opt.hot then return nil end
+  local amount, plain = options.bytes(opt.hot, "session: hot", level + 1)
+  return math.floor((plain and amount or amount / chunk_bytes) / M.unit(opt))
+end
+
+-- The schedule of `every`: steps, a schedule's name, or a function.
+local function open_schedule(every, level)
+  if type(every) == "number" then
+    options.whole(every, 1, "session: every", level + 1)
+    return registry.open("schedules", {"fixed", every = every}, level + 1)
+  end
+  return registry.open("schedules", every, level + 1)
+end
+
+-- rate: tokens a chunk. tier: see lua/lsa/tier.lua; nil on models without CSA layers.
+function M.new(opt, rate, tier, level)
+  level = level + 1
+  local self = setmetatable({opt = opt, rate = rate, tier = tier, unit = M.unit(opt)}, Loop)
+  self:open_rules(level)
+  self.state, self.rng = {}, rng.new(opt.seed)
+  self.due, self.tau = 0, type(opt.every) == "number" and opt.every or 64
+  self:reset_counts()
+  return self
+end
+
+function Loop:open_rules(level)
+  self.policy = registry.open("policies", self.opt.select, level + 1)
+  self.full = self.policy.name == "full"
+  self.schedule = open_schedule(self.opt.every, level + 1)
+end
+
+function Loop:reset_counts()
+  self.rows = {}
+  self.covered, self.coverable, self.policy_errors = 0, 0, 0
+end
+
+-- For a fork: `changed` holds the options given anew, `tier` serves the fork's pool.
+function Loop:fork(opt, changed, tier, level)
+  level = level + 1
+  local fork = setmetatable({}, Loop)
+  for name, value in pairs(self) do fork[name] = value end
+  fork.opt, fork.tier = opt, tier
+  fork:reset_counts()
+  fork.state, fork.rng = evictions.copy(self.state), self.rng:clone()
+  if changed.seed then fork.rng = rng.new(opt.seed) end
+  if changed.select or changed.every then
+    fork:open_rules(level)
+    if not changed.select then fork.policy = self.policy end
+    if not changed.every then fork.schedule = self.schedule end
+  end
+  if changed.select then fork.state = {} end
+  if type(changed.every) == "number" then fork.tau = changed.every end
+  if next(changed) then fork.due = 0 end
+  return fork
+end
+
+-- Tokens were prefilled: a cycle is due, and what it then finds was all observed.
+function Loop:appended_tokens()
+  self.due, self.appended = 0, true
+end
+
+-- Chunks that may be born in τ steps, and cells for them: a page that is begun may need one more.
+function Loop:born_room(tau)
+  return math.ceil(tau / self.rate) + 1
+end
+
+local function spare_cells(self, tau)
+  return self.unit == 1 and self:born_room(tau) or math.ceil(self:born_room(tau) / self.unit) + 1
+end
+
+-- Chunks that a policy may select of n candidates, its sink and tail included.
+local function budget_of(self, n)
+  local wanted = self.opt.budget <= 1 and math.floor(self.opt.budget * n) or self.opt.budget
+  local cells = self.tier.fixed
+  if not cells then return wanted end
+  return math.max(0, math.min(wanted, cells * self.unit - self:born_room(self.tau)))
+end
+
+local function keep_of(self, n, budget)
+  local tail = self.opt.tail or math.min(2048, math.floor(budget / 4))
+  local keep = set.new(n)
+  keep:range(0, math.min(self.opt.sink, n))
+  return keep:range(math.max(0, n - tail), n)
+end
+
+-- The policy's set, joined with what is kept and checked. Errors leave nothing changed.
+local function selection(self, cycle)
+  self.policy:refresh()
+  local ok, answer = self.policy:call(cycle)
+  if not ok then error(answer, 0) end
+  local chosen = cycles.as_set(answer, cycle.n):union(cycle.keep)
+  if chosen:count() > cycle.budget and not cycle.keep:equals(chosen) then
+    error(("policy %s: %d chunks with sink and tail, the budget is %d"):format(self.policy.name, chosen:count(),
+      cycle.budget), 0)
+  end
+  return chosen
+end
+
+-- Steps until the next cycle, by the schedule.
+local function next_tau(self, cycle)
+  self.schedule:refresh()
+  local ok, tau = self.schedule:call(cycle)
+  if not ok then error(tau, 0) end
+  if type(tau) ~= "number" or tau < 1 or tau ~= math.floor(tau) then
+    error(("schedule %s: %s steps; a whole number of at least 1 is wanted"):format(self.schedule.name, tostring(tau)), 0)
+  end
+  return tau
+end
+
+-- Makes a chunk set resident: transfers, then Level 2's list, all at once. Returns the set in force and the hits.
+local function make_resident(self, source, chunks, tau)
+  local units = self.unit == 1 and chunks or chunks:pages(self.unit)
+  local hits = self.tier:apply(units, spare_cells(self, tau))
+  if self.unit > 1 then chunks = units:chunks(self.unit, chunks:size()) end
+  source:set_resident(chunks)
+  source.observed_all = false
+  return chunks, hits
+end
+
+local function complain(self, message, level)
+  self.policy_errors, self.last_error = self.policy_errors + 1, message
+  if self.opt.strict then error(message, level + 1) end
+  if self.complained ~= message then registry.warn("lsa: " .. message .. "; the previous set stays in force") end
+  self.complained = message
+end
+
+-- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
+-- always resident. A pool too small for that and for what will be born loses its oldest chunks.
+local function fall_back(self, source, cycle)
+  local wanted = self.appended and cycle.resident:union(cycle.keep) or cycle.resident
+  local most = self.tier.fixed and self.tier.fixed * self.unit - self:born_room(self.tau)
+  if most and wanted:count() > most then
+    local ids, fitting = wanted:ids():totable(), set.new(cycle.n)
+    for i = #ids - math.max(0, most) + 1, #ids do fitting:add(ids[i]) end
+    wanted = fitting
+  end
+  make_resident(self, source, wanted, self.tau)
+end
+
+local function sample_coverage(self, source)
+  local covered, total = source:coverage()
+  self.covered, self.coverable = self.covered + covered, self.coverable + total
+  return total > 0 and covered / total or nil
+end
+
+local function new_cycle(self, source, t, n)
+  local budget, resident = budget_of(self, n), source:resident()
+  return cycles.new(source, {t = t, n = n, number = #self.rows, budget = budget, page = self.opt.page, resident = resident,
+    previous = resident, keep = keep_of(self, n, budget), state = self.state, rng = self.rng, tau = self.tau})
+end
+
+-- What of a cycle can fail: select, schedule, fetch. Fills the row.
+local function turn(self, source, cycle, row)
+  local started = seconds()
+  local chosen = selection(self, cycle)
+  cycle.selected = chosen
+  self.tau = next_tau(self, cycle)
+  row.policy_ms = ms(started)
+  local apply = chosen
+  if self.opt.async then -- the set of this cycle serves from the next one on; the first has no predecessor
+    if self.pending then
+      apply = self.pending:copy():resize(cycle.n):range(self.pending:size(), cycle.n):union(cycle.keep)
+    end
+    self.pending = chosen
+  end
+  row.selected = chosen:count()
+  local in_force
+  in_force, row.hits = make_resident(self, source, apply, self.tau)
+  row.resident = in_force:count()
+  row.kept = in_force:intersect_count(cycle.resident)
+end
+
+-- Runs the cycle that is due.
+function Loop:cycle(source)
+  local started, before = seconds(), self.tier:counters()
+  local t, n = source:position()
+  local row = {number = #self.rows, t = t, n = n}
+  if not self.appended then row.coverage = sample_coverage(self, source) end
+  self.tier:refresh()
+  local cycle = new_cycle(self, source, t, n)
+  local ok, problem = pcall(turn, self, source, cycle, row)
+  if not ok then
+    row.error = tostring(problem)
+    fall_back(self, source, cycle)
+    complain(self, row.error, 2)
+  end
+  self.appended, self.due, row.tau = false, self.tau, self.tau
+  local after = self.tier:counters()
+  for _, name in ipairs {"fetched_chunks", "fetched_bytes", "evicted_chunks"} do
+    row[name] = tonumber(after[name] - before[name])
+  end
+  row.transfer_ms = tonumber(after.transfer_ns - before.transfer_ns) / 1e6
+  row.stall_ms = ms(started)
+  self.rows[#self.rows + 1] = row
+end
+
+-- Before a step: the cycle, when one is due. After it: one step less.
+function Loop:before_step(source)
+  if not self.full and self.due <= 0 then self:cycle(source) end
+end
+
+function Loop:after_step()
+  self.due = self.due - 1
+end
+
+-- A column's sum over all cycles.
+function Loop:sum(name)
+  local total = 0
+  for _, row in ipairs(self.rows) do total = total + (row[name] or 0) end
+  return total
+end
+
+-- What the loop knows of s:stats().
+function Loop:stats()
+  return {policy = self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
+    policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
+    policy_errors = self.policy_errors, last_error = self.last_error}
+end
+
+return M
