@@ -90,7 +90,7 @@ describe("a tokenizer", function()
       local message = failure(tokenizer.open, folder, 64)
       assert.is_true(message:find(folder .. "/tokenizer.json is not there", 1, true) ~= nil, message)
       for _, ids_of in ipairs {{256}, {-1}, {1.5}, {"a"}, {0 / 0}, "text", false} do
-        assert.is_true(failure(t.decode, t, ids_of):find("^%.?/?tests/tokenizer_spec.lua:%d+: token") ~= nil)
+        assert.is_true(failure(t.decode, t, ids_of):find("^[^:]-tests/tokenizer_spec.lua:%d+: token") ~= nil)
       end
       assert.is_true(failure(t.encode, t, 5):find("the text to encode is a number", 1, true) ~= nil)
     end)
