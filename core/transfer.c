@@ -1,7 +1,7 @@
 /* Owns tensors whose storage is device memory: how it is got, filled and given back. */
 #include "core/transfer.h"
 
-#include <stddef.h>
+#include <string.h>
 
 #include "core/device.h"
 #include "core/error.h"
@@ -42,7 +42,11 @@ int lsa_tensor_transfer(lsa_tensor **out, const lsa_tensor *t, int32_t device)
     lsa_tensor *copy;
     int rc = lsa_tensor_empty_on(&copy, device, t->dtype, t->rank, t->shape);
     if (rc) return rc;
-    rc = lsa_device_copy(copy->data, t->data, lsa_tensor_count(t) * lsa_dtype_size(t->dtype));
+    int64_t bytes = lsa_tensor_count(t) * lsa_dtype_size(t->dtype);
+    if (device == LSA_CPU && t->device == LSA_CPU)
+        memcpy(copy->data, t->data, (size_t)bytes);
+    else
+        rc = lsa_device_copy(copy->data, t->data, bytes);
     if (rc)
         lsa_tensor_free(copy);
     else
