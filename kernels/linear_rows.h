@@ -29,12 +29,11 @@ static inline LSA_BODY int64_t unit_bytes(int dtype)
            dtype == LSA_F32 ? 4 * LSA_LINEAR_UNIT : 2 * LSA_LINEAR_UNIT;
 }
 
-/* How a call's weight divides into units and blocks. */
+/* How a row divides into units and blocks. */
 typedef struct division {
-    int64_t units, whole;                    /* of a row, the last one perhaps partial; without a partial one */
-    int64_t step;                            /* units of a block of scales */
-    int64_t blocks, segment;                 /* scales of a row; units whose scales are held at once */
-    int64_t row_bytes, unit_bytes, x_unit, x_step;
+    int64_t units, step;                     /* of the row, of a block of scales */
+    int64_t blocks, segment;                 /* scales of the row; units whose scales are held at once */
+    int64_t row_bytes, x_unit, x_step;
     int halves;                              /* blocks are half units */
 } division;
 
@@ -43,28 +42,48 @@ enum { MOST_ROWS = 4, MOST_SUMS = 16, MOST_SCALES = 256 };
 static inline LSA_BODY division division_of(const lsa_linear_call *call, variant v)
 {
     const lsa_weight *w = call->w;
-    division d = {.units = lsa_linear_padded(w->cols) / LSA_LINEAR_UNIT, .whole = w->cols / LSA_LINEAR_UNIT};
+    division d = {.units = w->cols / LSA_LINEAR_UNIT};
     int many = w->scale && w->block_cols < w->cols;
-    d.halves = v.scaling != SCALE_BLOCKS && many && w->block_cols < LSA_LINEAR_UNIT;
+    d.halves = v.scaling == SCALE_HALVES || (v.scaling == SCALE_NUMBERS && many && w->block_cols < LSA_LINEAR_UNIT);
     d.blocks = many ? (w->cols + w->block_cols - 1) / w->block_cols : 1;
     d.step = !many ? d.units : d.halves ? 1 : w->block_cols / LSA_LINEAR_UNIT;
     d.segment = d.halves ? MOST_SCALES / 2 : d.step * MOST_SCALES;
-    d.unit_bytes = unit_bytes(v.dtype);
-    d.row_bytes = w->cols * d.unit_bytes / LSA_LINEAR_UNIT;
+    d.row_bytes = d.units * unit_bytes(v.dtype);
     d.x_unit = (v.compute == LSA_COMPUTE_BF16 ? X_BF16_BYTES : 4) * LSA_LINEAR_UNIT;
     d.x_step = d.units * d.x_unit;
     return d;
 }
 
-/* Scales `from` .. of a row, at most MOST_SCALES, and a zero for the half unit that may be missing. */
-static inline TARGET LSA_BODY void load_scales(float *out, const lsa_weight *w, int64_t row, int64_t from, int64_t blocks)
+/* Scales `from` .. of a row of blocks, at most MOST_SCALES. */
+static inline TARGET LSA_BODY void load_scales(float *out, const lsa_weight *w, int64_t block_row, int64_t from, int64_t blocks)
 {
-    int64_t n = blocks - from < MOST_SCALES ? blocks - from : MOST_SCALES;
-    int64_t first = w->scale ? row / w->block_rows * blocks + from : 0;
-    out[n] = 0;
-    if (!w->scale) out[0] = 1;
-    else if (w->scale_dtype == LSA_F32) memcpy(out, (const float *)w->scale + first, (size_t)n * sizeof *out);
-    else for (int64_t i = 0; i < n; i++) out[i] = e8m0_to_f32(((const uint8_t *)w->scale)[first + i]);
+    int64_t n = blocks - from < MOST_SCALES ? blocks - from : MOST_SCALES, first = block_row * blocks + from;
+    if (w->scale_dtype == LSA_F32) {
+        memcpy(out, (const float *)w->scale + first, (size_t)n * sizeof *out);
+    } else {
+        const uint8_t *codes = (const uint8_t *)w->scale + first;
+        for (int64_t i = 0; i < n; i += 16)
+            _mm512_storeu_ps(out + i, e8m0x16_to_f32_avx512(_mm_maskz_loadu_epi8((__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xffff), codes + i)));
+    }
+}
+
+/* The scales of v.rows rows from first_row on; rows of the same block share theirs. */
+static inline TARGET LSA_BODY void group_scales(const float **scale, float (*held)[MOST_SCALES + 16], const lsa_weight *w,
+                                                int64_t first_row, int64_t last, int64_t from, variant v, division d)
+{
+    if (!w->scale) {
+        held[0][0] = 1;
+        for (int r = 0; r < v.rows; r++) scale[r] = held[0];
+        return;
+    }
+    int64_t block_row = first_row / w->block_rows, next = (block_row + 1) * w->block_rows;
+    for (int r = 0; r < v.rows; r++) {
+        scale[r] = r ? scale[r - 1] : held[0];
+        if (r && (r > last || first_row + r < next)) continue;
+        if (r) block_row++, next += w->block_rows;
+        scale[r] = held[r];
+        load_scales(held[r], w, block_row, from, d.blocks);
+    }
 }
 
 /* a, b, c and d summed across, in the same order each. */
@@ -77,26 +96,22 @@ static inline TARGET LSA_BODY __m128 sum_of_four(__m512 a, __m512 b, __m512 c, _
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* sum: [rows][tokens], 2 or 4 rows; those past `count` and tokens past the call's are dropped. */
+/* sum: [rows][tokens]; rows past `count` and tokens past the call's are dropped. */
 static inline TARGET LSA_BODY void store(const lsa_linear_call *call, int64_t row, int64_t count, variant v,
                                          const __m512 *sum)
 {
     float out[4];
-    for (int t = 0; t < v.tokens; t += 4 / v.rows) {
+    const int n = v.rows;
+    for (int t = 0; t < v.tokens; t += 4 / n) {
         const __m512 *s = sum + t;
-        if (v.rows == 4) {
-            __m128 four = sum_of_four(s[0], s[v.tokens], s[2 * v.tokens], s[3 * v.tokens]);
-            if (count == 4 && t < call->tokens) {
-                _mm_storeu_ps(call->y + t * call->y_stride + row, four);
-                continue;
-            }
-            _mm_storeu_ps(out, four);
-        } else {
-            _mm_storeu_ps(out, sum_of_four(s[0], s[v.tokens], s[1], s[v.tokens + 1]));
+        __m128 four = sum_of_four(s[0], s[1 % n * v.tokens + 1 / n], s[2 % n * v.tokens + 2 / n], s[3 % n * v.tokens + 3 / n]);
+        if (n == 4 && count == 4 && t < call->tokens) {
+            _mm_storeu_ps(call->y + t * call->y_stride + row, four);
+            continue;
         }
+        _mm_storeu_ps(out, four);
         for (int i = 0; i < 4; i++)
-            if (t + i / v.rows < call->tokens && i % v.rows < count)
-                call->y[(t + i / v.rows) * call->y_stride + row + i % v.rows] = out[i];
+            if (t + i / n < call->tokens && i % n < count) call->y[(t + i / n) * call->y_stride + row + i % n] = out[i];
     }
 }
 
@@ -120,15 +135,33 @@ static inline TARGET LSA_BODY void add_unit(__m512 (*part)[2], const uint8_t *un
     }
 }
 
-/* sum += part * scale, each row by its own; one or two sums are in a part. */
+/* sum += part * scale, each row by its own, and starts the parts afresh; one or two sums are in a part. */
 static inline TARGET LSA_BODY void add_parts(__m512 *sum, __m512 (*part)[2], variant v,
-                                             const float (*scale)[MOST_SCALES + 1], int64_t block)
+                                             const float *const *scale, int64_t block)
 {
     for (int i = 0; i < v.rows * v.tokens; i++) {
         __m512 p = v.tokens <= 2 ? _mm512_add_ps(part[i][0], part[i][1]) : part[i][0];
-        if (v.scaling == SCALE_BLOCKS) sum[i] = _mm512_fmadd_ps(p, _mm512_set1_ps(scale[i / v.tokens][block]), sum[i]);
-        else sum[i] = _mm512_add_ps(p, sum[i]);
+        sum[i] = scale ? _mm512_fmadd_ps(p, _mm512_set1_ps(scale[i / v.tokens][block]), sum[i]) : _mm512_add_ps(p, sum[i]);
+        part[i][0] = part[i][1] = _mm512_setzero_ps();
     }
+}
+
+/* `units` units of v.rows rows. */
+static inline TARGET LSA_BODY const uint8_t *add_units(__m512 (*part)[2], const uint8_t **at, const uint8_t *x, int64_t units,
+                                                       const float *const *scale, int64_t first, variant v, division d)
+{
+    for (int64_t u = 0; u < units; u++) {
+        for (int r = 0; r < v.rows; r++) {
+            add_unit(part + r * v.tokens, at[r], x, d.x_step, v, scale[r] + first, scale[r] + first + d.halves);
+            /* Rows are short, and the hardware's prefetching starts afresh in each. */
+            for (int64_t line = 0; line < unit_bytes(v.dtype); line += 64)
+                _mm_prefetch((const char *)at[r] + v.rows * d.row_bytes + line, _MM_HINT_T0);
+            at[r] += unit_bytes(v.dtype);
+        }
+        if (d.halves) first += 2;
+        x += d.x_unit;
+    }
+    return x;
 }
 
 /* Rows row .. row + count - 1 of the call, count <= v.rows: the last one stands in for those missing. */
@@ -136,48 +169,27 @@ static inline TARGET LSA_BODY void group(const lsa_linear_call *call, const uint
                                          variant v, division d)
 {
     const uint8_t *at[MOST_ROWS];
-    uint8_t tail[MOST_ROWS][4 * LSA_LINEAR_UNIT];
-    float scale[MOST_ROWS][MOST_SCALES + 1];
+    const float *scale[MOST_ROWS];
+    float held[MOST_ROWS][MOST_SCALES + 16];
     __m512 sum[MOST_SUMS], part[MOST_SUMS][2];
-    int64_t first_row = call->row_from + row, last = count - 1;
-    int64_t rest = d.row_bytes - d.whole * d.unit_bytes;
-    for (int r = 0; r < v.rows; r++) {
-        at[r] = (const uint8_t *)call->w->data + (first_row + (r < last ? r : last)) * d.row_bytes;
-        if (rest) {
-            memset(tail[r], 0, sizeof tail[r]);
-            memcpy(tail[r], at[r] + d.whole * d.unit_bytes, (size_t)rest);
-        }
-    }
-    for (int i = 0; i < v.rows * v.tokens; i++) sum[i] = _mm512_setzero_ps();
+    int64_t first_row = call->row_from + row;
+    for (int r = 0; r < v.rows; r++)
+        at[r] = (const uint8_t *)call->w->data + (first_row + (r < count ? r : count - 1)) * d.row_bytes;
+    for (int i = 0; i < v.rows * v.tokens; i++) sum[i] = part[i][0] = part[i][1] = _mm512_setzero_ps();
 
-    for (int64_t u = 0, edge = d.whole, block = 0, unheld = 0; u < d.units; block++) {
-        if (u == unheld) {
-            block = 0;
-            unheld += d.segment;
-            for (int r = 0; r < v.rows; r++)
-                load_scales(scale[r], call->w, first_row + (r < last ? r : last), u / d.step << d.halves, d.blocks);
+    for (int64_t done = 0; done < d.units; done += d.segment) {
+        int64_t units = d.units - done < d.segment ? d.units - done : d.segment;
+        group_scales(scale, held, call->w, first_row, count - 1, done / d.step << d.halves, v, d);
+        if (d.halves) {
+            x = add_units(part, at, x, units, scale, 0, v, d);
+            continue;
         }
-        for (int i = 0; i < v.rows * v.tokens; i++) part[i][0] = part[i][1] = _mm512_setzero_ps();
-        int64_t stop = v.scaling == SCALE_HALVES ? unheld : u + d.step, held = block << d.halves;
-        if (stop > d.units) stop = d.units;
-        for (;;) {
-            for (int64_t end = stop < edge ? stop : edge; u < end; u++) {
-                for (int r = 0; r < v.rows; r++) {
-                    add_unit(part + r * v.tokens, at[r], x, d.x_step, v, scale[r] + held, scale[r] + held + d.halves);
-                    /* Rows are short, and the hardware's prefetching starts afresh in each. */
-                    for (int64_t line = 0; line < d.unit_bytes; line += 64)
-                        _mm_prefetch((const char *)at[r] + v.rows * d.row_bytes + line, _MM_HINT_T0);
-                    at[r] += d.unit_bytes;
-                }
-                if (v.scaling == SCALE_HALVES) held += 2;
-                x += d.x_unit;
-            }
-            if (u == stop) break;
-            for (int r = 0; r < v.rows; r++) at[r] = tail[r];
-            edge = d.units;
+        for (int64_t u = 0, block = 0; u < units; u += d.step, block++) {
+            x = add_units(part, at, x, units - u < d.step ? units - u : d.step, scale, block, v, d);
+            if (v.scaling == SCALE_BLOCKS) add_parts(sum, part, v, scale, block);
         }
-        add_parts(sum, part, v, scale, block);
     }
+    if (v.scaling != SCALE_BLOCKS) add_parts(sum, part, v, NULL, 0);
     store(call, row, count, v, sum);
 }
 
@@ -195,18 +207,21 @@ static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const 
         rows_body(call, x, from, to, (variant){dtype, compute, scaling, tokens, rows});                  \
     }
 
-/* name_1, name_2, name_4, name_8, and name[] of them. */
-#define ROWS(name, dtype, compute, scaling)                \
-    ROWS_OF(name, dtype, compute, scaling, 1, 4)           \
-    ROWS_OF(name, dtype, compute, scaling, 2, 4)           \
-    ROWS_OF(name, dtype, compute, scaling, 4, 4)           \
-    ROWS_OF(name, dtype, compute, scaling, 8, 2)           \
+/* name_1, name_2, name_4, name_8, and name[] of them. Where blocks end soon, their parts and the sums share the
+ * registers, which leaves room for fewer rows. */
+#define SHORT_BLOCKS(dtype, scaling) (dtype == LSA_F8_E4M3 && scaling == SCALE_BLOCKS)
+#define ROWS(name, dtype, compute, scaling)                                        \
+    ROWS_OF(name, dtype, compute, scaling, 1, 4)                                   \
+    ROWS_OF(name, dtype, compute, scaling, 2, SHORT_BLOCKS(dtype, scaling) ? 2 : 4) \
+    ROWS_OF(name, dtype, compute, scaling, 4, SHORT_BLOCKS(dtype, scaling) ? 2 : 4) \
+    ROWS_OF(name, dtype, compute, scaling, 8, SHORT_BLOCKS(dtype, scaling) ? 1 : 2) \
     static lsa_linear_rows_fn *const name[] = {name##_1, name##_2, name##_4, name##_8};
 
-/* The SCALE_* that suits a call, or -1: scales of other blocks take the general path. */
+/* The SCALE_* that suits a call, or -1: partial units and other blocks of scales take the general path. */
 static inline int scaling_of(const lsa_linear_call *call)
 {
     const lsa_weight *w = call->w;
+    if (w->cols % LSA_LINEAR_UNIT || w->cols == 0) return -1;
     int whole = !w->scale || w->block_cols >= w->cols || w->block_cols % LSA_LINEAR_UNIT == 0;
     int halves = w->scale && w->block_cols == LSA_LINEAR_UNIT / 2;
     if (!whole && !halves) return -1;

@@ -186,6 +186,14 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512 e4m3x16_to_f32_avx512(__m128i c)
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(r, v, _mm512_set1_epi32(INT32_MIN), 0xf8));
 }
 
+static inline LSA_TARGET_AVX512 LSA_BODY __m512 e8m0x16_to_f32_avx512(__m128i c)
+{
+    __m512i v = _mm512_cvtepu8_epi32(c), r = _mm512_slli_epi32(v, 23);
+    r = _mm512_mask_mov_epi32(r, _mm512_testn_epi32_mask(v, v), _mm512_set1_epi32(0x00400000));
+    r = _mm512_mask_mov_epi32(r, _mm512_cmpeq_epi32_mask(v, _mm512_set1_epi32(255)), _mm512_set1_epi32(0x7fc00000));
+    return _mm512_castsi512_ps(r);
+}
+
 /* 32 e4m3 numbers as 32 bf16, exactly. */
 static inline LSA_TARGET_AVX512 LSA_BODY __m512i e4m3x32_to_bf16_avx512(__m256i c)
 {
