@@ -2,6 +2,8 @@
 #include "core/error.h"
 #include "kernels/linear_private.h"
 
+enum { FEW_TOKENS = 24 };                    /* more than these repay a transposed weight */
+
 static int check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows, int64_t x_stride,
                  int64_t y_stride, int32_t compute)
 {
@@ -35,8 +37,16 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
     int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
     lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
-    if (tokens <= LSA_LINEAR_GROUP) lsa_linear_vector(&call, workspace);
-    else lsa_linear_matrix(&call, workspace);
+    if (tokens > FEW_TOKENS) {
+        lsa_linear_matrix(&call, workspace);
+        return 0;
+    }
+    for (int64_t t = 0; t < tokens; t += LSA_LINEAR_GROUP) {
+        call.x = x + t * x_stride;
+        call.y = y + t * y_stride;
+        call.tokens = tokens - t < LSA_LINEAR_GROUP ? tokens - t : LSA_LINEAR_GROUP;
+        lsa_linear_vector(&call, workspace);
+    }
     return 0;
 }
 

@@ -22,9 +22,13 @@ typedef void tile_fn(float *y, int64_t y_stride, const float *x, int64_t x_step,
 /* The panel of rows row .. row + n - 1, columns col .. col + depth * (1 or 2) - 1; rows past n are zero. */
 typedef void pack_fn(float *panel, const lsa_weight *w, int64_t row, int64_t n, int64_t col, int64_t depth, int round);
 
+/* x rounded to bf16: f32, or pairs, the last one filled with zero. */
+typedef void round_fn(void *out, const float *x, int64_t n);
+
 typedef struct matrix_path {
     tile_fn *tile;
     pack_fn *pack;
+    round_fn *round;
     int pairs;                               /* two bf16 in a word */
 } matrix_path;
 
@@ -67,6 +71,13 @@ static void pack_plain(float *panel, const lsa_weight *w, int64_t row, int64_t n
     }
 }
 
+static inline LSA_BODY void round_plain_body(void *out, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) ((float *)out)[i] = bf16_to_f32(f32_to_bf16(x[i]));
+}
+
+LSA_PATHS(round_plain, (void *out, const float *x, int64_t n), (out, x, n))
+
 #if defined(__x86_64__)
 
 /* ---- AVX-512 ---- */
@@ -102,6 +113,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY void pack_lines(float *panel, const voi
     for (int64_t k = 0; k < depth; k += 16) {
         __mmask16 some = (__mmask16)(depth - k < 16 ? (1u << (depth - k)) - 1 : 0xffff);
         __m512i v[16];
+        /* The panel after this one. */
+        for (int i = 0; i < n; i++) _mm_prefetch((const char *)lines + i * step + 4 * (k + DEPTH), _MM_HINT_T1);
         for (int i = 0; i < 16; i++)
             v[i] = i < n ? _mm512_maskz_loadu_epi32(some, (const char *)lines + i * step + 4 * k) : _mm512_setzero_si512();
         transpose(v);
@@ -125,6 +138,10 @@ LSA_TARGET_AVX512 static void pack_avx512(float *panel, const lsa_weight *w, int
     }
 }
 
+#define TILE_CASE(name, n_tokens) \
+    case n_tokens: name##_rows(y, y_stride, x, x_step, panel, depth, n_tokens, low, high, add); break;
+
+/* Tiles of 12 tokens fill the registers; fewer tokens are divided evenly, as short tiles wait for their sums. */
 #define TILE(name, TARGET, MULTIPLY)                                                                         \
     static inline TARGET LSA_BODY void name##_rows(float *y, int64_t y_stride, const float *x, int64_t x_step, \
                                                    const float *panel, int64_t depth, const int tokens,      \
@@ -153,12 +170,13 @@ LSA_TARGET_AVX512 static void pack_avx512(float *panel, const lsa_weight *w, int
     {                                                                                                        \
         __mmask16 low = (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1);                                       \
         __mmask16 high = (__mmask16)(n >= 16 ? (1u << (n - 16)) - 1 : 0);                                    \
-        while (tokens > 0) {                                                                                 \
-            int64_t step = tokens >= 12 ? 12 : tokens >= 6 ? 6 : tokens >= 3 ? 3 : 1;                        \
-            if (step == 12) name##_rows(y, y_stride, x, x_step, panel, depth, 12, low, high, add);           \
-            else if (step == 6) name##_rows(y, y_stride, x, x_step, panel, depth, 6, low, high, add);        \
-            else if (step == 3) name##_rows(y, y_stride, x, x_step, panel, depth, 3, low, high, add);        \
-            else name##_rows(y, y_stride, x, x_step, panel, depth, 1, low, high, add);                       \
+        for (int64_t tiles = (tokens + 11) / 12; tiles > 0; tiles--) {                                       \
+            int64_t step = (tokens + tiles - 1) / tiles;                                                     \
+            switch (step) {                                                                                  \
+                TILE_CASE(name, 1) TILE_CASE(name, 2) TILE_CASE(name, 3) TILE_CASE(name, 4)                  \
+                TILE_CASE(name, 5) TILE_CASE(name, 6) TILE_CASE(name, 7) TILE_CASE(name, 8)                  \
+                TILE_CASE(name, 9) TILE_CASE(name, 10) TILE_CASE(name, 11) TILE_CASE(name, 12)               \
+            }                                                                                                \
             y += step * y_stride, x += step * x_step, tokens -= step;                                        \
         }                                                                                                    \
     }
@@ -200,17 +218,27 @@ LSA_TARGET_AVX512_BF16 static void pack_bf16(float *panel, const lsa_weight *w, 
     }
 }
 
+LSA_TARGET_AVX512_BF16 static void round_bf16(void *out, const float *x, int64_t n)
+{
+    uint16_t *h = out;
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 some = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xffff);
+        __mmask16 words = (__mmask16)(n - i < 16 ? (1u << (n - i + (n & 1))) - 1 : 0xffff);
+        _mm256_mask_storeu_epi16(h + i, words, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, x + i)));
+    }
+}
+
 #endif
 
 static matrix_path path_for(int32_t compute)
 {
 #if defined(__x86_64__)
     int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512_BF16 && compute == LSA_COMPUTE_BF16) return (matrix_path){tile_bf16, pack_bf16, 1};
-    if (level >= LSA_CPU_AVX512) return (matrix_path){tile_avx512, pack_avx512, 0};
+    if (level >= LSA_CPU_AVX512_BF16 && compute == LSA_COMPUTE_BF16) return (matrix_path){tile_bf16, pack_bf16, round_bf16, 1};
+    if (level >= LSA_CPU_AVX512) return (matrix_path){tile_avx512, pack_avx512, round_plain, 0};
 #endif
     (void)compute;
-    return (matrix_path){tile_plain, pack_plain, 0};
+    return (matrix_path){tile_plain, pack_plain, round_plain, 0};
 }
 
 /* One panel's rows for some of the tokens. */
@@ -253,18 +281,6 @@ static int64_t tokens_held(const lsa_weight *w, int64_t tokens)
     return tokens < most ? tokens : most;
 }
 
-static inline LSA_BODY void round_row_body(void *out, const float *x, int64_t n, int pairs)
-{
-    if (pairs) {
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)out)[i] = f32_to_bf16(x[i]);
-        if (n % 2) ((uint16_t *)out)[n] = 0;
-    } else {
-        for (int64_t i = 0; i < n; i++) ((float *)out)[i] = bf16_to_f32(f32_to_bf16(x[i]));
-    }
-}
-
-LSA_PATHS(round_row, (void *out, const float *x, int64_t n, int pairs), (out, x, n, pairs))
-
 int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute)
 {
     return compute == LSA_COMPUTE_BF16 ? tokens_held(w, tokens) * w->cols * (int64_t)sizeof(float) : 0;
@@ -284,7 +300,7 @@ void lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
             part.tokens = call->tokens - t < held ? call->tokens - t : held;
             part.y = call->y + t * call->y_stride;
             for (int64_t i = 0; i < part.tokens; i++)
-                round_row((float *)workspace + i * step, call->x + (t + i) * call->x_stride, call->w->cols, path.pairs);
+                path.round((float *)workspace + i * step, call->x + (t + i) * call->x_stride, call->w->cols);
             panels(&part, path, workspace, step);
         }
     }
