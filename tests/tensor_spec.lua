@@ -168,6 +168,8 @@ describe("a tensor", function()
     assert.same({2, 5}, ids(x:topp(0.5)))
     assert.same({0, 2, 4, 5}, ids(x:to "bf16":ge(0.5)))
     assert.equal(6, x:ge(2):size())
+    assert.same({4, 5}, ids(lsa.tensor {1, 2, 3, 4, 5, 6}:pages(4, "sum"):mul(2):topk(1):intersect({1}):chunks(4)))
+    assert.equal(6, x:pages(4, "max"):topk(1):chunks(4):size())
   end)
 
   it("prints itself", function()

@@ -5,7 +5,9 @@
 --   s:has(id) s:count() #s s:size()     size is n
 --   s:ids()                  an i32 tensor, ascending;  for id in s:each() do ... end
 --   s:union(r) s:intersect(r) s:minus(r) s:invert() s:dilate(radius) s:copy()          new sets
---   s:pages(size)            the pages that have a member;  s:chunks(size, n): the ids of the pages in s
+--   s:pages(size)            the pages that have a member
+--   s:chunks(size)           the ids of the pages in s, as many ids as there were before they became pages (by s:pages,
+--                            x:pages or s:density); a set made otherwise needs s:chunks(size, n) where n is no multiple
 --   s:density(size)          an f32 tensor: members of each page
 --   s:resize(n)              ids from n on are dropped
 --   s:equals(r) s:intersect_count(r)
@@ -23,10 +25,11 @@ local box = ffi.new "lsa_set *[1]"
 -- A struct of its own, because only cdata (not tables) have a length operator in this Lua.
 local object
 
-local function new(n)
+-- of: how many ids the set's pages were made of, where it is a set of pages; 0 otherwise.
+local function new(n, of)
   check(C.lsa_set_new(box, n))
   owned(n / 8)
-  return object(box[0])
+  return object(box[0], of or 0)
 end
 
 local function is_set(x)
@@ -51,6 +54,9 @@ end
 function M.new(n)
   return new(want_whole(n, "set: n"))
 end
+
+-- A set of n pages of `of` ids.
+M.of_pages = new
 
 -- An int32_t array and its length from a list or tensor of ids; the last result keeps the memory alive.
 local function id_array(x, what)
@@ -134,7 +140,7 @@ function Set:each()
 end
 
 function Set:copy()
-  local out = new(self.c.n)
+  local out = new(self.c.n, self.of)
   check(C.lsa_set_copy(out.c, self.c))
   return out
 end
@@ -147,19 +153,19 @@ local function operand(self, x, what)
 end
 
 function Set:union(r)
-  local other, out = operand(self, r, "set union: r"), new(self.c.n)
+  local other, out = operand(self, r, "set union: r"), new(self.c.n, self.of)
   check(C.lsa_set_union(out.c, self.c, other.c))
   return out
 end
 
 function Set:intersect(r)
-  local other, out = operand(self, r, "set intersect: r"), new(self.c.n)
+  local other, out = operand(self, r, "set intersect: r"), new(self.c.n, self.of)
   check(C.lsa_set_intersect(out.c, self.c, other.c))
   return out
 end
 
 function Set:minus(r)
-  local other, out = operand(self, r, "set minus: r"), new(self.c.n)
+  local other, out = operand(self, r, "set minus: r"), new(self.c.n, self.of)
   check(C.lsa_set_minus(out.c, self.c, other.c))
   return out
 end
@@ -172,7 +178,7 @@ end
 
 function Set:dilate(radius)
   want_whole(radius, "set dilate: radius")
-  local out = new(self.c.n)
+  local out = new(self.c.n, self.of)
   check(C.lsa_set_dilate(out.c, self.c, radius))
   return out
 end
@@ -184,14 +190,18 @@ end
 
 function Set:pages(size)
   page_size(size, "set pages: size")
-  local out = new(math.ceil(self:size() / size))
+  local out = new(math.ceil(self:size() / size), self.c.n)
   check(C.lsa_set_pages(out.c, self.c, size))
   return out
 end
 
 function Set:chunks(size, n)
   page_size(size, "set chunks: size")
-  local out = new(n and want_whole(n, "set chunks: n") or self:size() * size)
+  if n == nil then
+    local of = tonumber(self.of)
+    n = math.ceil(of / size) == self:size() and of or self:size() * size
+  end
+  local out = new(want_whole(n, "set chunks: n"))
   check(C.lsa_set_chunks(out.c, self.c, size))
   return out
 end
@@ -224,6 +234,7 @@ end
 function Set:density(size)
   page_size(size, "set density: size")
   local out = require("lsa.tensor").empty {math.ceil(self:size() / size)}
+  out.of = self.c.n
   check(C.lsa_density_cpu(ffi.cast("float *", out.c.data), self.c.bits, self.c.n, size, nil))
   return out
 end
@@ -253,7 +264,7 @@ local function describe(self)
 end
 
 Set.__methods = Set -- what the prompt completes
-object = ffi.metatype("struct { lsa_set *c; }", {
+object = ffi.metatype("struct { lsa_set *c; int64_t of; }", {
   __index = Set,
   __len = Set.count,
   __tostring = describe,

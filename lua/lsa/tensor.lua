@@ -117,10 +117,13 @@ function M.empty(shape, dtype)
   return adopt(count(box[0]) * tonumber(C.lsa_dtype_size(code)))
 end
 
--- A new f32 tensor of the shape of a C tensor.
-local function like(c)
+-- A new f32 tensor of t's shape, of the same pages if it is one of pages.
+local function like(t)
+  local c = t.c
   check(C.lsa_tensor_empty(box, F32, c.rank, c.shape))
-  return adopt(count(c) * 4)
+  local out = adopt(count(c) * 4)
+  out.of = t.of
+  return out
 end
 
 -- Takes over a tensor that C made.
@@ -426,8 +429,7 @@ local function period(x, y, what)
 end
 
 local function binary(x, y, op, what)
-  local a = f32(x)
-  local out = like(a.c)
+  local a, out = f32(x), like(x)
   local n = count(a.c)
   if type(y) == "number" then
     scratch[0] = y
@@ -448,8 +450,7 @@ function Tensor:minimum(y) return (binary(self, y, C.LSA_MIN, "minimum")) end
 function Tensor:maximum(y) return (binary(self, y, C.LSA_MAX, "maximum")) end
 
 local function unary(x, op)
-  local a = f32(x)
-  local out = like(a.c)
+  local a, out = f32(x), like(x)
   check(C.lsa_unary_cpu(floats(out), floats(a), count(a.c), op, nil))
   return out
 end
@@ -514,6 +515,7 @@ function Tensor:pages(size, how)
   for i = 1, #shape - 1 do rows = rows * shape[i] end
   shape[#shape] = math.ceil(n / size)
   local out = M.empty(shape)
+  if c.rank == 1 then out.of = n end
   check(C.lsa_pages_cpu(floats(out), floats(a), rows, n, size, op, nil))
   return out
 end
@@ -522,7 +524,7 @@ end
 
 local function row_of_scores(t, what)
   if t.c.rank ~= 1 then raise("%s: the tensor has shape %s, 1-D is wanted", what, shape_text(t.c)) end
-  return f32(t), require("lsa.set").new(tonumber(t.c.shape[0]))
+  return f32(t), require("lsa.set").of_pages(tonumber(t.c.shape[0]), t.of)
 end
 
 local workspace = {bytes = 0}
@@ -624,7 +626,9 @@ local function commuted(op, what)
 end
 
 Tensor.__methods = Tensor -- what the prompt completes
-object = ffi.metatype("struct { lsa_tensor *c; }", {
+-- of: how many elements its pages were made of, where x:pages or s:density made it; so that
+-- x:pages(64, "max"):topk(k):chunks(64) has as many ids as x.
+object = ffi.metatype("struct { lsa_tensor *c; int64_t of; }", {
   __index = Tensor,
   __len = function(self)
     if self.c.rank == 0 then raise "#: the tensor has no dimensions" end
