@@ -226,18 +226,6 @@ describe("a set", function()
     assert.equal("set: 50 of 100 ids: 0, 2, 4, 6, 8, 10, 12, 14, ...", tostring(many))
   end)
 
-  it("reads what a policy may return", function()
-    assert.same({1, 4}, members(set.of({1, 4}, 9)))
-    assert.same({0, 1, 2, 7}, members(set.of({{0, 3}, {7, 8}}, 9)))
-    assert.same({}, members(set.of({}, 9)))
-    local s = set.new(9):add(3)
-    assert.equal(s, set.of(s, 9))
-    assert.same({3}, members(set.of(set.new(64):add {3, 20}, 9)))
-    assert.equal(9, set.of(set.new(64), 9):size())
-    assert.has_error(function() set.of("all", 9) end)
-    assert.has_error(function() set.of({9}, 9) end)
-  end)
-
   it("names the argument and both values in its errors, at the caller's line", function()
     local s = set.new(5)
     local cases = {

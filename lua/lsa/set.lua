@@ -279,17 +279,4 @@ end
 M.is = is_set
 raise.kinds[#raise.kinds + 1] = {is_set, "a set"}
 
--- What a policy may return, as a set of n ids: a set (of any n; ids past the end are dropped), ids, or runs {{a, b}, ...}
--- of a .. b-1.
-function M.of(x, n)
-  if is_set(x) then return x.c.n == n and x or x:resize(n) end
-  local out = new(n)
-  if type(x) == "table" and type(x[1]) == "table" then
-    for _, run in ipairs(x) do out:range(run[1], run[2]) end
-    return out
-  end
-  if type(x) == "number" then want_set(x, "set") end
-  return out:add(x)
-end
-
 return M
