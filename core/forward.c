@@ -195,10 +195,14 @@ static void observe(piece *p, lsa_layer_state *l)
     for (int64_t t = 0; t < p->n; t++)
         for (int64_t j = 0; j < p->w->counts[t]; j++) {
             int64_t place = p->w->places[t * k + j];
-            if (p->among_residents && s->observed_by_chunk) place = s->residents[place];
+            int32_t chunk = p->among_residents ? s->residents[place] : (int32_t)place;
+            if (s->observed_by_chunk) place = chunk;
             l->used[place]++;
             l->mass[place] += p->w->mass[t * k + j];
+            l->last_ids[j] = chunk; /* the last token's stay */
+            l->last_mass[j] = p->w->mass[t * k + j];
         }
+    l->last_count = p->w->counts[p->n - 1];
 }
 
 /* The records that the piece's queries attend to: ids in w->ids, counts in w->counts. */

@@ -48,7 +48,9 @@ static int layer_init(lsa_session *s, int64_t layer, int64_t csa)
         if (!rc) rc = lsa_rows_new(&l->query_weights, c->index_heads, LSA_RECENT, piece);
         lsa_blocks_init(&l->keys, lsa_index_key_bytes(s->kv_format, c->index_dim), LSA_KEY_SHIFT);
         l->hidden = lsa_alloc_zero(c->hidden * (int64_t)sizeof(float));
-        if (!rc && !l->hidden) rc = LSA_ENOMEM;
+        l->last_ids = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(int32_t));
+        l->last_mass = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(float));
+        if (!rc && (!l->hidden || !l->last_ids || !l->last_mass)) rc = LSA_ENOMEM;
     }
     return rc;
 }
@@ -105,6 +107,8 @@ static void layer_free(lsa_layer_state *l)
     lsa_blocks_free(&l->keys);
     lsa_blocks_free(&l->entries);
     lsa_free(l->hidden);
+    lsa_free(l->last_ids);
+    lsa_free(l->last_mass);
     lsa_free(l->resident_keys);
     lsa_free(l->used);
     lsa_free(l->mass);
@@ -147,6 +151,9 @@ static int layer_fork(lsa_session *to, const lsa_session *from, int64_t layer)
     if (!rc) rc = lsa_blocks_fork(&out->keys, &l->keys);
     if (!rc) rc = lsa_blocks_fork(&out->entries, &l->entries);
     if (!rc) rc = copy_block(&out->hidden, l->hidden, c->hidden * (int64_t)sizeof(float));
+    out->last_count = l->last_count;
+    if (!rc) rc = copy_block(&out->last_ids, l->last_ids, c->index_topk * (int64_t)sizeof(int32_t));
+    if (!rc) rc = copy_block(&out->last_mass, l->last_mass, c->index_topk * (int64_t)sizeof(float));
     if (!rc) rc = copy_block(&out->resident_keys, l->resident_keys, from->resident_room * l->keys.item);
     if (!rc) rc = copy_block(&out->used, l->used, from->observed_room * (int64_t)sizeof *l->used);
     if (!rc) rc = copy_block(&out->mass, l->mass, from->observed_room * (int64_t)sizeof *l->mass);

@@ -72,6 +72,13 @@ int lsa_session_index_scores(const lsa_session *session, int64_t csa, const floa
  * the attention mass it got (mean over heads); [chunks] each, zero where not observed. */
 int lsa_session_observed(const lsa_session *session, int64_t csa, int32_t *used, float *mass);
 
+/* The chunks that the last token attended to, ascending, and the mass each got (mean over heads): [index_topk] each.
+ * Returns how many. */
+int64_t lsa_session_picks(const lsa_session *session, int64_t csa, int32_t *ids, float *mass);
+
+/* The chunks that the native indexer picks at the last token among all, ascending: [index_topk]. Returns how many. */
+int64_t lsa_session_native_topk(const lsa_session *session, int64_t csa, int32_t *ids);
+
 /* Of the chunks that the native indexer would pick at the last token among all, how many are resident:
  * summed over CSA layers. */
 int lsa_session_coverage(const lsa_session *session, int64_t *covered, int64_t *total);

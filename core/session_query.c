@@ -140,18 +140,34 @@ static int is_resident(const lsa_session *s, int32_t chunk)
     return low < s->resident_count && s->residents[low] == chunk;
 }
 
+int64_t lsa_session_picks(const lsa_session *s, int64_t csa, int32_t *ids, float *mass)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    memcpy(ids, l->last_ids, (size_t)l->last_count * sizeof *ids);
+    memcpy(mass, l->last_mass, (size_t)l->last_count * sizeof *mass);
+    return l->last_count;
+}
+
+int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    if (!s->tokens) return 0;
+    int32_t count = 0;
+    int rc = lsa_level2(s, s->scratch, l - s->layers, lsa_rows_at(&l->queries, s->tokens - 1),
+                        lsa_rows_at(&l->query_weights, s->tokens - 1), 1, s->tokens - 1, 0, ids, &count);
+    return rc ? rc : count;
+}
+
 int lsa_session_coverage(const lsa_session *s, int64_t *covered, int64_t *total)
 {
     *covered = *total = 0;
-    if (!s->tokens) return LSA_OK;
-    for (int64_t i = 0; i < s->model->config.layers; i++) {
-        const lsa_layer_state *l = &s->layers[i];
-        if (l->csa < 0) continue;
-        int32_t count, *ids = s->scratch->ids;
-        int rc = lsa_level2(s, s->scratch, i, lsa_rows_at(&l->queries, s->tokens - 1),
-                            lsa_rows_at(&l->query_weights, s->tokens - 1), 1, s->tokens - 1, 0, ids, &count);
-        if (rc) return rc;
-        for (int32_t j = 0; j < count; j++) *covered += !s->tiered || is_resident(s, ids[j]);
+    for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
+        int32_t *ids = s->scratch->ids;
+        int64_t count = lsa_session_native_topk(s, csa, ids);
+        if (count < 0) return (int)count;
+        for (int64_t j = 0; j < count; j++) *covered += !s->tiered || is_resident(s, ids[j]);
         *total += count;
     }
     return LSA_OK;

@@ -25,6 +25,9 @@ typedef struct lsa_layer_state {
     float *hidden;                     /* CSA: [hidden] */
     int64_t csa;                       /* CSA ordinal, -1 elsewhere */
     uint8_t *resident_keys;            /* CSA, tiered: [residents] index keys, packed */
+    int32_t *last_ids;                 /* CSA: [index_topk] chunks that the last token attended to, */
+    float *last_mass;                  /* the mass each got, */
+    int32_t last_count;                /* and how many they were */
     int32_t *used;                     /* CSA: picks by chunk, or by place among the residents */
     float *mass;
 } lsa_layer_state;

@@ -23,6 +23,7 @@
 --   recent_queries(layer, w)            tensors [w, heads, dim], [w, heads]
 --   index_scores(layer, q, w, heads, n) [n] f32 of one query
 --   decoded_keys(layer, n)  observations(layer, n)  token_tensor(t)  last_logits() -> float *, count
+-- and, where it is recorded, last_entropy() in place of last_logits(), and future(tau, n).
 local ffi = require "ffi"
 local set = require "lsa.set"
 local tensor = require "lsa.tensor"
@@ -80,8 +81,8 @@ function fields.tokens(source, cycle)
   return source:token_tensor(cycle.t)
 end
 
-function fields.entropy(source)
-  local logits, vocab = source:last_logits()
+-- In nats, of the distribution that logits (a float array) give.
+function M.entropy(logits, vocab)
   local most, sum, weighted = -math.huge, 0, 0
   for i = 0, vocab - 1 do most = math.max(most, logits[i]) end
   for i = 0, vocab - 1 do
@@ -90,6 +91,15 @@ function fields.entropy(source)
     weighted = weighted + e * (logits[i] - most)
   end
   return math.log(sum) - weighted / sum
+end
+
+function fields.entropy(source)
+  if source.last_entropy then return source:last_entropy() end
+  return M.entropy(source:last_logits())
+end
+
+function fields.future(source, cycle)
+  return source.future and source:future(cycle.tau, cycle.n) or nil
 end
 
 -- Functions of a layer, remembered by layer: name -> function(source, cycle, layer, w).

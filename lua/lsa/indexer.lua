@@ -150,6 +150,9 @@ function Indexer:join(logits)
   return out
 end
 
+-- For what stands in for an indexer: anything with an `ensemble`.
+M.join = Indexer.join
+
 function Indexer:score(hidden, keys, p)
   local logits = {}
   for i, layer in ipairs(self.layers) do

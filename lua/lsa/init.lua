@@ -14,6 +14,7 @@ local names = {
   indexer = "lsa.indexer:new",
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
+  replay = "lsa.replay:new",
   root = "lsa.ffi:root",
 }
 

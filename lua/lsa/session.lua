@@ -134,6 +134,7 @@ function Session:prefill(tokens, opt)
     self.loop:appended_tokens()
   end
   lib.check(rc, 2)
+  if self.recorder then self.recorder:row(false) end
   if trace then return out, require("lsa.intermediates").tables(trace), keep end
   return out
 end
@@ -145,6 +146,7 @@ function Session:decode(token)
   options.whole(token, 0, "decode: token", 2)
   lib.check(C.lsa_session_decode(self.c, token, ffi.cast("float *", out.c.data)), 2)
   self.loop:after_step()
+  if self.recorder then self.recorder:row(true) end
   return out
 end
 
@@ -287,7 +289,7 @@ function Session:fork(opt)
   local out = ffi.new "lsa_session *[1]"
   lib.check(C.lsa_session_fork(out, self.c), 2)
   fork.c, fork.opt = wrap(out), merged
-  fork.pool = C.lsa_session_pool(fork.c)
+  fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
   fork.sampler = opt.seed and rng.new(opt.seed + 1) or self.sampler:clone()
   if self.tier then
     fork.tier = self.tier:fork(fork.pool, fork, opt.evict, loops.cells(merged, chunk_bytes(fork), 2), 2)
@@ -297,8 +299,20 @@ function Session:fork(opt)
   return fork
 end
 
+-- Records from here on into a trace for lsa.replay, written by s:close() or s:record(false).
+function Session:record(path)
+  open(self, 2)
+  if self.csa_layers == 0 then error("record: the model has no CSA layers, so there is nothing to replay", 2) end
+  if self.recorder then
+    self.recorder:save()
+    self.recorder = nil
+  end
+  if path then self.recorder = require("lsa.recorder").new(self, path) end
+end
+
 function Session:close()
   if not self.c then return end
+  if self.recorder then self:record(false) end
   C.lsa_session_free(ffi.gc(self.c, nil))
   self.c, self.pool, self.tier = nil, nil, nil
 end

@@ -1,0 +1,322 @@
+-- Owns replay: any policy, eviction and schedule on a recorded session, without the model.
+--
+--   r = lsa.replay("trace.safetensors", {select = "lsa_page_max", budget = 0.1, every = 32, evict = "arc", hot = 4096})
+--   r:stats() r:cycles()      as a session's; step_coverage is exact, over every step
+--
+-- Options are a session's that concern the loop (lua/lsa/loop.lua); those not given are the recorded session's. indexer: a
+-- Memory Indexer to score with (lsa.indexer{...}); without it, the recorded one's queries are used.
+-- The same loop runs on the same numbers, so the recorded options give the recorded counts. Under other options replay is open-loop:
+-- what the steps computed is what they computed under the recorded residents. r.open_loop says which it is.
+--
+-- A policy sees cycle.future here: native, a set of what the native top-k of the next tau steps picks in any layer; counts, [n] f32, how
+-- often; golden, the trace's labels of these steps where it has any (else nil).
+local ffi = require "ffi"
+local cjson = require "cjson"
+local lib = require "lsa.ffi"
+local indexers = require "lsa.indexer"
+local loops = require "lsa.loop"
+local options = require "lsa.options"
+local set = require "lsa.set"
+local stats = require "lsa.stats"
+local tensor = require "lsa.tensor"
+local tier = require "lsa.tier"
+
+local C = lib.C
+
+local Replay = {}
+Replay.__index = Replay
+
+local M = {}
+
+local function floats(t) return ffi.cast("float *", t.c.data) end
+local function ints(t) return ffi.cast("int32_t *", t.c.data) end
+
+---- the source that the loop runs on ----
+
+function Replay:position()
+  return self.t, self.n
+end
+
+function Replay:resident()
+  local out = set.new(self.n)
+  return out:add(self.residents:copy():resize(self.n))
+end
+
+function Replay:set_resident(chunks)
+  self.residents = chunks:copy()
+  self.since = self.row + 1
+end
+
+local function row_of(self, name, layer)
+  local column = self.columns[name .. layer]
+  return column.data + self.row * column.width
+end
+
+-- How many of the native picks of the row are resident, over layers, and how many picks there are.
+local function covered_in_row(self)
+  local covered, total, k = 0, 0, self.topk
+  for layer = 0, self.csa_layers - 1 do
+    local ids = row_of(self, "native_layer_", layer)
+    for j = 0, k - 1 do
+      if ids[j] < 0 then break end
+      total = total + 1
+      if self.full or self.residents:has(ids[j]) then covered = covered + 1 end
+    end
+  end
+  return covered, total
+end
+
+Replay.coverage = covered_in_row
+
+function Replay:hidden_state(layer) return row_of(self, "hidden_layer_", layer) end
+
+function Replay:index_scores(layer, q, w, heads, n)
+  local out = tensor.zeros({n}, "f32")
+  local bytes = lib.C.lsa_index_score_workspace(1, n, heads, self.dim, self.format, self.compute)
+  if not self.workspace or self.workspace_bytes < bytes then
+    self.workspace, self.workspace_bytes = tensor.zeros({tonumber(bytes)}, "u8"), bytes
+  end
+  lib.check(C.lsa_index_score_cpu(floats(out), q, w, self.trace["compk_layer_" .. layer].c.data, 1, n, heads, self.dim,
+    self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil), 4)
+  return out
+end
+
+function Replay:recent_queries(layer, w)
+  local heads = self.columns["query_weight_layer_" .. layer].width
+  w = math.min(w or 64, self.row + 1, 64)
+  local from = self.row + 1 - w
+  local q, weights = tensor.zeros({w, heads, self.dim}, "f32"), tensor.zeros({w, heads}, "f32")
+  local column = self.columns["query_layer_" .. layer]
+  ffi.copy(q.c.data, column.data + from * column.width, w * column.width * 4)
+  column = self.columns["query_weight_layer_" .. layer]
+  ffi.copy(weights.c.data, column.data + from * heads, w * heads * 4)
+  return q, weights
+end
+
+function Replay:decoded_keys(layer, n)
+  local out = tensor.zeros({n, self.dim}, "f32")
+  lib.check(C.lsa_index_decode_cpu(floats(out), self.trace["compk_layer_" .. layer].c.data, n, self.dim, self.key_bytes,
+    self.format, nil), 4)
+  return out
+end
+
+-- What was observed since the last set took over: a prefill's own sums, or the steps' recorded picks.
+function Replay:observations(layer, n)
+  local used, mass = tensor.zeros({n}, "i32"), tensor.zeros({n}, "f32")
+  local u, m = ints(used), floats(mass)
+  local prefilled = self.trace[("observed_used_layer_%d_%d"):format(layer, self.prefill_row or -1)]
+  if self.observed_all and prefilled then
+    ffi.copy(u, prefilled.c.data, 4 * math.min(n, prefilled:count()))
+    ffi.copy(m, self.trace[("observed_mass_layer_%d_%d"):format(layer, self.prefill_row)].c.data,
+      4 * math.min(n, prefilled:count()))
+    return used, mass
+  end
+  local ids, masses = self.columns["picked_layer_" .. layer], self.columns["mass_layer_" .. layer]
+  for row = self.since, self.row do
+    for j = row * self.topk, (row + 1) * self.topk - 1 do
+      local id = ids.data[j]
+      if id < 0 then break end
+      u[id] = u[id] + 1
+      m[id] = m[id] + masses.data[j]
+    end
+  end
+  return used, mass
+end
+
+function Replay:token_tensor(t) return self.trace.token_ids:narrow(0, 0, t):contiguous() end
+
+-- Only the entropy of a distribution is recorded.
+function Replay:last_entropy() return self.columns.entropy.data[self.row] end
+
+-- What the next tau rows use.
+function Replay:future(tau, n)
+  local counts = tensor.zeros({n}, "f32")
+  local values = floats(counts)
+  for layer = 0, self.csa_layers - 1 do
+    local ids = self.columns["native_layer_" .. layer].data
+    for row = self.row + 1, math.min(self.row + tau, self.rows - 1) do
+      for j = row * self.topk, (row + 1) * self.topk - 1 do
+        if ids[j] < 0 then break end
+        if ids[j] < n then values[ids[j]] = values[ids[j]] + 1 end
+      end
+    end
+  end
+  return {counts = counts, native = counts:gt(0), golden = self:golden(tau, n)}
+end
+
+-- The labels of the next tau positions (lua/lsa/labels.lua), where the trace has them.
+function Replay:golden(tau, n)
+  local pointers, indices = self.trace.label_pointers, self.trace.label_indices
+  if not pointers then return nil end
+  local out, at, ids = set.new(n), ints(pointers), ints(indices)
+  for row = self.row + 1, math.min(self.row + tau, self.rows - 1) do
+    for j = at[row], at[row + 1] - 1 do
+      if ids[j] < n then out:add(ids[j]) end
+    end
+  end
+  return out
+end
+
+-- The recorded Memory Indexer: its queries instead of its weights.
+local function recorded_indexer(self)
+  local ix = setmetatable({layers = self.about.layers, ensemble = self.about.ensemble, join = indexers.join}, {})
+  function ix.query(_, layer)
+    local w = self.columns["memory_weight_layer_" .. layer]
+    return row_of(self, "memory_query_layer_", layer), row_of(self, "memory_weight_layer_", layer), w.width
+  end
+  return ix
+end
+
+---- running ----
+
+-- Rows as pointers: every step looks into several of them.
+local function open_columns(self)
+  self.columns = {}
+  for name, t in pairs(self.trace) do
+    local ctype = ({f32 = "const float *", i32 = "const int32_t *", i64 = "const int64_t *"})[t:dtype()]
+    if ctype then
+      local shape = t:shape()
+      self.columns[name] = {data = ffi.cast(ctype, t.c.data), width = shape[1] and shape[1] > 0 and t:count() / shape[1] or 1}
+    end
+  end
+end
+
+local function grow(self)
+  local before = self.n
+  self.n = math.floor(self.t / self.about.csa_rate)
+  lib.check(C.lsa_pool_resize(self.pool, self.n))
+  return before
+end
+
+-- The step that the next row is: chunks it forms become resident, and its picks are looked for.
+local function step(self)
+  self.row = self.row + 1
+  self.t = tonumber(self.columns.positions.data[self.row]) + 1
+  local before = grow(self)
+  self.residents = self.residents:resize(self.n)
+  if not self.full then
+    for id = before, self.n - 1 do
+      lib.check(C.lsa_pool_adopt(self.pool, id))
+      self.residents:add(id)
+    end
+  end
+  local covered, total = covered_in_row(self)
+  self.covered, self.coverable = self.covered + covered, self.coverable + total
+  local residents = self.full and self.n or self.residents:count()
+  self.resident_sum, self.steps = self.resident_sum + residents, self.steps + 1
+  self.resident_share = self.resident_share + (self.n > 0 and residents / self.n or 1)
+end
+
+local function run(self)
+  local decoded = self.columns.decoded.data
+  for row = 0, self.rows - 1 do
+    if decoded[row] == 0 then
+      self.row, self.t, self.prefill_row, self.observed_all = row, tonumber(self.columns.positions.data[row]) + 1, row, true
+      grow(self)
+      self.residents = self.residents:resize(self.n)
+      self.loop:appended_tokens()
+    end
+    if row + 1 < self.rows and decoded[row + 1] == 1 then
+      self.loop:before_step(self)
+      step(self)
+      self.loop:after_step()
+    end
+  end
+end
+
+-- The recorded session's options that a file can hold, as options again.
+local function recorded_options(about)
+  local out = {}
+  for name, value in pairs(about.options) do
+    if loops.options[name] ~= nil then
+      if type(value) == "table" then
+        local spec = {value.name}
+        for key, option in pairs(value.options) do spec[key] = option end
+        value = spec
+      end
+      out[name] = value
+    end
+  end
+  return out
+end
+
+local function same(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+  for key, value in pairs(a) do
+    if not same(value, b[key]) then return false end
+  end
+  for key in pairs(b) do
+    if a[key] == nil then return false end
+  end
+  return true
+end
+
+local function read(path, level)
+  local trace, metadata = require("lsa.files").load(path)
+  if not metadata or metadata.format ~= "lsa trace 1" then
+    error(("lsa.replay: %s is no recording of a session (s:record makes one)"):format(tostring(path)), level + 1)
+  end
+  return trace, cjson.decode(metadata.about)
+end
+
+local allowed = {indexer = false}
+for name, value in pairs(loops.options) do allowed[name] = value end
+
+function M.new(path, given)
+  local trace, about = read(path, 2)
+  local own = options.check(given, allowed, "lsa.replay", 2)
+  local recorded, opt = recorded_options(about), {}
+  for name, value in pairs(own) do opt[name] = value end
+  for name, value in pairs(recorded) do
+    if not given or given[name] == nil then opt[name] = value end
+  end
+  loops.check_options(opt, 2)
+  local self = setmetatable({trace = trace, about = about, path = path, row = 0, t = 0, n = 0, since = 0, observed_all = true,
+    covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0}, Replay)
+  self.rows, self.csa_layers, self.topk, self.dim = trace.positions:count(), about.csa_layers, about.index_topk, about.index_dim
+  self.format, self.compute = indexers.formats[about.kv], about.compute == "bf16" and 1 or 0
+  self.key_bytes = tonumber(C.lsa_index_key_bytes(self.format, self.dim))
+  open_columns(self)
+  self.indexer = opt.indexer or recorded_indexer(self)
+  self.residents = set.new(0)
+  local out = ffi.new "lsa_pool *[1]"
+  lib.check(C.lsa_pool_new(out, 1, 1, loops.unit(opt)), 2) -- residency is what counts: records are one byte
+  self.pool = ffi.gc(out[0], C.lsa_pool_free)
+  self.chunk_bytes = about.csa_layers * about.record
+  self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, self.chunk_bytes, 2), 2)
+  self.loop = loops.new(opt, about.csa_rate, self.tier, 2)
+  self.full = self.loop.full
+  self.open_loop = opt.indexer ~= nil
+  for name in pairs(loops.options) do
+    if name ~= "strict" and not same(opt[name], recorded[name]) then self.open_loop = true end
+  end
+  run(self)
+  return self
+end
+
+function Replay:cycles()
+  for _, row in ipairs(self.loop.rows) do row.fetched_bytes = row.fetched_chunks * self.chunk_bytes end
+  return self.loop.rows
+end
+
+-- The same names as a session's, as far as a recording tells.
+function Replay:stats()
+  local out, moved, steps = self.loop:stats(), self.tier:counters(), math.max(1, self.steps)
+  local values = {open_loop = self.open_loop, tokens = self.t, chunks = self.n, steps = self.steps,
+    resident_bytes = math.floor(self.resident_sum * self.chunk_bytes / steps + 0.5),
+    resident_pct = 100 * self.resident_share / steps, kv_bytes = self.n * self.chunk_bytes,
+    fetched_chunks = tonumber(moved.fetched_chunks), fetched_bytes = tonumber(moved.fetched_chunks) * self.chunk_bytes,
+    evicted_chunks = tonumber(moved.evicted_chunks), step_coverage = self.covered / math.max(1, self.coverable)}
+  for name, value in pairs(values) do out[name] = value end
+  return setmetatable(out, {__tostring = function(s)
+    return ("replay of %s (%s): %s, %d steps in %d cycles; resident %s (%.2f %%), fetched %d chunks, %s; hits %d, evicted %d; %.1f %% of the native top-k resident")
+      :format(self.path, s.open_loop and "open loop" or "as recorded", s.policy, s.steps, s.cycles, stats.bytes(s.resident_bytes),
+      s.resident_pct, s.fetched_chunks, stats.bytes(s.fetched_bytes), s.hits, s.evicted_chunks, 100 * s.step_coverage)
+  end})
+end
+
+function Replay:__tostring()
+  return tostring(self:stats())
+end
+
+return M
