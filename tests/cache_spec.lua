@@ -76,6 +76,24 @@ describe("lsa.cache", function()
     end
   end)
 
+  it("counts what libCacheSim counts", function()
+    local peer = require "libcachesim_counts"
+    local names = {FIFO = "fifo", LRU = "lru", SLRU = "slru", LFU = "lfu", Clock = "clock",
+      Clock2 = {"clock", bits = 2}, Sieve = "sieve", S3FIFO = "s3fifo", ARC = "arc", Belady = "belady"}
+    local compared = 0
+    for _, trace_name in ipairs(traces.names) do
+      local trace = traces.make(trace_name, peer.accesses, peer.seed)
+      for capacity, counts in pairs(peer[trace_name]) do
+        for name, hits in pairs(counts) do
+          compared = compared + 1
+          assert.equal(hits, cache{pages = trace, capacity = capacity, evict = names[name]}.hits,
+            ("%s %s %d"):format(name, trace_name, capacity))
+        end
+      end
+    end
+    assert.equal(240, compared)
+  end)
+
   it("keeps the order of inclusion: more room never costs lru, lfu and belady a hit", function()
     for _, trace_name in ipairs(traces.names) do
       local trace = traces.make(trace_name, 5000, 77)
@@ -148,6 +166,7 @@ describe("lsa.cache", function()
       {{pages = {1}, capacity = 0 / 0}, "capacity is "}, {{pages = {-1}, capacity = 1}, "element 0 is -1"},
       {{pages = {1, "x"}, capacity = 1}, "element 1 is x"}, {{pages = 7, capacity = 1}, "pages is a number"},
       {{pages = {ids = ffi.new "int32_t[2]"}, capacity = 1}, "n is nil"},
+      {{pages = require("lsa").tensor({1, 2}, "f32"), capacity = 1}, "pages is a tensor of f32"},
       {{pages = {1}, capacity = 1, evict = "lur"}, "no eviction policy 'lur'"},
     }
     for _, case in ipairs(cases) do

@@ -274,13 +274,12 @@ describe("eviction policies", function()
   end)
 
   it("s3fifo passes one-hit wonders through its small queue, and remembers them", function()
-    -- Small queue 2 of 20: 20 ids fill the cache, the first of them leave first, unless hit twice.
+    -- Small queue 2 of 20: 1 and 2 fill it, 3 to 20 the main queue. 1 was hit twice: it moves to the main queue, and
+    -- 2 leaves; then the main queue is over its 18, and its oldest without a hit leaves.
     local accesses = {}
-    for id = 1, 20 do accesses[#accesses + 1] = id end
-    for _ = 1, 2 do accesses[#accesses + 1] = 1 end
-    accesses[#accesses + 1] = 3
-    for id = 21, 23 do accesses[#accesses + 1] = id end
-    assert.same({2, 3, 4}, leavers("s3fifo", 20, accesses))
+    for id = 1, 20 do accesses[id] = id end
+    for _, id in ipairs{1, 1, 3, 21, 22} do accesses[#accesses + 1] = id end
+    assert.same({2, 4}, leavers("s3fifo", 20, accesses))
     local object = evictions.new("s3fifo", 20)
     for id = 1, 20 do object:insert(id) end
     assert.equal(1, object:victim(nil, 21))

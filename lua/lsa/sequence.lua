@@ -21,14 +21,14 @@ function M.of(x, what)
     end
     return out, n
   end
-  -- Lists are plain tables; what has a totable method is a tensor.
-  local plain = type(x) == "table" and getmetatable(x) == nil
-  if not plain then
-    local ok, list = pcall(function() return x:totable() end)
-    if not ok or type(list) ~= "table" then
-      error(("%s is a %s, and is a list of ids, an i32 tensor, or {ids =, n =}"):format(what, type(x)), 3)
-    end
-    x = list
+  local tensor = package.loaded["lsa.tensor"]
+  if tensor and tensor.is(x) then
+    if x:dtype() ~= "i32" then error(("%s is a tensor of %s, ids are i32"):format(what, x:dtype()), 3) end
+    x = x:to "cpu":contiguous()
+    return M.of({ids = x:pointer(), n = x:count()}, what)
+  end
+  if type(x) ~= "table" then
+    error(("%s is a %s, and is a list of ids, an i32 tensor, or {ids =, n =}"):format(what, type(x)), 3)
   end
   local n = #x
   local out = ffi.new("int32_t[?]", n + 1)

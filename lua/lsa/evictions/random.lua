@@ -1,7 +1,7 @@
 -- Random: the victim is drawn evenly from the ids that may leave.
 --   opt.seed   1; the same seed and the same calls give the same victims
 -- Source: L. A. Belady, IBM Systems Journal 5(2), 1966 ("RAND"). Generator: G. Marsaglia, "Xorshift RNGs",
--- Journal of Statistical Software 8(14), 2003, 32 bits with shifts 13, 17, 5.
+-- Journal of Statistical Software 8(14), 2003, 32 bits with shifts 13, 17, 5; libCacheSim's Random draws from another.
 local bit = require "bit"
 local ffi = require "ffi"
 local lists = require "lsa.lists"

@@ -2,7 +2,9 @@
 -- main queue when it was hit at least `threshold` times, else it is evicted and its id remembered in the ghost
 -- queue (`ghost` of the capacity). An id that comes back while the ghost queue remembers it enters the main
 -- queue. The main queue's oldest is reinserted, its count (3 at most) lowered by one, until one has count 0.
--- The small queue is asked first while the main queue is within its size.
+-- The small queue is asked first while the main queue is within its size. Until the first eviction, what the small
+-- queue has no room for enters the main queue: the paper leaves open how the cache fills; its authors' libCacheSim
+-- fills it so.
 --   opt.small 0.1   opt.ghost 0.9   opt.threshold 2
 -- An id that may not leave stays where it is in the small queue, and is reinserted with its count in the main
 -- queue; a queue without a victim leaves the choice to the other.
@@ -37,7 +39,8 @@ function S3fifo:insert(id)
   local ids = self.ids
   local known = recall(self, id)
   self.incoming = nil
-  ids:push(known and MAIN or SMALL, ids:add(id))
+  local filling = not self.evicted and ids.size[SMALL] >= self.most_small
+  ids:push((known or filling) and MAIN or SMALL, ids:add(id))
 end
 
 local function remember(self, slot)
@@ -76,11 +79,12 @@ local function from_main(self, allowed)
 end
 
 function S3fifo:victim(allowed, incoming)
+  self.evicted = true
   if incoming then
     self.recalled = recall(self, incoming)
     self.incoming = incoming
   end
-  if self.ids.size[MAIN] > self.main then
+  if self.ids.size[MAIN] > self.most_main then
     return from_main(self, allowed) or from_small(self, allowed) or from_main(self, allowed)
   end
   return from_small(self, allowed) or from_main(self, allowed)
@@ -93,7 +97,8 @@ function S3fifo:remove(id)
 end
 
 function S3fifo:resize(capacity)
-  self.main = capacity - math.floor(capacity * self.small)
+  self.most_small = math.max(1, math.floor(capacity * self.small))
+  self.most_main = capacity - self.most_small
   self.ghosts = math.floor(capacity * self.ghost)
   while self.ids.size[GHOST] > self.ghosts do self.ids:drop(self.ids:back(GHOST)) end
 end
@@ -102,7 +107,7 @@ return function(capacity, opt)
   opt = opt or {}
   local self = setmetatable({
     ids = lists.new(3, 2 * capacity), small = opt.small or 0.1, ghost = opt.ghost or 0.9,
-    threshold = opt.threshold or 2, recalled = false}, S3fifo)
+    threshold = opt.threshold or 2, recalled = false, evicted = false}, S3fifo)
   self:resize(capacity)
   return self
 end

@@ -8,8 +8,9 @@
 -- Source: G. Einziger, R. Friedman, B. Manes, "TinyLFU: a highly efficient cache admission policy", ACM
 -- Transactions on Storage 13(4), 2017.
 -- libCacheSim's WTinyLFU has a different sketch (10 hashes, counters without a limit, halved after 32 x
--- capacity), which sees no hits of the window, and is raised for the window's oldest at every comparison; so the
--- hits differ by a few percent either way.
+-- capacity), which sees no hits of the window, and is raised for the window's oldest at every comparison; its window
+-- has no room below a capacity of 100, and then nothing enters. So hits differ, by a few percent from there on
+-- (experiments/peers/libcachesim_counts.py).
 local bit = require "bit"
 local ffi = require "ffi"
 local lists = require "lsa.lists"
