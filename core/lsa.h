@@ -16,6 +16,7 @@
 #include "core/pool.h"
 #include "core/session.h"
 #include "core/set.h"
+#include "core/heap.h"
 #include "core/safetensors.h"
 #include "core/config.h"
 #include "core/indexer.h"

@@ -1,6 +1,10 @@
 -- Owns the command line: core/main.c runs this file with the arguments; what it returns is the exit code.
 local trace = require "lsa.trace"
 
+-- Room for the machine code of everything that a session's scripts compile: LuaJIT's own 512 KiB hold a few eviction
+-- policies, and when it is full all of it is thrown away.
+jit.opt.start("maxtrace=16000", "maxmcode=32768")
+
 local usage = [[
 usage: lsa [script.lua | -e CODE | command] [arguments]
 

@@ -44,14 +44,14 @@ local function grown(old, old_count, count)
   return new
 end
 
--- Makes arrays for `room` slots; the map has at least twice as many cells.
+-- Makes arrays for `room` slots; the map has at least three times as many cells.
 local function resize(self, room)
   local before = self.room or 0
   self.room = room
   for _, name in ipairs{"id", "prev", "next", "list", "mark"} do
     self[name] = grown(self[name], before + 1, room + 1)
   end
-  local cells = power_of_two(2 * room)
+  local cells = power_of_two(3 * room)
   self.mask, self.map = cells - 1, int32s(cells)
   for slot = self.lists + 1, self.top do
     if self.list[slot] >= 0 then
@@ -69,15 +69,35 @@ function M.new(count, room)
   return self
 end
 
-function Lists:find(id)
+-- Goes on from cell i, for as long as it takes.
+local function probe(self, id, i)
   local map, ids, mask = self.map, self.id, self.mask
-  local i = band(hash(id), mask)
   local slot = map[i]
   while slot ~= 0 and ids[slot] ~= id do
     i = band(i + 1, mask)
     slot = map[i]
   end
-  return slot
+  return slot, i
+end
+
+-- The slot of an id, or 0, and the cell of the map that has it, or where it would be. The first cells are looked at
+-- without a loop: a trace through a caller ends where it meets a loop that is compiled already.
+local function search(self, id)
+  local map, ids, mask = self.map, self.id, self.mask
+  local i = band(hash(id), mask)
+  local slot = map[i]
+  if slot == 0 or ids[slot] == id then return slot, i end
+  i = band(i + 1, mask)
+  slot = map[i]
+  if slot == 0 or ids[slot] == id then return slot, i end
+  i = band(i + 1, mask)
+  slot = map[i]
+  if slot == 0 or ids[slot] == id then return slot, i end
+  return probe(self, id, band(i + 1, mask))
+end
+
+function Lists:find(id)
+  return (search(self, id))
 end
 
 function Lists:add(id)
@@ -85,21 +105,17 @@ function Lists:add(id)
     error(("eviction: id is %s, ids are integers from 0 to 2147483647"):format(tostring(id)), 3)
   end
   if self.free == 0 and self.top == self.room then resize(self, 2 * self.room) end
-  local map, ids, mask = self.map, self.id, self.mask
-  local i = band(hash(id), mask)
-  while map[i] ~= 0 do
-    if ids[map[i]] == id then error(("eviction: id %d is inserted, and is there already"):format(id), 3) end
-    i = band(i + 1, mask)
-  end
-  local slot = self.free
+  local slot, i = search(self, id)
+  if slot ~= 0 then error(("eviction: id %d is inserted, and is there already"):format(id), 3) end
+  slot = self.free
   if slot ~= 0 then
     self.free = self.next[slot]
   else
     slot = self.top + 1
     self.top = slot
   end
-  map[i] = slot
-  ids[slot], self.list[slot], self.mark[slot] = id, 0, 0
+  self.map[i] = slot
+  self.id[slot], self.list[slot], self.mark[slot] = id, 0, 0
   self.n = self.n + 1
   return slot
 end
@@ -139,29 +155,33 @@ function Lists:newer(slot)
   return other > self.lists and other or 0
 end
 
-function Lists:oldest(list, allowed)
+local function oldest_from(self, slot, allowed)
   local prev, ids, lists = self.prev, self.id, self.lists
-  local slot = prev[list]
   while slot > lists do
-    if allowed == nil or allowed:has(ids[slot]) then return slot end
+    if allowed:has(ids[slot]) then return slot end
     slot = prev[slot]
   end
   return 0
 end
 
+function Lists:oldest(list, allowed)
+  local slot = self.prev[list]
+  if slot <= self.lists then return 0 end
+  if allowed == nil or allowed:has(self.id[slot]) then return slot end
+  return oldest_from(self, self.prev[slot], allowed)
+end
+
 -- Closes the gap that a forgotten id leaves in the map, so that no search stops short of what it looks for.
-local function close_gap(self, i)
+local function close_gap(self, i, j)
   local map, ids, mask = self.map, self.id, self.mask
-  local j = i
-  while true do
-    j = band(j + 1, mask)
-    local slot = map[j]
-    if slot == 0 then break end
-    local home = band(hash(ids[slot]), mask)
-    if band(j - home, mask) >= band(j - i, mask) then
+  local slot = map[j]
+  while slot ~= 0 do
+    if band(j - hash(ids[slot]), mask) >= band(j - i, mask) then
       map[i] = slot
       i = j
     end
+    j = band(j + 1, mask)
+    slot = map[j]
   end
   map[i] = 0
 end
@@ -169,10 +189,13 @@ end
 function Lists:drop(slot)
   self:unlink(slot)
   local id = self.id[slot]
-  local map, mask = self.map, self.mask
-  local i = band(hash(id), mask)
-  while map[i] ~= slot do i = band(i + 1, mask) end
-  close_gap(self, i)
+  local _, i = search(self, id)
+  local after = band(i + 1, self.mask)
+  if self.map[after] == 0 then
+    self.map[i] = 0
+  else
+    close_gap(self, i, after)
+  end
   self.list[slot], self.next[slot] = -1, self.free
   self.free, self.n = slot, self.n - 1
   return id

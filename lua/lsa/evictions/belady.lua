@@ -51,21 +51,34 @@ function Belady:remove(id)
   self.ids:drop(slot)
 end
 
-return function(capacity, opt)
-  if not (opt and opt.future) then error("belady: opt.future is nil, and is the sequence of accesses to come", 0) end
-  local future, n = sequence.of(opt.future, "belady: opt.future")
-  -- known maps an id to the position of its next occurrence; after[i] is the occurrence that follows i, or -1.
+-- known maps an id to the position of its next occurrence; after[i] is the occurrence that follows i, or -1.
+local function index(future, n)
   local known, after = lists.new(0, 1024), ffi.new("int32_t[?]", n + 1)
+  local most = 0
+  for i = 0, n - 1 do
+    if future[i] > most then most = future[i] end
+  end
+  -- Where ids are dense, an array spares the search of each but its last occurrence.
+  local dense = most < 16 * n and ffi.new("int32_t[?]", most + 1)
   for i = n - 1, 0, -1 do
-    local slot = known:find(future[i])
+    local id = future[i]
+    local slot = dense and dense[id] or known:find(id)
     if slot == 0 then
-      slot = known:add(future[i])
+      slot = known:add(id)
       after[i] = -1
+      if dense then dense[id] = slot end
     else
       after[i] = known.mark[slot]
     end
     known.mark[slot] = i
   end
+  return known, after
+end
+
+return function(capacity, opt)
+  if not (opt and opt.future) then error("belady: opt.future is nil, and is the sequence of accesses to come", 0) end
+  local future, n = sequence.of(opt.future, "belady: opt.future")
+  local known, after = index(future, n)
   return setmetatable({
     ids = lists.new(0, capacity), order = heap.new(capacity), known = known, after = after, tick = 0}, Belady)
 end

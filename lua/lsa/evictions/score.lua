@@ -63,5 +63,5 @@ return function(capacity, opt)
   opt = opt or {}
   return setmetatable({
     ids = lists.new(0, capacity), order = heap.new(capacity), given = {}, tick = 0,
-    scores = opt.scores, default = opt.default or 0}, Score)
+    scores = opt.scores, default = value_of(opt.default or 0)}, Score)
 end

@@ -14,7 +14,7 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local lists = require "lsa.lists"
-local band, bxor, rshift = bit.band, bit.bxor, bit.rshift
+local band, bor, bxor, rshift = bit.band, bit.bor, bit.bxor, bit.rshift
 
 local WINDOW, PROBATION, PROTECTED = 1, 2, 3
 local ROWS, MOST = 4, 15
@@ -22,29 +22,29 @@ local ROWS, MOST = 4, 15
 local Wtinylfu = {}
 Wtinylfu.__index = Wtinylfu
 
--- Where `row` counts an id: a second hash, odd so that it reaches every counter, times the row.
-local function counter(self, h, row)
-  return row * self.width + band(h + row * bit.bor(rshift(h, 16), 1), self.width - 1)
+-- Where the four rows count an id: steps of a second hash, odd so that they reach every counter.
+local function counters(self, id)
+  local h = lists.hash(bxor(id, 0x2545f491))
+  local step, width = bor(rshift(h, 16), 1), self.width
+  local mask = width - 1
+  return band(h, mask), width + band(h + step, mask), 2 * width + band(h + 2 * step, mask),
+    3 * width + band(h + 3 * step, mask)
 end
 
 local function frequency(self, id)
-  local h = lists.hash(bxor(id, 0x2545f491))
-  local least = MOST
-  for row = 0, ROWS - 1 do
-    least = math.min(least, self.sketch[counter(self, h, row)])
-  end
-  return least
+  local sketch = self.sketch
+  local a, b, c, d = counters(self, id)
+  return math.min(sketch[a], sketch[b], sketch[c], sketch[d])
 end
 
 local function count(self, id)
   local sketch = self.sketch
-  local least = frequency(self, id)
+  local a, b, c, d = counters(self, id)
+  local least = math.min(sketch[a], sketch[b], sketch[c], sketch[d])
   if least < MOST then
-    local h = lists.hash(bxor(id, 0x2545f491))
-    for row = 0, ROWS - 1 do
-      local i = counter(self, h, row)
-      if sketch[i] == least then sketch[i] = least + 1 end
-    end
+    local more = least + 1
+    sketch[a], sketch[b] = math.max(sketch[a], more), math.max(sketch[b], more)
+    sketch[c], sketch[d] = math.max(sketch[c], more), math.max(sketch[d], more)
   end
   self.touches = self.touches + 1
   if self.touches >= self.period then
