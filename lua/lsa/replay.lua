@@ -11,6 +11,7 @@
 -- A policy sees cycle.future here: native, a set of what the native top-k of the next tau steps picks in any layer; counts, [n] f32, how
 -- often; golden, the trace's labels of these steps where it has any (else nil).
 local ffi = require "ffi"
+local bit = require "bit"
 local cjson = require "cjson"
 local lib = require "lsa.ffi"
 local indexers = require "lsa.indexer"
@@ -37,13 +38,13 @@ function Replay:position()
   return self.t, self.n
 end
 
+-- self.residents has room for every chunk of the recording, so that a step can add to it.
 function Replay:resident()
-  local out = set.new(self.n)
-  return out:add(self.residents:copy():resize(self.n))
+  return self.residents:resize(self.n)
 end
 
 function Replay:set_resident(chunks)
-  self.residents = chunks:copy()
+  self.residents, self.resident_count = chunks:resize(self.most), chunks:count()
   self.since = self.row + 1
 end
 
@@ -54,13 +55,15 @@ end
 
 -- How many of the native picks of the row are resident, over layers, and how many picks there are.
 local function covered_in_row(self)
-  local covered, total, k = 0, 0, self.topk
+  local covered, total, k, full = 0, 0, self.topk, self.full
+  local bits = ffi.cast("const uint32_t *", self.residents.c.bits) -- six thousand looks a cycle: no call for each
   for layer = 0, self.csa_layers - 1 do
-    local ids = row_of(self, "native_layer_", layer)
+    local ids = self.native[layer] + self.row * k
     for j = 0, k - 1 do
-      if ids[j] < 0 then break end
+      local id = ids[j]
+      if id < 0 then break end
       total = total + 1
-      if self.full or self.residents:has(ids[j]) then covered = covered + 1 end
+      if full or bit.band(bit.rshift(bits[bit.rshift(id, 5)], bit.band(id, 31)), 1) == 1 then covered = covered + 1 end
     end
   end
   return covered, total
@@ -171,38 +174,41 @@ end
 
 -- Rows as pointers: every step looks into several of them.
 local function open_columns(self)
-  self.columns = {}
+  self.columns, self.native = {}, {}
   for name, t in pairs(self.trace) do
     local ctype = ({f32 = "const float *", i32 = "const int32_t *", i64 = "const int64_t *"})[t:dtype()]
     if ctype then
       local shape = t:shape()
+      local native = name:match "^native_layer_(%d+)$"
+      if native then self.native[tonumber(native)] = ffi.cast(ctype, t.c.data) end
       self.columns[name] = {data = ffi.cast(ctype, t.c.data), width = shape[1] and shape[1] > 0 and t:count() / shape[1] or 1}
     end
   end
 end
 
 local function grow(self)
-  local before = self.n
-  self.n = math.floor(self.t / self.about.csa_rate)
-  lib.check(C.lsa_pool_resize(self.pool, self.n))
-  return before
+  local n = math.floor(self.t / self.about.csa_rate)
+  if n == self.n then return end
+  self.n = n
+  lib.check(C.lsa_pool_resize(self.pool, n))
 end
 
 -- The step that the next row is: chunks it forms become resident, and its picks are looked for.
 local function step(self)
   self.row = self.row + 1
   self.t = tonumber(self.columns.positions.data[self.row]) + 1
-  local before = grow(self)
-  self.residents = self.residents:resize(self.n)
+  local before = self.n
+  grow(self)
   if not self.full then
     for id = before, self.n - 1 do
       lib.check(C.lsa_pool_adopt(self.pool, id))
       self.residents:add(id)
     end
+    self.resident_count = self.resident_count + self.n - before
   end
   local covered, total = covered_in_row(self)
   self.covered, self.coverable = self.covered + covered, self.coverable + total
-  local residents = self.full and self.n or self.residents:count()
+  local residents = self.full and self.n or self.resident_count
   self.resident_sum, self.steps = self.resident_sum + residents, self.steps + 1
   self.resident_share = self.resident_share + (self.n > 0 and residents / self.n or 1)
 end
@@ -213,7 +219,6 @@ local function run(self)
     if decoded[row] == 0 then
       self.row, self.t, self.prefill_row, self.observed_all = row, tonumber(self.columns.positions.data[row]) + 1, row, true
       grow(self)
-      self.residents = self.residents:resize(self.n)
       self.loop:appended_tokens()
     end
     if row + 1 < self.rows and decoded[row + 1] == 1 then
@@ -278,7 +283,8 @@ function M.new(path, given)
   self.key_bytes = tonumber(C.lsa_index_key_bytes(self.format, self.dim))
   open_columns(self)
   self.indexer = opt.indexer or recorded_indexer(self)
-  self.residents = set.new(0)
+  self.most = math.floor(trace.token_ids:count() / about.csa_rate)
+  self.residents, self.resident_count = set.new(self.most), 0
   local out = ffi.new "lsa_pool *[1]"
   lib.check(C.lsa_pool_new(out, 1, 1, loops.unit(opt)), 2) -- residency is what counts: records are one byte
   self.pool = ffi.gc(out[0], C.lsa_pool_free)
