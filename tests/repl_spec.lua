@@ -188,6 +188,7 @@ describe("the prompt", function()
     terminal:enter "C = require 'lsa.ffi'.C" -- a call that does not look at the flag for a long time
     terminal:send "io.write('run', 'ning\\n') C.lsa_peak_f32(1e15)\r"
     terminal:expect "running\n"
+    terminal:pause(0.5) -- until the call has begun
     terminal:send "\3"
     terminal:expect "Ctrl-C again ends lsa"
     terminal:send "\3"

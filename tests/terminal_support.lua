@@ -75,6 +75,11 @@ function Terminal:expect(text)
   end
 end
 
+function Terminal:pause(seconds)
+  C.poll(nil, 0, seconds * 1000)
+  return self
+end
+
 -- Types a line at the prompt and gives what it prints.
 function Terminal:enter(line)
   self:send(line .. "\r")
