@@ -19,16 +19,20 @@ local function take_device(arguments)
   end
 end
 
--- The arguments as busted gets them: from the tree's root, on its specs unless others are named.
+-- The arguments as busted gets them: from the tree's root, on its specs unless others are named. Files are named from
+-- there too, so that messages are the same wherever the tests are started.
 local function busted_arguments(arguments)
   local path = require "pl.path"
   local list = { [0] = "lsa test", "--no-auto-insulate", "--directory=" .. host.root, "--pattern=_spec%.lua$" }
   for _, value in ipairs(arguments) do
-    local named = value:sub(1, 1) ~= "-" and path.exists(value)
-    list[#list + 1] = named and path.abspath(value) or value
+    if value:sub(1, 1) ~= "-" and path.exists(value) then
+      value = path.abspath(value)
+      if value:sub(1, #host.root + 1) == host.root .. "/" then value = value:sub(#host.root + 2) end
+    end
+    list[#list + 1] = value
   end
   local options = require "busted.modules.cli"({ standalone = false, output = "plainTerminal" }):parse(list)
-  if options and #options.ROOT == 1 and options.ROOT[1] == "spec" then list[#list + 1] = host.root .. "/tests" end
+  if options and #options.ROOT == 1 and options.ROOT[1] == "spec" then list[#list + 1] = "tests" end
   return list
 end
 
