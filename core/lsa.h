@@ -15,6 +15,7 @@
 #include "core/blocks.h"
 #include "core/pool.h"
 #include "core/session.h"
+#include "core/samples.h"
 #include "core/set.h"
 #include "core/heap.h"
 #include "core/safetensors.h"
