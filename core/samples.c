@@ -1,6 +1,7 @@
 /* Owns how golden labels become training samples. */
 #include "core/samples.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "core/error.h"
@@ -111,16 +112,26 @@ uint64_t lsa_sample_seed(uint64_t seed, uint64_t step, uint64_t i)
     return x ? x : 1;
 }
 
-/* One of 0 .. n-1. */
-static int64_t below(int64_t n, uint64_t *state)
+/* In [0, 1). */
+static double uniform(uint64_t *state)
 {
     uint64_t x = *state;
     x ^= x >> 12;
     x ^= x << 25;
     x ^= x >> 27;
     *state = x;
-    double u = (double)((x * 2685821657736338717u) >> 11) * 0x1p-53;
-    return (int64_t)(u * (double)n);
+    return (double)((x * 2685821657736338717u) >> 11) * 0x1p-53;
+}
+
+/* One of 0 .. n-1. */
+static int64_t below(int64_t n, uint64_t *state) { return (int64_t)(uniform(state) * (double)n); }
+
+void lsa_sample_normals(float *out, int64_t n, float scale, uint64_t *state)
+{
+    for (int64_t i = 0; i < n; i++) {                    /* Box and Muller */
+        double radius = sqrt(-2 * log(1 - uniform(state))), angle = 2 * 3.14159265358979323846 * uniform(state);
+        out[i] = (float)(radius * cos(angle)) * scale;
+    }
 }
 
 void lsa_sample_subset(int32_t *ids, int32_t *votes, int64_t n, int64_t keep, uint64_t *state)

@@ -42,6 +42,9 @@ void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes
 /* Random numbers: xorshift64*, as lua/lsa/rng.lua. A state of sample i of a step: the same for the same three numbers. */
 uint64_t lsa_sample_seed(uint64_t seed, uint64_t step, uint64_t i);
 
+/* n numbers of a normal distribution times `scale`. */
+void lsa_sample_normals(float *out, int64_t n, float scale, uint64_t *state);
+
 /* Leaves `keep` of n ids, each subset as likely, at the front; their votes move with them. */
 void lsa_sample_subset(int32_t *ids, int32_t *votes, int64_t n, int64_t keep, uint64_t *state);
 

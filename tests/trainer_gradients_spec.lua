@@ -222,8 +222,6 @@ describe("lsa_trainer_logits", function()
     local shape = shape_of{5, 4, 3, 8, 4, C.LSA_KV_FP8}
     local freq = support.array("float", {0.1, 0.01})
     local trainer = new_trainer(shape, freq, 4)
-    local ids = {}
-    for i = 0, 22 do ids[#ids + 1] = i end
     local samples, plain, keep = new_samples({{1, 1}}, shape, C.LSA_F32, 4)
     local _, lists = trainer_support.keys(23, shape, 4)
     plain[1].keys = {}

@@ -1,5 +1,4 @@
 -- What the trainer's specs share: the indexer's forward pass and losses in double precision, and made-up samples.
-local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
 local C, check = lsa.C, lsa.check
@@ -110,6 +109,53 @@ function M.keys(count, shape, seed)
     for d = 0, shape.dim - 1 do lists[i][d + 1] = values[i * shape.dim + d] end
   end
   return records, lists
+end
+
+-- A made-up document that an indexer can learn: chunk s is golden for the steps whose hidden state has its direction.
+-- There are `topics` directions; chunk s is about topic s % topics, and a step's topic changes every `stay` steps. Keys of a
+-- topic are alike. Tensors of a trace, by name. opt: steps, topics, stay, seed, noise; model gives the sizes.
+function M.trace(model, layers, opt)
+  local tensor = require "lsa.tensor"
+  local hidden, dim = tonumber(model.config.hidden), tonumber(model.config.index_dim)
+  local rate, uniform = tonumber(model.config.csa_rate), support.uniform(opt.seed)
+  local steps, chunks = opt.steps, math.floor(opt.steps / rate)
+  local function normals(n, scale, seed) return support.normals(n, seed + opt.seed * 1000, scale) end
+  local out = {}
+  local topic = {}
+  for step = 0, steps - 1 do
+    topic[step] = step % opt.stay == 0 and math.floor(uniform(0, opt.topics)) or topic[step - 1]
+  end
+  for _, layer in ipairs(layers) do
+    -- The directions are the layer's own, whatever the document.
+    local states = support.normals(opt.topics * hidden, 17 + layer)
+    local centres = support.normals(opt.topics * dim, 29 + layer)
+    local h, k = tensor.zeros({steps, hidden}, "f32"), tensor.zeros({chunks, dim}, "f32")
+    local noise = normals(steps * hidden, opt.noise, 3 + layer)
+    for i = 0, steps * hidden - 1 do
+      h:pointer()[i] = states[topic[math.floor(i / hidden)] * hidden + i % hidden] + noise[i]
+    end
+    noise = normals(chunks * dim, opt.noise, 7 + layer)
+    for i = 0, chunks * dim - 1 do
+      k:pointer()[i] = centres[math.floor(i / dim) % opt.topics * dim + i % dim] + noise[i]
+    end
+    local bytes = tonumber(C.lsa_index_key_bytes(C.LSA_KV_FP8, dim))
+    local records = tensor.zeros({chunks, bytes}, "u8")
+    check(C.lsa_index_encode_cpu(records.c.data, k:pointer(), chunks, dim, bytes, C.LSA_KV_FP8, nil))
+    local positions = tensor.zeros({steps}, "i64")
+    for step = 0, steps - 1 do positions:pointer()[step] = step end
+    out["hidden_layer_" .. layer], out["compk_layer_" .. layer] = h:to "bf16", records
+    out["positions_layer_" .. layer] = positions
+  end
+  local pointers, ids, votes = {0}, {}, {}
+  for step = 0, steps - 1 do
+    for s = topic[step], math.floor((step + 1) / rate) - 1, opt.topics do
+      ids[#ids + 1], votes[#votes + 1] = s, 1 + (s + step) % #model.csa_layers
+    end
+    pointers[step + 2] = #ids
+  end
+  out.label_pointers, out.label_indices = tensor.new(pointers, "i32"), tensor.new(ids, "i32")
+  out.label_scores = tensor.new(votes, "i32")
+  return out
 end
 
 return M

@@ -14,7 +14,6 @@ local raise = require "lsa.raise"
 local tensor = require "lsa.tensor"
 
 local C = lib.C
-local check = raise.check
 
 local M = {}
 local Document = {}

@@ -3,6 +3,7 @@
 --   ix = lsa.indexer{model = model, layers = {0, 2}, from = "native", ensemble = "max"}
 --   ix:score(hidden, keys, p) -> [n] f32 in 0..1     ix:logits(layer, hidden, keys, p) -> [n] f32
 --   ix:save "file.safetensors"
+-- from is "native", a file, or a table of tensors by checkpoint name.
 --
 -- layers are CSA ordinals. hidden: the attention block's input at position p ([hidden]; for score, a table by ordinal, or
 -- one tensor where there is one layer). keys: that layer's index keys as s:keys(layer) gives them (a table likewise).
@@ -76,20 +77,21 @@ function M.new(opt, level)
     error("lsa.indexer: model is missing; the indexer needs its rope and key dimension", level)
   end
   options.one_of(opt.ensemble, {"max", "mean"}, "lsa.indexer: ensemble", level)
-  local self = setmetatable({model = model, ensemble = opt.ensemble, from = opt.from, weights = {}, keep = {}}, Indexer)
-  local file = opt.from ~= "native" and require("lsa.files").load(opt.from) or nil
+  local name = type(opt.from) == "table" and "tensors" or tostring(opt.from)
+  local self = setmetatable({model = model, ensemble = opt.ensemble, from = name, weights = {}, keep = {}}, Indexer)
+  local file = type(opt.from) == "table" and opt.from or name ~= "native" and require("lsa.files").load(opt.from) or nil
   self.layers = opt.layers or (file and ordinals_in(file)) or {}
   if not opt.layers and not file then
     for i = 0, #model.csa_layers - 1 do self.layers[#self.layers + 1] = i end
   end
-  if #self.layers == 0 then error(("lsa.indexer: %s has no target layer"):format(tostring(opt.from)), level) end
+  if #self.layers == 0 then error(("lsa.indexer: %s has no target layer"):format(name), level) end
   for _, ordinal in ipairs(self.layers) do
     options.whole(ordinal, 0, "lsa.indexer: layer", level)
     if ordinal >= #model.csa_layers then
       error(("lsa.indexer: layer %d; the model has %d CSA layers"):format(ordinal, #model.csa_layers), level)
     end
     if file then
-      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, opt.from, ordinal,
+      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, name, ordinal,
         tonumber(model.config.index_dim), level)
     else
       self.weights[ordinal] = layer_from_model(model, ordinal)

@@ -12,6 +12,7 @@ local names = {
   kernels = "lsa.kernels",
   model = "lsa.model:new",
   indexer = "lsa.indexer:new",
+  trainer = "lsa.trainer:new",
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
   replay = "lsa.replay:new",
