@@ -226,6 +226,74 @@ op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks 
     a.most = a.most or a.n
   end)
 
+-- ---- training ----
+
+op("gemm", "a f32 [a_rows, a_cols]; b f32 [k, n]; transpose_a = false; > c f32 [m, n]",
+  function(f, a) return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.a_cols, a.n, a.transpose_a, nil) end,
+  function(a)
+    local k
+    a.m, k = a.a_rows, a.a_cols
+    if a.transpose_a == 1 then a.m, k = k, a.m end
+    if k ~= a.k then raise("gemm: %d columns times %d rows", k, a.k) end
+  end)
+
+op("rmsnorm_gradient", "dy f32 [.., n]; x f32 [.., n]; weight f32 [n]; eps = 1e-6; > dx! f32 [.., n]; > dweight f32 [n]",
+  function(f, a) return f(a.dx, a.dweight, a.dy, a.x, a.weight, a.rows, a.n, a.eps, nil) end)
+
+local function chosen_keys(name)
+  return function(a)
+    key_bytes(name)(a)
+    local ids = ffi.cast("const int32_t *", a.ids)
+    for i = 0, a.chosen - 1 do
+      if ids[i] < 0 or ids[i] >= a.n then raise("%s: ids has %d, there are %d keys", name, ids[i], a.n) end
+    end
+  end
+end
+
+local function gather(a, logits, work)
+  return C.lsa_index_gather_cpu(logits, a.q, a.w, a.keys, a.ids, a.chosen, a.heads, a.dim, a.bytes, a.format, work, nil)
+end
+
+local CHOSEN = "q f32 [heads, dim]; w f32 [heads]; keys u8 [n, bytes]; ids i32 [chosen]; "
+
+op("index_gather", CHOSEN .. "format = " .. FORMATS .. "; > logits f32 [chosen]",
+  function(_, a) return gather(a, a.logits, a:workspace(C.lsa_index_gradient_workspace(a.chosen, a.heads, a.dim))) end,
+  chosen_keys "index_gather")
+
+op("index_gradient", "slope f32 [chosen]; " .. CHOSEN .. "format = " .. FORMATS .. "; > dq f32 [heads, dim]; > dw f32 [heads]",
+  function(f, a)
+    local work = a:workspace(C.lsa_index_gradient_workspace(a.chosen, a.heads, a.dim))
+    local rc = gather(a, ffi.new("float[?]", a.chosen), work)
+    return rc < 0 and rc or f(a.dq, a.dw, a.slope, a.w, a.chosen, a.heads, a.dim, work, nil)
+  end, chosen_keys "index_gradient")
+
+op("index_loss", "logits f32 [n]; weights f32 [n]; positives integer; pointwise = none|bce|focal; pairwise = none|hinge|bpr; " ..
+  "factor = 1; margin = 1; > loss f32 [1]; > slope f32 [n]",
+  function(f, a)
+    local how, loss = ffi.new("lsa_index_loss", {a.pointwise, a.pairwise, a.factor, a.margin}), ffi.new "double[1]"
+    local rc = f(loss, a.slope, a.logits, a.weights, a.positives, a.n - a.positives, how, nil)
+    ffi.cast("float *", a.loss)[0] = loss[0]
+    return rc
+  end,
+  function(a)
+    if a.positives < 0 or a.positives > a.n then raise("index_loss: %d positives of %d logits", a.positives, a.n) end
+  end)
+
+op("adamw", "x! f32 [..]; m! f32 [..]; v! f32 [..]; gradient f32 [..]; step integer; rate = 1e-4; beta1 = 0.9; " ..
+  "beta2 = 0.999; eps = 1e-8; decay = 0.01; gradient_scale = 1",
+  function(f, a)
+    local how = ffi.new("lsa_adamw", {a.rate, a.beta1, a.beta2, a.eps, a.decay, a.gradient_scale, a.step})
+    return f(a.x, a.m, a.v, a.gradient, a.rows, how, nil)
+  end)
+
+op("square_sum", "x f32 [..]; > sum f32 [1]",
+  function(f, a)
+    local sum = ffi.new "double[1]"
+    local rc = f(sum, a.x, a.rows, a:workspace(C.lsa_square_sum_workspace(a.rows)), nil)
+    ffi.cast("float *", a.sum)[0] = sum[0]
+    return rc
+  end)
+
 return setmetatable(M, {
   __tostring = function()
     local lines = {}
