@@ -268,6 +268,6 @@ describe("a tensor", function()
       tensor.empty {2 ^ 19}
       most = math.max(most, tonumber(C.lsa_memory_in_use()))
     end
-    assert.is_true(most <= 2 ^ 28)
+    assert.is_true(most <= 2 ^ 29)
   end)
 end)

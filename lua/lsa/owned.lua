@@ -2,7 +2,7 @@
 -- would let thousands of dead ones wait; so whoever makes an object that owns C memory says how much, and a
 -- collection runs whenever enough was made since the last one: 64 MB, or 16 times what Lua's own heap holds, since
 -- a collection takes as long as that heap is large.
-local LEAST, MOST, TIMES = 2 ^ 26, 2 ^ 30, 16
+local LEAST, MOST, TIMES = 2 ^ 26, 2 ^ 28, 16
 local made, limit = 0, LEAST
 
 local function owned(bytes)
