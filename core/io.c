@@ -30,14 +30,15 @@ static atomic_uint temporaries;
 
 void lsa_io_fail_after(int64_t n) { atomic_store(&fail_countdown, n); }
 
-/* 1, with errno set, when this operation is the one that has to fail. */
-static int fault(void)
+int lsa_io_fault(void)
 {
     if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) < 0) return 0;
     if (atomic_fetch_sub(&fail_countdown, 1) != 0) return 0;
     errno = EIO;
     return 1;
 }
+
+static int fault(void) { return lsa_io_fault(); }
 
 static int fail_errno(const char *what, const char *path)
 {
@@ -90,6 +91,27 @@ int lsa_file_open(lsa_file **out, const char *path, int32_t mode)
     return wrap(out, fd, path);
 }
 
+int lsa_file_open_unnamed(lsa_file **out, const char *directory)
+{
+    int64_t room = (int64_t)strlen(directory) + 64;
+    char *name = lsa_alloc(room);
+    if (!name) return LSA_ENOMEM;
+    int fd = -1;
+    for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
+        snprintf(name, (size_t)room, "%s/lsa-%ld-%u", directory, (long)getpid(), atomic_fetch_add(&temporaries, 1));
+        fd = fault() ? -1 : open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    int rc = fd < 0 ? fail_errno("cannot be created", name) : LSA_OK;
+    if (!rc && (unlink(name) || fault())) {
+        rc = fail_errno("cannot be unlinked", name);
+        close(fd);
+    }
+    if (!rc) rc = wrap(out, fd, name);
+    lsa_free(name);
+    return rc;
+}
+
 int lsa_file_close(lsa_file *file)
 {
     if (!file) return LSA_OK;
@@ -118,6 +140,20 @@ int lsa_file_resize(lsa_file *file, int64_t bytes)
 {
     if (fault() || ftruncate(file->fd, bytes)) return fail_errno("cannot be resized", file->path);
     return LSA_OK;
+}
+
+int lsa_file_allocate(lsa_file *file, int64_t bytes)
+{
+    int code = fault() ? errno : posix_fallocate(file->fd, 0, bytes);
+    if (!code) return LSA_OK;
+    errno = code;
+    return fail_errno("cannot be given space", file->path);
+}
+
+int lsa_file_direct(lsa_file *file)
+{
+    int flags = fcntl(file->fd, F_GETFL);
+    return flags >= 0 && fcntl(file->fd, F_SETFL, flags | O_DIRECT) == 0;
 }
 
 int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset)

@@ -7,13 +7,18 @@
 enum {
     LSA_FILE_READ = 0,
     LSA_FILE_WRITE = 1,     /* created or emptied */
-    LSA_FILE_UPDATE = 2     /* read and write; created where absent, contents kept */
+    LSA_FILE_UPDATE = 2,    /* read and write; created where absent, contents kept */
+    LSA_FILE_ALIGN = 4096   /* of direct transfers */
 };
 
 typedef struct lsa_file lsa_file;
 
 /* Opens a regular file; directories, pipes and devices are errors. */
 int lsa_file_open(lsa_file **out, const char *path, int32_t mode);
+
+/* A new file in `directory`, to read and write, whose name is taken away at once: it ends with the last descriptor,
+ * however the process does. */
+int lsa_file_open_unnamed(lsa_file **out, const char *directory);
 
 /* Closes and frees; the error is the one that a late write gave. NULL is legal. */
 int lsa_file_close(lsa_file *file);
@@ -22,6 +27,13 @@ const char *lsa_file_path(const lsa_file *file);
 int lsa_file_descriptor(const lsa_file *file);
 int lsa_file_size(int64_t *bytes, const lsa_file *file);
 int lsa_file_resize(lsa_file *file, int64_t bytes);
+
+/* Has the file system set bytes 0 .. bytes-1 aside, so that a full disk shows here rather than in a later write. */
+int lsa_file_allocate(lsa_file *file, int64_t bytes);
+
+/* Transfers past the page cache from here on, which want LSA_FILE_ALIGN in memory, offset and length. 0 where the file
+ * system does not take it; then everything stays as it was. */
+int lsa_file_direct(lsa_file *file);
 
 /* All of the bytes at that offset, or an error: LSA_EFORMAT where a read meets the end of the file. */
 int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset);
@@ -52,5 +64,8 @@ void lsa_replace_abandon(lsa_replace *replace);
 /* Fault injection: the n-th operation from now fails with "Input/output error" (0: the next one), once.
  * -1 turns it off. */
 void lsa_io_fail_after(int64_t n);
+
+/* 1, with errno set, when this operation is the one that has to fail: asked before every one. */
+int lsa_io_fault(void);
 
 #endif

@@ -12,6 +12,8 @@
 #include "core/peaks.h"
 #include "core/tensor.h"
 #include "core/io.h"
+#include "core/io_batch.h"
+#include "core/cold_file.h"
 #include "core/blocks.h"
 #include "core/pool.h"
 #include "core/session.h"

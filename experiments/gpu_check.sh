@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 # Not libgomp: it comes with gcc, and must be gcc's own.
 packages="luajit libluajit-5.1-2 libluajit-5.1-dev libluajit-5.1-common libjansson4 libjansson-dev
+    liburing2 liburing-dev libxxhash0 libxxhash-dev
     libmimalloc2.0 libmimalloc-dev premake4 liblua5.1-0 libopenblas0-openmp libgfortran5 libquadmath0
     libdnnl2 ocl-icd-libopencl1 lua-busted lua-cliargs lua-filesystem lua-luassert lua-mediator
     lua-penlight lua-say lua-system lua-term lua-dkjson lua-cjson"

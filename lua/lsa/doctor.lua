@@ -9,6 +9,7 @@ struct lsa_statvfs { unsigned long bsize, frsize, blocks, bfree, bavail, rest[16
 int statvfs(const char *, struct lsa_statvfs *);
 int mi_version(void);
 const char *jansson_version_str(void);
+unsigned XXH_versionNumber(void);
 const char *openblas_get_config(void);
 typedef struct { int major, minor, patch; } lsa_dnnl_version;
 const lsa_dnnl_version *dnnl_version(void);
@@ -108,6 +109,8 @@ local linked = {
   { "mimalloc", "mi_version", { "libmimalloc.so.2" }, "mimalloc",
     function(v) return ("%d.%d.%d"):format(v / 100, v / 10 % 10, v % 10) end },
   { "jansson", "jansson_version_str", { "libjansson.so.4" }, "jansson", ffi.string },
+  { "xxhash", "XXH_versionNumber", { "libxxhash.so.0" }, "xxHash",
+    function(v) return ("%d.%d.%d"):format(v / 10000, v / 100 % 100, v % 100) end },
   { "openblas", "openblas_get_config", { "libopenblas.so.0" }, "BLAS", ffi.string },
   { "dnnl", "dnnl_version", { "libdnnl.so.2", "libdnnl.so.3" }, "oneDNN",
     function(v) return ("%d.%d.%d"):format(v.major, v.minor, v.patch) end },
@@ -149,6 +152,15 @@ local function gpus(lib)
   if devices <= 0 then thing("GPU", nil, why) end
 end
 
+-- Whether the kernel lets this process use io_uring.
+local function rings(lib)
+  local batch = ffi.new "lsa_io_batch *[1]"
+  if lib.lsa_io_batch_new(batch, 1, 1) ~= 0 then return false end
+  local yes = lib.lsa_io_batch_rings(batch[0]) == 1
+  lib.lsa_io_batch_free(batch[0])
+  return yes
+end
+
 function M.main()
   local lib = require("lsa.ffi").C
   missing = {}
@@ -156,6 +168,7 @@ function M.main()
   processor(lib)
   memory()
   libraries()
+  thing("io_uring", rings(lib) and "yes" or nil, "the kernel refuses it: a cold tier on disk reads one piece at a time")
   gpus(lib)
   print(#missing == 0 and "\nNothing is missing." or "\nMissing, and what that costs:")
   for _, cost in ipairs(missing) do print("  " .. cost) end
