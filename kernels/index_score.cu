@@ -36,7 +36,11 @@ struct scoring {
 
 // ---- helpers ----
 
-__device__ static float relu(float x) { return x <= 0.0f ? 0.0f : x; } // NaN passes
+__device__ static float relu(float x) // NaN passes
+{
+    asm("max.NaN.f32 %0, %0, 0f00000000;" : "+f"(x));
+    return x;
+}
 
 __device__ static uint32_t bytes_at(const uint8_t *p, int count)
 {
@@ -146,17 +150,20 @@ __device__ static uint32_t e4m3x2_to_bf16(uint32_t codes)
     return product;
 }
 
-// A word's numbers 0 and 2, and 1 and 3.
-__device__ static void e4m3x4_to_bf16(uint32_t &even, uint32_t &odd, uint32_t word)
+// A word's numbers 0 and 2, and 1 and 3. Sets a bit of `nan` where there is one: it comes out as 480.
+__device__ static void e4m3x4_to_bf16(uint32_t &even, uint32_t &odd, uint32_t &nan, uint32_t word)
 {
     even = e4m3x2_to_bf16(word << 8);
     odd = e4m3x2_to_bf16(word);
-    uint32_t nan = ((word & 0x7f7f7f7f) + 0x01010101) & 0x80808080;
-    if (nan == 0) return;
-    if (nan & 0x80) even |= 0x7fc0;
-    if (nan & 0x8000) odd |= 0x7fc0;
-    if (nan & 0x800000) even |= 0x7fc00000;
-    if (nan & 0x80000000) odd |= 0x7fc00000;
+    nan |= ((word & 0x7f7f7f7f) + 0x01010101) & 0x80808080;
+}
+
+// Puts NaN where 480 is.
+__device__ static uint32_t with_nan(uint32_t pair)
+{
+    if ((pair & 0x7fff) == 0x43f0) pair |= 0x7fc0;
+    if ((pair & 0x7fff0000) == 0x43f00000) pair |= 0x7fc00000;
+    return pair;
 }
 
 // Word i of a key as the tensor cores' kernel holds it: four fp8, or two bf16; zero beyond dim.
@@ -169,36 +176,42 @@ __device__ static uint32_t key_word(const scoring &s, const uint8_t *key, int i)
     return bf16_pair(low, high);
 }
 
-// Brings a warp's 32 keys into shared memory, rows of `pitch` words. `direct`: whole, aligned words.
-template <int WORDS, int PITCH>
+// Brings a warp's 32 keys into shared memory, in rows of `PITCH` words; an fp8 row ends with its scale, as
+// the record does. `direct`: records are rows already, and aligned; the last keys go word by word.
+template <int WORDS, int PITCH, bool FP8>
 __device__ static void stage_keys(uint32_t *to, const scoring &s, int64_t key0, int lane, bool direct)
 {
-    int words = s.dim * (s.format == LSA_KV_FP8 ? 1 : 2) / 4;
-#pragma unroll 4
-    for (int r = 0; r < MMA_KEYS; r++) {
-        const uint8_t *key = s.keys + (key0 + r) * s.key_stride;
-#pragma unroll
-        for (int i = lane; i < WORDS; i += WARP) {
-            uint32_t *out = to + r * PITCH + i;
-            if (key0 + r >= s.n || (direct && i >= words)) *out = 0;
-            else if (direct) __pipeline_memcpy_async(out, key + 4 * i, 4);
-            else *out = key_word(s, key, i);
-        }
+    const uint8_t *keys = s.keys + key0 * s.key_stride;
+    if (direct && key0 + MMA_KEYS <= s.n) {
+        constexpr int ROWS = FP8 ? 1 : MMA_KEYS, VECTORS = FP8 ? MMA_KEYS * PITCH / 4 : WORDS / 4;
+#pragma unroll 3
+        for (int i = lane; i < ROWS * VECTORS; i += WARP)
+            __pipeline_memcpy_async(to + i / VECTORS * PITCH + i % VECTORS * 4,
+                                    keys + i / VECTORS * s.key_stride + i % VECTORS * 16, 16);
+    } else {
+#pragma unroll 1
+        for (int r = 0; r < MMA_KEYS; r++)
+#pragma unroll 1
+            for (int i = lane; i < WORDS; i += WARP)
+                to[r * PITCH + i] = key0 + r < s.n ? key_word(s, keys + r * s.key_stride, i) : 0;
+        if (FP8) to[lane * PITCH + WORDS] = key0 + lane < s.n ? __float_as_uint(key_scale(s, key0 + lane)) : 0;
     }
     __pipeline_commit();
 }
 
 // The queries of tokens t0 .. t0 + count - 1 in the order of m16n8k16's B fragments, two steps of the
-// depth together: [token][tile of 8 heads][step / 2][lane] of 4 registers. An fp8 word gives a step's
-// two registers as numbers 0 with 2 and 1 with 3, since the keys come apart that way without a shuffle.
+// depth together: [token][tile of 8 heads][step / 2][lane] of 4 registers. Which numbers meet in a step is
+// ours to choose: of fp8 keys, thread t of a row takes word step + STEPS t, so that rows an odd number of
+// words long are read from distinct banks, as numbers 0 with 2 and 1 with 3, which takes no shuffle.
 template <int STEPS, bool FP8>
 __device__ static void stage_queries(uint2 *to, float *weights, const scoring &s, int64_t t0, int count,
                                      int tiles)
 {
+#pragma unroll 2
     for (int i = threadIdx.x; i < count * tiles * STEPS * WARP; i += MMA_THREADS) {
         int lane = i % WARP, step = i / WARP % STEPS, tile = i / (WARP * STEPS) % tiles;
         int token = i / (WARP * STEPS * tiles), h = tile * 8 + lane / 4;
-        int d = FP8 ? 16 * step + 4 * (lane % 4) : 16 * step + 2 * (lane % 4);
+        int d = FP8 ? 4 * (step + STEPS * (lane % 4)) : 16 * step + 2 * (lane % 4);
         const float *q = s.q + ((t0 + token) * s.heads + h) * s.dim;
         auto number = [&](int offset) { return h < s.heads && d + offset < s.dim ? q[d + offset] : 0.0f; };
         uint2 b = FP8 ? make_uint2(bf16_pair(number(0), number(2)), bf16_pair(number(1), number(3)))
@@ -249,7 +262,7 @@ template <int STEPS, bool FP8>
 __global__ static void __launch_bounds__(MMA_THREADS, 2)
     index_score_mma(scoring s, int group, int tiles, bool direct)
 {
-    constexpr int WORDS = FP8 ? 4 * STEPS : 8 * STEPS, PITCH = WORDS + 4; // 4 mod 8: rows in distinct banks
+    constexpr int WORDS = FP8 ? 4 * STEPS : 8 * STEPS, PITCH = FP8 ? WORDS + 1 : WORDS + 4;
     extern __shared__ uint4 shared[];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     uint32_t *staged = (uint32_t *)shared + warp * MMA_KEYS * PITCH;
@@ -260,32 +273,38 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
     for (int64_t t0 = (int64_t)blockIdx.y * group; t0 < s.tokens; t0 += (int64_t)gridDim.y * group) {
         int count = (int)min((int64_t)group, s.tokens - t0);
         int64_t key0 = ((int64_t)blockIdx.x * MMA_WARPS + warp) * MMA_KEYS;
-        if (key0 < s.n) stage_keys<WORDS, PITCH>(staged, s, key0, lane, direct);
+        if (key0 < s.n) stage_keys<WORDS, PITCH, FP8>(staged, s, key0, lane, direct);
         __syncthreads();
         stage_queries<STEPS, FP8>((uint2 *)queries, weights, s, t0, count, tiles);
         __syncthreads();
         for (; key0 < s.n; key0 += step) {
-            uint32_t keys[2][STEPS][4];
+            uint32_t keys[2][STEPS][4], nan = 0;
             __pipeline_wait_prior(0);
             __syncwarp();
 #pragma unroll
             for (int i = 0; i < 2 * STEPS; i++) {
-                const uint32_t *row = staged + (i / STEPS * 16 + g) * PITCH + i % STEPS * (FP8 ? 4 : 8) + t;
+                const uint32_t *row = staged + (i / STEPS * 16 + g) * PITCH;
                 uint32_t *a = keys[i / STEPS][i % STEPS];
                 if (FP8) {
-                    e4m3x4_to_bf16(a[0], a[2], row[0]);
-                    e4m3x4_to_bf16(a[1], a[3], row[8 * PITCH]);
+                    row += i % STEPS + STEPS * t;
+                    e4m3x4_to_bf16(a[0], a[2], nan, row[0]);
+                    e4m3x4_to_bf16(a[1], a[3], nan, row[8 * PITCH]);
                 } else {
+                    row += i % STEPS * 8 + t;
                     a[0] = row[0];
                     a[1] = row[8 * PITCH];
                     a[2] = row[4];
                     a[3] = row[8 * PITCH + 4];
                 }
             }
-            __syncwarp();
-            if (key0 + step < s.n) stage_keys<WORDS, PITCH>(staged, s, key0 + step, lane, direct);
+            if (FP8 && nan)
+#pragma unroll
+                for (int i = 0; i < 8 * STEPS; i++)
+                    keys[i / (4 * STEPS)][i / 4 % STEPS][i % 4] = with_nan(keys[i / (4 * STEPS)][i / 4 % STEPS][i % 4]);
             int64_t own = key0 + g + 8 * t;
-            float scale = own < s.n ? key_scale(s, own) : 0.0f;
+            float scale = FP8 ? __uint_as_float(staged[(g + 8 * t) * PITCH + WORDS]) : 1.0f;
+            __syncwarp();
+            if (key0 + step < s.n) stage_keys<WORDS, PITCH, FP8>(staged, s, key0 + step, lane, direct);
             for (int token = 0; token < count; token++) {
                 const uint4 *q = queries + token * token_vectors;
                 const float *w = weights + token * tiles * 8;
@@ -321,7 +340,7 @@ static cudaError_t launch_mma(const scoring &s, int tiles, cudaStream_t stream)
     int64_t token_bytes = (int64_t)tiles * (STEPS * WARP * 8 + 32);
     int64_t group = QUERY_BYTES / token_bytes < 1 ? 1 : QUERY_BYTES / token_bytes;
     if (group > s.tokens) group = s.tokens;
-    int bytes = MMA_WARPS * MMA_KEYS * ((FP8 ? 4 : 8) * STEPS + 4) * 4 + (int)(group * token_bytes);
+    int bytes = MMA_WARPS * MMA_KEYS * (FP8 ? 4 * STEPS + 1 : 8 * STEPS + 4) * 4 + (int)(group * token_bytes);
     int device, processors, resident;
     cudaError_t error = cudaGetDevice(&device);
     if (error == cudaSuccess)
@@ -335,9 +354,8 @@ static cudaError_t launch_mma(const scoring &s, int tiles, cudaStream_t stream)
     int64_t wanted = (s.n + MMA_WARPS * MMA_KEYS - 1) / (MMA_WARPS * MMA_KEYS);
     int64_t groups = (s.tokens + group - 1) / group, room = (int64_t)processors * resident;
     dim3 grid((unsigned)(wanted < room ? wanted : room), (unsigned)(groups < 65535 ? groups : 65535));
-    int number = FP8 ? 1 : 2;
-    bool direct = s.format != LSA_KV_F32 && s.dim * number % 4 == 0 && s.key_stride % 4 == 0 &&
-                  (uintptr_t)s.keys % 4 == 0;
+    bool direct = s.format != LSA_KV_F32 && s.dim == 16 * STEPS && (uintptr_t)s.keys % 16 == 0 &&
+                  (FP8 ? s.key_stride == s.dim + 4 : s.key_stride % 16 == 0);
     index_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(s, (int)group, tiles, direct);
     return cudaGetLastError();
 }
