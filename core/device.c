@@ -27,7 +27,8 @@ static int bind(void *function, const char *name)
 {
     void *address = dlsym(library, name);
     memcpy(function, &address, sizeof address);
-    if (!address) snprintf(missing, sizeof missing, "liblsa_cuda.so has no %s: it is of another build", name);
+    if (!address)
+        snprintf(missing, sizeof missing, "liblsa_cuda.so has no %s: it is of another build", name);
     return address != NULL;
 }
 
@@ -44,13 +45,16 @@ static void load(void)
     if (!dladdr((void *)&once, &own)) own.dli_fname = "";
     const char *slash = strrchr(own.dli_fname, '/');
     int directory = slash ? (int)(slash - own.dli_fname) + 1 : 0;
-    if (snprintf(path, sizeof path, "%.*sliblsa_cuda.so", directory, own.dli_fname) >= (int)sizeof path) return;
+    if (snprintf(path, sizeof path, "%.*sliblsa_cuda.so", directory, own.dli_fname) >=
+        (int)sizeof path)
+        return;
     library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         snprintf(missing, sizeof missing, "the CUDA library cannot be loaded (%s)", dlerror());
         return;
     }
-    if (!bind(&cuda.count, "lsa_device_count_cuda") || !bind(&cuda.describe, "lsa_device_describe_cuda") ||
+    if (!bind(&cuda.count, "lsa_device_count_cuda") ||
+        !bind(&cuda.describe, "lsa_device_describe_cuda") ||
         !bind(&cuda.alloc, "lsa_device_alloc_cuda") || !bind(&cuda.free, "lsa_device_free_cuda") ||
         !bind(&cuda.copy, "lsa_device_copy_cuda") ||
         !bind(&cuda.synchronize, "lsa_device_synchronize_cuda"))
@@ -65,7 +69,8 @@ static int loaded(void)
 
 int lsa_device_count(void) { return loaded() ? 0 : cuda.count(); }
 
-int lsa_device_describe(int32_t device, char *name, int64_t bytes, int64_t *free_bytes, int64_t *total_bytes)
+int lsa_device_describe(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
+                        int64_t *total_bytes)
 {
     int rc = loaded();
     return rc ? rc : cuda.describe(device, name, bytes, free_bytes, total_bytes);

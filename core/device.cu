@@ -46,11 +46,13 @@ int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t 
 
 int lsa_device_alloc_cuda(void **out, int64_t bytes)
 {
-    cudaError_t error = bytes < 0 ? cudaErrorInvalidValue : cudaMalloc(out, bytes > 0 ? (size_t)bytes : 1);
+    cudaError_t error =
+        bytes < 0 ? cudaErrorInvalidValue : cudaMalloc(out, bytes > 0 ? (size_t)bytes : 1);
     if (error == cudaSuccess) return LSA_OK;
     *out = NULL;
-    cudaGetLastError();                 // an allocation that failed leaves nothing behind
-    return lsa_fail(LSA_ENOMEM, "device_alloc: %lld bytes: %s", (long long)bytes, cudaGetErrorString(error));
+    cudaGetLastError(); // an allocation that failed leaves nothing behind
+    return lsa_fail(LSA_ENOMEM, "device_alloc: %lld bytes: %s", (long long)bytes,
+                    cudaGetErrorString(error));
 }
 
 int lsa_device_free_cuda(void *block)

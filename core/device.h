@@ -1,5 +1,5 @@
-/* NVIDIA GPUs. Their code is a second library, liblsa_cuda.so beside liblsa.so, loaded at the first call
- * here where a driver is there; so one build serves machines with and without a GPU. */
+/* NVIDIA GPUs. Their code is a second library, liblsa_cuda.so beside liblsa.so, loaded at the
+ * first call here where a driver is there; so one build serves machines with and without a GPU. */
 #ifndef LSA_DEVICE_H
 #define LSA_DEVICE_H
 #include <stdint.h>
@@ -7,7 +7,8 @@
 /* How many GPUs can be used. 0 where there are none, with a message that names what is missing. */
 typedef int lsa_device_count_fn(void);
 
-/* The name of GPU `device`, cut to fit `bytes`, and its memory: free and in all. Pointers may be NULL. */
+/* The name of GPU `device`, cut to fit `bytes`, and its memory: free and in all. Pointers may be
+ * NULL. */
 typedef int lsa_device_describe_fn(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                                    int64_t *total_bytes);
 
@@ -28,8 +29,8 @@ lsa_device_free_fn lsa_device_free, lsa_device_free_cuda;
 lsa_device_copy_fn lsa_device_copy, lsa_device_copy_cuda;
 lsa_device_synchronize_fn lsa_device_synchronize, lsa_device_synchronize_cuda;
 
-/* The function `name` of the CUDA library, say "lsa_index_score_cuda", to be cast to its declared type.
- * NULL, with a message, where there is no GPU or no such function. */
+/* The function `name` of the CUDA library, say "lsa_index_score_cuda", to be cast to its
+ * declared type. NULL, with a message, where there is no GPU or no such function. */
 void *lsa_device_symbol(const char *name);
 
 #endif

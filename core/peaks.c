@@ -8,7 +8,7 @@
 #include "core/simd.h"
 
 enum {
-    CHAINS = 24,            /* independent sums: what two pipes of this latency need, and more */
+    CHAINS = 24, /* independent sums: what two pipes of this latency need, and more */
     FLOPS_F32 = 2 * 16 * CHAINS,
     FLOPS_BF16 = 4 * 16 * CHAINS
 };
@@ -68,7 +68,8 @@ static void chains_bf16(int64_t rounds)
     for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_set1_ps((float)i);
     for (int64_t n = 0; n < rounds; n++) {
 #pragma GCC unroll 24
-        for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)a, (__m512bh)b);
+        for (int i = 0; i < CHAINS; i++)
+            sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)a, (__m512bh)b);
         __asm__ volatile("" : "+v"(a), "+v"(b));
     }
     for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
@@ -98,7 +99,8 @@ int64_t lsa_peak_f32(int64_t rounds)
 int64_t lsa_peak_bf16(int64_t rounds)
 {
 #if defined(__x86_64__)
-    if (lsa_cpu_level() >= LSA_CPU_AVX512_BF16) return in_all_threads(chains_bf16, rounds, FLOPS_BF16);
+    if (lsa_cpu_level() >= LSA_CPU_AVX512_BF16)
+        return in_all_threads(chains_bf16, rounds, FLOPS_BF16);
 #endif
     return (void)rounds, 0;
 }

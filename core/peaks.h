@@ -3,8 +3,9 @@
 #define LSA_PEAKS_H
 #include <stdint.h>
 
-/* Multiply-adds in registers, `rounds` rounds in each of lsa_threads() threads; give the FLOPs done.
- * lsa_peak_bf16 sums products of bf16 pairs in f32 and gives 0 where the processor has no such instruction. */
+/* Multiply-adds in registers, `rounds` rounds in each of lsa_threads() threads; give the FLOPs
+ * done. lsa_peak_bf16 sums products of bf16 pairs in f32 and gives 0 where the processor has no
+ * such instruction. */
 int64_t lsa_peak_f32(int64_t rounds);
 int64_t lsa_peak_bf16(int64_t rounds);
 

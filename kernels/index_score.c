@@ -1,9 +1,10 @@
 /* Index scoring on the CPU. Owns the blocked product with its ReLU-and-weight epilogue.
  *
- * Queries are rows (token, head), packed by blocks of 8 as [depth][8]; keys are packed by tiles, the
- * keys of a tile side by side in the lanes of a few vectors. A block times a tile is a register tile,
- * and a tile once packed serves all rows of the call. Each product is one chain of multiply-adds over
- * the depth, each score one chain over the heads, so a score's bits depend on its query and key alone. */
+ * Queries are rows (token, head), packed by blocks of 8 as [depth][8]; keys are packed by tiles,
+ * the keys of a tile side by side in the lanes of a few vectors. A block times a tile is a
+ * register tile, and a tile once packed serves all rows of the call. Each product is one chain
+ * of multiply-adds over the depth, each score one chain over the heads, so a score's bits depend
+ * on its query and key alone. */
 #include "kernels/index_score.h"
 
 #include <stddef.h>
@@ -13,12 +14,12 @@
 #include "kernels/number_formats.h"
 
 enum {
-    BLOCK = 8,              /* rows of a register tile */
-    TILE = 48,              /* keys of a register tile: three AVX-512 vectors */
+    BLOCK = 8, /* rows of a register tile */
+    TILE = 48, /* keys of a register tile: three AVX-512 vectors */
     TILE_AVX2 = 24,
-    MOST_DIM = 1024,        /* a packed tile lies on the stack */
-    PART = 64,              /* tokens of a task, a multiple of BLOCK: a block never straddles two tasks */
-    CHUNK = 16              /* key tiles of a task, where there are plenty */
+    MOST_DIM = LSA_INDEX_MOST_DIM, /* a packed tile lies on the stack */
+    PART = 64, /* tokens of a task, a multiple of BLOCK: a block never straddles two tasks */
+    CHUNK = 16 /* key tiles of a task, where there are plenty */
 };
 
 typedef struct scoring {
@@ -27,8 +28,8 @@ typedef struct scoring {
     const uint8_t *keys;
     int64_t tokens, n, heads, dim, key_stride, score_stride;
     int32_t format, compute;
-    void *packed;           /* queries */
-    int64_t depth;          /* steps of the product: numbers, or pairs of them */
+    void *packed;  /* queries */
+    int64_t depth; /* steps of the product: numbers, or pairs of them */
 } scoring;
 
 /* Packs the keys from .. from + count - 1 and scores them with the tokens t0 .. t1 - 1. */
@@ -50,7 +51,8 @@ static inline LSA_BODY float key_scale(const scoring *s, int64_t i)
 static inline LSA_BODY float bf16_rounded(float x) { return bf16_to_f32(f32_to_bf16(x)); }
 
 /* Number d of a key, as the product takes it. */
-static inline LSA_BODY float key_number(const uint8_t *key, int64_t d, int32_t format, int32_t compute)
+static inline LSA_BODY float key_number(const uint8_t *key, int64_t d, int32_t format,
+                                        int32_t compute)
 {
     if (format == LSA_KV_FP8) return e4m3_to_f32(key[d]);
     if (format == LSA_KV_BF16) {
@@ -63,7 +65,8 @@ static inline LSA_BODY float key_number(const uint8_t *key, int64_t d, int32_t f
     return compute == LSA_COMPUTE_BF16 ? bf16_rounded(x) : x;
 }
 
-/* Queries for the f32 paths: [block][dim][8]. Rows past the last one are zero and never looked at. */
+/* Queries for the f32 paths: [block][dim][8]. Rows past the last one are zero and never looked
+ * at. */
 static void pack_queries_f32(const scoring *s, int64_t block)
 {
     float *out = (float *)s->packed + block * s->dim * BLOCK;
@@ -94,7 +97,8 @@ static void tile_generic(const scoring *s, int64_t from, int64_t count, int64_t 
             const float *q = (const float *)s->packed + row / BLOCK * s->dim * BLOCK + row % BLOCK;
             f32x16 a[3] = {{0}};
             for (int64_t d = 0; d < s->dim; d++)
-                for (int v = 0; v < 3; v++) a[v] += q[d * BLOCK] * f32x16_load(keys + d * TILE + 16 * v);
+                for (int v = 0; v < 3; v++)
+                    a[v] += q[d * BLOCK] * f32x16_load(keys + d * TILE + 16 * v);
             for (int j = 0; j < TILE; j++) {
                 float x = a[j / 16][j % 16];
                 sum[j] += s->w[row] * (x <= 0 ? 0 : x);
@@ -133,8 +137,10 @@ static inline LSA_BODY void transpose8(__m256 r[8])
 LSA_TARGET_AVX2
 static inline LSA_BODY __m256 key_numbers_avx2(const uint8_t *key, int64_t d, const scoring *s)
 {
-    if (s->format == LSA_KV_FP8) return e4m3x8_to_f32_avx2(_mm_loadl_epi64((const void *)(key + d)));
-    if (s->format == LSA_KV_BF16) return bf16x8_to_f32_avx2(_mm_loadu_si128((const void *)(key + 2 * d)));
+    if (s->format == LSA_KV_FP8)
+        return e4m3x8_to_f32_avx2(_mm_loadl_epi64((const void *)(key + d)));
+    if (s->format == LSA_KV_BF16)
+        return bf16x8_to_f32_avx2(_mm_loadu_si128((const void *)(key + 2 * d)));
     __m256 x = _mm256_loadu_ps((const void *)(key + 4 * d));
     return s->compute == LSA_COMPUTE_BF16 ? bf16x8_to_f32_avx2(f32x8_to_bf16_avx2(x)) : x;
 }
@@ -147,7 +153,7 @@ static void pack_keys_avx2(float *out, float *scale, const scoring *s, int64_t f
     for (int64_t j = 0; j < TILE_AVX2; j += 8) {
         const uint8_t *key[8];
         for (int i = 0; i < 8; i++) {
-            int64_t k = j + i < count ? j + i : count - 1;      /* any key serves in an unused lane */
+            int64_t k = j + i < count ? j + i : count - 1; /* any key serves in an unused lane */
             key[i] = s->keys + (from + k) * s->key_stride;
         }
         int64_t d = 0;
@@ -176,7 +182,8 @@ static void tile_avx2(const scoring *s, int64_t from, int64_t count, int64_t t0,
         const float *k = keys;
         __m256 a[4][3] = {{zero}};
         for (int64_t d = 0; d < s->dim; d++, q += BLOCK, k += TILE_AVX2) {
-            __m256 k0 = _mm256_loadu_ps(k), k1 = _mm256_loadu_ps(k + 8), k2 = _mm256_loadu_ps(k + 16);
+            __m256 k0 = _mm256_loadu_ps(k), k1 = _mm256_loadu_ps(k + 8),
+                   k2 = _mm256_loadu_ps(k + 16);
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 __m256 b = _mm256_broadcast_ss(q + r);
@@ -194,7 +201,8 @@ static void tile_avx2(const scoring *s, int64_t from, int64_t count, int64_t t0,
             if (++head < s->heads) continue;
             float out[TILE_AVX2];
             for (int v = 0; v < 3; v++) {
-                _mm256_storeu_ps(out + 8 * v, _mm256_mul_ps(sum[v], _mm256_loadu_ps(scale + 8 * v)));
+                _mm256_storeu_ps(out + 8 * v,
+                                 _mm256_mul_ps(sum[v], _mm256_loadu_ps(scale + 8 * v)));
                 sum[v] = zero;
             }
             memcpy(s->scores + token * s->score_stride + from, out, (size_t)count * sizeof(float));
@@ -222,8 +230,10 @@ static inline LSA_BODY void transpose16(__m512i r[16])
         u[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
     }
     for (int i = 0; i < 4; i++) {
-        __m512i a = _mm512_shuffle_i32x4(u[i], u[4 + i], 0x88), b = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0x88);
-        __m512i c = _mm512_shuffle_i32x4(u[i], u[4 + i], 0xdd), d = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0xdd);
+        __m512i a = _mm512_shuffle_i32x4(u[i], u[4 + i], 0x88),
+                b = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0x88);
+        __m512i c = _mm512_shuffle_i32x4(u[i], u[4 + i], 0xdd),
+                d = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0xdd);
         r[i] = _mm512_shuffle_i32x4(a, b, 0x88);
         r[4 + i] = _mm512_shuffle_i32x4(c, d, 0x88);
         r[8 + i] = _mm512_shuffle_i32x4(a, b, 0xdd);
@@ -231,8 +241,8 @@ static inline LSA_BODY void transpose16(__m512i r[16])
     }
 }
 
-/* Bytes at .. at + bytes - 1 (64 at most) of 16 keys from `from` on, of which `count` exist: word w of
- * each key in x[w]; zero where there is nothing. */
+/* Bytes at .. at + bytes - 1 (64 at most) of 16 keys from `from` on, of which `count` exist:
+ * word w of each key in x[w]; zero where there is nothing. */
 LSA_TARGET_AVX512
 static inline LSA_BODY void load_words(__m512i x[16], const scoring *s, int64_t from, int64_t count,
                                        int64_t at, int64_t bytes)
@@ -241,7 +251,8 @@ static inline LSA_BODY void load_words(__m512i x[16], const scoring *s, int64_t 
     __mmask64 there = bytes >= 64 ? ~0ULL : (1ULL << bytes) - 1;
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++)
-        x[i] = i < count ? _mm512_maskz_loadu_epi8(there, key + i * s->key_stride) : _mm512_setzero_si512();
+        x[i] = i < count ? _mm512_maskz_loadu_epi8(there, key + i * s->key_stride)
+                         : _mm512_setzero_si512();
     transpose16(x);
 }
 
@@ -266,13 +277,15 @@ static inline LSA_BODY int widen(__m512 out[4], __m512i word, const scoring *s)
         return 2;
     }
     out[0] = _mm512_castsi512_ps(word);
-    if (s->compute == LSA_COMPUTE_BF16) out[0] = bf16x16_to_f32_avx512(f32x16_to_bf16_avx512(out[0]));
+    if (s->compute == LSA_COMPUTE_BF16)
+        out[0] = bf16x16_to_f32_avx512(f32x16_to_bf16_avx512(out[0]));
     return 1;
 }
 
 /* out: [dim][TILE] */
 LSA_TARGET_AVX512
-static void pack_keys_avx512(float *out, float *scale, const scoring *s, int64_t from, int64_t count)
+static void pack_keys_avx512(float *out, float *scale, const scoring *s, int64_t from,
+                             int64_t count)
 {
     int64_t bytes = s->dim * number_bytes(s->format);
     load_scales(scale, s, from, count);
@@ -292,21 +305,24 @@ static void pack_keys_avx512(float *out, float *scale, const scoring *s, int64_t
 }
 
 LSA_TARGET_AVX512
-static inline LSA_BODY void store_scores(const scoring *s, int64_t token, int64_t from, int64_t count,
-                                         const __m512 sum[3], const float *scale)
+static inline LSA_BODY void store_scores(const scoring *s, int64_t token, int64_t from,
+                                         int64_t count, const __m512 sum[3], const float *scale)
 {
     float *out = s->scores + token * s->score_stride + from;
     for (int v = 0; v < 3; v++) {
         __m512 x = _mm512_mul_ps(sum[v], _mm512_loadu_ps(scale + 16 * v));
         int64_t left = count - 16 * v;
-        if (left >= 16) _mm512_storeu_ps(out + 16 * v, x);
-        else if (left > 0) _mm512_mask_storeu_ps(out + 16 * v, (__mmask16)((1u << left) - 1), x);
+        if (left >= 16)
+            _mm512_storeu_ps(out + 16 * v, x);
+        else if (left > 0)
+            _mm512_mask_storeu_ps(out + 16 * v, (__mmask16)((1u << left) - 1), x);
     }
 }
 
 /* One step of the depth: rows' numbers q[0 .. rows-1] against the vectors k[0 .. 47]. */
 LSA_TARGET_AVX512
-static inline LSA_BODY void step_f32(__m512 a[BLOCK][3], const uint32_t *q, const uint32_t *k, int rows)
+static inline LSA_BODY void step_f32(__m512 a[BLOCK][3], const uint32_t *q, const uint32_t *k,
+                                     int rows)
 {
     __m512 k0 = _mm512_loadu_ps(k), k1 = _mm512_loadu_ps(k + 16), k2 = _mm512_loadu_ps(k + 32);
 #pragma GCC unroll 8
@@ -319,7 +335,8 @@ static inline LSA_BODY void step_f32(__m512 a[BLOCK][3], const uint32_t *q, cons
 }
 
 LSA_TARGET_AVX512_BF16
-static inline LSA_BODY void step_bf16(__m512 a[BLOCK][3], const uint32_t *q, const uint32_t *k, int rows)
+static inline LSA_BODY void step_bf16(__m512 a[BLOCK][3], const uint32_t *q, const uint32_t *k,
+                                      int rows)
 {
     __m512bh k0 = (__m512bh)_mm512_loadu_si512(k), k1 = (__m512bh)_mm512_loadu_si512(k + 16);
     __m512bh k2 = (__m512bh)_mm512_loadu_si512(k + 32);
@@ -334,29 +351,32 @@ static inline LSA_BODY void step_bf16(__m512 a[BLOCK][3], const uint32_t *q, con
 
 /* All rows of the tokens against one packed tile. The register tile is 24 sums, 3 keys, 1 query and
  * the 3 scores under way: 31 of the 32 registers. */
-#define SCORE_TILE(step)                                                                             \
-    const uint32_t *packed = (const uint32_t *)s->packed;                                            \
-    const __m512 zero = _mm512_setzero_ps();                                                         \
-    __m512 sum[3] = {zero, zero, zero};                                                              \
-    int64_t token = t0, head = 0, end = t1 * s->heads;                                               \
-    for (int64_t row = t0 * s->heads; row < end; row += BLOCK) {                                     \
-        const uint32_t *q = packed + row * s->depth, *k = keys;                                      \
-        __m512 a[BLOCK][3];                                                                          \
-        _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++) a[r][0] = a[r][1] = a[r][2] = zero;  \
-        if (end - row > BLOCK / 2)                                                                   \
-            for (int64_t d = 0; d < s->depth; d++, q += BLOCK, k += TILE) step(a, q, k, BLOCK);      \
-        else                                                                                         \
-            for (int64_t d = 0; d < s->depth; d++, q += BLOCK, k += TILE) step(a, q, k, BLOCK / 2);  \
-        _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++) {                                    \
-            if (row + r >= end) break;                                                               \
-            __m512 w = _mm512_set1_ps(s->w[row + r]);                                                \
-            for (int v = 0; v < 3; v++)                                                              \
-                sum[v] = _mm512_fmadd_ps(w, _mm512_max_ps(zero, a[r][v]), sum[v]);                   \
-            if (++head < s->heads) continue;                                                         \
-            store_scores(s, token++, from, count, sum, scale);                                       \
-            sum[0] = sum[1] = sum[2] = zero;                                                         \
-            head = 0;                                                                                \
-        }                                                                                            \
+#define SCORE_TILE(step)                                                                           \
+    const uint32_t *packed = (const uint32_t *)s->packed;                                          \
+    const __m512 zero = _mm512_setzero_ps();                                                       \
+    __m512 sum[3] = {zero, zero, zero};                                                            \
+    int64_t token = t0, head = 0, end = t1 * s->heads;                                             \
+    for (int64_t row = t0 * s->heads; row < end; row += BLOCK) {                                   \
+        const uint32_t *q = packed + row * s->depth, *k = keys;                                    \
+        __m512 a[BLOCK][3];                                                                        \
+        _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++) a[r][0] = a[r][1] = a[r][2] =      \
+            zero;                                                                                  \
+        if (end - row > BLOCK / 2)                                                                 \
+            for (int64_t d = 0; d < s->depth; d++, q += BLOCK, k += TILE) step(a, q, k, BLOCK);    \
+        else                                                                                       \
+            for (int64_t d = 0; d < s->depth; d++, q += BLOCK, k += TILE)                          \
+                step(a, q, k, BLOCK / 2);                                                          \
+        _Pragma("GCC unroll 8") for (int r = 0; r < BLOCK; r++)                                    \
+        {                                                                                          \
+            if (row + r >= end) break;                                                             \
+            __m512 w = _mm512_set1_ps(s->w[row + r]);                                              \
+            for (int v = 0; v < 3; v++)                                                            \
+                sum[v] = _mm512_fmadd_ps(w, _mm512_max_ps(zero, a[r][v]), sum[v]);                 \
+            if (++head < s->heads) continue;                                                       \
+            store_scores(s, token++, from, count, sum, scale);                                     \
+            sum[0] = sum[1] = sum[2] = zero;                                                       \
+            head = 0;                                                                              \
+        }                                                                                          \
     }
 
 LSA_TARGET_AVX512
@@ -370,7 +390,8 @@ static void tile_avx512(const scoring *s, int64_t from, int64_t count, int64_t t
 
 /* ---- AVX-512 BF16: the depth is in pairs of numbers ---- */
 
-/* Which numbers pair p holds: of a word's four fp8, 0 with 2 and 1 with 3, since that takes no shuffle. */
+/* Which numbers pair p holds: of a word's four fp8, 0 with 2 and 1 with 3, since that takes no
+ * shuffle. */
 static inline LSA_BODY int64_t pair_first(int64_t p, int32_t format)
 {
     return format == LSA_KV_FP8 ? p / 2 * 4 + p % 2 : 2 * p;
@@ -405,7 +426,8 @@ static inline LSA_BODY __m512i rounded_bits(__m512i x)
 
 /* out: [pairs][TILE] */
 LSA_TARGET_AVX512_BF16
-static void pack_keys_bf16(uint32_t *out, float *scale, const scoring *s, int64_t from, int64_t count)
+static void pack_keys_bf16(uint32_t *out, float *scale, const scoring *s, int64_t from,
+                           int64_t count)
 {
     int64_t bytes = s->dim * number_bytes(s->format);
     const __m512i low_byte = _mm512_set1_epi16(0xff);
@@ -420,13 +442,16 @@ static void pack_keys_bf16(uint32_t *out, float *scale, const scoring *s, int64_
                 for (int i = 0; i < words; i++, to += TILE) _mm512_storeu_si512(to, x[i]);
             } else if (s->format == LSA_KV_FP8) {
                 for (int i = 0; i < words; i++, to += 2 * TILE) {
-                    __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_high), x[i],
-                                                            _mm512_loadu_si512(e4m3_bf16_high + 64));
+                    __m512i high =
+                        _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_high), x[i],
+                                                 _mm512_loadu_si512(e4m3_bf16_high + 64));
                     __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(e4m3_bf16_low), x[i],
                                                            _mm512_loadu_si512(e4m3_bf16_low + 64));
                     high = _mm512_ternarylogic_epi32(high, x[i], _mm512_set1_epi8(INT8_MIN), 0xf8);
-                    __m512i even = _mm512_ternarylogic_epi32(_mm512_slli_epi16(high, 8), low, low_byte, 0xf8);
-                    __m512i odd = _mm512_ternarylogic_epi32(low_byte, high, _mm512_srli_epi16(low, 8), 0xae);
+                    __m512i even =
+                        _mm512_ternarylogic_epi32(_mm512_slli_epi16(high, 8), low, low_byte, 0xf8);
+                    __m512i odd =
+                        _mm512_ternarylogic_epi32(low_byte, high, _mm512_srli_epi16(low, 8), 0xae);
                     _mm512_storeu_si512(to, even);
                     _mm512_storeu_si512(to + TILE, odd);
                 }
@@ -453,48 +478,69 @@ static void tile_bf16(const scoring *s, int64_t from, int64_t count, int64_t t0,
 
 /* ---- launcher ---- */
 
-static int64_t blocks_of(int64_t tokens, int64_t heads) { return (tokens * heads + BLOCK - 1) / BLOCK; }
+static int64_t blocks_of(int64_t tokens, int64_t heads)
+{
+    return (tokens * heads + BLOCK - 1) / BLOCK;
+}
 
 int64_t lsa_index_score_workspace(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
                                   int32_t key_format, int32_t compute)
 {
     (void)n, (void)key_format, (void)compute;
     if (tokens < 1 || heads < 1 || dim < 1) return 0;
-    return blocks_of(tokens, heads) * BLOCK * ((dim + 3) & ~3LL) * (int64_t)sizeof(float);
+    int64_t cpu = blocks_of(tokens, heads) * BLOCK * ((dim + 3) & ~3LL) * (int64_t)sizeof(float);
+    /* The GPU's fragments: heads by 8, bf16, dim as 32, 64 or 128, and a weight. */
+    int64_t depth = dim <= 32 ? 32 : dim <= 64 ? 64 : 128;
+    int64_t gpu = dim <= 128 ? tokens * ((heads + 7) & ~7LL) * (2 * depth + 4) : 0;
+    return cpu > gpu ? cpu : gpu;
 }
 
-static int check(int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
-                 int64_t score_stride, int32_t key_format, int32_t compute)
+int lsa_index_score_check(int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
+                          int64_t score_stride, int32_t key_format, int32_t compute)
 {
     if (key_format < LSA_KV_F32 || key_format > LSA_KV_FP8)
         return lsa_fail(LSA_EARG, "index_score: key format %d is unknown", key_format);
     if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
         return lsa_fail(LSA_EARG, "index_score: compute %d is unknown", compute);
-    if (tokens < 0 || n < 0 || heads < 1)
-        return lsa_fail(LSA_ESHAPE, "index_score: %lld tokens, %lld keys, %lld heads", (long long)tokens,
-                        (long long)n, (long long)heads);
+    if (tokens < 0 || n < 0 || n > INT32_MAX || heads < 1 || heads > INT32_MAX)
+        return lsa_fail(LSA_ESHAPE, "index_score: %lld tokens, %lld keys, %lld heads",
+                        (long long)tokens, (long long)n, (long long)heads);
     if (dim < 1 || dim > MOST_DIM)
-        return lsa_fail(LSA_ESHAPE, "index_score: dim is %lld, must be 1 .. %d", (long long)dim, MOST_DIM);
+        return lsa_fail(LSA_ESHAPE, "index_score: dim is %lld, must be 1 .. %d", (long long)dim,
+                        MOST_DIM);
     int64_t bytes = dim * number_bytes(key_format) + (key_format == LSA_KV_FP8 ? 4 : 0);
     if (key_stride < bytes)
-        return lsa_fail(LSA_ESHAPE, "index_score: keys of %lld bytes are %lld apart", (long long)bytes,
-                        (long long)key_stride);
+        return lsa_fail(LSA_ESHAPE, "index_score: keys of %lld bytes are %lld apart",
+                        (long long)bytes, (long long)key_stride);
     if (tokens > 1 && score_stride < n)
         return lsa_fail(LSA_ESHAPE, "index_score: rows of %lld scores are %lld apart", (long long)n,
                         (long long)score_stride);
     return LSA_OK;
 }
 
-int lsa_index_score_cpu(float *scores, const float *q, const float *w, const void *keys, int64_t tokens,
-                        int64_t n, int64_t heads, int64_t dim, int64_t key_stride, int64_t score_stride,
-                        int32_t key_format, int32_t compute, void *workspace, void *stream)
+int lsa_index_score_cpu(float *scores, const float *q, const float *w, const void *keys,
+                        int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
+                        int64_t score_stride, int32_t key_format, int32_t compute, void *workspace,
+                        void *stream)
 {
     (void)stream;
-    int rc = check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
+    int rc =
+        lsa_index_score_check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
     if (rc || tokens == 0 || n == 0) return rc;
-    scoring s = {.scores = scores, .q = q, .w = w, .keys = keys, .tokens = tokens, .n = n, .heads = heads,
-                 .dim = dim, .key_stride = key_stride, .score_stride = score_stride, .format = key_format,
-                 .compute = compute, .packed = workspace, .depth = dim};
+    scoring s = {.scores = scores,
+                 .q = q,
+                 .w = w,
+                 .keys = keys,
+                 .tokens = tokens,
+                 .n = n,
+                 .heads = heads,
+                 .dim = dim,
+                 .key_stride = key_stride,
+                 .score_stride = score_stride,
+                 .format = key_format,
+                 .compute = compute,
+                 .packed = workspace,
+                 .depth = dim};
     tile_fn *score_tile = tile_generic;
     void (*pack_queries)(const scoring *, int64_t) = pack_queries_f32;
     int64_t tile = TILE;
@@ -515,7 +561,9 @@ int lsa_index_score_cpu(float *scores, const float *q, const float *w, const voi
     int64_t blocks = blocks_of(tokens, heads), tiles = (n + tile - 1) / tile;
     /* Few tiles for the team: tokens are split as well, and each part packs its tile again. */
     int64_t parts = tiles < 4 * threads ? (tokens + PART - 1) / PART : 1;
-    int64_t chunk = tiles / (8 * threads) < 1 ? 1 : tiles / (8 * threads) > CHUNK ? CHUNK : tiles / (8 * threads);
+    int64_t chunk = tiles / (8 * threads) < 1       ? 1
+                    : tiles / (8 * threads) > CHUNK ? CHUNK
+                                                    : tiles / (8 * threads);
     int64_t part = parts > 1 ? PART : tokens;
 #pragma omp parallel num_threads(threads)
     {
@@ -524,7 +572,8 @@ int lsa_index_score_cpu(float *scores, const float *q, const float *w, const voi
 #pragma omp for schedule(dynamic, chunk)
         for (int64_t task = 0; task < tiles * parts; task++) {
             int64_t from = task / parts * tile, t0 = task % parts * part;
-            score_tile(&s, from, n - from < tile ? n - from : tile, t0, t0 + part < tokens ? t0 + part : tokens);
+            score_tile(&s, from, n - from < tile ? n - from : tile, t0,
+                       t0 + part < tokens ? t0 + part : tokens);
         }
     }
     return LSA_OK;

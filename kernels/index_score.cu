@@ -13,17 +13,16 @@ extern "C" {
 
 enum {
     WARP = 32,
-    PLAIN_KEYS = 64,        // of a block of the plain kernel; 16 threads of 4 keys each
-    PLAIN_HEADS = 32,       // at a time; 8 threads of 4 heads each
+    PLAIN_KEYS = 64,  // of a block of the plain kernel; 16 threads of 4 keys each
+    PLAIN_HEADS = 32, // at a time; 8 threads of 4 heads each
     PLAIN_DEPTH = 32,
     PLAIN_THREADS = 128,
     MMA_WARPS = 8,
     MMA_THREADS = MMA_WARPS * WARP,
-    MMA_KEYS = 32,          // of a warp: two tiles of m16n8k16
+    MMA_KEYS = 32, // of a warp: two tiles of m16n8k16
     MMA_MOST_DIM = 128,
     QUERY_BYTES = 48 << 10, // of shared memory, for as many tokens as fit
-    MOST_QUERY_BYTES = 96 << 10,
-    MOST_DIM = 1024         // as on the CPU
+    MOST_QUERY_BYTES = 96 << 10
 };
 
 struct scoring {
@@ -53,7 +52,8 @@ __device__ static uint32_t bytes_at(const uint8_t *p, int count)
 __device__ static float e4m3_to_f32(uint32_t code)
 {
     uint32_t magnitude = code & 0x7f;
-    float x = magnitude == 0x7f ? __uint_as_float(0x7fc00000) : __uint_as_float(magnitude << 20) * 0x1p120f;
+    float x = magnitude == 0x7f ? __uint_as_float(0x7fc00000)
+                                : __uint_as_float(magnitude << 20) * 0x1p120f;
     return code & 0x80 ? -x : x;
 }
 
@@ -96,7 +96,8 @@ __global__ static void __launch_bounds__(PLAIN_THREADS) index_score_plain(scorin
                 for (int i = threadIdx.x; i < PLAIN_HEADS * PLAIN_DEPTH; i += PLAIN_THREADS) {
                     int h = head0 + i / PLAIN_DEPTH, d = d0 + i % PLAIN_DEPTH;
                     float v = h < s.heads && d < s.dim ? s.q[(t * s.heads + h) * s.dim + d] : 0.0f;
-                    qs[i % PLAIN_DEPTH][i / PLAIN_DEPTH] = s.compute == LSA_COMPUTE_BF16 ? bf16_rounded(v) : v;
+                    qs[i % PLAIN_DEPTH][i / PLAIN_DEPTH] =
+                        s.compute == LSA_COMPUTE_BF16 ? bf16_rounded(v) : v;
                 }
                 for (int i = threadIdx.x; i < PLAIN_KEYS * PLAIN_DEPTH; i += PLAIN_THREADS) {
                     int64_t k = key0 + i / PLAIN_DEPTH;
@@ -118,7 +119,8 @@ __global__ static void __launch_bounds__(PLAIN_THREADS) index_score_plain(scorin
                 int h = head0 + y + 8 * j;
                 if (h >= s.heads) continue;
 #pragma unroll
-                for (int i = 0; i < 4; i++) sum[i] = fmaf(s.w[t * s.heads + h], relu(acc[j][i]), sum[i]);
+                for (int i = 0; i < 4; i++)
+                    sum[i] = fmaf(s.w[t * s.heads + h], relu(acc[j][i]), sum[i]);
             }
         }
         for (int i = 0; i < 4; i++) sums[y][x + 16 * i] = sum[i];
@@ -135,7 +137,8 @@ __global__ static void __launch_bounds__(PLAIN_THREADS) index_score_plain(scorin
 
 __device__ static void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, "
                  "{%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -150,7 +153,8 @@ __device__ static uint32_t e4m3x2_to_bf16(uint32_t codes)
     return product;
 }
 
-// A word's numbers 0 and 2, and 1 and 3. Sets a bit of `nan` where there is one: it comes out as 480.
+// A word's numbers 0 and 2, and 1 and 3. Sets a bit of `nan` where there is one: it comes out as
+// 480.
 __device__ static void e4m3x4_to_bf16(uint32_t &even, uint32_t &odd, uint32_t &nan, uint32_t word)
 {
     even = e4m3x2_to_bf16(word << 8);
@@ -176,10 +180,12 @@ __device__ static uint32_t key_word(const scoring &s, const uint8_t *key, int i)
     return bf16_pair(low, high);
 }
 
-// Brings a warp's 32 keys into shared memory, in rows of `PITCH` words; an fp8 row ends with its scale, as
-// the record does. `direct`: records are rows already, and aligned; the last keys go word by word.
+// Brings a warp's 32 keys into shared memory, in rows of `PITCH` words; an fp8 row ends with its
+// scale, as the record does. `direct`: records are rows already, and aligned; the last keys go word
+// by word.
 template <int WORDS, int PITCH, bool FP8>
-__device__ static void stage_keys(uint32_t *to, const scoring &s, int64_t key0, int lane, bool direct)
+__device__ static void stage_keys(uint32_t *to, const scoring &s, int64_t key0, int lane,
+                                  bool direct)
 {
     const uint8_t *keys = s.keys + key0 * s.key_stride;
     if (direct && key0 + MMA_KEYS <= s.n) {
@@ -194,33 +200,38 @@ __device__ static void stage_keys(uint32_t *to, const scoring &s, int64_t key0, 
 #pragma unroll 1
             for (int i = lane; i < WORDS; i += WARP)
                 to[r * PITCH + i] = key0 + r < s.n ? key_word(s, keys + r * s.key_stride, i) : 0;
-        if (FP8) to[lane * PITCH + WORDS] = key0 + lane < s.n ? __float_as_uint(key_scale(s, key0 + lane)) : 0;
+        if (FP8)
+            to[lane * PITCH + WORDS] =
+                key0 + lane < s.n ? __float_as_uint(key_scale(s, key0 + lane)) : 0;
     }
     __pipeline_commit();
 }
 
-// The queries of tokens t0 .. t0 + count - 1 in the order of m16n8k16's B fragments, two steps of the
-// depth together: [token][tile of 8 heads][step / 2][lane] of 4 registers. Which numbers meet in a step is
-// ours to choose: of fp8 keys, thread t of a row takes word step + STEPS t, so that rows an odd number of
-// words long are read from distinct banks, as numbers 0 with 2 and 1 with 3, which takes no shuffle.
-template <int STEPS, bool FP8>
-__device__ static void stage_queries(uint2 *to, float *weights, const scoring &s, int64_t t0, int count,
-                                     int tiles)
+// Queries as B fragments of m16n8k16, two steps of the depth together, and weights, a token after
+// the other: [tile of 8 heads][step / 2][lane] of 4 registers, then a weight a head; zero past the
+// last head. Which numbers meet in a step is ours to choose: of fp8 keys, thread t of a row takes
+// word step + STEPS t, so that rows an odd number of words long are read from distinct banks, as
+// numbers 0 with 2 and 1 with 3, which takes no shuffle. Grid: (tiles, tokens up to 65535), block:
+// 32 STEPS.
+template <int STEPS, bool FP8> __global__ static void index_score_pack(uint2 *to, scoring s)
 {
-#pragma unroll 2
-    for (int i = threadIdx.x; i < count * tiles * STEPS * WARP; i += MMA_THREADS) {
-        int lane = i % WARP, step = i / WARP % STEPS, tile = i / (WARP * STEPS) % tiles;
-        int token = i / (WARP * STEPS * tiles), h = tile * 8 + lane / 4;
-        int d = FP8 ? 4 * (step + STEPS * (lane % 4)) : 16 * step + 2 * (lane % 4);
-        const float *q = s.q + ((t0 + token) * s.heads + h) * s.dim;
-        auto number = [&](int offset) { return h < s.heads && d + offset < s.dim ? q[d + offset] : 0.0f; };
-        uint2 b = FP8 ? make_uint2(bf16_pair(number(0), number(2)), bf16_pair(number(1), number(3)))
-                      : make_uint2(bf16_pair(number(0), number(1)), bf16_pair(number(8), number(9)));
-        to[((i / WARP - step) / 2 + step / 2) * (2 * WARP) + lane * 2 + step % 2] = b;
-    }
-    for (int i = threadIdx.x; i < count * tiles * 8; i += MMA_THREADS) {
-        int h = i % (tiles * 8);
-        weights[i] = h < s.heads ? s.w[(t0 + i / (tiles * 8)) * s.heads + h] : 0.0f;
+    int lane = threadIdx.x % WARP, step = threadIdx.x / WARP, tile = blockIdx.x,
+        h = tile * 8 + lane / 4;
+    int d = FP8 ? 4 * (step + STEPS * (lane % 4)) : 16 * step + 2 * (lane % 4);
+    for (int64_t token = blockIdx.y; token < s.tokens; token += gridDim.y) {
+        const float *q = s.q + (token * s.heads + h) * s.dim;
+        uint2 *out = to + token * gridDim.x * (STEPS * WARP + 4);
+        auto number = [&](int offset) {
+            return h < s.heads && d + offset < s.dim ? q[d + offset] : 0.0f;
+        };
+        out[((tile * STEPS + step) / 2 * WARP + lane) * 2 + step % 2] =
+            FP8 ? make_uint2(bf16_pair(number(0), number(2)), bf16_pair(number(1), number(3)))
+                : make_uint2(bf16_pair(number(0), number(1)), bf16_pair(number(8), number(9)));
+        if (threadIdx.x < 8) {
+            int head = tile * 8 + threadIdx.x;
+            ((float *)(out + gridDim.x * STEPS * WARP))[head] =
+                head < s.heads ? s.w[token * s.heads + head] : 0.0f;
+        }
     }
 }
 
@@ -249,81 +260,113 @@ __device__ static void score_heads(float sum[4], const uint32_t keys[2][STEPS][4
         for (int row = 0; row < 4; row++) {
             // Heads that fill up a tile must not bring in the NaN of a zero times an infinite key.
             if (head + h < heads) sum[row] = fmaf(w.x, relu(c[i][row / 2][row % 2 * 2]), sum[row]);
-            if (head + h + 1 < heads) sum[row] = fmaf(w.y, relu(c[i][row / 2][row % 2 * 2 + 1]), sum[row]);
+            if (head + h + 1 < heads)
+                sum[row] = fmaf(w.y, relu(c[i][row / 2][row % 2 * 2 + 1]), sum[row]);
         }
     }
 }
 
-// bf16 products; keys as fp8 or bf16 words, dim up to 16 STEPS. Keys are the rows of the products, heads
-// the columns: a warp holds 32 keys in registers for all tokens of its group, and fetches the next 32
-// meanwhile. Grid: (blocks of 256 keys, up to what fits the GPU; token groups up to 65535), block: 256,
-// shared: 256 keys, then queries and weights of `group` tokens.
+// A warp's staged keys as A fragments of m16n8k16: rows g and g + 8 of two tiles.
+template <int STEPS, bool FP8, int PITCH>
+__device__ static void load_keys(uint32_t keys[2][STEPS][4], const uint32_t *staged, int g, int t)
+{
+    uint32_t nan = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * STEPS; i++) {
+        const uint32_t *row = staged + (i / STEPS * 16 + g) * PITCH;
+        uint32_t *a = keys[i / STEPS][i % STEPS];
+        if (FP8) {
+            row += i % STEPS + STEPS * t;
+            e4m3x4_to_bf16(a[0], a[2], nan, row[0]);
+            e4m3x4_to_bf16(a[1], a[3], nan, row[8 * PITCH]);
+        } else {
+            row += i % STEPS * 8 + t;
+            a[0] = row[0];
+            a[1] = row[8 * PITCH];
+            a[2] = row[4];
+            a[3] = row[8 * PITCH + 4];
+        }
+    }
+    if (FP8 && nan) {
+#pragma unroll
+        for (int i = 0; i < 8 * STEPS; i++) {
+            uint32_t &pair = keys[i / (4 * STEPS)][i / 4 % STEPS][i % 4];
+            pair = with_nan(pair);
+        }
+    }
+}
+
+// The sum over a token's heads, for key g + 8 t of the warp's 32.
+template <int STEPS>
+__device__ static float score_token(const uint32_t keys[2][STEPS][4], const uint4 *q, int tiles,
+                                    int heads, int lane)
+{
+    const float *w = (const float *)(q + tiles * STEPS / 2 * WARP);
+    float sum[4] = {0, 0, 0, 0};
+    int tile = 0, t = lane % 4;
+    for (; tile + 2 <= tiles; tile += 2)
+        score_heads<STEPS, 2>(sum, keys, q + tile * STEPS / 2 * WARP, w + tile * 8, tile * 8, heads,
+                              lane);
+    if (tile < tiles)
+        score_heads<STEPS, 1>(sum, keys, q + tile * STEPS / 2 * WARP, w + tile * 8, tile * 8, heads,
+                              lane);
+#pragma unroll
+    for (int row = 0; row < 4; row++) {
+        sum[row] += __shfl_xor_sync(0xffffffff, sum[row], 1);
+        sum[row] += __shfl_xor_sync(0xffffffff, sum[row], 2);
+    }
+    return t == 0 ? sum[0] : t == 1 ? sum[1] : t == 2 ? sum[2] : sum[3];
+}
+
+// bf16 products; keys as fp8 or bf16 words, dim up to 16 STEPS. Keys are the rows of the products,
+// heads the columns: a warp holds 32 keys in registers for all tokens, and fetches the next 32
+// meanwhile. Grid: (blocks of 256 keys, groups of tokens: up to what fills the GPU), block: 256,
+// shared: 256 keys, then `group` tokens as index_score_pack leaves them.
 template <int STEPS, bool FP8>
 __global__ static void __launch_bounds__(MMA_THREADS, 2)
-    index_score_mma(scoring s, int group, int tiles, bool direct)
+    index_score_mma(scoring s, const uint4 *packed, int group, int tiles, bool direct)
 {
     constexpr int WORDS = FP8 ? 4 * STEPS : 8 * STEPS, PITCH = FP8 ? WORDS + 1 : WORDS + 4;
     extern __shared__ uint4 shared[];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     uint32_t *staged = (uint32_t *)shared + warp * MMA_KEYS * PITCH;
     uint4 *queries = shared + MMA_WARPS * MMA_KEYS * PITCH / 4;
-    int token_vectors = tiles * STEPS / 2 * WARP;
-    float *weights = (float *)(queries + group * token_vectors);
-    int64_t step = (int64_t)gridDim.x * MMA_WARPS * MMA_KEYS;
-    for (int64_t t0 = (int64_t)blockIdx.y * group; t0 < s.tokens; t0 += (int64_t)gridDim.y * group) {
-        int count = (int)min((int64_t)group, s.tokens - t0);
-        int64_t key0 = ((int64_t)blockIdx.x * MMA_WARPS + warp) * MMA_KEYS;
-        if (key0 < s.n) stage_keys<WORDS, PITCH, FP8>(staged, s, key0, lane, direct);
-        __syncthreads();
-        stage_queries<STEPS, FP8>((uint2 *)queries, weights, s, t0, count, tiles);
-        __syncthreads();
-        for (; key0 < s.n; key0 += step) {
-            uint32_t keys[2][STEPS][4], nan = 0;
-            __pipeline_wait_prior(0);
-            __syncwarp();
-#pragma unroll
-            for (int i = 0; i < 2 * STEPS; i++) {
-                const uint32_t *row = staged + (i / STEPS * 16 + g) * PITCH;
-                uint32_t *a = keys[i / STEPS][i % STEPS];
-                if (FP8) {
-                    row += i % STEPS + STEPS * t;
-                    e4m3x4_to_bf16(a[0], a[2], nan, row[0]);
-                    e4m3x4_to_bf16(a[1], a[3], nan, row[8 * PITCH]);
-                } else {
-                    row += i % STEPS * 8 + t;
-                    a[0] = row[0];
-                    a[1] = row[8 * PITCH];
-                    a[2] = row[4];
-                    a[3] = row[8 * PITCH + 4];
-                }
+    int token_vectors = tiles * (STEPS / 2 * WARP + 2);
+    int64_t held = -1, step = (int64_t)gridDim.x * MMA_WARPS * MMA_KEYS;
+    int64_t key0 = ((int64_t)blockIdx.x * MMA_WARPS + warp) * MMA_KEYS;
+    if (key0 < s.n) stage_keys<WORDS, PITCH, FP8>(staged, s, key0, lane, direct);
+    for (; key0 - warp * MMA_KEYS < s.n;
+         key0 += step) { // the same rounds in all warps, for the barriers
+        uint32_t keys[2][STEPS][4];
+        int64_t own = key0 + g + 8 * t;
+        float scale = 1.0f;
+        __pipeline_wait_prior(0);
+        __syncwarp();
+        if (key0 < s.n) {
+            load_keys<STEPS, FP8, PITCH>(keys, staged, g, t);
+            if (FP8) scale = __uint_as_float(staged[(g + 8 * t) * PITCH + WORDS]);
+        }
+        __syncwarp();
+        if (key0 + step < s.n) stage_keys<WORDS, PITCH, FP8>(staged, s, key0 + step, lane, direct);
+        for (int64_t t0 = (int64_t)blockIdx.y * group; t0 < s.tokens;
+             t0 += (int64_t)gridDim.y * group) {
+            int count = (int)min((int64_t)group, s.tokens - t0);
+            if (t0 != held) {
+                __syncthreads();
+                for (int i = threadIdx.x; i < count * token_vectors; i += MMA_THREADS)
+                    __pipeline_memcpy_async(queries + i, packed + t0 * token_vectors + i, 16);
+                __pipeline_commit();
+                __pipeline_wait_prior(0);
+                __syncthreads();
+                held = t0;
             }
-            if (FP8 && nan)
-#pragma unroll
-                for (int i = 0; i < 8 * STEPS; i++)
-                    keys[i / (4 * STEPS)][i / 4 % STEPS][i % 4] = with_nan(keys[i / (4 * STEPS)][i / 4 % STEPS][i % 4]);
-            int64_t own = key0 + g + 8 * t;
-            float scale = FP8 ? __uint_as_float(staged[(g + 8 * t) * PITCH + WORDS]) : 1.0f;
-            __syncwarp();
-            if (key0 + step < s.n) stage_keys<WORDS, PITCH, FP8>(staged, s, key0 + step, lane, direct);
-            for (int token = 0; token < count; token++) {
-                const uint4 *q = queries + token * token_vectors;
-                const float *w = weights + token * tiles * 8;
-                float sum[4] = {0, 0, 0, 0};
-                int tile = 0;
-                for (; tile + 2 <= tiles; tile += 2)
-                    score_heads<STEPS, 2>(sum, keys, q + tile * STEPS / 2 * WARP, w + tile * 8, tile * 8, s.heads, lane);
-                if (tile < tiles)
-                    score_heads<STEPS, 1>(sum, keys, q + tile * STEPS / 2 * WARP, w + tile * 8, tile * 8, s.heads, lane);
-#pragma unroll
-                for (int row = 0; row < 4; row++) {
-                    sum[row] += __shfl_xor_sync(0xffffffff, sum[row], 1);
-                    sum[row] += __shfl_xor_sync(0xffffffff, sum[row], 2);
-                }
-                float mine = t == 0 ? sum[0] : t == 1 ? sum[1] : t == 2 ? sum[2] : sum[3];
-                if (own < s.n) s.scores[(t0 + token) * s.score_stride + own] = mine * scale;
+            if (key0 >= s.n) continue;
+            for (int i = 0; i < count; i++) {
+                float sum =
+                    score_token<STEPS>(keys, queries + i * token_vectors, tiles, s.heads, lane);
+                if (own < s.n) s.scores[(t0 + i) * s.score_stride + own] = sum * scale;
             }
         }
-        __syncthreads();
     }
 }
 
@@ -335,77 +378,78 @@ static int failed(cudaError_t error)
 }
 
 template <int STEPS, bool FP8>
-static cudaError_t launch_mma(const scoring &s, int tiles, cudaStream_t stream)
+static cudaError_t launch_mma(const scoring &s, int tiles, void *workspace, cudaStream_t stream)
 {
     int64_t token_bytes = (int64_t)tiles * (STEPS * WARP * 8 + 32);
     int64_t group = QUERY_BYTES / token_bytes < 1 ? 1 : QUERY_BYTES / token_bytes;
     if (group > s.tokens) group = s.tokens;
-    int bytes = MMA_WARPS * MMA_KEYS * (FP8 ? 4 * STEPS + 1 : 8 * STEPS + 4) * 4 + (int)(group * token_bytes);
+    int bytes = MMA_WARPS * MMA_KEYS * (FP8 ? 4 * STEPS + 1 : 8 * STEPS + 4) * 4 +
+                (int)(group * token_bytes);
     int device, processors, resident;
     cudaError_t error = cudaGetDevice(&device);
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
     if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(index_score_mma<STEPS, FP8>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        error = cudaFuncSetAttribute(index_score_mma<STEPS, FP8>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error == cudaSuccess)
-        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, index_score_mma<STEPS, FP8>, MMA_THREADS,
-                                                              (size_t)bytes);
+        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+            &resident, index_score_mma<STEPS, FP8>, MMA_THREADS, (size_t)bytes);
     if (error != cudaSuccess) return error;
     int64_t wanted = (s.n + MMA_WARPS * MMA_KEYS - 1) / (MMA_WARPS * MMA_KEYS);
     int64_t groups = (s.tokens + group - 1) / group, room = (int64_t)processors * resident;
-    dim3 grid((unsigned)(wanted < room ? wanted : room), (unsigned)(groups < 65535 ? groups : 65535));
+    int64_t across = wanted < room ? wanted : room, down = (room + across - 1) / across;
+    dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down));
     bool direct = s.format != LSA_KV_F32 && s.dim == 16 * STEPS && (uintptr_t)s.keys % 16 == 0 &&
                   (FP8 ? s.key_stride == s.dim + 4 : s.key_stride % 16 == 0);
-    index_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(s, (int)group, tiles, direct);
+    dim3 pack_grid((unsigned)tiles, (unsigned)(s.tokens < 65535 ? s.tokens : 65535));
+    index_score_pack<STEPS, FP8><<<pack_grid, WARP * STEPS, 0, stream>>>((uint2 *)workspace, s);
+    error = cudaGetLastError();
+    if (error != cudaSuccess) return error;
+    index_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(s, (const uint4 *)workspace,
+                                                                      (int)group, tiles, direct);
     return cudaGetLastError();
 }
 
 template <bool FP8>
-static cudaError_t launch_steps(const scoring &s, int steps, int tiles, cudaStream_t stream)
+static cudaError_t launch_steps(const scoring &s, int steps, int tiles, void *workspace,
+                                cudaStream_t stream)
 {
-    if (steps == 2) return launch_mma<2, FP8>(s, tiles, stream);
-    if (steps == 4) return launch_mma<4, FP8>(s, tiles, stream);
-    return launch_mma<8, FP8>(s, tiles, stream);
+    if (steps == 2) return launch_mma<2, FP8>(s, tiles, workspace, stream);
+    if (steps == 4) return launch_mma<4, FP8>(s, tiles, workspace, stream);
+    return launch_mma<8, FP8>(s, tiles, workspace, stream);
 }
 
-static int check(int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
-                 int64_t score_stride, int32_t key_format, int32_t compute)
+int lsa_index_score_cuda(float *scores, const float *q, const float *w, const void *keys,
+                         int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
+                         int64_t score_stride, int32_t key_format, int32_t compute, void *workspace,
+                         void *stream)
 {
-    if (key_format < LSA_KV_F32 || key_format > LSA_KV_FP8)
-        return lsa_fail(LSA_EARG, "index_score: key format %d is unknown", key_format);
-    if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
-        return lsa_fail(LSA_EARG, "index_score: compute %d is unknown", compute);
-    if (tokens < 0 || n < 0 || heads < 1 || n > INT32_MAX || heads > INT32_MAX)
-        return lsa_fail(LSA_ESHAPE, "index_score: %lld tokens, %lld keys, %lld heads", (long long)tokens,
-                        (long long)n, (long long)heads);
-    if (dim < 1 || dim > MOST_DIM)
-        return lsa_fail(LSA_ESHAPE, "index_score: dim is %lld, must be 1 .. %d", (long long)dim, MOST_DIM);
-    int64_t bytes = key_format == LSA_KV_FP8 ? dim + 4 : key_format == LSA_KV_BF16 ? 2 * dim : 4 * dim;
-    if (key_stride < bytes)
-        return lsa_fail(LSA_ESHAPE, "index_score: keys of %lld bytes are %lld apart", (long long)bytes,
-                        (long long)key_stride);
-    if (tokens > 1 && score_stride < n)
-        return lsa_fail(LSA_ESHAPE, "index_score: rows of %lld scores are %lld apart", (long long)n,
-                        (long long)score_stride);
-    return LSA_OK;
-}
-
-int lsa_index_score_cuda(float *scores, const float *q, const float *w, const void *keys, int64_t tokens,
-                         int64_t n, int64_t heads, int64_t dim, int64_t key_stride, int64_t score_stride,
-                         int32_t key_format, int32_t compute, void *workspace, void *stream)
-{
-    (void)workspace;
-    int rc = check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
+    int rc =
+        lsa_index_score_check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
     if (rc || tokens == 0 || n == 0) return rc;
-    scoring s = {scores, q, w, (const uint8_t *)keys, tokens, n, key_stride, score_stride,
-                 (int32_t)heads, (int32_t)dim, key_format, compute};
+    scoring s = {scores,
+                 q,
+                 w,
+                 (const uint8_t *)keys,
+                 tokens,
+                 n,
+                 key_stride,
+                 score_stride,
+                 (int32_t)heads,
+                 (int32_t)dim,
+                 key_format,
+                 compute};
     int64_t tiles = (heads + 7) / 8, steps = dim <= 32 ? 2 : dim <= 64 ? 4 : 8;
     cudaError_t error;
-    if (compute == LSA_COMPUTE_BF16 && dim <= MMA_MOST_DIM && tiles * steps * WARP * 8 <= MOST_QUERY_BYTES) {
-        error = key_format == LSA_KV_FP8 ? launch_steps<true>(s, (int)steps, (int)tiles, (cudaStream_t)stream)
-                                         : launch_steps<false>(s, (int)steps, (int)tiles, (cudaStream_t)stream);
+    if (compute == LSA_COMPUTE_BF16 && dim <= MMA_MOST_DIM &&
+        tiles * steps * WARP * 8 <= MOST_QUERY_BYTES) {
+        error = (key_format == LSA_KV_FP8 ? launch_steps<true>
+                                          : launch_steps<false>)(s, (int)steps, (int)tiles,
+                                                                 workspace, (cudaStream_t)stream);
     } else {
-        dim3 grid((unsigned)((n + PLAIN_KEYS - 1) / PLAIN_KEYS), (unsigned)(tokens < 65535 ? tokens : 65535));
+        dim3 grid((unsigned)((n + PLAIN_KEYS - 1) / PLAIN_KEYS),
+                  (unsigned)(tokens < 65535 ? tokens : 65535));
         index_score_plain<<<grid, PLAIN_THREADS, 0, (cudaStream_t)stream>>>(s);
         error = cudaGetLastError();
     }

@@ -1,21 +1,21 @@
-/* Top-k selection. Owns the running selection: a buffer that takes whatever exceeds the threshold, and
- * is cut back to the k best when full. Candidates stay in ascending order of id throughout, so a tie
- * goes to the lower id by position alone. */
+/* Top-k selection. Owns the running selection: a buffer that takes whatever exceeds the
+ * threshold, and is cut back to the k best when full. Candidates stay in ascending order of id
+ * throughout, so a tie goes to the lower id by position alone. */
 #include "kernels/topk.h"
 
 #include <math.h>
-#include <stddef.h>
 #include <omp.h>
+#include <stddef.h>
 
 #include "core/error.h"
 #include "core/simd.h"
 
 enum {
-    LEAST_SLACK = 1024,     /* room beyond k: a cut costs some 20 passes over the buffer, so cuts */
-    MOST_SLACK = 65536,     /* must be rare; and beyond the cache the room no longer helps */
-    VECTOR = 16,            /* a push may write a whole vector past the last candidate */
-    LEAST_ROOM = 128,       /* pushes into less room would be too short to be fast */
-    MOST_THREADS = 64,      /* each has its own buffer in the workspace */
+    LEAST_SLACK = 1024, /* room beyond k: a cut is some 20 passes over the buffer, so must be rare */
+    MOST_SLACK = 65536, /* beyond the cache, room no longer helps */
+    VECTOR = 16,        /* a push may write a whole vector past the last candidate */
+    LEAST_ROOM = 128,   /* pushes into less room would be too short to be fast */
+    MOST_THREADS = 64,  /* each has its own buffer in the workspace */
     MOST_K = 1 << 30
 };
 
@@ -27,7 +27,9 @@ int32_t lsa_topk_capacity(int32_t k)
 
 void lsa_topk_begin(lsa_topk_state *state, int32_t k, float *values, int32_t *ids)
 {
-    *state = (lsa_topk_state){.values = values, .ids = ids, .k = k < 0 ? 0 : k,
+    *state = (lsa_topk_state){.values = values,
+                              .ids = ids,
+                              .k = k < 0 ? 0 : k,
                               .capacity = lsa_topk_capacity(k),
                               .threshold = k > 0 ? -INFINITY : INFINITY};
 }
@@ -61,7 +63,8 @@ static inline LSA_BODY void count_from_body(const float *v, int32_t n, float lea
     for (; i < n; i++) total += v[i] >= least;
     *count = total;
 }
-LSA_PATHS(count_from, (const float *v, int32_t n, float least, int32_t *count), (v, n, least, count))
+LSA_PATHS(count_from, (const float *v, int32_t n, float least, int32_t *count),
+          (v, n, least, count))
 
 static inline LSA_BODY void count_above_body(const float *v, int32_t n, float most, int32_t *count)
 {
@@ -104,19 +107,22 @@ static float kth_largest(const float *v, int32_t n, int32_t k)
 {
     float least, most;
     bounds(v, n, &least, &most);
-    int64_t low = key_of(least), high = (int64_t)key_of(most) + 1;     /* reached by >= k; by < k */
+    int64_t low = key_of(least), high = (int64_t)key_of(most) + 1; /* reached by >= k; by < k */
     while (high - low > 1) {
         int64_t middle = low + (high - low) / 2;
         int32_t reached;
         count_from(v, n, value_of((int32_t)middle), &reached);
         if (reached == k) return value_of((int32_t)middle);
-        if (reached > k) low = middle;
-        else high = middle;
+        if (reached > k)
+            low = middle;
+        else
+            high = middle;
     }
     return value_of((int32_t)low);
 }
 
-/* Keeps the candidates above `cut` and the first `equal` of those at it, in order; returns how many. */
+/* Keeps the candidates above `cut` and the first `equal` of those at it, in order; returns how
+ * many. */
 static int32_t keep_generic(float *values, int32_t *ids, int32_t n, float cut, int32_t equal)
 {
     int32_t kept = 0;
@@ -162,8 +168,8 @@ static int32_t push_avx2(lsa_topk_state *s, const float *scores, int32_t n, int3
 }
 
 LSA_TARGET_AVX512
-static inline LSA_BODY int32_t take_avx512(lsa_topk_state *s, int32_t count, __m512 v, __mmask16 hits,
-                                           int32_t id)
+static inline LSA_BODY int32_t take_avx512(lsa_topk_state *s, int32_t count, __m512 v,
+                                           __mmask16 hits, int32_t id)
 {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __m512i ids = _mm512_add_epi32(_mm512_set1_epi32(id), lane);
@@ -213,7 +219,8 @@ static int32_t keep_avx512(float *values, int32_t *ids, int32_t n, float cut, in
         if (ties > equal) tied = _pdep_u32((1u << equal) - 1, tied);
         equal -= ties < equal ? ties : equal;
         __mmask16 take = (__mmask16)(above | tied);
-        /* kept <= i, so this overwrites nothing unread: the whole vector is in registers already. */
+        /* kept <= i, so this overwrites nothing unread: the whole vector is in registers
+         * already. */
         _mm512_storeu_ps(values + kept, _mm512_maskz_compress_ps(take, v));
         _mm512_storeu_si512(ids + kept, _mm512_maskz_compress_epi32(take, id));
         kept += __builtin_popcount(take);
@@ -228,8 +235,10 @@ static void push_some(lsa_topk_state *s, const float *scores, int32_t n, int32_t
 {
 #if defined(__x86_64__)
     int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512) s->count = push_avx512(s, scores, n, first_id);
-    else if (level == LSA_CPU_AVX2) s->count = push_avx2(s, scores, n, first_id);
+    if (level >= LSA_CPU_AVX512)
+        s->count = push_avx512(s, scores, n, first_id);
+    else if (level == LSA_CPU_AVX2)
+        s->count = push_avx2(s, scores, n, first_id);
     else
 #endif
         s->count = push_generic(s, scores, n, first_id);
@@ -284,7 +293,8 @@ int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scor
 {
     (void)stream;
     if (rows < 0 || n < 0 || n > INT32_MAX)
-        return lsa_fail(LSA_ESHAPE, "topk: %lld rows of %lld scores", (long long)rows, (long long)n);
+        return lsa_fail(LSA_ESHAPE, "topk: %lld rows of %lld scores", (long long)rows,
+                        (long long)n);
     if (k < 0 || k > MOST_K) return lsa_fail(LSA_EARG, "topk: k is %d, must be 0 .. %d", k, MOST_K);
     int threads = lsa_threads_for(rows * (n / 8 + 1000));
     if (threads > MOST_THREADS) threads = MOST_THREADS;

@@ -8,7 +8,7 @@ typedef struct lsa_topk_state {
     float *values;
     int32_t *ids;
     int32_t k, capacity, count;
-    float threshold;       /* once k are held, a candidate must exceed this */
+    float threshold; /* once k are held, a candidate must exceed this */
 } lsa_topk_state;
 
 /* Elements of values and ids that a k needs. */
@@ -19,15 +19,17 @@ void lsa_topk_begin(lsa_topk_state *state, int32_t k, float *values, int32_t *id
 /* Offers scores[i] for id first_id + i, i < n. Ids come in ascending order over all calls. */
 void lsa_topk_push(lsa_topk_state *state, const float *scores, int64_t n, int32_t first_id);
 
-/* Writes the selected ids in ascending order, and their scores where `values` is not NULL; returns how many. */
+/* Writes the selected ids in ascending order, and their scores where `values` is not NULL; returns
+ * how many. More may be pushed after it. */
 int32_t lsa_topk_finish(lsa_topk_state *state, int32_t *ids, float *values);
 
-/* The k largest of each row, as ids in ascending order: ids [rows, k] (-1 beyond counts[row]), values [rows, k]
- * or NULL, counts [rows] or NULL. scores: row r at scores + r * score_stride, n floats. Ties: the lower id.
- * -inf and NaN are never selected; fewer than k candidates, or none, is legal.
- * workspace: lsa_topk_workspace(rows, k) bytes. */
-typedef int lsa_topk_fn(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
-                        int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream);
+/* The k largest of each row, as ids in ascending order: ids [rows, k] (-1 beyond counts[row]),
+ * values [rows, k] or NULL (-inf there), counts [rows] or NULL. scores: row r at scores +
+ * r * score_stride, n floats. Ties: the lower id. -inf and NaN are never selected; fewer than k
+ * candidates, or none, is legal. workspace: lsa_topk_workspace(rows, k) bytes. */
+typedef int lsa_topk_fn(int32_t *ids, float *values, int32_t *counts, const float *scores,
+                        int64_t rows, int64_t n, int64_t score_stride, int32_t k, void *workspace,
+                        void *stream);
 lsa_topk_fn lsa_topk_cpu;
 
 int64_t lsa_topk_workspace(int64_t rows, int32_t k);
