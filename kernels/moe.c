@@ -5,7 +5,14 @@
 #include "core/error.h"
 #include "kernels/vector_math.h"
 
-enum { ROUTE_NS = 2, SWIGLU_NS = 1 };        /* rough cost of an expert's score, of a gated value */
+/* Rough cost of an expert's score, of a gated value. A team of one costs more than small calls do. */
+enum { ROUTE_NS = 2, SWIGLU_NS = 1 };
+
+/* Whole vectors without a call of memcpy. */
+static inline LSA_BODY f32x16 load_some(const float *p, int64_t n)
+{
+    return n == 16 ? f32x16_load(p) : f32x16_load_n(p, n);
+}
 
 static inline LSA_BODY f32x16 scores_of(f32x16 logits, int32_t scoring)
 {
@@ -38,16 +45,16 @@ static inline LSA_BODY void best_experts(int32_t *ids, float *keys, const float 
     for (int64_t e = 0; e < experts; e += 16) {
         int64_t n = experts - e < 16 ? experts - e : 16;
         float key[16];
-        f32x16 s = scores_of(f32x16_load_n(logits + e, n), scoring);
-        if (bias) s += f32x16_load_n(bias + e, n);
+        f32x16 s = scores_of(load_some(logits + e, n), scoring);
+        if (bias) s += load_some(bias + e, n);
         f32x16_store(key, s);
         for (int64_t i = 0; i < n; i++) count = offer(ids, keys, count, k, key[i], (int32_t)(e + i));
     }
 }
 
-static inline LSA_BODY void route_body(int32_t *ids, float *weights, const float *logits, const float *bias,
-                                       const int32_t *fixed, int64_t experts, int64_t k, int32_t scoring,
-                                       float scaling)
+static inline LSA_BODY void route_token(int32_t *ids, float *weights, const float *logits, const float *bias,
+                                        const int32_t *fixed, int64_t experts, int64_t k, int32_t scoring,
+                                        float scaling)
 {
     if (fixed) memcpy(ids, fixed, (size_t)k * sizeof *ids);
     else best_experts(ids, weights, logits, bias, experts, k, scoring);   /* weights holds the keys */
@@ -55,18 +62,32 @@ static inline LSA_BODY void route_body(int32_t *ids, float *weights, const float
     float sum = 0;
     for (int64_t from = 0; from < k; from += 16) {
         int64_t n = k - from < 16 ? k - from : 16;
-        float picked[16] = {0};
-        for (int64_t i = 0; i < n; i++) picked[i] = logits[ids[from + i]];
-        f32x16_store_n(weights + from, scores_of(f32x16_load(picked), scoring), n);
-        for (int64_t i = 0; i < n; i++) sum += weights[from + i];
+        float score[16] = {0};
+        for (int64_t i = 0; i < n; i++) score[i] = logits[ids[from + i]];
+        f32x16_store(score, scores_of(f32x16_load(score), scoring));
+        for (int64_t i = 0; i < n; i++) sum += weights[from + i] = score[i];
     }
     for (int64_t i = 0; i < k; i++) weights[i] = weights[i] / (sum + 1e-20f) * scaling;
 }
 
-LSA_PATHS(route,
-          (int32_t *ids, float *weights, const float *logits, const float *bias, const int32_t *fixed,
-           int64_t experts, int64_t k, int32_t scoring, float scaling),
-          (ids, weights, logits, bias, fixed, experts, k, scoring, scaling))
+typedef struct route_call {
+    int32_t *ids;
+    float *weights;
+    const float *logits, *bias;
+    const int32_t *fixed;
+    int64_t experts, k;
+    int32_t scoring;
+    float scaling;
+} route_call;
+
+static inline LSA_BODY void route_body(const route_call *c, int64_t from, int64_t to)
+{
+    for (int64_t t = from; t < to; t++)
+        route_token(c->ids + t * c->k, c->weights + t * c->k, c->logits + t * c->experts, c->bias,
+                    c->fixed ? c->fixed + t * c->k : NULL, c->experts, c->k, c->scoring, c->scaling);
+}
+
+LSA_PATHS(route, (const route_call *c, int64_t from, int64_t to), (c, from, to))
 
 static int check_route(const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k, int32_t scoring)
 {
@@ -89,11 +110,14 @@ int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const f
     (void)stream;
     int rc = check_route(fixed, tokens, experts, k, scoring);
     if (rc || k == 0) return rc;
+    const route_call call = {ids, weights, logits, bias, fixed, experts, k, scoring, scaling};
     int threads = lsa_threads_for(tokens * (fixed ? k : experts) * ROUTE_NS);
+    if (threads == 1) {
+        route(&call, 0, tokens);
+        return 0;
+    }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t t = 0; t < tokens; t++)
-        route(ids + t * k, weights + t * k, logits + t * experts, bias, fixed ? fixed + t * k : NULL, experts, k,
-              scoring, scaling);
+    for (int64_t t = 0; t < tokens; t++) route(&call, t, t + 1);
     return 0;
 }
 
@@ -121,6 +145,10 @@ int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, fl
     if (n < 0 || !(limit >= 0))
         return lsa_fail(LSA_EARG, "swiglu: %lld values, limit %g", (long long)n, (double)limit);
     int threads = lsa_threads_for(n * SWIGLU_NS);
+    if (threads == 1) {
+        swiglu(out, gate, up, n, limit);
+        return 0;
+    }
     int64_t share = (n / threads + 16) / 16 * 16;   /* whole vectors, so that any split gives the same bits */
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t from = 0; from < n; from += share)
