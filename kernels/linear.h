@@ -18,8 +18,10 @@ typedef struct lsa_weight {
  *
  * x: row t starts at x + t * x_stride (cols floats); y: row t at y + t * y_stride (rows floats); y does not
  * overlap x. compute LSA_COMPUTE_F32 keeps x in f32; LSA_COMPUTE_BF16 rounds x (and, where the weight
- * is wider than bf16, W) to bf16 first. Few tokens stream the weight once at memory speed; many tokens
- * go through the BLAS, tile by tile of weight rows made dense in `workspace`. tokens or rows of 0 is legal.
+ * is wider than bf16, W = number * scale) to bf16 first. Few tokens stream the weight once at memory speed; many
+ * tokens are a matrix product, with panels of weight rows made dense on the way. tokens or rows of 0 is legal.
+ * An output is summed in an order that its weight's shape and format and the number of tokens fix: neither the
+ * number of threads nor row_from and rows change a bit of it.
  * `workspace` has at least lsa_linear_workspace(...) bytes, 64-byte aligned. LSA_ESHAPE, LSA_EDTYPE. */
 typedef int lsa_linear_fn(float *y, const float *x, const lsa_weight *w, int64_t tokens, int64_t row_from,
                           int64_t rows, int64_t x_stride, int64_t y_stride, int32_t compute,

@@ -5,7 +5,8 @@
 #include "kernels/number_formats.h"
 
 #define TARGET LSA_TARGET_AVX512
-enum { X_BF16_BYTES = 4 };
+#define LANES 16
+enum { X_BF16_BYTES = 4, ROWS_OF_1 = 4, ROWS_OF_2 = 4, ROWS_OF_4 = 4, ROWS_OF_8 = 2 };
 
 typedef struct numbers {
     __m512 v[4];
@@ -50,36 +51,6 @@ static inline TARGET LSA_BODY void multiply(__m512 *first, __m512 *second, const
 
 #include "kernels/linear_rows.h"
 
-/* Numbers that bf16 holds need no rounding, so one loop serves both kinds of arithmetic. */
-ROWS(f32_f32, LSA_F32, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f32_bf16, LSA_F32, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(f16_f32, LSA_F16, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f16_bf16, LSA_F16, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(bf16_any, LSA_BF16, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f8_any, LSA_F8_E4M3, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f4_any, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f4_any_halves, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_HALVES)
-ROWS(f8_bf16_numbers, LSA_F8_E4M3, LSA_COMPUTE_BF16, SCALE_NUMBERS)
-ROWS(f4_bf16_numbers, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_NUMBERS)
-
-lsa_linear_rows_fn *lsa_linear_rows_avx512(const lsa_linear_call *call, int32_t *x_layout)
-{
-    int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens), dtype = call->w->dtype;
-    *x_layout = LSA_LINEAR_X_F32;
-    switch (scaling_of(call)) {
-    case SCALE_BLOCKS:
-        switch (dtype) {
-        case LSA_F32: return bf16 ? f32_bf16[t] : f32_f32[t];
-        case LSA_F16: return bf16 ? f16_bf16[t] : f16_f32[t];
-        case LSA_BF16: return bf16_any[t];
-        case LSA_F8_E4M3: return f8_any[t];
-        default: return f4_any[t];
-        }
-    case SCALE_HALVES: return dtype == LSA_F4_E2M1 ? f4_any_halves[t] : NULL;
-    case SCALE_NUMBERS:
-        return dtype == LSA_F8_E4M3 ? f8_bf16_numbers[t] : dtype == LSA_F4_E2M1 ? f4_bf16_numbers[t] : NULL;
-    default: return NULL;
-    }
-}
+F32_LOOPS(lsa_linear_rows_avx512)
 
 #endif

@@ -5,7 +5,8 @@
 #include "kernels/number_formats.h"
 
 #define TARGET LSA_TARGET_AVX512_BF16
-enum { X_BF16_BYTES = 2 };
+#define LANES 16
+enum { X_BF16_BYTES = 2, ROWS_OF_1 = 4, ROWS_OF_2 = 4, ROWS_OF_4 = 4, ROWS_OF_8 = 2 };
 
 /* f32: four vectors, the second halves' in 2 and 3; bf16: two. */
 typedef struct numbers {

@@ -11,33 +11,40 @@ int64_t lsa_linear_vector_workspace(const lsa_weight *w, int64_t tokens)
     return (tokens == 3 ? 4 : tokens) * lsa_linear_padded(w->cols) * (int64_t)sizeof(float);
 }
 
-/* One row against all tokens. */
-static inline LSA_BODY void row_body(const lsa_linear_call *call, const float *x, int64_t r)
+typedef float f32x4 __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* One row against all tokens: any format, any columns, in vectors that every processor has. */
+static void one_row(const lsa_linear_call *call, const float *x, int64_t r)
 {
     const lsa_weight *w = call->w;
     float piece[PIECE];
-    f32x16 sum[LSA_LINEAR_GROUP] = {{0}};
+    f32x4 sum[LSA_LINEAR_GROUP][4] = {{{0}}};
     for (int64_t from = 0; from < w->cols; from += PIECE) {
-        int64_t n = w->cols - from < PIECE ? w->cols - from : PIECE;
+        int64_t n = w->cols - from < PIECE ? w->cols - from : PIECE, whole = (n + 15) / 16 * 16;
         lsa_linear_decode(piece, w, call->row_from + r, from, n, call->compute == LSA_COMPUTE_BF16);
+        memset(piece + n, 0, (size_t)(whole - n) * sizeof *piece);
         for (int64_t t = 0; t < call->tokens; t++) {
-            const float *xt = x + t * lsa_linear_padded(w->cols) + from;
-            f32x16 s = sum[t];
-            int64_t i = 0;
-            for (; i + 16 <= n; i += 16) s += f32x16_load(piece + i) * f32x16_load(xt + i);
-            if (i < n) s += f32x16_load_n(piece + i, n - i) * f32x16_load_n(xt + i, n - i);
-            sum[t] = s;
+            const f32x4 *p = (const f32x4 *)piece, *xt = (const f32x4 *)(x + t * lsa_linear_padded(w->cols) + from);
+            f32x4 a = sum[t][0], b = sum[t][1], c = sum[t][2], d = sum[t][3];
+            for (int64_t i = 0; i < whole / 4; i += 4) {
+                a += p[i] * xt[i];
+                b += p[i + 1] * xt[i + 1];
+                c += p[i + 2] * xt[i + 2];
+                d += p[i + 3] * xt[i + 3];
+            }
+            sum[t][0] = a, sum[t][1] = b, sum[t][2] = c, sum[t][3] = d;
         }
     }
-    for (int64_t t = 0; t < call->tokens; t++) call->y[t * call->y_stride + r] = f32x16_sum(sum[t]);
+    for (int64_t t = 0; t < call->tokens; t++) {
+        f32x4 s = (sum[t][0] + sum[t][2]) + (sum[t][1] + sum[t][3]);
+        call->y[t * call->y_stride + r] = (s[0] + s[2]) + (s[1] + s[3]);
+    }
 }
 
-static inline LSA_BODY void general_body(const lsa_linear_call *call, const void *x, int64_t from, int64_t to)
+static void general(const lsa_linear_call *call, const void *x, int64_t from, int64_t to)
 {
-    for (int64_t r = from; r < to; r++) row_body(call, x, r);
+    for (int64_t r = from; r < to; r++) one_row(call, x, r);
 }
-
-LSA_PATHS(general, (const lsa_linear_call *call, const void *x, int64_t from, int64_t to), (call, x, from, to))
 
 static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout, int32_t round)
 {
@@ -73,6 +80,7 @@ static lsa_linear_rows_fn *rows_for(const lsa_linear_call *call, int32_t *x_layo
     int level = lsa_cpu_level();
     if (level >= LSA_CPU_AVX512_BF16) rows = lsa_linear_rows_avx512_bf16(call, x_layout);
     else if (level >= LSA_CPU_AVX512) rows = lsa_linear_rows_avx512(call, x_layout);
+    else if (level >= LSA_CPU_AVX2) rows = lsa_linear_rows_avx2(call, x_layout);
 #endif
     if (!rows) {
         *x_layout = LSA_LINEAR_X_F32;
