@@ -8,7 +8,7 @@
  * 2.6.3 and 113 in OpenBLAS 0.3.21 (which knows no such processor and takes Haswell's kernels); in bf16 at 409 with
  * x and W still f32, 467 in oneDNN with both bf16 beforehand, OpenBLAS has none (`lsa bench linear`,
  * experiments/peers/gemm_libraries.c). The libraries would need every weight dense first, oneDNN some
- * milliseconds for each new shape, and either would let the number of threads change the sums. */
+ * tenths of a millisecond for each new shape, and either would let the number of threads change the sums. */
 #include "core/cpu.h"
 #include "kernels/linear_private.h"
 #include "kernels/number_formats.h"
