@@ -17,6 +17,7 @@
 #include "core/blocks.h"
 #include "core/pool.h"
 #include "core/session.h"
+#include "core/retrieval.h"
 #include "core/samples.h"
 #include "core/set.h"
 #include "core/heap.h"

@@ -13,6 +13,7 @@ local names = {
   model = "lsa.model:new",
   indexer = "lsa.indexer:new",
   trainer = "lsa.trainer:new",
+  evaluate = "lsa.evaluate:run",
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
   replay = "lsa.replay:new",

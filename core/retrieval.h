@@ -1,0 +1,26 @@
+/* How well scores tell golden chunks from others: counts, from which precision, recall and calibration follow. */
+#ifndef LSA_RETRIEVAL_H
+#define LSA_RETRIEVAL_H
+#include "core/samples.h"
+
+enum { LSA_RETRIEVAL_BINS = 15 };
+
+/* Sums over steps. */
+typedef struct lsa_retrieval_counts {
+    int64_t steps, golden_steps;             /* those with candidates; of these, those with a golden one */
+    int64_t candidates, golden, selected, right;     /* right: golden and selected */
+    double recall_at_k;                      /* golden ones among the k first of a step / golden ones; over golden_steps */
+    int64_t bin_count[15], bin_golden[15];   /* LSA_RETRIEVAL_BINS equal parts of 0..1, by score; 1 is in the last */
+    double bin_score[15];
+} lsa_retrieval_counts;
+
+/* Adds `rows` steps of a document to *counts. Row r looks at the chunks 0 .. limits[r]-1 of steps[r]; golden ones are the
+ * step's positives (samples.h). scores: row r at scores + r * stride, in 0..1; selected are those >= theta, or > theta
+ * where strict is not 0. ranks: as scores, what orders the first k (scores themselves round to 1 where logits still
+ * differ); ties go to the lower chunk. A NaN score is not selected and in no bin. LSA_EARG names a limit beyond the candidates
+ * or the stride. */
+int lsa_retrieval_add(lsa_retrieval_counts *counts, const float *scores, const float *ranks, const lsa_golden *golden,
+                      const lsa_horizon *horizon, const int64_t *steps, const int64_t *limits, int64_t rows, int64_t stride,
+                      double theta, int32_t strict, int64_t k);
+
+#endif
