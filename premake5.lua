@@ -1,6 +1,7 @@
 -- Builds with premake5 and with Debian's premake4 4.3: `premake4 --file=premake5.lua gmake && make -C build`.
 --   liblsa       C core and CPU kernels                      build/liblsa.so
 --   liblsa_cuda  CUDA kernels, only where nvcc is            build/liblsa_cuda.so
+--   liblsa_mpi   training on several ranks, where mpicc is   build/liblsa_mpi.so
 --   lsa          the executable that embeds LuaJIT           build/bin/lsa
 -- Configurations: release, debug (build/debug), sanitize (ASan and UBSan, build/sanitize).
 local cuda = "/usr/local/cuda"
@@ -48,7 +49,7 @@ project "liblsa"
     targetname "lsa"
     kind "SharedLib"
     files { "core/*.c", "kernels/*.c" }
-    excludes "core/main.c"
+    excludes { "core/main.c", "core/collective_mpi.c" }
     buildoptions(warnings)
     buildoptions { "-fPIC", "-fopenmp" }
     linkoptions { "-fopenmp", "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- OpenMP threads outlive a dlclose
@@ -93,4 +94,18 @@ project "liblsa_cuda"
     libdirs(cuda .. "/lib64")
     linkoptions { "-Wl,-rpath," .. cuda .. "/lib64", "-Wl,-rpath,'$$ORIGIN'", "-Wl,--no-undefined" }
     links { "liblsa", "cudart", "stdc++" }
+end
+
+if os.isfile "/usr/bin/mpicc" then
+project "liblsa_mpi"
+    targetname "lsa_mpi"
+    kind "SharedLib"
+    files "core/collective_mpi.c"
+    buildoptions(warnings)
+    buildoptions { "-fPIC", "$(shell /usr/bin/mpicc --showme:compile)" }
+    linkoptions { "$(shell /usr/bin/mpicc --showme:link)", "-Wl,-rpath,'$$ORIGIN'", "-Wl,--no-undefined" }
+    links { "liblsa" }
+    each_configuration(function (name)
+        if name == "sanitize" then linkoptions "-fsanitize=address,undefined" end
+    end)
 end

@@ -9,6 +9,7 @@
 #include "core/device.h"
 #include "core/transfer.h"
 #include "core/clock.h"
+#include "core/collective.h"
 #include "core/peaks.h"
 #include "core/tensor.h"
 #include "core/io.h"

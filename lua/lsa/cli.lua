@@ -40,6 +40,13 @@ local function set_arguments(argv, name_at)
   return list
 end
 
+-- A script that went well leaves the job of ranks that it may have joined.
+local function finish(code)
+  local ranks = package.loaded["lsa.ranks"]
+  if ranks and code == 0 then ranks.leave() end
+  return code
+end
+
 local function script(argv)
   local name = argv[1]
   local file = name == "-" and io.stdin or io.open(name)
@@ -50,7 +57,7 @@ local function script(argv)
     complain(message)
     return FAILED
   end
-  return (trace.run("script", chunk, unpack(set_arguments(argv, 1))))
+  return finish((trace.run("script", chunk, unpack(set_arguments(argv, 1)))))
 end
 
 local function one_line(argv)
@@ -63,10 +70,10 @@ local function one_line(argv)
     return FAILED
   end
   local arguments = set_arguments(argv, 2)
-  return (trace.run("script", function()
+  return finish((trace.run("script", function()
     rawset(_G, "lsa", require "lsa")
     require "lsa.inspect".print(chunk(unpack(arguments)))
-  end))
+  end)))
 end
 
 -- A command that is a module: its main(arguments) returns the exit code.

@@ -14,6 +14,7 @@ local documents = require "lsa.documents"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
+local ranks = require "lsa.ranks"
 local state = require "lsa.trainer_state"
 local tensor = require "lsa.tensor"
 
@@ -48,6 +49,7 @@ local defaults = {
   checkpoint = false,      -- a file, written every `every` steps and at the end, and gone on from where it is there
   every = 100,
   ensemble = "max",        -- of the indexer that comes out
+  parallel = false,        -- "mpi": the ranks of this mpirun share each batch; rank 0 writes the checkpoint
 }
 
 local pointwise = {none = C.LSA_POINTWISE_NONE, bce = C.LSA_POINTWISE_BCE, focal = C.LSA_POINTWISE_FOCAL}
@@ -94,6 +96,7 @@ function M.new(opt)
   opt.rank, opt.heads = opt.rank or tonumber(c.q_rank), opt.heads or tonumber(c.index_heads)
   opt.min_layers = opt.min_layers or math.ceil(#opt.model.csa_layers / 7)
   local self = setmetatable({opt = opt, model = opt.model, layers = opt.layers, steps_done = 0, skipped = 0}, Trainer)
+  self.ranks = ranks.join(opt.parallel)
   self.c = state.new(opt)
   self.documents = open_documents(opt)
   self.batches = batches.new{documents = self.documents, batch = opt.batch, positives = opt.positives,
@@ -101,7 +104,8 @@ function M.new(opt)
     csa_layers = #opt.model.csa_layers, vote_weights = opt.weights == "votes", frequent = opt.frequent,
     score = function(document, step, n) return self:highest(document, step, n) end}
   self.loss = ffi.new("lsa_index_loss", {pointwise[opt.loss], pairwise[opt.pairwise], opt.factor, opt.margin})
-  self.samples = ffi.new("lsa_training_sample[?]", opt.batch)
+  self.from, self.to = self.ranks:share(opt.batch)
+  self.samples = ffi.new("lsa_training_sample[?]", math.max(1, self.to - self.from))
   state.start(self)
   if opt.checkpoint and C.lsa_file_exists(opt.checkpoint) == 1 then state.load(self, opt.checkpoint) end
   return self
@@ -136,21 +140,24 @@ function Trainer:rate(i)
   return opt.rate * 0.5 * (1 + math.cos(math.pi * math.min(1, (i - opt.warmup) / span)))
 end
 
--- Loss and gradients of one batch; how many chunks it had.
+-- Loss and gradients of one batch, this rank's part of it joined with the others'; how many chunks it had.
 function Trainer:gradients(number)
-  local opt, ids, drawn = self.opt, 0, {}
-  for place = 0, opt.batch - 1 do
-    local one = self.batches:draw(number, place)
-    local s = self.samples[place]
+  local opt, drawn, n = self.opt, {}, self.to - self.from
+  local sums = ffi.new "double[2]"                       -- loss, chunks
+  for i = 0, n - 1 do
+    local one = self.batches:draw(number, self.from + i)
+    local s = self.samples[i]
     s.ids, s.weights, s.positives, s.negatives, s.position = one.ids, one.weights, one.positives, one.negatives, one.position
-    drawn[place], ids = one, ids + one.positives + one.negatives
+    drawn[i], sums[1] = one, sums[1] + one.positives + one.negatives
   end
-  local loss = ffi.new "double[1]"
-  for i, layer in ipairs(self.layers) do
-    for place = 0, opt.batch - 1 do point_at(self.samples[place], drawn[place].doc, drawn[place].step, layer) end
-    check(C.lsa_trainer_gradients(self.c, i - 1, self.samples, opt.batch, self.loss, 1 / (opt.batch * #self.layers), loss))
+  local part = 1 / (opt.batch * #self.layers)
+  for l, layer in ipairs(self.layers) do
+    for i = 0, n - 1 do point_at(self.samples[i], drawn[i].doc, drawn[i].step, layer) end
+    check(C.lsa_trainer_gradients(self.c, l - 1, self.samples, n, self.loss, part, sums))
   end
-  return loss[0], ids
+  self.ranks:sum_f32(C.lsa_trainer_all(self.c, C.LSA_TRAIN_GRADIENT), C.lsa_trainer_count(self.c))
+  self.ranks:sum_f64(sums, 2)
+  return sums[0], sums[1]
 end
 
 function Trainer:step()
@@ -165,7 +172,7 @@ function Trainer:step()
   self.skipped = skipped and self.skipped + 1 or 0
   self.steps_done = number + 1
   if self.skipped == 10 then raise("trainer: loss or gradient was no number in 10 steps up to %d; the last loss is %g", number, loss) end
-  if opt.checkpoint and (self.steps_done % opt.every == 0 or self.steps_done == opt.steps) then self:save(opt.checkpoint) end
+  if opt.checkpoint and self.ranks.rank == 0 and (self.steps_done % opt.every == 0 or self.steps_done == opt.steps) then self:save(opt.checkpoint) end
   return {step = number, loss = loss, rate = how.rate, norm = norm[0], ids = ids, skipped = skipped,
     ms = tonumber(C.lsa_clock_ns() - began) / 1e6}
 end
@@ -178,7 +185,7 @@ local run_defaults = {steps = false, progress = false, on_step = false}
 function Trainer:run(opt)
   opt = options.check(opt, run_defaults, "trainer:run", 2)
   local last = opt.steps and math.min(self.opt.steps, self.steps_done + opt.steps) or self.opt.steps
-  local bar = opt.progress and require "lsa.progress"(last - self.steps_done, "training")
+  local bar = opt.progress and self.ranks.rank == 0 and require "lsa.progress"(last - self.steps_done, "training")
   local row
   while self.steps_done < last do
     row = self:step()
