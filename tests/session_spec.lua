@@ -1,5 +1,4 @@
 -- Sessions: the LSA cycle, its accounting and its invariants, on golden models and on the small real one.
-local lfs = require "lfs"
 local ffi = require "ffi"
 local lsa = require "lsa"
 local registry = require "lsa.registry"
