@@ -51,4 +51,6 @@
 #include "kernels/rope.h"
 #include "kernels/select.h"
 #include "kernels/topk.h"
+#include "kernels/uniform.h"
+#include "kernels/where.h"
 #endif

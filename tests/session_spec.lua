@@ -395,7 +395,7 @@ describe("bad input", function()
 
   it("in options lists the valid names", function()
     says("session: no option 'polcy'; there are: async, budget, ", function() csa:session({polcy = "x"}) end)
-    says("no policy 'recncy'; there are: full, ", function() csa:session({select = "recncy"}) end)
+    says("no policy 'recncy'; there are: dilate, ", function() csa:session({select = "recncy"}) end)
     says("no eviction policy 'lrv'; there are: arc, ", function() csa:session({evict = "lrv"}) end)
     says('session: kv is "fp4"; it can be: f32, bf16, fp8', function() csa:session({kv = "fp4"}) end)
     says("session: budget is %-1", function() csa:session({budget = -1}) end)

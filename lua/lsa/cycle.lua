@@ -3,17 +3,20 @@
 --   t, n, number            tokens known; candidate chunks (0 .. n-1); which cycle, from 0
 --   scores, logits(layer)   [n] f32: the Memory Indexer's ensemble; one target layer's logits
 --   native(layer)           [n] f32: the Lightning Indexer's logits at the last token
---   keys(layer)             [n, dim] f32 index keys;  queries(layer, w): [w, heads, dim] and [w, heads] of the last w tokens
+--   keys(layer, from)       [n - from, dim] f32 index keys of the chunks from .. n-1 (from 0 when nil)
+--   queries(layer, w)       index queries [w, heads, dim] and head weights [w, heads] of the last w tokens
+--   score(layer, q, w)      [rows, n] f32 index scores of any queries [rows, heads, dim], head weights [rows, heads]
+--   window(layer, w)        the same for the last w tokens: the Lightning Indexer's logits [w, n]
 --   used(layer) mass(layer) [n]: Level 2's picks (i32) and attention mass (f32) since the last set took over;
 --   observed                the set of chunks for which that was measured
 --   resident, keep          sets: resident now; kept whatever the policy says (sink and tail)
 --   budget, room, page      chunks that may be selected; what is left of that beside keep; chunks a page
---   top(scores)             set of the best [n] scores outside keep that fill the budget
---   top_pages(scores)       the same by pages: [ceil(n / page)] scores
+--   top(scores), top_pages(scores), newest(k)      sets that fill what is left of the budget: see lua/lsa/choose.lua
 --   tokens, entropy         token ids so far (i32 tensor); entropy in nats of the last token's distribution
 --   csa_layers              how many layers there are to ask about
 --   future                  in replay: what the next tau steps use (lua/lsa/replay.lua)
 --   state, rng              the policy's own table; a seeded generator (lua/lsa/rng.lua)
+--   within(given)           the same cycle with other fields, for a policy inside a policy
 --
 -- layer is a CSA ordinal. cycle.native(0) and cycle:native(0) are the same.
 --
@@ -21,14 +24,22 @@
 --   indexer, csa_layers     a Memory Indexer; a number
 --   hidden_state(layer)     float *: the layer's hidden state at the last token
 --   recent_queries(layer, w)            tensors [w, heads, dim], [w, heads]
---   index_scores(layer, q, w, heads, n) [n] f32 of one query
---   decoded_keys(layer, n)  observations(layer, n)  token_tensor(t)  last_logits() -> float *, count
+--   index_scores(layer, q, w, heads, n, rows)   [n] f32 of one query, [rows, n] of several
+--   decoded_keys(layer, n, from)  observations(layer, n)  token_tensor(t)  last_logits() -> float *, count
 -- and, where it is recorded, last_entropy() in place of last_logits(), and future(tau, n).
 local ffi = require "ffi"
+local choose = require "lsa.choose"
 local set = require "lsa.set"
 local tensor = require "lsa.tensor"
 
 local M = {}
+
+local meta, inner_meta = {}, {}
+
+local function is_cycle(x)
+  local m = type(x) == "table" and getmetatable(x)
+  return m == meta or m == inner_meta
+end
 
 local function floats(t) return ffi.cast("float *", t.c.data) end
 
@@ -53,29 +64,22 @@ function fields.room(_, cycle)
   return math.max(0, cycle.budget - cycle.keep:count())
 end
 
--- A copy of [n] scores in which the ids of `out` cannot win.
-local function masked(scores, out)
-  local copy = tensor.zeros({scores:count()}, "f32"):copy(scores)
-  local values = floats(copy)
-  for id in out:each() do values[id] = -math.huge end
-  return copy
-end
-
-function fields.top(_, cycle)
-  return function(scores)
-    return masked(scores, cycle.keep):topk(math.min(cycle.room, cycle.n))
+-- A field that is a function of the cycle: cycle.top(…) and cycle:top(…) are the same.
+local function method(f)
+  return function(_, cycle)
+    return function(first, ...)
+      if is_cycle(first) then return f(cycle, ...) end
+      return f(cycle, first, ...)
+    end
   end
 end
 
--- Pages that hold kept chunks come first, as the reference deployment forces them; then the best fill the budget.
-function fields.top_pages(_, cycle)
-  return function(scores)
-    local kept = cycle.keep:pages(cycle.page)
-    local most = math.max(0, math.floor(cycle.budget / cycle.page) - kept:count())
-    local pages = masked(scores, kept):topk(math.min(most, scores:count()))
-    return pages:chunks(cycle.page, cycle.n)
-  end
-end
+fields.top, fields.top_pages, fields.newest = method(choose.top), method(choose.top_pages), method(choose.newest)
+
+fields.score = method(function(cycle, layer, q, w)
+  local shape = q:shape()
+  return cycle.source:index_scores(layer, floats(q), floats(w), shape[2], cycle.n, shape[1])
+end)
 
 function fields.tokens(source, cycle)
   return source:token_tensor(cycle.t)
@@ -115,12 +119,11 @@ function by_layer.native(source, cycle, layer)
   return source:index_scores(layer, floats(q), floats(w), w:count(), cycle.n)
 end
 
-function by_layer.keys(source, cycle, layer) return source:decoded_keys(layer, cycle.n) end
+function by_layer.window(_, cycle, layer, w) return cycle.score(layer, cycle.queries(layer, w)) end
+function by_layer.keys(source, cycle, layer, from) return source:decoded_keys(layer, cycle.n, from or 0) end
 function by_layer.queries(source, _, layer, w) return source:recent_queries(layer, w) end
 function by_layer.used(source, cycle, layer) return (source:observations(layer, cycle.n)) end
 function by_layer.mass(source, cycle, layer) return (select(2, source:observations(layer, cycle.n))) end
-
-local meta = {}
 
 function meta.__index(cycle, name)
   local source = rawget(cycle, "source")
@@ -134,7 +137,7 @@ function meta.__index(cycle, name)
   local known = {}
   local function ask(first, ...)
     local layer, w = first, ...
-    if first == cycle then layer, w = ... end
+    if is_cycle(first) then layer, w = ... end
     local key = tostring(layer) .. ":" .. tostring(w)
     known[key] = known[key] or {compute(source, cycle, layer, w)}
     return unpack(known[key])
@@ -142,6 +145,22 @@ function meta.__index(cycle, name)
   rawset(cycle, name, ask)
   return ask
 end
+
+-- What a cycle within a cycle has of its own, however the outer one has it.
+local own = {room = true, top = true, top_pages = true, newest = true, within = true}
+
+function inner_meta.__index(cycle, name)
+  local outer = rawget(cycle, "outer")
+  if not own[name] then return outer[name] end
+  local value = fields[name](rawget(outer, "source"), cycle)
+  rawset(cycle, name, value)
+  return value
+end
+
+fields.within = method(function(cycle, given)
+  given.outer, given.keep = cycle, given.keep or cycle.keep
+  return setmetatable(given, inner_meta)
+end)
 
 -- given: what is known already (t, n, number, resident, keep, budget, page, state, rng).
 function M.new(source, given)

@@ -34,6 +34,15 @@ op("reduce", "x f32 [.., n]; op = sum|mean|min|max; > y f32 [..]",
 op("argmax", "x f32 [.., n]; > ids i32 [..]",
   function(f, a) return f(a.ids, a.x, a.rows, a.n, nil) end)
 
+op("where", "x f32 [n]; s set [n]; y f32 [m]; > out! f32 [n]",
+  function(f, a) return f(a.out, a.s, a.x, a.y, a.n, a.m == a.n and 1 or 0, nil) end,
+  function(a)
+    if a.m ~= a.n and a.m ~= 1 then raise("where: y has %d elements, x has %d: as many or one", a.m, a.n) end
+  end)
+
+op("uniform", "n integer; seed integer; > y f32 [n]",
+  function(f, a) return f(a.y, a.n, a.seed, nil) end)
+
 -- ---- selection ----
 
 local function at_least_one(name)

@@ -73,13 +73,14 @@ Replay.coverage = covered_in_row
 
 function Replay:hidden_state(layer) return row_of(self, "hidden_layer_", layer) end
 
-function Replay:index_scores(layer, q, w, heads, n)
-  local out = tensor.zeros({n}, "f32")
-  local bytes = lib.C.lsa_index_score_workspace(1, n, heads, self.dim, self.format, self.compute)
+function Replay:index_scores(layer, q, w, heads, n, rows)
+  local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
+  rows = rows or 1
+  local bytes = lib.C.lsa_index_score_workspace(rows, n, heads, self.dim, self.format, self.compute)
   if not self.workspace or self.workspace_bytes < bytes then
     self.workspace, self.workspace_bytes = tensor.zeros({tonumber(bytes)}, "u8"), bytes
   end
-  lib.check(C.lsa_index_score_cpu(floats(out), q, w, self.trace["compk_layer_" .. layer].c.data, 1, n, heads, self.dim,
+  lib.check(C.lsa_index_score_cpu(floats(out), q, w, self.trace["compk_layer_" .. layer].c.data, rows, n, heads, self.dim,
     self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil), 4)
   return out
 end
@@ -96,10 +97,10 @@ function Replay:recent_queries(layer, w)
   return q, weights
 end
 
-function Replay:decoded_keys(layer, n)
-  local out = tensor.zeros({n, self.dim}, "f32")
-  lib.check(C.lsa_index_decode_cpu(floats(out), self.trace["compk_layer_" .. layer].c.data, n, self.dim, self.key_bytes,
-    self.format, nil), 4)
+function Replay:decoded_keys(layer, n, from)
+  local out = tensor.zeros({n - from, self.dim}, "f32")
+  local keys = self.trace["compk_layer_" .. layer]:narrow(0, from, n - from)
+  lib.check(C.lsa_index_decode_cpu(floats(out), keys.c.data, n - from, self.dim, self.key_bytes, self.format, nil), 4)
   return out
 end
 

@@ -222,16 +222,25 @@ function Session:hidden_state(layer)
   return hidden
 end
 
-function Session:index_scores(layer, q, w, heads, n)
-  local out = tensor.zeros({n}, "f32")
-  lib.check(C.lsa_session_index_scores(self.c, layer, q, w, 1, heads, ffi.cast("float *", out.c.data)), 4)
+function Session:index_scores(layer, q, w, heads, n, rows)
+  local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
+  lib.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)), 4)
   return out
 end
 
-function Session:decoded_keys(layer, n)
+-- [n, bytes] records of a layer's index keys from chunk `from` on.
+local function raw_keys(self, layer, from, n, level)
   local c = self.model.config
-  local raw, out = self:keys(layer), tensor.zeros({n, tonumber(c.index_dim)}, "f32")
-  lib.check(C.lsa_index_decode_cpu(ffi.cast("float *", out.c.data), raw.c.data, n, c.index_dim,
+  local width = self.format == C.LSA_KV_FP8 and tonumber(c.index_dim) + 4 or tonumber(c.index_dim)
+  local out = tensor.zeros({n, width}, dtypes[self.opt.kv] or "u8")
+  lib.check(C.lsa_session_keys(self.c, layer, from, n, out.c.data), level + 1)
+  return out
+end
+
+function Session:decoded_keys(layer, n, from)
+  local c, count = self.model.config, n - from
+  local raw, out = raw_keys(self, layer, from, count, 4), tensor.zeros({count, tonumber(c.index_dim)}, "f32")
+  lib.check(C.lsa_index_decode_cpu(ffi.cast("float *", out.c.data), raw.c.data, count, c.index_dim,
     C.lsa_index_key_bytes(self.format, c.index_dim), self.format, nil), 4)
   return out
 end
@@ -321,12 +330,7 @@ end
 
 function Session:keys(layer)
   open(self, 2)
-  local c = self.model.config
-  local n = tonumber(C.lsa_session_chunks(self.c))
-  local width = self.format == C.LSA_KV_FP8 and tonumber(c.index_dim) + 4 or tonumber(c.index_dim)
-  local out = tensor.zeros({n, width}, dtypes[self.opt.kv] or "u8")
-  lib.check(C.lsa_session_keys(self.c, layer, 0, n, out.c.data), 2)
-  return out
+  return (raw_keys(self, layer, 0, tonumber(C.lsa_session_chunks(self.c)), 2))
 end
 
 function Session:hidden(layer)

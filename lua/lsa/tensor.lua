@@ -7,6 +7,7 @@
 --   x:sum() x:mean() x:min() x:max() numbers; x:sum(dim) ... tensors; x:argmax()
 --   x:add(y) sub mul div minimum maximum, y a number or a tensor of x's shape or of its trailing dimensions; also
 --   x + y, x - y, x * y, x / y, -x;   x:exp() x:log() x:sigmoid()
+--   x:where(set, y)     [n]: x's element where the set has its id, y's (or the number y) elsewhere
 --   x:pages(size, "sum"|"max"|"mean"|"min")    the last dimension in pages
 --   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets
 -- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it.
@@ -458,6 +459,26 @@ end
 function Tensor:exp() return (unary(self, C.LSA_EXP)) end
 function Tensor:log() return (unary(self, C.LSA_LOG)) end
 function Tensor:sigmoid() return (unary(self, C.LSA_SIGMOID)) end
+
+function Tensor:where(chosen, y)
+  local a = f32(self)
+  local out, n = like(a), count(a.c)
+  if not require("lsa.set").is(chosen) then raise("where: set is %s, a set is wanted", shown(chosen)) end
+  if a.c.rank ~= 1 or tonumber(chosen.c.n) ~= n then
+    raise("where: the set is over %d ids, the tensor has shape %s", tonumber(chosen.c.n), shape_text(a.c))
+  end
+  if type(y) == "number" then
+    scratch[0] = y
+    check(C.lsa_where_cpu(floats(out), chosen.c.bits, floats(a), scratch, n, 0, nil))
+    return out
+  end
+  local b = f32(want_tensor(y, "where: y"))
+  if b.c.rank ~= 1 or count(b.c) ~= n then
+    raise("where: y has shape %s, x has %s", shape_text(b.c), shape_text(a.c))
+  end
+  check(C.lsa_where_cpu(floats(out), chosen.c.bits, floats(a), floats(b), n, 1, nil))
+  return out
+end
 
 -- ---- reductions ----
 

@@ -1,0 +1,73 @@
+-- Owns how scores become a set within the budget: what policies call as cycle.top, cycle.top_pages, cycle.newest.
+-- What a cycle keeps anyway is never chosen; nor are NaN and -infinity. Ties go to the lower id.
+--
+--   top(cycle, scores, most, taken)   the best `most` chunks (what is left of the budget, when nil) outside keep and the
+--                                     set `taken`
+--   top_pages(cycle, scores)          the best pages that fill the budget; pages with kept chunks come first
+--   newest(cycle, most, taken)        the newest chunks
+--
+-- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: the
+-- union of each one's best k, for the largest k whose union fits.
+local set = require "lsa.set"
+local tensor = require "lsa.tensor"
+
+local M = {}
+
+local function union(list, k)
+  local all = list[1]:topk(k)
+  for i = 2, #list do all = all:union(list[i]:topk(k)) end
+  return all
+end
+
+-- The best `most` ids of a list of scores among the set `open`.
+local function best(scores, open, most)
+  local list = {}
+  for i, row in ipairs(tensor.is(scores) and {scores} or scores) do list[i] = row:where(open, -math.huge) end
+  most = math.min(most, open:size())
+  if #list == 0 or most <= 0 then return set.new(open:size()) end
+  if #list == 1 then return list[1]:topk(most) end
+  local low, high = math.floor(most / #list), most     -- the union of low fits; of high + 1 it need not be tried
+  while low < high do
+    local k = math.ceil((low + high) / 2)
+    if union(list, k):count() <= most then low = k else high = k - 1 end
+  end
+  return union(list, low)
+end
+
+-- What is left of the budget beside keep and `taken`, and the set of both.
+local function left(cycle, taken)
+  if not taken then return cycle.room, cycle.keep end
+  local all = cycle.keep:union(taken)
+  return math.max(0, cycle.budget - all:count()), all
+end
+
+function M.top(cycle, scores, most, taken)
+  local room, gone = left(cycle, taken)
+  return best(scores, gone:invert(), math.min(most or room, room))
+end
+
+-- As the reference deployment has it, the pages of kept chunks are whole and the first; where they do not fit, whole
+-- pages fill what is left beside the kept chunks.
+function M.top_pages(cycle, scores)
+  local kept = cycle.keep:pages(cycle.page)
+  local whole = math.floor(cycle.budget / cycle.page) - kept:count()
+  local fits = whole >= 0
+  local pages = best(scores, kept:invert(), fits and whole or math.floor(cycle.room / cycle.page))
+  return (fits and pages:union(kept) or pages):chunks(cycle.page, cycle.n)
+end
+
+-- The start of the run moves back by the ids in it that are there anyway, until none are added.
+function M.newest(cycle, most, taken)
+  local room, gone = left(cycle, taken)
+  most = math.min(most or room, room)
+  local n, before = cycle.n, nil
+  local from = math.max(0, n - most)
+  while from ~= before do
+    before = from
+    local run = set.new(n):range(from, n)
+    from = math.max(0, n - most - run:intersect_count(gone))
+  end
+  return set.new(n):range(from, n):minus(gone)
+end
+
+return M

@@ -1,0 +1,36 @@
+-- Owns policies inside policies: what the wrappers among lua/lsa/policies ask.
+--
+--   inner.ask(cycle, spec, name, room, keep) -> the set, beside keep, that the policy `spec` selects
+--
+-- spec: as a session's select: a name, {name, option = …}, a file or a function. name: what the inner policy's state is
+-- called in cycle.state, and where `spec` stands in messages. room: chunks that it may select beside `keep` (cycle.keep
+-- when nil): more is an error.
+local cycles = require "lsa.cycle"
+local registry = require "lsa.registry"
+
+local M = {}
+
+-- Entries by what they were opened from.
+local opened = setmetatable({}, {__mode = "k"})
+
+local function entry_of(spec, name)
+  if spec == nil then error(("%s is nil; it is the inner policy, as in {\"dilate\", of = \"lsa_topk\"}"):format(name), 0) end
+  opened[spec] = opened[spec] or registry.open("policies", spec)
+  opened[spec]:refresh()
+  return opened[spec]
+end
+
+function M.ask(cycle, spec, name, room, keep)
+  local entry = entry_of(spec, name)
+  keep = keep or cycle.keep
+  cycle.state[name] = cycle.state[name] or {}
+  local ok, answer = entry:call(cycle.within{keep = keep, budget = keep:count() + room, state = cycle.state[name]})
+  if not ok then error(answer, 0) end
+  local chosen = cycles.as_set(answer, cycle.n):minus(keep)
+  if chosen:count() > room then
+    error(("%s %s: %d chunks beside what is kept, its share is %d"):format(name, entry.name, chosen:count(), room), 0)
+  end
+  return chosen
+end
+
+return M

@@ -1,0 +1,14 @@
+-- What a policy selects; but where it fails, selects fewer than `least` chunks beside sink and tail, or the model is unsure (the
+-- entropy of the last token's distribution is above `entropy`), everything, as far as the budget reaches: the best by the
+-- Memory Indexer's score. With budget = 1 that is full attention.
+--   opt.of        the policy; default lsa_cap
+--   opt.least     1
+--   opt.entropy   nats; not looked at when nothing is said
+local inner = require "lsa.inner"
+
+return function(cycle, opt)
+  local ok, chosen = pcall(inner.ask, cycle, opt.of or "lsa_cap", "of", cycle.room)
+  local unsure = opt.entropy and cycle.entropy > opt.entropy
+  if ok and not unsure and chosen:count() >= (opt.least or 1) then return chosen end
+  return cycle.top(cycle.scores)
+end

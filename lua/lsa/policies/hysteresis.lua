@@ -1,0 +1,18 @@
+-- What a policy selects, and what it selected shortly before: a chunk leaves only after `wait` cycles without being selected,
+-- as long as there is room. The latest selected stay first; ties go to the lower id.
+--   opt.of        the policy; default lsa_topk
+--   opt.margin    0.2   share of the room that the policy does not get, so that others can stay
+--   opt.wait      4     cycles
+-- Source: the Schmitt trigger.
+local grow = require "lsa.grow"
+local inner = require "lsa.inner"
+
+return function(cycle, opt)
+  local chosen = inner.ask(cycle, opt.of or "lsa_topk", "of", math.floor(cycle.room * (1 - (opt.margin or 0.2))))
+  local state = cycle.state
+  local last = grow(state.last, {cycle.n}, -math.huge)       -- the cycle that last selected each chunk
+  last = grow(nil, {cycle.n}, cycle.number):where(chosen, last)
+  state.last = last
+  local staying = cycle.top(last:where(last:ge(cycle.number - (opt.wait or 4)), -math.huge), nil, chosen)
+  return chosen:union(staying)
+end

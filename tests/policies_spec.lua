@@ -1,0 +1,431 @@
+-- Selection policies: each formula by hand, then every policy on real models.
+local lsa = require "lsa"
+local registry = require "lsa.registry"
+local rng = require "lsa.rng"
+local support = require "policy_support"
+
+-- What `spec` selects beside what is kept, as ids.
+local function ask(spec, given)
+  local cycle = getmetatable(given) and given or support.cycle(given)
+  local ok, answer = registry.open("policies", spec):call(cycle)
+  assert(ok, answer)
+  return require("lsa.cycle").as_set(answer, cycle.n):minus(cycle.keep):ids():totable()
+end
+
+local function scores_of(list) return lsa.tensor(list) end
+
+local ten = scores_of {0.1, 0.9, 0.2, 0.8, 0.5, 0.7, 0.3, 0.6, 0.05, 0.4}
+
+describe("policies of the Memory Indexer", function()
+  it("lsa_threshold selects what reaches theta", function()
+    assert.same({1, 3, 4, 5, 7}, ask("lsa_threshold", {scores = ten}))
+    assert.same({1, 3}, ask({"lsa_threshold", theta = 0.8}, {scores = ten}))
+  end)
+
+  it("lsa_topk fills the budget with the best, beside what is kept", function()
+    assert.same({1, 3, 5}, ask("lsa_topk", {scores = ten, budget = 3}))
+    assert.same({3, 5}, ask("lsa_topk", {scores = ten, budget = 4, keep = {1, 9}}))
+    assert.same({}, ask("lsa_topk", {scores = ten, budget = 1, keep = {1, 9}}))
+  end)
+
+  it("lsa_cap stops at the threshold or the budget, whichever comes first", function()
+    assert.same({1, 3}, ask({"lsa_cap", theta = 0.6}, {scores = ten, budget = 2}))
+    assert.same({1, 3, 5, 7}, ask({"lsa_cap", theta = 0.6}, {scores = ten, budget = 8}))
+  end)
+
+  it("lsa_topp takes the fewest that make up the mass", function()
+    -- The sum is 4.55: 0.9 + 0.8 = 1.7 is below 0.5 of it, 2.4 is not.
+    assert.same({1, 3, 5}, ask({"lsa_topp", mass = 0.5}, {scores = ten}))
+    assert.same({1, 3}, ask({"lsa_topp", mass = 0.5}, {scores = ten, budget = 2}))
+    assert.same({0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, ask({"lsa_topp", mass = 1}, {scores = ten}))
+  end)
+
+  it("lsa_page_density takes the pages with the most chunks above theta, those of kept chunks first", function()
+    -- Above 0.35: pages of 2 have 1, 1, 2, 1, 1.
+    local given = {scores = ten, page = 2, budget = 4}
+    assert.same({0, 1, 4, 5}, ask({"lsa_page_density", theta = 0.35}, given))
+    given.keep = {9}
+    assert.same({4, 5, 8}, ask({"lsa_page_density", theta = 0.35}, given))
+    -- Exactly theta is not above it.
+    given.keep = {}
+    assert.same({0, 1, 2, 3}, ask({"lsa_page_density", theta = 0.6}, given))
+    -- Where whole pages of kept chunks do not fit, whole pages fill what is left beside them.
+    assert.same({4, 5}, ask({"lsa_page_density", theta = 0.35}, {scores = ten, page = 2, budget = 5, keep = {1, 3, 9}}))
+    assert.same({}, ask({"lsa_page_density", theta = 0.35}, {scores = ten, page = 2, budget = 4, keep = {1, 3, 9}}))
+  end)
+
+  it("lsa_page_max and lsa_page_mean order pages by those", function()
+    local x = scores_of {1, 0, 0.6, 0.6, 0.7, 0.1, 0.2}
+    assert.same({0, 1, 4, 5}, ask("lsa_page_max", {scores = x, page = 2, budget = 4}))
+    assert.same({0, 1, 2, 3}, ask("lsa_page_mean", {scores = x, page = 2, budget = 5}))
+    assert.same({0, 1, 2, 3, 4, 5, 6}, ask("lsa_page_mean", {scores = x, page = 2, budget = 8}))
+  end)
+end)
+
+describe("policies that look at no score", function()
+  local given = {scores = ten, budget = 5, keep = {0, 9}}
+
+  it("full, none and stride", function()
+    assert.same({1, 2, 3, 4, 5, 6, 7, 8}, ask("full", given))
+    assert.same({}, ask("none", given))
+    assert.same({4, 8}, ask("stride", given))
+    assert.same({}, ask("stride", {scores = ten, budget = 2, keep = {0, 9}}))
+  end)
+
+  it("recency takes the newest beside what is kept, wherever that is", function()
+    assert.same({6, 7, 8}, ask("recency", given))
+    assert.same({3, 5, 7}, ask("recency", {scores = ten, budget = 8, keep = {0, 4, 6, 8, 9}}))
+    assert.same({1, 2, 3, 5, 7}, ask("recency", {scores = ten, budget = 20, keep = {0, 4, 6, 8, 9}}))
+    assert.same({}, ask("recency", {scores = ten, budget = 5, keep = {0, 4, 6, 8, 9}}))
+  end)
+
+  it("random draws evenly, and again the same from the same seed", function()
+    local hits = {}
+    for seed = 1, 3000 do
+      local ids = ask("random", {scores = ten, budget = 5, keep = {0, 9}, rng = rng.new(seed)})
+      assert.equal(3, #ids)
+      for _, id in ipairs(ids) do hits[id] = (hits[id] or 0) + 1 end
+    end
+    for id = 1, 8 do assert.is_true(math.abs(hits[id] - 3000 * 3 / 8) <= 120, ("%d: %d"):format(id, hits[id])) end
+    local function wide(random) return support.cycle{n = 1000, budget = 40, rng = random} end
+    local random = rng.new(4)
+    local first = ask("random", wide(random))
+    assert.same(first, ask("random", wide(rng.new(4))))
+    assert.not_same(first, ask("random", wide(random)))
+    assert.not_same(first, ask("random", wide(rng.new(5))))
+  end)
+end)
+
+-- One head that scores a chunk by its first dimension at some tokens and by its second at others.
+local function two_dimensional(list)
+  local keys = lsa.tensor(list)
+  local q = lsa.tensor {{{1, 0}}, {{0, 1}}, {{0, 1}}}
+  return {keys = {keys}, queries = {{q, lsa.tensor {{1}, {1}, {1}}}}}
+end
+
+describe("policies of index scores", function()
+  -- Scores of the three last tokens: chunk 1 gets 10, 0, 0, chunks 4 and 5 get 0, 3, 3.
+  local given = two_dimensional {{0, 0}, {10, 0}, {0, 0}, {0, 0}, {0, 3}, {0, 2.9}, {0, 0}}
+
+  it("native_topk joins layers by rank", function()
+    local logits = {[0] = scores_of {1, 2, 3, 4, 5, 6}, scores_of {100, 500, 300, 200, 0, 0}}
+    local function native(layer) return logits[layer] end
+    local function picks(budget, keep)
+      return ask("native_topk", {n = 6, layers = 2, native = native, budget = budget, keep = keep})
+    end
+    assert.same({1, 5}, picks(2))
+    assert.same({1, 5}, picks(3))
+    assert.same({1, 2, 4, 5}, picks(4))
+    assert.same({1, 2, 3, 4, 5}, picks(5))
+    assert.same({1, 4}, picks(3, {5}))
+    assert.same({}, picks(1))
+  end)
+
+  it("expected_index takes the mean over the last queries", function()
+    given.budget = 1
+    assert.same({1}, ask("expected_index", given))
+    assert.same({4}, ask({"expected_index", w = 2}, given))
+    given.budget = 2
+    assert.same({1, 4}, ask("expected_index", given))
+  end)
+
+  it("snap_window counts votes, and neighbours of a hit come along", function()
+    -- Softmaxes: chunk 1 has nearly all of one vote; chunk 4 has e^3 / (e^3 + e^2.9 + 5) = 0.46 of two, so 0.93.
+    given.budget = 1
+    assert.same({1}, ask({"snap_window", radius = 0}, given))
+    assert.same({4}, ask({"snap_window", radius = 0, w = 2}, given))
+    given.budget = 3
+    assert.same({0, 1, 2}, ask({"snap_window", radius = 1}, given))
+    given.budget = 5
+    assert.same({0, 1, 2, 3, 4}, ask({"snap_window", radius = 1}, given))
+    given.budget = 3
+    assert.same({2, 3, 4}, ask({"snap_window", radius = 2, w = 2}, given))
+    -- The mean of scores would have chosen chunk 1: 10 / 4 against 9 / 4.
+    local four = two_dimensional {{10, 0}, {0, 3}, {0, 0}, {0, 0}}
+    four.queries[1] = {lsa.tensor {{{1, 0}}, {{0, 1}}, {{0, 1}}, {{0, 1}}}, lsa.tensor {{1}, {1}, {1}, {1}}}
+    four.budget = 1
+    assert.same({1}, ask({"snap_window", radius = 0}, four))
+    assert.same({0}, ask("expected_index", four))
+  end)
+
+  it("keynorm prefers short keys, layers joined by rank, and looks at each key once", function()
+    local state = {}
+    local keys = lsa.tensor {{3, 4}, {1, 0}, {0, 2}, {6, 8}, {0, 0}}
+    assert.same({1, 4}, ask("keynorm", {keys = {keys:narrow(0, 0, 5)}, budget = 2, state = state}))
+    local longer = lsa.tensor {{0, 0}, {1, 0}, {0, 2}, {6, 8}, {0, 0}, {0.1, 0}}
+    -- The first five norms are remembered, whatever the keys say now.
+    assert.same({1, 4, 5}, ask("keynorm", {keys = {longer}, budget = 3, state = state}))
+    assert.same({0, 4}, ask("keynorm", {keys = {lsa.tensor {{1}, {2}, {3}, {4}, {5}}, lsa.tensor {{5}, {4}, {3}, {2}, {1}}},
+      budget = 2}))
+  end)
+
+  it("keydiff prefers keys unlike the mean direction, whatever their length, as chunks are born, too", function()
+    -- Unit keys: three times (1, 0), once (0, 1), once (-1, 0): the anchor is (2, 1) / 5.
+    local list = {{1, 0}, {5, 0}, {0, 0.1}, {2, 0}, {-9, 0}, {0, 0}}
+    assert.same({4}, ask("keydiff", {keys = {lsa.tensor(list)}, budget = 1}))
+    assert.same({2, 4, 5}, ask("keydiff", {keys = {lsa.tensor(list)}, budget = 3}))
+    local state = {}
+    for n = 1, 6 do
+      local part = {unpack(list, 1, n)}
+      local at_once = ask("keydiff", {keys = {lsa.tensor(part)}, budget = 2})
+      assert.same(at_once, ask("keydiff", {keys = {lsa.tensor(part)}, budget = 2, state = state}))
+    end
+  end)
+
+  it("quest_pages bounds every chunk's score from above, and takes the pages with the highest bounds", function()
+    local random = rng.new(11)
+    local function values(shape)
+      local x = lsa.zeros(shape)
+      for i = 0, x:count() - 1 do x:pointer()[i] = 2 * random() - 1 end
+      return x
+    end
+    local state, page, heads, dim = {}, 5, 3, 4
+    local keys, q, w = values {43, dim}, values {2, heads, dim}, values {2, heads}
+    local bounds
+    for _, n in ipairs {3, 17, 20, 43} do
+      local cycle = support.cycle{keys = {keys:narrow(0, 0, n)}, queries = {{q, w}}, page = page, budget = 10, state = state}
+      rawset(cycle, "top_pages", function(list)
+        bounds = list[1]
+        return lsa.set(n)
+      end)
+      ask("quest_pages", cycle)
+      local scores = cycle.native(0)
+      local best = scores:pages(page, "max")
+      assert.equal(math.ceil(n / page), #bounds)
+      for p = 0, #bounds - 1 do
+        assert.is_true(bounds:get(p) >= best:get(p) - 1e-5, ("page %d of %d chunks"):format(p, n))
+        -- A page of one chunk is bounded by its score.
+        if n - p * page == 1 then assert.is_true(math.abs(bounds:get(p) - scores:get(n - 1)) <= 1e-5) end
+      end
+      assert.equal(math.floor(n / page), #state[0])
+    end
+    -- By hand: bounds of pages of two for q = (1, -1), w = 1: 1 - 0, 3 - (-2), 2 - 2.
+    local by_hand = {keys = {lsa.tensor {{1, 1}, {0, 0}, {3, 1}, {0, -2}, {2, 2}}}, page = 2, budget = 2,
+      queries = {{lsa.tensor {{{1, -1}}}, lsa.tensor {{1}}}}}
+    assert.same({2, 3}, ask("quest_pages", by_hand))
+    by_hand.budget = 4
+    assert.same({0, 1, 2, 3}, ask("quest_pages", by_hand))
+    -- A negative weight makes the lower bound count: page 1's, of q.k >= -2, is 0; those of 0 and 2 are 0 as well.
+    by_hand.queries[1][2], by_hand.budget = lsa.tensor {{-1}}, 2
+    assert.same({0, 1}, ask("quest_pages", by_hand))
+  end)
+end)
+
+describe("policies of observed attention", function()
+  local function masses(...)
+    local list = {...}
+    return function(layer) return lsa.tensor(list[layer + 1]) end
+  end
+
+  it("h2o sums mass over layers and time, keeps what is unobserved, and gives half to the newest", function()
+    local state = {}
+    local function picks(number, n, ...)
+      return ask("h2o", {n = n, layers = 2, number = number, budget = 4, state = state, mass = masses(...)})
+    end
+    assert.same({1, 2, 6, 7}, picks(0, 8, {0, 3, 1, 0, 0, 0, 9, 0}, {0, 0, 3, 2, 0, 0, 0, 9}))
+    -- 3 has 2 + 9 + 2; 6 and 7 still have 9.
+    assert.same({3, 6, 8, 9}, picks(1, 10, {0, 0, 0, 9, 0, 0, 0, 0, 9, 0}, {0, 0, 0, 2, 0, 0, 0, 0, 0, 0}))
+    assert.same({0, 9, 0, 13}, {state.total:get(0), state.total:get(6), state.total:get(9), state.total:get(3)})
+    -- Asked again in the same cycle, nothing is added.
+    picks(1, 10, {1e9, 0, 0, 1, 0, 0, 0, 0, 9, 0}, {0, 0, 0, 2, 0, 0, 0, 0, 0, 0})
+    assert.equal(0, state.total:get(0))
+  end)
+
+  it("h2o gives the newest the share that is said", function()
+    local given = {n = 8, budget = 4, mass = masses {9, 8, 7, 6, 5, 4, 3, 2}}
+    assert.same({0, 1, 2, 7}, ask({"h2o", recent = 0.25}, given))
+    assert.same({0, 1, 2, 3}, ask({"h2o", recent = 0}, given))
+    assert.same({4, 5, 6, 7}, ask({"h2o", recent = 1}, given))
+  end)
+
+  it("h2o_ema fades what was observed, and leaves what was not as it is", function()
+    local state = {}
+    local function picks(number, observed, ...)
+      return ask({"h2o_ema", decay = 0.5, recent = 0}, {n = 4, layers = 1, number = number, budget = 1, state = state,
+        mass = masses(...), observed = support.set(4, observed)})
+    end
+    assert.same({1}, picks(0, {0, 1, 2, 3}, {1, 2, 1, 0}))
+    assert.same({0.125, 0.25, 0.125, 0}, state.mean:totable())
+    assert.same({3}, picks(1, {0, 3}, {0, 0, 0, 8}))
+    assert.same({0.0625, 0.25, 0.125, 0.5}, state.mean:totable())
+    picks(2, {0, 3}, {0, 0, 0, 0})
+    assert.same({0.0625, 0.25, 0.125, 0.5}, state.mean:totable())
+  end)
+end)
+
+describe("oracles", function()
+  it("know the future in a replay, and say so elsewhere", function()
+    local future = {native = support.set(10, {2, 3, 7}), counts = scores_of {0, 0, 5, 9, 0, 0, 0, 1, 0, 0},
+      golden = support.set(10, {3})}
+    local given = {scores = ten, budget = 2, future = future}
+    assert.same({2, 3, 7}, ask("oracle_native", given))
+    assert.same({3}, ask("oracle_golden", given))
+    assert.same({2, 3}, ask("oracle_budget", given))
+    given.budget = 9
+    assert.same({2, 3, 7}, ask("oracle_budget", given))
+    given.future = {native = future.native, counts = future.counts}
+    assert.error_matches(function() ask("oracle_golden", given) end, "oracle_golden: cycle.future.golden is not there")
+    given.future = nil
+    for _, name in ipairs {"oracle_native", "oracle_golden", "oracle_budget"} do
+      assert.error_matches(function() ask(name, given) end, name .. ".lua:%d+: " .. name .. ": cycle.future.*replay only")
+    end
+  end)
+end)
+
+describe("wrappers", function()
+  it("hybrid gives each policy its share, and later ones what earlier ones left", function()
+    local given = {scores = ten, budget = 5, keep = {9}}
+    assert.same({1, 3, 7, 8}, ask("hybrid", given))
+    assert.same({1, 3, 5, 8}, ask({"hybrid", of = {"recency", "lsa_topk"}, shares = {1, 3}}, given))
+    assert.same({1, 3, 5, 7}, ask({"hybrid", of = {"none", "lsa_topk"}}, given))
+    assert.same({1, 3}, ask({"hybrid", of = {"lsa_topk", "none"}}, given))
+    assert.error_matches(function() ask({"hybrid", of = {"none", "lsa_threshold"}}, given) end,
+      "of 2 lsa_threshold: 5 chunks beside what is kept, its share is 4")
+    -- What one has chosen is not chosen again.
+    assert.same({1, 3, 5, 7}, ask({"hybrid", of = {"lsa_topk", "lsa_topk"}}, given))
+  end)
+
+  it("dilate takes neighbours along, within the budget", function()
+    local x = scores_of {0, 0, 0, 0.9, 0, 0, 0.8, 0, 0, 0, 0.7, 0}
+    assert.same({2, 3, 4}, ask({"dilate", of = "lsa_topk"}, {scores = x, budget = 3}))
+    assert.same({2, 3, 4, 5, 6, 7}, ask({"dilate", of = "lsa_topk", radius = 1}, {scores = x, budget = 6}))
+    assert.same({2, 3, 4}, ask("dilate", {scores = x, budget = 5}))
+    -- Neighbours that overlap leave room for another hit.
+    local close = scores_of {0, 0.9, 0.8, 0, 0, 0, 0.7, 0, 0, 0}
+    assert.same({0, 1, 2, 3, 5, 6, 7}, ask("dilate", {scores = close, budget = 7}))
+    for budget = 0, 12 do
+      for radius = 0, 3 do
+        assert.is_true(#ask({"dilate", radius = radius}, {scores = x, budget = budget, keep = {0, 11}}) <= math.max(0, budget - 2))
+      end
+    end
+  end)
+
+  it("hysteresis lets a chunk go only after some cycles, as long as there is room", function()
+    local state = {}
+    local function picks(number, scores)
+      return ask({"hysteresis", of = "lsa_topk", margin = 0.5, wait = 2}, {scores = scores_of(scores), budget = 4,
+        number = number, state = state})
+    end
+    assert.same({0, 1}, picks(0, {9, 8, 0, 0, 0, 0, 0}))
+    assert.same({0, 1, 2, 3}, picks(1, {0, 0, 8, 9, 0, 0, 0}))
+    -- 2 and 3 were selected later than 0 and 1.
+    assert.same({2, 3, 4, 5}, picks(2, {0, 0, 0, 0, 9, 9, 0}))
+    assert.same({4, 5, 6, 7}, picks(3, {0, 0, 0, 0, 0, 0, 1, 1}))
+    assert.same({4, 5, 6, 7}, picks(4, {0, 0, 0, 0, 0, 0, 1, 1}))
+    assert.same({6, 7}, picks(5, {0, 0, 0, 0, 0, 0, 1, 1}))
+  end)
+
+  it("stale1 is a cycle behind", function()
+    local state = {}
+    local function picks(number, scores, keep, budget)
+      return ask({"stale1", of = "lsa_topk"}, {scores = scores_of(scores), budget = budget or 2, number = number, state = state,
+        keep = keep})
+    end
+    assert.same({0, 1}, picks(0, {9, 8, 0, 0}))
+    assert.same({0, 1}, picks(1, {0, 0, 8, 9, 0}))
+    assert.same({2, 3}, picks(2, {0, 0, 0, 0, 9, 8}))
+    assert.same({2, 3}, picks(2, {9, 8, 0, 0, 0, 0}))
+    assert.same({5}, picks(3, {1, 1, 1, 1, 1, 1, 1}, {6}))
+  end)
+
+  it("fallback_full takes all that fits where the policy fails, finds too little, or the model is unsure", function()
+    local given = {scores = ten, budget = 4, entropy = 1.5}
+    assert.same({1, 3}, ask({"fallback_full", of = {"lsa_threshold", theta = 0.75}}, given))
+    assert.same({1, 3, 5, 7}, ask({"fallback_full", of = {"lsa_threshold", theta = 0.75}, least = 3}, given))
+    assert.same({1, 3, 5, 7}, ask({"fallback_full", of = "none"}, given))
+    assert.same({1, 3, 5, 7}, ask({"fallback_full", of = function() error "no" end}, given))
+    assert.same({1, 3, 5, 7}, ask({"fallback_full", of = "lsa_threshold"}, given))
+    assert.same({1, 3, 5, 7}, ask({"fallback_full", of = {"lsa_threshold", theta = 0.75}, entropy = 1}, given))
+    assert.same({1, 3}, ask({"fallback_full", of = {"lsa_threshold", theta = 0.75}, entropy = 2}, given))
+    given.budget = 10
+    assert.equal(10, #ask({"fallback_full", of = "none"}, given))
+  end)
+
+  it("name the inner policy's mistakes", function()
+    local given = {scores = ten, budget = 4}
+    assert.error_matches(function() ask({"dilate", of = "recncy"}, given) end, "no policy 'recncy'")
+    assert.error_matches(function() ask({"stale1", of = "lsa_threshold"}, given) end,
+      "of lsa_threshold: 5 chunks beside what is kept, its share is 4")
+    assert.error_matches(function() ask({"stale1", of = function() return 7 end}, given) end, "the policy returned a number")
+  end)
+end)
+
+-- Every policy that needs no replay, and every wrapper around some.
+local everything = {}
+for _, name in ipairs(registry.names "policies") do
+  if not name:find "^oracle" then everything[#everything + 1] = {name} end
+end
+for _, wrapper in ipairs {"dilate", "hysteresis", "stale1", "fallback_full"} do
+  for _, of in ipairs {"h2o", "quest_pages", "random", {"hybrid", of = {"snap_window", {"dilate", of = "recency"}}}} do
+    everything[#everything + 1] = {wrapper, of = of}
+  end
+end
+
+local function label(spec)
+  local of = type(spec.of) == "table" and spec.of[1] or spec.of
+  return spec[1] .. (of and " of " .. of or "")
+end
+
+-- Policies that are a rule, not a budget's worth: they may select more than the budget, which is an error.
+local unbounded = {lsa_threshold = true, full = true}
+
+local root = require("lsa.ffi").root
+
+local function tokens_of(vocab, n, seed)
+  local random, out = rng.new(seed), {}
+  for i = 1, n do out[i] = random(vocab) end
+  return out
+end
+
+-- Prefills, decodes over several cycles; the residents of each cycle, and the session.
+local function run(model, spec, options, n, steps)
+  local sets = {}
+  options.select = spec
+  local s = model:session(options)
+  local tokens = tokens_of(tonumber(model.config.vocab), n + steps, 7)
+  local prefix = {unpack(tokens, 1, n)}
+  s:prefill(prefix)
+  for i = n + 1, n + steps do
+    s:decode(tokens[i])
+    if #s:cycles() > #sets then sets[#sets + 1] = s:resident():ids():totable() end
+  end
+  return sets, s
+end
+
+describe("every policy", function()
+  local models = {golden = lsa.model(root .. "/tests/golden/flash"), needle = lsa.model(root .. "/experiments/models/needle")}
+
+  for _, spec in ipairs(everything) do
+    it(label(spec) .. " stays within the budget, and does the same again from the same seed", function()
+      for _, model in pairs(models) do
+        for _, budget in ipairs {0.25, 9} do
+          local options = {budget = unbounded[spec[1]] and 1 or budget, every = 6, page = 4, sink = 1, strict = true}
+          local copy = {}
+          for k, v in pairs(options) do copy[k] = v end
+          local sets, s = run(model, spec, options, 150, 20)
+          if spec[1] ~= "full" then
+            assert.equal(4, #sets)
+            for _, row in ipairs(s:cycles()) do
+              local most = options.budget <= 1 and math.floor(options.budget * row.n) or options.budget
+              assert.is_true(row.selected <= most, ("%d of %d"):format(row.selected, most))
+            end
+          end
+          assert.same(sets, (run(model, spec, copy, 150, 20)))
+        end
+      end
+    end)
+
+    it(label(spec) .. " accepts no candidates, few, budgets of 0 and 1, and sinks and tails beyond them", function()
+      local model = models.golden
+      for _, n in ipairs {2, 5, 70} do
+        for _, options in ipairs {{budget = 0}, {budget = 0.5}, {budget = 2, sink = 9}, {budget = 3, tail = 100}, {budget = 1},
+          {budget = 0.3, sink = 3, tail = 3}} do
+          options.page, options.every, options.strict = 8, 3, true
+          if unbounded[spec[1]] then options.budget = 1000 end
+          local _, s = run(model, spec, options, n, 7)
+          assert.equal(n + 7, s:tokens())
+        end
+      end
+    end)
+  end
+end)
