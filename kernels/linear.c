@@ -2,36 +2,42 @@
 #include "core/error.h"
 #include "kernels/linear_private.h"
 
-enum { FEW_TOKENS = 24 };                    /* more than these repay a transposed weight */
+enum { FEW_TOKENS = 24 }; /* more than these repay a transposed weight */
 
-static int check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows, int64_t x_stride,
-                 int64_t y_stride, int32_t compute)
+static int check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows,
+                 int64_t x_stride, int64_t y_stride, int32_t compute)
 {
-    if (w->dtype != LSA_F32 && w->dtype != LSA_BF16 && w->dtype != LSA_F16 && w->dtype != LSA_F8_E4M3 &&
-        w->dtype != LSA_F4_E2M1)
-        return lsa_fail(LSA_EDTYPE, "linear: weight dtype %d is not f32, bf16, f16, f8_e4m3 or f4_e2m1", w->dtype);
+    if (w->dtype != LSA_F32 && w->dtype != LSA_BF16 && w->dtype != LSA_F16 &&
+        w->dtype != LSA_F8_E4M3 && w->dtype != LSA_F4_E2M1)
+        return lsa_fail(LSA_EDTYPE,
+                        "linear: weight dtype %d is not f32, bf16, f16, f8_e4m3 or f4_e2m1",
+                        w->dtype);
     if (w->scale && w->scale_dtype != LSA_F32 && w->scale_dtype != LSA_F8_E8M0)
         return lsa_fail(LSA_EDTYPE, "linear: scale dtype %d is not f32 or f8_e8m0", w->scale_dtype);
     if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
         return lsa_fail(LSA_EARG, "linear: compute %d is not f32 or bf16", compute);
-    if (w->rows < 0 || w->cols < 0 || tokens < 0 || rows < 0 || row_from < 0 || row_from > w->rows - rows)
-        return lsa_fail(LSA_ESHAPE, "linear: %lld tokens, rows %lld .. %lld of a weight [%lld, %lld]",
+    if (w->rows < 0 || w->cols < 0 || tokens < 0 || rows < 0 || row_from < 0 ||
+        row_from > w->rows - rows)
+        return lsa_fail(LSA_ESHAPE,
+                        "linear: %lld tokens, rows %lld .. %lld of a weight [%lld, %lld]",
                         (long long)tokens, (long long)row_from, (long long)(row_from + rows),
                         (long long)w->rows, (long long)w->cols);
     if (w->dtype == LSA_F4_E2M1 && w->cols % 2)
-        return lsa_fail(LSA_ESHAPE, "linear: packed fp4 with an odd number of columns, %lld", (long long)w->cols);
+        return lsa_fail(LSA_ESHAPE, "linear: packed fp4 with an odd number of columns, %lld",
+                        (long long)w->cols);
     if (w->scale && (w->block_rows < 1 || w->block_cols < 1))
         return lsa_fail(LSA_ESHAPE, "linear: scale blocks of %lld x %lld", (long long)w->block_rows,
                         (long long)w->block_cols);
     if (tokens > 1 && (x_stride < w->cols || y_stride < rows))
-        return lsa_fail(LSA_ESHAPE, "linear: x_stride %lld of %lld columns, y_stride %lld of %lld rows",
-                        (long long)x_stride, (long long)w->cols, (long long)y_stride, (long long)rows);
+        return lsa_fail(
+            LSA_ESHAPE, "linear: x_stride %lld of %lld columns, y_stride %lld of %lld rows",
+            (long long)x_stride, (long long)w->cols, (long long)y_stride, (long long)rows);
     return 0;
 }
 
 int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens, int64_t row_from,
-                   int64_t rows, int64_t x_stride, int64_t y_stride, int32_t compute, void *workspace,
-                   void *stream)
+                   int64_t rows, int64_t x_stride, int64_t y_stride, int32_t compute,
+                   void *workspace, void *stream)
 {
     (void)stream;
     int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
@@ -53,6 +59,7 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
 int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute)
 {
     (void)rows;
-    int64_t vector = lsa_linear_vector_workspace(w, tokens), matrix = lsa_linear_matrix_workspace(w, tokens, compute);
+    int64_t vector = lsa_linear_vector_workspace(w, tokens),
+            matrix = lsa_linear_matrix_workspace(w, tokens, compute);
     return vector > matrix ? vector : matrix;
 }

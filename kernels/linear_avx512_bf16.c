@@ -15,7 +15,10 @@ typedef struct numbers {
 
 /* Even columns of 32 bf16, odd columns. */
 static inline TARGET LSA_BODY __m512i even(__m512i h) { return _mm512_slli_epi32(h, 16); }
-static inline TARGET LSA_BODY __m512i odd(__m512i h) { return _mm512_and_si512(h, _mm512_set1_epi32(-65536)); }
+static inline TARGET LSA_BODY __m512i odd(__m512i h)
+{
+    return _mm512_and_si512(h, _mm512_set1_epi32(-65536));
+}
 
 static inline TARGET LSA_BODY __m512i rounded(__m512 low, __m512 high)
 {
@@ -23,7 +26,8 @@ static inline TARGET LSA_BODY __m512i rounded(__m512 low, __m512 high)
 }
 
 /* bf16, f8 and f4 as two vectors of bf16. */
-static inline TARGET LSA_BODY void decode_bf16(__m512i *a, __m512i *b, int dtype, const uint8_t *unit)
+static inline TARGET LSA_BODY void decode_bf16(__m512i *a, __m512i *b, int dtype,
+                                               const uint8_t *unit)
 {
     if (dtype == LSA_BF16) {
         *a = _mm512_loadu_si512(unit);
@@ -67,7 +71,8 @@ static inline TARGET LSA_BODY void decode(numbers *n, int dtype, int compute, co
     }
 }
 
-static inline TARGET LSA_BODY void decode_scaled(numbers *n, int dtype, const uint8_t *unit, float first, float second)
+static inline TARGET LSA_BODY void decode_scaled(numbers *n, int dtype, const uint8_t *unit,
+                                                 float first, float second)
 {
     __m512 f[4];
     if (is_wide(dtype)) {
@@ -76,20 +81,22 @@ static inline TARGET LSA_BODY void decode_scaled(numbers *n, int dtype, const ui
         __m512i h[2];
         decode_bf16(&h[0], &h[1], dtype, unit);
         for (int i = 0; i < 4; i++)
-            f[i] = bf16x16_to_f32_avx512(i % 2 ? _mm512_extracti64x4_epi64(h[i / 2], 1) : _mm512_castsi512_si256(h[i / 2]));
+            f[i] = bf16x16_to_f32_avx512(i % 2 ? _mm512_extracti64x4_epi64(h[i / 2], 1)
+                                               : _mm512_castsi512_si256(h[i / 2]));
     }
     __m512 s = _mm512_set1_ps(first), s2 = _mm512_set1_ps(second);
     n->v[0] = rounded(_mm512_mul_ps(f[0], s), _mm512_mul_ps(f[1], s));
     n->v[1] = rounded(_mm512_mul_ps(f[2], s2), _mm512_mul_ps(f[3], s2));
 }
 
-static inline TARGET LSA_BODY void multiply(__m512 *first, __m512 *second, const numbers *n, int dtype, int compute,
-                                            const uint8_t *x)
+static inline TARGET LSA_BODY void multiply(__m512 *first, __m512 *second, const numbers *n,
+                                            int dtype, int compute, const uint8_t *x)
 {
     (void)dtype;
     if (compute == LSA_COMPUTE_BF16) {
         *first = _mm512_dpbf16_ps(*first, (__m512bh)n->v[0], (__m512bh)_mm512_loadu_si512(x));
-        *second = _mm512_dpbf16_ps(*second, (__m512bh)n->v[1], (__m512bh)_mm512_loadu_si512(x + 64));
+        *second =
+            _mm512_dpbf16_ps(*second, (__m512bh)n->v[1], (__m512bh)_mm512_loadu_si512(x + 64));
     } else {
         *first = _mm512_fmadd_ps(_mm512_castsi512_ps(n->v[0]), _mm512_loadu_ps(x), *first);
         *second = _mm512_fmadd_ps(_mm512_castsi512_ps(n->v[2]), _mm512_loadu_ps(x + 128), *second);
@@ -117,22 +124,32 @@ ROWS(f4_bf16_numbers, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_NUMBERS)
 
 lsa_linear_rows_fn *lsa_linear_rows_avx512_bf16(const lsa_linear_call *call, int32_t *x_layout)
 {
-    int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens), scaling = scaling_of(call);
+    int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens),
+        scaling = scaling_of(call);
     int dtype = call->w->dtype;
     *x_layout = bf16 ? LSA_LINEAR_X_BF16 : is_wide(dtype) ? LSA_LINEAR_X_F32 : LSA_LINEAR_X_SPLIT;
     switch (scaling) {
     case SCALE_BLOCKS:
         switch (dtype) {
-        case LSA_F32: return bf16 ? f32_bf16[t] : f32_f32[t];
-        case LSA_BF16: return bf16 ? bf16_bf16[t] : bf16_f32[t];
-        case LSA_F16: return bf16 ? f16_bf16[t] : f16_f32[t];
-        case LSA_F8_E4M3: return bf16 ? f8_bf16[t] : f8_f32[t];
-        default: return bf16 ? f4_bf16[t] : f4_f32[t];
+        case LSA_F32:
+            return bf16 ? f32_bf16[t] : f32_f32[t];
+        case LSA_BF16:
+            return bf16 ? bf16_bf16[t] : bf16_f32[t];
+        case LSA_F16:
+            return bf16 ? f16_bf16[t] : f16_f32[t];
+        case LSA_F8_E4M3:
+            return bf16 ? f8_bf16[t] : f8_f32[t];
+        default:
+            return bf16 ? f4_bf16[t] : f4_f32[t];
         }
-    case SCALE_HALVES: return dtype != LSA_F4_E2M1 ? NULL : bf16 ? f4_bf16_halves[t] : f4_f32_halves[t];
+    case SCALE_HALVES:
+        return dtype != LSA_F4_E2M1 ? NULL : bf16 ? f4_bf16_halves[t] : f4_f32_halves[t];
     case SCALE_NUMBERS:
-        return dtype == LSA_F8_E4M3 ? f8_bf16_numbers[t] : dtype == LSA_F4_E2M1 ? f4_bf16_numbers[t] : NULL;
-    default: return NULL;
+        return dtype == LSA_F8_E4M3   ? f8_bf16_numbers[t]
+               : dtype == LSA_F4_E2M1 ? f4_bf16_numbers[t]
+                                      : NULL;
+    default:
+        return NULL;
     }
 }
 

@@ -4,8 +4,8 @@
 #include "kernels/linear.h"
 
 enum {
-    LSA_LINEAR_GROUP = 8,                    /* tokens that share one pass over the weight */
-    LSA_LINEAR_UNIT = 64                     /* columns that the vector paths take at once */
+    LSA_LINEAR_GROUP = 8, /* tokens that share one pass over the weight */
+    LSA_LINEAR_UNIT = 64  /* columns that the vector paths take at once */
 };
 
 /* One call, checked. */
@@ -23,8 +23,10 @@ static inline int64_t lsa_linear_padded(int64_t cols)
     return (cols + LSA_LINEAR_UNIT - 1) / LSA_LINEAR_UNIT * LSA_LINEAR_UNIT;
 }
 
-/* The values of columns col .. col + n - 1 of one row, scaled, as f32 (rounded to bf16 where asked). */
-void lsa_linear_decode(float *out, const lsa_weight *w, int64_t row, int64_t col, int64_t n, int32_t round);
+/* The values of columns col .. col + n - 1 of one row, scaled, as f32 (rounded to bf16 where
+ * asked). */
+void lsa_linear_decode(float *out, const lsa_weight *w, int64_t row, int64_t col, int64_t n,
+                       int32_t round);
 
 /* At most LSA_LINEAR_GROUP tokens; workspace: lsa_linear_vector_workspace bytes. */
 void lsa_linear_vector(const lsa_linear_call *call, void *workspace);
@@ -34,14 +36,45 @@ int64_t lsa_linear_vector_workspace(const lsa_weight *w, int64_t tokens);
 void lsa_linear_matrix(const lsa_linear_call *call, void *workspace);
 int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute);
 
-/* Rows from .. to - 1 of a call, with x as lsa_linear_vector prepared it for this function. */
-typedef void lsa_linear_rows_fn(const lsa_linear_call *call, const void *x, int64_t from, int64_t to);
+/* A panel: 32 KiB of weight rows made dense, column by column. */
+enum {
+    LSA_LINEAR_WIDTH = 32, /* its rows */
+    LSA_LINEAR_DEPTH = 256 /* its columns, or pairs of them */
+};
 
-/* How a path wants its x: f32 in order; f32 with every 32 columns as 16 even, then 16 odd ones; bf16 in order. */
+/* How a code path multiplies: y [tokens, n] = (add ? y : 0) + x . panel, n <= LSA_LINEAR_WIDTH.
+ * depth counts columns, or pairs of bf16 columns; so does x_step, in 4-byte words. */
+typedef void lsa_linear_tile_fn(float *y, int64_t y_stride, const float *x, int64_t x_step,
+                                const float *panel, int64_t depth, int64_t tokens, int64_t n,
+                                int add);
+
+/* The panel of rows row .. row + n - 1, columns col .. col + depth * (1 or 2) - 1; rows past n
+ * are zero. */
+typedef void lsa_linear_pack_fn(float *panel, const lsa_weight *w, int64_t row, int64_t n,
+                                int64_t col, int64_t depth, int round);
+
+/* x rounded to bf16: f32, or pairs, the last one filled with zero. */
+typedef void lsa_linear_round_fn(void *out, const float *x, int64_t n);
+
+typedef struct lsa_linear_path {
+    lsa_linear_tile_fn *tile;
+    lsa_linear_pack_fn *pack;
+    lsa_linear_round_fn *round;
+    int pairs; /* two bf16 in a word */
+} lsa_linear_path;
+
+lsa_linear_path lsa_linear_path_for(int32_t compute);
+
+/* Rows from .. to - 1 of a call, with x as lsa_linear_vector prepared it for this function. */
+typedef void lsa_linear_rows_fn(const lsa_linear_call *call, const void *x, int64_t from,
+                                int64_t to);
+
+/* How a path wants its x: f32 in order; f32 with every 32 columns as 16 even, then 16 odd ones;
+ * bf16 in order. */
 enum { LSA_LINEAR_X_F32 = 0, LSA_LINEAR_X_SPLIT = 1, LSA_LINEAR_X_BF16 = 2 };
 
-/* What a path has for this call, and how x must lie; NULL where they have nothing.
- * They read x of 1, 2, 4 or 8 tokens: those beyond call->tokens exist, and their result is dropped. */
+/* What a path has for this call, and how x must lie; NULL where they have nothing. They read x
+ * of 1, 2, 4 or 8 tokens: those beyond call->tokens exist, and their result is dropped. */
 lsa_linear_rows_fn *lsa_linear_rows_avx2(const lsa_linear_call *call, int32_t *x_layout);
 lsa_linear_rows_fn *lsa_linear_rows_avx512(const lsa_linear_call *call, int32_t *x_layout);
 lsa_linear_rows_fn *lsa_linear_rows_avx512_bf16(const lsa_linear_call *call, int32_t *x_layout);

@@ -1,4 +1,5 @@
-/* Owns the few-token path: every row of the weight is read once, for at most LSA_LINEAR_GROUP tokens. */
+/* Owns the few-token path: every row of the weight is read once, for at most LSA_LINEAR_GROUP
+ * tokens. */
 #include "core/cpu.h"
 #include "kernels/linear_private.h"
 #include "kernels/number_formats.h"
@@ -24,7 +25,8 @@ static void one_row(const lsa_linear_call *call, const float *x, int64_t r)
         lsa_linear_decode(piece, w, call->row_from + r, from, n, call->compute == LSA_COMPUTE_BF16);
         memset(piece + n, 0, (size_t)(whole - n) * sizeof *piece);
         for (int64_t t = 0; t < call->tokens; t++) {
-            const f32x4 *p = (const f32x4 *)piece, *xt = (const f32x4 *)(x + t * lsa_linear_padded(w->cols) + from);
+            const f32x4 *p = (const f32x4 *)piece,
+                        *xt = (const f32x4 *)(x + t * lsa_linear_padded(w->cols) + from);
             f32x4 a = sum[t][0], b = sum[t][1], c = sum[t][2], d = sum[t][3];
             for (int64_t i = 0; i < whole / 4; i += 4) {
                 a += p[i] * xt[i];
@@ -46,7 +48,8 @@ static void general(const lsa_linear_call *call, const void *x, int64_t from, in
     for (int64_t r = from; r < to; r++) one_row(call, x, r);
 }
 
-static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout, int32_t round)
+static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout,
+                                         int32_t round)
 {
     const int64_t width = lsa_linear_padded(cols);
     float *f = out;
@@ -78,9 +81,12 @@ static lsa_linear_rows_fn *rows_for(const lsa_linear_call *call, int32_t *x_layo
     lsa_linear_rows_fn *rows = NULL;
 #if defined(__x86_64__)
     int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512_BF16) rows = lsa_linear_rows_avx512_bf16(call, x_layout);
-    else if (level >= LSA_CPU_AVX512) rows = lsa_linear_rows_avx512(call, x_layout);
-    else if (level >= LSA_CPU_AVX2) rows = lsa_linear_rows_avx2(call, x_layout);
+    if (level >= LSA_CPU_AVX512_BF16)
+        rows = lsa_linear_rows_avx512_bf16(call, x_layout);
+    else if (level >= LSA_CPU_AVX512)
+        rows = lsa_linear_rows_avx512(call, x_layout);
+    else if (level >= LSA_CPU_AVX2)
+        rows = lsa_linear_rows_avx2(call, x_layout);
 #endif
     if (!rows) {
         *x_layout = LSA_LINEAR_X_F32;

@@ -5,7 +5,8 @@
 #include "core/error.h"
 #include "kernels/vector_math.h"
 
-/* Rough cost of an expert's score, of a gated value. A team of one costs more than small calls do. */
+/* Rough cost of an expert's score, of a gated value. A team of one costs more than small calls
+ * do. */
 enum { ROUTE_NS = 2, SWIGLU_NS = 1 };
 
 /* Whole vectors without a call of memcpy. */
@@ -24,7 +25,8 @@ static inline LSA_BODY f32x16 scores_of(f32x16 logits, int32_t scoring)
 }
 
 /* ids and keys hold the `count` best so far, best first; experts come in ascending order. */
-static inline LSA_BODY int64_t offer(int32_t *ids, float *keys, int64_t count, int64_t k, float key, int32_t expert)
+static inline LSA_BODY int64_t offer(int32_t *ids, float *keys, int64_t count, int64_t k, float key,
+                                     int32_t expert)
 {
     if (key != key) key = -INFINITY;
     if (count == k && !(key > keys[k - 1])) return count;
@@ -38,8 +40,9 @@ static inline LSA_BODY int64_t offer(int32_t *ids, float *keys, int64_t count, i
     return count;
 }
 
-static inline LSA_BODY void best_experts(int32_t *ids, float *keys, const float *logits, const float *bias,
-                                         int64_t experts, int64_t k, int32_t scoring)
+static inline LSA_BODY void best_experts(int32_t *ids, float *keys, const float *logits,
+                                         const float *bias, int64_t experts, int64_t k,
+                                         int32_t scoring)
 {
     int64_t count = 0;
     for (int64_t e = 0; e < experts; e += 16) {
@@ -48,16 +51,19 @@ static inline LSA_BODY void best_experts(int32_t *ids, float *keys, const float 
         f32x16 s = scores_of(load_some(logits + e, n), scoring);
         if (bias) s += load_some(bias + e, n);
         f32x16_store(key, s);
-        for (int64_t i = 0; i < n; i++) count = offer(ids, keys, count, k, key[i], (int32_t)(e + i));
+        for (int64_t i = 0; i < n; i++)
+            count = offer(ids, keys, count, k, key[i], (int32_t)(e + i));
     }
 }
 
-static inline LSA_BODY void route_token(int32_t *ids, float *weights, const float *logits, const float *bias,
-                                        const int32_t *fixed, int64_t experts, int64_t k, int32_t scoring,
-                                        float scaling)
+static inline LSA_BODY void route_token(int32_t *ids, float *weights, const float *logits,
+                                        const float *bias, const int32_t *fixed, int64_t experts,
+                                        int64_t k, int32_t scoring, float scaling)
 {
-    if (fixed) memcpy(ids, fixed, (size_t)k * sizeof *ids);
-    else best_experts(ids, weights, logits, bias, experts, k, scoring);   /* weights holds the keys */
+    if (fixed)
+        memcpy(ids, fixed, (size_t)k * sizeof *ids);
+    else
+        best_experts(ids, weights, logits, bias, experts, k, scoring); /* weights holds the keys */
 
     float sum = 0;
     for (int64_t from = 0; from < k; from += 16) {
@@ -84,28 +90,30 @@ static inline LSA_BODY void route_body(const route_call *c, int64_t from, int64_
 {
     for (int64_t t = from; t < to; t++)
         route_token(c->ids + t * c->k, c->weights + t * c->k, c->logits + t * c->experts, c->bias,
-                    c->fixed ? c->fixed + t * c->k : NULL, c->experts, c->k, c->scoring, c->scaling);
+                    c->fixed ? c->fixed + t * c->k : NULL, c->experts, c->k, c->scoring,
+                    c->scaling);
 }
 
 LSA_PATHS(route, (const route_call *c, int64_t from, int64_t to), (c, from, to))
 
-static int check_route(const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k, int32_t scoring)
+static int check_route(const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k,
+                       int32_t scoring)
 {
     if (scoring != LSA_SCORING_SQRTSOFTPLUS && scoring != LSA_SCORING_SIGMOID)
         return lsa_fail(LSA_EARG, "moe_route: scoring %d is not sqrtsoftplus or sigmoid", scoring);
     if (tokens < 0 || k < 0 || k > experts || experts > INT32_MAX)
-        return lsa_fail(LSA_ESHAPE, "moe_route: %lld tokens, the best %lld of %lld experts", (long long)tokens,
-                        (long long)k, (long long)experts);
+        return lsa_fail(LSA_ESHAPE, "moe_route: %lld tokens, the best %lld of %lld experts",
+                        (long long)tokens, (long long)k, (long long)experts);
     for (int64_t i = 0; fixed && i < tokens * k; i++)
         if (fixed[i] < 0 || fixed[i] >= experts)
-            return lsa_fail(LSA_EARG, "moe_route: token %lld is fixed to expert %d of %lld", (long long)(i / k),
-                            fixed[i], (long long)experts);
+            return lsa_fail(LSA_EARG, "moe_route: token %lld is fixed to expert %d of %lld",
+                            (long long)(i / k), fixed[i], (long long)experts);
     return 0;
 }
 
 int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const float *bias,
-                      const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k, int32_t scoring,
-                      float scaling, void *stream)
+                      const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k,
+                      int32_t scoring, float scaling, void *stream)
 {
     (void)stream;
     int rc = check_route(fixed, tokens, experts, k, scoring);
@@ -127,19 +135,23 @@ static inline LSA_BODY f32x16 gated(f32x16 gate, f32x16 up, float limit)
     return g * f32x16_sigmoid(g) * f32x16_at_least(f32x16_at_most(up, limit), -limit);
 }
 
-static inline LSA_BODY void swiglu_body(float *out, const float *gate, const float *up, int64_t n, float limit)
+static inline LSA_BODY void swiglu_body(float *out, const float *gate, const float *up, int64_t n,
+                                        float limit)
 {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
         f32x16_store(out + i, gated(f32x16_load(gate + i), f32x16_load(up + i), limit));
     if (i < n)
-        f32x16_store_n(out + i, gated(f32x16_load_n(gate + i, n - i), f32x16_load_n(up + i, n - i), limit), n - i);
+        f32x16_store_n(out + i,
+                       gated(f32x16_load_n(gate + i, n - i), f32x16_load_n(up + i, n - i), limit),
+                       n - i);
 }
 
 LSA_PATHS(swiglu, (float *out, const float *gate, const float *up, int64_t n, float limit),
           (out, gate, up, n, limit))
 
-int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, float limit, void *stream)
+int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, float limit,
+                   void *stream)
 {
     (void)stream;
     if (n < 0 || !(limit >= 0))
@@ -149,7 +161,8 @@ int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, fl
         swiglu(out, gate, up, n, limit);
         return 0;
     }
-    int64_t share = (n / threads + 16) / 16 * 16;   /* whole vectors, so that any split gives the same bits */
+    int64_t share =
+        (n / threads + 16) / 16 * 16; /* whole vectors, so that any split gives the same bits */
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t from = 0; from < n; from += share)
         swiglu(out + from, gate + from, up + from, n - from < share ? n - from : share, limit);

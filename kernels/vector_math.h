@@ -1,7 +1,8 @@
 /* Private to C files: exp and its relatives on sixteen floats.
  *
- * Only single operations in a written order (no contraction into fma), so that every code path gives the same
- * bits. The errors named here are those that tests/vector_math_spec.lua measures against double precision. */
+ * Only single operations in a written order (no contraction into fma), so that every code path
+ * gives the same bits. The errors named here are those that tests/vector_math_spec.lua measures
+ * against double precision. */
 #ifndef LSA_VECTOR_MATH_H
 #define LSA_VECTOR_MATH_H
 #include "core/simd.h"
@@ -110,8 +111,8 @@ static inline LSA_BODY f32x16 f32x16_log1p_unit(f32x16 u)
 static inline LSA_BODY f32x16 f32x16_log(f32x16 v)
 {
     i32x16 tiny = f32x16_below(v, f32x16_set(1.17549435e-38f));
-    f32x16 x = f32x16_select(tiny, v * 8388608.0f, v);       /* 2^23 makes denormals normal */
-    x = f32x16_select(v > 0.0f, x, f32x16_set(1.0f));        /* what has no log is put in below */
+    f32x16 x = f32x16_select(tiny, v * 8388608.0f, v); /* 2^23 makes denormals normal */
+    x = f32x16_select(v > 0.0f, x, f32x16_set(1.0f));  /* what has no log is put in below */
     i32x16 bits = (i32x16)x;
 
     /* x = m 2^e with m in sqrt(1/2) .. sqrt(2): 0x3f3504f3 is sqrt(1/2), where the seam is. */

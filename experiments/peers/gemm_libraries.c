@@ -1,5 +1,6 @@
-/* Which library multiplies matrices faster here: y [tokens, rows] = x [tokens, cols] . w [rows, cols]^T.
- * cc -O2 -fopenmp gemm_libraries.c -o gemm_libraries -lopenblas -ldnnl && ./gemm_libraries */
+/* Which library multiplies matrices faster here: y [tokens, rows] = x [tokens, cols] . w [rows,
+ * cols]^T. cc -O2 -fopenmp gemm_libraries.c -o gemm_libraries -lopenblas -ldnnl &&
+ * ./gemm_libraries */
 #include <cblas-openblas.h>
 #include <dnnl.h>
 #include <omp.h>
@@ -33,14 +34,15 @@ typedef struct gemm {
 static void openblas_f32(void *p)
 {
     gemm *g = p;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, g->tokens, g->rows, g->cols, 1, g->x, g->cols,
-                g->w, g->cols, 0, g->y, g->rows);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, g->tokens, g->rows, g->cols, 1, g->x,
+                g->cols, g->w, g->cols, 0, g->y, g->rows);
 }
 
 static void onednn_sgemm(void *p)
 {
     gemm *g = p;
-    dnnl_sgemm('N', 'T', g->tokens, g->rows, g->cols, 1, g->x, g->cols, g->w, g->cols, 0, g->y, g->rows);
+    dnnl_sgemm('N', 'T', g->tokens, g->rows, g->cols, 1, g->x, g->cols, g->w, g->cols, 0, g->y,
+               g->rows);
 }
 
 static void onednn_matmul(void *p)
@@ -78,19 +80,30 @@ static void prepare_matmul(gemm *g, dnnl_engine_t engine, dnnl_data_type_t type,
 
 int main(void)
 {
-    static const int shapes[][3] = {{16, 128, 128}, {512, 128, 128}, {512, 128, 64}, {16, 4096, 1024}, {64, 4096, 1024}, {512, 4096, 1024}, {512, 1024, 4096}};
+    static const int shapes[][3] = {{16, 128, 128},   {512, 128, 128},  {512, 128, 64},
+                                    {16, 4096, 1024}, {64, 4096, 1024}, {512, 4096, 1024},
+                                    {512, 1024, 4096}};
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     dnnl_engine_create(&engine, dnnl_cpu, 0);
     dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
-    printf("openblas: %s, %s, threads %d\n", openblas_get_config(), openblas_get_corename(), omp_get_max_threads());
+    printf("openblas: %s, %s, threads %d\n", openblas_get_config(), openblas_get_corename(),
+           omp_get_max_threads());
     for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        gemm g = {.tokens = shapes[s][0], .rows = shapes[s][1], .cols = shapes[s][2], .stream = stream};
-        int64_t nx = (int64_t)g.tokens * g.cols, nw = (int64_t)g.rows * g.cols, ny = (int64_t)g.tokens * g.rows;
+        gemm g = {
+            .tokens = shapes[s][0], .rows = shapes[s][1], .cols = shapes[s][2], .stream = stream};
+        int64_t nx = (int64_t)g.tokens * g.cols, nw = (int64_t)g.rows * g.cols,
+                ny = (int64_t)g.tokens * g.rows;
         g.x = malloc(nx * 4), g.w = malloc(nw * 4), g.y = malloc(ny * 4);
         g.x16 = malloc(nx * 2), g.w16 = malloc(nw * 2);
-        for (int64_t i = 0; i < nx; i++) { g.x[i] = (i * 37 % 101) / 101.0f; memcpy(&g.x16[i], (char *)&g.x[i] + 2, 2); }
-        for (int64_t i = 0; i < nw; i++) { g.w[i] = (i * 53 % 103) / 103.0f; memcpy(&g.w16[i], (char *)&g.w[i] + 2, 2); }
+        for (int64_t i = 0; i < nx; i++) {
+            g.x[i] = (i * 37 % 101) / 101.0f;
+            memcpy(&g.x16[i], (char *)&g.x[i] + 2, 2);
+        }
+        for (int64_t i = 0; i < nw; i++) {
+            g.w[i] = (i * 53 % 103) / 103.0f;
+            memcpy(&g.w16[i], (char *)&g.w[i] + 2, 2);
+        }
         double flops = 2.0 * g.tokens * g.rows * g.cols;
         printf("%4d x %4d x %4d:", g.tokens, g.rows, g.cols);
         printf(" openblas f32 %.0f", flops / best_of(openblas_f32, &g) * 1e-9);
@@ -100,7 +113,8 @@ int main(void)
         double created = omp_get_wtime();
         prepare_matmul(&g, engine, dnnl_bf16, g.x16, g.w16);
         created = omp_get_wtime() - created;
-        printf(" %.0f GFLOP/s, made in %.1f ms\n", flops / best_of(onednn_matmul, &g) * 1e-9, created * 1e3);
+        printf(" %.0f GFLOP/s, made in %.1f ms\n", flops / best_of(onednn_matmul, &g) * 1e-9,
+               created * 1e3);
         free(g.x), free(g.w), free(g.y), free(g.x16), free(g.w16);
     }
     return 0;
