@@ -1,33 +1,42 @@
 /* Owns lsa_linear_cpu: checks the call and gives it to the path that suits its number of tokens. */
+#include "core/cpu.h"
 #include "core/error.h"
 #include "kernels/linear_private.h"
 
-enum { FEW_TOKENS = 24 }; /* more than these repay a transposed weight */
+enum {
+    FEW_TOKENS = 24, /* more than these repay a transposed weight */
+    DECODED_PER_NS = 4
+};
+
+static int check_weight(const char *op, const lsa_weight *w, int64_t row_from, int64_t rows)
+{
+    if (w->dtype != LSA_F32 && w->dtype != LSA_BF16 && w->dtype != LSA_F16 &&
+        w->dtype != LSA_F8_E4M3 && w->dtype != LSA_F4_E2M1)
+        return lsa_fail(LSA_EDTYPE, "%s: weight dtype %d is not f32, bf16, f16, f8_e4m3 or f4_e2m1",
+                        op, w->dtype);
+    if (w->scale && w->scale_dtype != LSA_F32 && w->scale_dtype != LSA_F8_E8M0)
+        return lsa_fail(LSA_EDTYPE, "%s: scale dtype %d is not f32 or f8_e8m0", op, w->scale_dtype);
+    if (w->rows < 0 || w->cols < 0 || rows < 0 || row_from < 0 || row_from > w->rows - rows)
+        return lsa_fail(LSA_ESHAPE, "%s: rows %lld .. %lld of a weight [%lld, %lld]", op,
+                        (long long)row_from, (long long)(row_from + rows), (long long)w->rows,
+                        (long long)w->cols);
+    if (w->dtype == LSA_F4_E2M1 && w->cols % 2)
+        return lsa_fail(LSA_ESHAPE, "%s: packed fp4 with an odd number of columns, %lld", op,
+                        (long long)w->cols);
+    if (w->scale && (w->block_rows < 1 || w->block_cols < 1))
+        return lsa_fail(LSA_ESHAPE, "%s: scale blocks of %lld x %lld", op, (long long)w->block_rows,
+                        (long long)w->block_cols);
+    return 0;
+}
 
 static int check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows,
                  int64_t x_stride, int64_t y_stride, int32_t compute)
 {
-    if (w->dtype != LSA_F32 && w->dtype != LSA_BF16 && w->dtype != LSA_F16 &&
-        w->dtype != LSA_F8_E4M3 && w->dtype != LSA_F4_E2M1)
-        return lsa_fail(LSA_EDTYPE,
-                        "linear: weight dtype %d is not f32, bf16, f16, f8_e4m3 or f4_e2m1",
-                        w->dtype);
-    if (w->scale && w->scale_dtype != LSA_F32 && w->scale_dtype != LSA_F8_E8M0)
-        return lsa_fail(LSA_EDTYPE, "linear: scale dtype %d is not f32 or f8_e8m0", w->scale_dtype);
+    int rc = check_weight("linear", w, row_from, rows);
+    if (rc) return rc;
     if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
         return lsa_fail(LSA_EARG, "linear: compute %d is not f32 or bf16", compute);
-    if (w->rows < 0 || w->cols < 0 || tokens < 0 || rows < 0 || row_from < 0 ||
-        row_from > w->rows - rows)
-        return lsa_fail(LSA_ESHAPE,
-                        "linear: %lld tokens, rows %lld .. %lld of a weight [%lld, %lld]",
-                        (long long)tokens, (long long)row_from, (long long)(row_from + rows),
-                        (long long)w->rows, (long long)w->cols);
-    if (w->dtype == LSA_F4_E2M1 && w->cols % 2)
-        return lsa_fail(LSA_ESHAPE, "linear: packed fp4 with an odd number of columns, %lld",
-                        (long long)w->cols);
-    if (w->scale && (w->block_rows < 1 || w->block_cols < 1))
-        return lsa_fail(LSA_ESHAPE, "linear: scale blocks of %lld x %lld", (long long)w->block_rows,
-                        (long long)w->block_cols);
+    if (tokens < 0) return lsa_fail(LSA_ESHAPE, "linear: %lld tokens", (long long)tokens);
     if (tokens > 1 && (x_stride < w->cols || y_stride < rows))
         return lsa_fail(
             LSA_ESHAPE, "linear: x_stride %lld of %lld columns, y_stride %lld of %lld rows",
@@ -62,4 +71,15 @@ int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, 
     int64_t vector = lsa_linear_vector_workspace(w, tokens),
             matrix = lsa_linear_matrix_workspace(w, tokens, compute);
     return vector > matrix ? vector : matrix;
+}
+
+int lsa_weight_rows(float *out, const lsa_weight *w, int64_t row_from, int64_t rows)
+{
+    int rc = check_weight("weight_rows", w, row_from, rows);
+    if (rc) return rc;
+    int threads = lsa_threads_for(rows * w->cols / DECODED_PER_NS);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        lsa_linear_decode(out + r * w->cols, w, row_from + r, 0, w->cols, 0);
+    return 0;
 }

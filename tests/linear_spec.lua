@@ -315,6 +315,27 @@ describe("linear", function()
     end
   end)
 
+  it("gives the values of any rows", function()
+    support.for_each_cpu_level(function(_, level)
+      for _, format in ipairs(FORMATS) do
+        for _, shape in ipairs {{5, 2}, {9, 130}, {40, 64}, {131, 390}, {3, 0}} do
+          local rows, cols = shape[1], shape[2]
+          local w = weight(merged(format, {rows = rows, cols = cols}))
+          for from = 0, rows - 1, 3 do
+            local n = math.min(3, rows - from)
+            local out = support.buffer("float", n * cols)
+            check(C.lsa_weight_rows(out, w.c, from, n))
+            assert.is_true(support.same_bits(out, w.values + from * cols, 4 * n * cols),
+              ("%s %s [%d, %d]"):format(level, format.dtype, rows, cols))
+          end
+        end
+      end
+    end)
+    local w = weight{dtype = "f32", rows = 4, cols = 8}
+    assert.are.equal(C.LSA_ESHAPE, C.lsa_weight_rows(nil, w.c, 3, 2))
+    assert.is_truthy(ffi.string(C.lsa_error()):find("weight_rows: rows 3 .. 5 of a weight [4, 8]", 1, true))
+  end)
+
   it("names what is wrong with a call", function()
     local w = weight{dtype = "f32", rows = 4, cols = 8}
     local x, y = support.buffer("float", 16), support.buffer("float", 8)
