@@ -36,6 +36,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/ensemble.h"
 #include "kernels/gemm.h"
+#include "kernels/golden_labels.h"
 #include "kernels/hadamard.h"
 #include "kernels/hyper_connection.h"
 #include "kernels/index_gradient.h"

@@ -76,6 +76,18 @@ op("topk", "scores f32 [.., n]; k integer; > ids i32 [.., k]; > counts i32 [..];
     if a.k < 0 or a.k >= 2 ^ 31 then raise("topk: k is %d", a.k) end
   end)
 
+-- Labels come in results with room for the most that there could be: pointers[steps] of them are there (lsa.labels narrows).
+op("golden_labels", "ids i32 [steps, layers, k]; logits f32 [steps, layers, k]; n integer; top_p = 0.6; min_layers = 3; " ..
+  "extra = false; > pointers i32 [ends]; > indices i32 [room]; > scores i32 [room]",
+  function(f, a)
+    return f(a.pointers, a.indices, a.scores, a.ids, a.logits, a.steps, a.layers, a.k, a.layers * a.k, a.k, a.n, a.top_p,
+      a.extra, a.min_layers, a:workspace(C.lsa_golden_labels_workspace(a.layers, a.k, a.n)), nil)
+  end,
+  function(a)
+    if a.n < 0 or a.n >= 2 ^ 31 then raise("golden_labels: n is %d", a.n) end
+    a.ends, a.room = a.steps + 1, tonumber(C.lsa_golden_labels_room(a.steps, a.layers, a.k, a.min_layers))
+  end)
+
 -- ---- layers ----
 
 op("rmsnorm", "x f32 [.., n]; weight? f32 [n]; eps = 1e-6; > y! f32 [.., n]",
