@@ -106,27 +106,34 @@ static inline LSA_BODY void rows_body(float *out, const float *in, int64_t rows,
 LSA_PATHS(rows, (float *out, const float *in, int64_t rows, int64_t n, int32_t op),
           (out, in, rows, n, op))
 
-/* One outer element; i runs over up to eight columns at once, j goes down them. */
+enum { COLUMNS = 64 }; /* side by side: whole cache lines of every row */
+
+/* m columns (at most COLUMNS), j going down them. */
+static inline LSA_BODY void column_block(float *out, const float *in, int64_t n, int64_t inner, int64_t m,
+                                         int32_t op)
+{
+    double a[COLUMNS];
+    for (int64_t c = 0; c < m; c++)
+        a[c] = op == LSA_REDUCE_MIN ? INFINITY : op == LSA_REDUCE_MAX ? -INFINITY : 0.0;
+    for (int64_t j = 0; j < n; j++) {
+        const float *x = in + j * inner;
+        if (op == LSA_REDUCE_MIN)
+            for (int64_t c = 0; c < m; c++) a[c] = a[c] < x[c] || a[c] != a[c] ? a[c] : x[c];
+        else if (op == LSA_REDUCE_MAX)
+            for (int64_t c = 0; c < m; c++) a[c] = a[c] > x[c] || a[c] != a[c] ? a[c] : x[c];
+        else
+            for (int64_t c = 0; c < m; c++) a[c] += x[c];
+    }
+    for (int64_t c = 0; c < m; c++) out[c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
+}
+
+/* One outer element. */
 static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n, int64_t inner,
                                          int32_t op)
 {
-    for (int64_t i = 0; i < inner; i += 8) {
-        int64_t m = inner - i < 8 ? inner - i : 8;
-        double a[8];
-        for (int64_t c = 0; c < m; c++)
-            a[c] = op == LSA_REDUCE_MIN ? INFINITY : op == LSA_REDUCE_MAX ? -INFINITY : 0.0;
-        for (int64_t j = 0; j < n; j++) {
-            const float *x = in + j * inner + i;
-            if (op == LSA_REDUCE_MIN)
-                for (int64_t c = 0; c < m; c++) a[c] = a[c] < x[c] || a[c] != a[c] ? a[c] : x[c];
-            else if (op == LSA_REDUCE_MAX)
-                for (int64_t c = 0; c < m; c++) a[c] = a[c] > x[c] || a[c] != a[c] ? a[c] : x[c];
-            else
-                for (int64_t c = 0; c < m; c++) a[c] += x[c];
-        }
-        for (int64_t c = 0; c < m; c++)
-            out[i + c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
-    }
+    int64_t i = 0;
+    for (; i + COLUMNS <= inner; i += COLUMNS) column_block(out + i, in + i, n, inner, COLUMNS, op);
+    if (i < inner) column_block(out + i, in + i, n, inner, inner - i, op);
 }
 LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int32_t op),
           (out, in, n, inner, op))

@@ -2,7 +2,14 @@
 local lsa = require "lsa"
 local registry = require "lsa.registry"
 local rng = require "lsa.rng"
+local files = require "file_support"
 local support = require "policy_support"
+
+local function tokens_of(vocab, n, seed)
+  local random, out = rng.new(seed), {}
+  for i = 1, n do out[i] = random(vocab) end
+  return out
+end
 
 -- What `spec` selects beside what is kept, as ids.
 local function ask(spec, given)
@@ -119,6 +126,22 @@ describe("policies of index scores", function()
     assert.same({1, 2, 3, 4, 5}, picks(5))
     assert.same({1, 4}, picks(3, {5}))
     assert.same({}, picks(1))
+  end)
+
+  it("joins by rank as the definition says, whatever the scores", function()
+    local uniform = lsa.kernels.uniform
+    for case = 1, 60 do
+      local n, layers, list = 5 + case % 40, 1 + case % 4, {}
+      for i = 1, layers do list[i] = uniform(n, 100 * case + i):mul(case % 7):add(0.5):to "i32":to "f32" end
+      local cycle = support.cycle{n = n, scores = list[1], budget = case % 13, keep = {0, 3}}
+      local open, want = cycle.keep:invert(), lsa.set(n)
+      for k = 1, cycle.room do
+        local all = lsa.set(n)
+        for i = 1, layers do all = all:union(list[i]:where(open, -math.huge):topk(k)) end
+        if all:count() <= cycle.room then want = all end
+      end
+      assert.same(want:ids():totable(), cycle.top(list):ids():totable())
+    end
   end)
 
   it("expected_index takes the mean over the last queries", function()
@@ -272,6 +295,32 @@ describe("oracles", function()
   end)
 end)
 
+describe("replay", function()
+  local model = lsa.model(require("lsa.ffi").root .. "/tests/golden/flash")
+
+  it("lets oracles cover all that is used, and no policy more than oracle_budget", function()
+    files.with_folder(function(folder)
+      local path, s = folder .. "/trace.safetensors", model:session{select = "full", every = 8}
+      s:prefill(tokens_of(64, 200, 3))
+      s:record(path)
+      for _, token in ipairs(tokens_of(64, 40, 4)) do s:decode(token) end
+      s:record(false)
+      local function coverage(select, budget)
+        return lsa.replay(path, {select = select, budget = budget, every = 8, tail = 0, strict = true}):stats().step_coverage
+      end
+      assert.equal(1, coverage("oracle_native", 1))
+      local best = coverage("oracle_budget", 9)
+      for _, name in ipairs {"lsa_topk", "native_topk", "recency", "h2o", "snap_window", "quest_pages", "keydiff", "expected_index",
+        "none"} do
+        local other = coverage(name, 9)
+        assert.is_true(other <= best, name)
+      end
+      assert.is_true(best < 1)
+      assert.error_matches(function() coverage("oracle_golden", 1) end, "future.golden is not there")
+    end)
+  end)
+end)
+
 describe("wrappers", function()
   it("hybrid gives each policy its share, and later ones what earlier ones left", function()
     local given = {scores = ten, budget = 5, keep = {9}}
@@ -370,12 +419,6 @@ end
 local unbounded = {lsa_threshold = true, full = true}
 
 local root = require("lsa.ffi").root
-
-local function tokens_of(vocab, n, seed)
-  local random, out = rng.new(seed), {}
-  for i = 1, n do out[i] = random(vocab) end
-  return out
-end
 
 -- Prefills, decodes over several cycles; the residents of each cycle, and the session.
 local function run(model, spec, options, n, steps)

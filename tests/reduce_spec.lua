@@ -37,7 +37,7 @@ describe("reduce", function()
   it("agrees with a loop over every row and column, on every code path", function()
     support.for_each_cpu_level(function()
       for _, n in ipairs {1, 2, 15, 16, 17, 31, 33, 64, 200} do
-        for _, inner in ipairs {1, 2, 7, 8, 9, 20} do
+        for _, inner in ipairs {1, 2, 7, 8, 9, 20, 64, 130} do
           for _, make in ipairs {support.normals, rows_with_trouble} do
             local outer = 3
             local x = make(outer * n * inner, n + inner)

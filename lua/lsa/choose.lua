@@ -19,6 +19,23 @@ local function union(list, k)
   return all
 end
 
+-- The union of each one's best k for the largest k whose union has at most `most` ids. Unions grow about evenly with k, so the
+-- next k to try is where a line between two known ones says; a try in the middle now and then bounds their number.
+local function by_rank(list, most)
+  local low, fits, fitting = 0, set.new(list[1]:count()), 0
+  local high, count = most + 1, #list * (most + 1)     -- high does not fit, or need not be tried
+  local tries = 0
+  while high - low > 1 do
+    tries = tries + 1
+    local share = tries % 3 == 0 and 0.5 or (most + 0.5 - fitting) / (count - fitting)
+    local k = math.max(low + 1, math.min(high - 1, math.floor(low + (high - low) * share)))
+    local all = union(list, k)
+    local n = all:count()
+    if n <= most then low, fits, fitting = k, all, n else high, count = k, n end
+  end
+  return fits
+end
+
 -- The best `most` ids of a list of scores among the set `open`.
 local function best(scores, open, most)
   local list = {}
@@ -26,12 +43,7 @@ local function best(scores, open, most)
   most = math.min(most, open:size())
   if #list == 0 or most <= 0 then return set.new(open:size()) end
   if #list == 1 then return list[1]:topk(most) end
-  local low, high = math.floor(most / #list), most     -- the union of low fits; of high + 1 it need not be tried
-  while low < high do
-    local k = math.ceil((low + high) / 2)
-    if union(list, k):count() <= most then low = k else high = k - 1 end
-  end
-  return union(list, low)
+  return by_rank(list, most)
 end
 
 -- What is left of the budget beside keep and `taken`, and the set of both.

@@ -24,6 +24,8 @@ return function(bench)
         local s = {}
         s.scores, s.scores_owner = scores_of(bench, kind)
         s.bits, s.bits_owner = bench:alloc("uint64_t", WORDS)
+        s.out, s.out_owner = bench:alloc("float", N)
+        s.low = ffi.new("float[1]", -math.huge)
         s.pages, s.pages_owner = bench:alloc("float", N / PAGE)
         s.workspace, s.workspace_owner = bench:alloc("uint8_t", tonumber(C.lsa_select_workspace(N)))
         return s
@@ -54,6 +56,11 @@ return function(bench)
       check(C.lsa_pages_cpu(s.pages, s.scores, 1, N, PAGE, op, nil))
     end)
   end
+
+  case("where", "sigmoids", "a set's scores", function(s)
+    check(C.lsa_where_cpu(s.out, s.bits, s.scores, s.low, N, 0, nil))
+  end)
+  case("uniform", "random", "numbers", function(s) check(C.lsa_uniform_cpu(s.out, N, 7, nil)) end)
 
   -- The whole of a policy's share: Lua, its objects, and the kernels.
   bench:case {
