@@ -141,6 +141,13 @@ function Indexer:logits(layer, hidden, keys, p)
   return out
 end
 
+-- FLOPs of one layer's queries.
+function Indexer:flops(layer)
+  local l = self.weights[layer]
+  return l and require("lsa.accounting").indexer_queries(tonumber(l.a.cols), tonumber(l.a.rows), tonumber(l.heads),
+    tonumber(l.dim)) or 0
+end
+
 -- The ensemble of a list of logit tensors.
 function Indexer:join(logits)
   local n = logits[1]:count()

@@ -16,6 +16,7 @@ local names = {
   evaluate = "lsa.evaluate:run",
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
+  accounting = "lsa.accounting",
   replay = "lsa.replay:new",
   root = "lsa.ffi:root",
 }

@@ -198,6 +198,14 @@ local function new_cycle(self, source, t, n)
     previous = resident, keep = keep_of(self, n, budget), state = self.state, rng = self.rng, tau = self.tau})
 end
 
+-- Against the residents before: churn, the share of the new set that was not among them; jaccard, what is in both over what is in
+-- either.
+local function compare(row, before)
+  local either = row.resident + before - row.kept
+  row.churn = row.resident > 0 and 1 - row.kept / row.resident or 0
+  row.jaccard = either > 0 and row.kept / either or 1
+end
+
 -- What of a cycle can fail: select, schedule, fetch. Fills the row.
 local function turn(self, source, cycle, row)
   local started = seconds()
@@ -217,6 +225,7 @@ local function turn(self, source, cycle, row)
   in_force, row.hits = make_resident(self, source, apply, self.tau)
   row.resident = in_force:count()
   row.kept = in_force:intersect_count(cycle.resident)
+  if row.number > 0 then compare(row, cycle.resident:count()) end
 end
 
 -- Runs the cycle that is due.
@@ -259,9 +268,19 @@ function Loop:sum(name)
   return total
 end
 
+-- A column's mean over the cycles that have it, or nil.
+function Loop:mean(name)
+  local total, n = 0, 0
+  for _, row in ipairs(self.rows) do
+    if row[name] then total, n = total + row[name], n + 1 end
+  end
+  return n > 0 and total / n or nil
+end
+
 -- What the loop knows of s:stats().
 function Loop:stats()
-  return {policy = self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
+  return {churn = self:mean "churn", jaccard = self:mean "jaccard",
+    policy = self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
     policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
     policy_errors = self.policy_errors, last_error = self.last_error}
 end

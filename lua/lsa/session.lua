@@ -10,6 +10,7 @@
 -- One cycle: the policy names the chunks that the next τ steps may use, they are made resident, and Level 2 chooses
 -- among them until the next cycle. A prefill makes a cycle due; it runs at the start of the next decode.
 local ffi = require "ffi"
+local accounting = require "lsa.accounting"
 local lib = require "lsa.ffi"
 local loops = require "lsa.loop"
 local options = require "lsa.options"
@@ -76,7 +77,7 @@ function M.new(model, opt, level)
     if #model.csa_layers == 0 then opt.select = "full" end
   end
   local self = setmetatable({model = model, opt = opt, format = formats[opt.kv], csa_layers = #model.csa_layers,
-    observed_all = true, sampler = rng.new(opt.seed + 1)}, Session)
+    observed_all = true, policy_flops = 0, sampler = rng.new(opt.seed + 1)}, Session)
   local out = ffi.new "lsa_session *[1]"
   lib.check(C.lsa_session_new(out, model.c, model.scratch, self.format, model.compute == "bf16" and 1 or 0, loops.unit(opt)),
     level)
@@ -219,10 +220,12 @@ end
 function Session:hidden_state(layer)
   local hidden = ffi.new("float[?]", tonumber(self.model.config.hidden))
   lib.check(C.lsa_session_hidden(self.c, layer, hidden), 4)
+  self.policy_flops = self.policy_flops + self.indexer:flops(layer)
   return hidden
 end
 
 function Session:index_scores(layer, q, w, heads, n, rows)
+  self.policy_flops = self.policy_flops + (rows or 1) * accounting.scoring(n, heads, tonumber(self.model.config.index_dim))
   local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
   lib.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)), 4)
   return out
@@ -353,6 +356,17 @@ function Session:tokens()
   return tonumber(C.lsa_session_tokens(self.c))
 end
 
+-- FLOPs of a decode step by part, at the mean context and residents of the steps run. policy: what Memory Indexer and policy score.
+local function flops_of(self, count)
+  local steps, layers = tonumber(count.steps), tonumber(self.model.config.csa_layers)
+  if steps == 0 then return nil end
+  local out = accounting.flops(self.model.config, {tokens = tonumber(C.lsa_session_tokens(self.c)) - (steps - 1) / 2,
+    resident = layers > 0 and tonumber(count.scored) / (steps * layers) or 0})
+  out.policy = self.policy_flops / steps
+  out.total = out.total + out.policy
+  return out
+end
+
 function Session:stats()
   open(self, 2)
   local count, bytes = ffi.new "lsa_session_counters", ffi.new "lsa_session_bytes"
@@ -372,6 +386,7 @@ function Session:stats()
     evicted_chunks = tonumber(moved.evicted_chunks), transfer_ms = tonumber(moved.transfer_ns) / 1e6,
     decode_ms = tonumber(count.decode_ns) / 1e6, prefill_ms = tonumber(count.prefill_ns) / 1e6,
   }
+  values.flops = flops_of(self, count)
   values.ms_per_token = steps > 0 and (values.decode_ms + out.stall_ms) / steps or 0
   for name, value in pairs(values) do out[name] = value end
   return stats.new(out)

@@ -12,6 +12,13 @@ function M.bytes(n)
   return ("%d B"):format(n)
 end
 
+function M.flops(n)
+  for _, unit in ipairs {{1e12, "TFLOP"}, {1e9, "GFLOP"}, {1e6, "MFLOP"}} do
+    if n >= unit[1] then return ("%.1f %s"):format(n / unit[1], unit[2]) end
+  end
+  return ("%.1f kFLOP"):format(n / 1e3)
+end
+
 function Stats:__tostring()
   local b = M.bytes
   local lines = {
@@ -26,6 +33,14 @@ function Stats:__tostring()
   }
   if self.coverage then
     lines[#lines + 1] = ("  coverage      %.1f %% of the native top-k resident (sampled at cycles)"):format(100 * self.coverage)
+  end
+  if self.churn then
+    lines[#lines + 1] = ("  between cycles %.1f %% of the set changes, Jaccard %.3f"):format(100 * self.churn, self.jaccard)
+  end
+  if self.flops then
+    local f = self.flops
+    lines[#lines + 1] = ("  compute       %s/token: scoring %s, attention %s, policy's scoring %s"):format(M.flops(f.total), M.flops(f.scoring),
+      M.flops(f.attention), M.flops(f.policy))
   end
   if self.policy_errors > 0 then
     lines[#lines + 1] = ("  policy errors %d; the last: %s"):format(self.policy_errors, self.last_error)
