@@ -17,6 +17,7 @@ local names = {
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
   accounting = "lsa.accounting",
+  sweep = "lsa.sweep:new",
   replay = "lsa.replay:new",
   root = "lsa.ffi:root",
 }

@@ -1,5 +1,8 @@
 -- Owns the needle-in-a-haystack task: statements hidden in real text, each asked again at the end, as RULER's
 -- "niah" tasks have it (C.-P. Hsieh et al., "RULER", 2024).
+local options = require "lsa.options"
+local rng = require "lsa.rng"
+
 local M = {}
 
 M.statement = "The magic number for %s is: %s."
@@ -18,23 +21,23 @@ function M.words(text)
   return words
 end
 
-local function digits(rng, n)
+local function digits(random, n)
   local out = {}
-  for i = 1, n do out[i] = string.char(48 + rng(10)) end
+  for i = 1, n do out[i] = string.char(48 + random(10)) end
   return table.concat(out)
 end
 
--- A context of exactly `length` bytes with `n` needles at depths spread evenly with some chance, and what to ask.
+-- random: a generator (lua/lsa/rng.lua). A context of exactly `length` bytes with `n` needles at depths spread evenly with some chance, and what to ask.
 --   text: where the haystack is cut from (repeated when too short)     words: for two-word keys
 -- Returns {text =, needles = {{key =, value =, question =, answer =, statement =, at = its byte offset, context = the text}, …}}.
 -- Each question is to be appended to the text; the answer is what follows.
-function M.build(rng, text, words, length, n, value_digits)
+function M.build(random, text, words, length, n, value_digits)
   local needles, taken, total = {}, {}, 0
   for i = 1, n do
     local key
-    repeat key = words[1 + rng(#words)] .. "-" .. words[1 + rng(#words)] until not taken[key]
+    repeat key = words[1 + random(#words)] .. "-" .. words[1 + random(#words)] until not taken[key]
     taken[key] = true
-    local value = digits(rng, value_digits or 5)
+    local value = digits(random, value_digits or 5)
     local statement = " " .. M.statement:format(key, value) .. " "
     total = total + #statement
     needles[i] = {key = key, value = value, statement = statement, question = " " .. M.question:format(key),
@@ -43,11 +46,11 @@ function M.build(rng, text, words, length, n, value_digits)
   local room = length - total
   if room < n then error(("needle: %d needles do not fit in %d bytes"):format(n, length), 2) end
   while #text < room do text = text .. text end
-  local from = rng(#text - room + 1)
+  local from = random(#text - room + 1)
   local hay, parts, last = text:sub(from + 1, from + room), {}, 0
   local at = 0
   for i, needle in ipairs(needles) do
-    local cut = math.floor(room * (i - 1 + rng()) / n)
+    local cut = math.floor(room * (i - 1 + random()) / n)
     parts[#parts + 1] = hay:sub(last + 1, cut)
     at = at + cut - last
     needle.at = at
@@ -95,6 +98,67 @@ function M.ask(session, needle)
     coverage = coverage + (total > 0 and covered / total or 1)
   end
   return exact, right, {evidence = evidence / (#expected * (to - from)), coverage = coverage / #expected}
+end
+
+local Task = {}
+Task.__index = Task
+
+local defaults = {tokens = 8192, needles = 4, contexts = 1, text = false, seed = 1, session = false, step = false}
+
+-- A task that is run again and again under different options, from one prefill a context.
+--   tokens, needles, contexts   of each context; how many there are        text: a file to cut from (default: lua/lsa/texts.lua)
+--   session                     options of the sessions that are forked    step: called after each prefill and question
+function M.task(model, opt)
+  local self = setmetatable(options.check(opt, defaults, "needle.task", 2), Task)
+  self.model, self.bases, self.made = model, {}, {}
+  self.text = require("lsa.texts").open(self.text or nil)
+  self.words = M.words(self.text)
+  return self
+end
+
+-- The prefilled session of context i, and its needles.
+local function context(self, i)
+  if not self.bases[i] then
+    self.made[i] = M.build(rng.new(self.seed * 1000 + i), self.text, self.words, self.tokens, self.needles)
+    local settings = {select = "full"}
+    for name, value in pairs(self.session or {}) do settings[name] = value end
+    local base = self.model:session(settings)
+    base:prefill(self.made[i].text)
+    self.bases[i] = base
+    if self.step then self.step() end
+  end
+  return self.bases[i], self.made[i].needles
+end
+
+-- Asks every needle of forks with these options. Means over questions: accuracy (whole answers), digits, evidence, coverage,
+-- resident_bytes, resident_pct, fetched_bytes, cycles, ms_per_token; error, where the policy failed: what it said last.
+function Task:run(params)
+  local sum, asked, out = {}, 0, {}
+  local function add(name, value) sum[name] = (sum[name] or 0) + value end
+  for i = 1, self.contexts do
+    local base, needles = context(self, i)
+    for _, one in ipairs(needles) do
+      local fork = base:fork(params)
+      local exact, right, quality = M.ask(fork, one)
+      local stats = fork:stats()
+      fork:close()
+      add("accuracy", exact and 1 or 0)
+      add("digits", right / #one.answer)
+      add("evidence", quality.evidence)
+      add("coverage", quality.coverage)
+      for _, name in ipairs {"resident_bytes", "resident_pct", "fetched_bytes", "cycles", "ms_per_token"} do add(name, stats[name]) end
+      out.error = stats.last_error or out.error
+      asked = asked + 1
+      if self.step then self.step() end
+    end
+  end
+  for name, value in pairs(sum) do out[name] = value / asked end
+  return out
+end
+
+function Task:close()
+  for _, base in pairs(self.bases) do base:close() end
+  self.bases = {}
 end
 
 return M

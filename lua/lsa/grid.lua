@@ -1,0 +1,101 @@
+-- Owns tables of results as sweeps return them: rows of named values, in columns.
+--
+--   t = grid.new(rows, columns)     columns: names in their order; values of a row that are not named are not shown
+--   t.rows, t.columns               t:csv() t:markdown() tostring(t)     text
+--   t:write "results.csv"           by the file's ending: .csv or .md
+--   t:column "accuracy" -> list
+local M = {}
+
+local Grid = {}
+Grid.__index = Grid
+
+-- As text: numbers short, policies as they are written, nothing for nil.
+local function shown(value)
+  if value == nil then return "" end
+  if type(value) == "number" then return value == math.floor(value) and ("%.0f"):format(value) or ("%.5g"):format(value) end
+  if type(value) ~= "table" then return tostring(value) end
+  local names, parts = {}, {}
+  for i, item in ipairs(value) do parts[i] = shown(item) end
+  for name in pairs(value) do
+    if type(name) == "string" then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do parts[#parts + 1] = name .. "=" .. shown(value[name]) end
+  return table.concat(parts, " ")
+end
+
+M.shown = shown
+
+local function lines(self, cell, line)
+  local out = {}
+  for i, row in ipairs(self.rows) do
+    local cells = {}
+    for j, name in ipairs(self.columns) do cells[j] = cell(row[name]) end
+    out[i] = line(cells)
+  end
+  return table.concat(out, "\n") .. (#out > 0 and "\n" or "")
+end
+
+-- Numbers are whole here: what is computed with should not be rounded.
+local function csv_cell(value)
+  if type(value) == "number" then return ("%.17g"):format(value) end
+  local text = shown(value)
+  return text:find '[",\n]' and '"' .. text:gsub('"', '""') .. '"' or text
+end
+
+function Grid:csv()
+  local names = {}
+  for i, name in ipairs(self.columns) do names[i] = csv_cell(name) end
+  return table.concat(names, ",") .. "\n" .. lines(self, csv_cell, function(cells) return table.concat(cells, ",") end)
+end
+
+function Grid:markdown()
+  local rule = {}
+  for i in ipairs(self.columns) do rule[i] = "---" end
+  local function line(cells) return "| " .. table.concat(cells, " | ") .. " |" end
+  return line(self.columns) .. "\n|" .. table.concat(rule, "|") .. "|\n" ..
+    lines(self, function(value) return (shown(value):gsub("|", "\\|")) end, line)
+end
+
+function Grid:write(path)
+  local text = path:find "%.md$" and self:markdown() or path:find "%.csv$" and self:csv()
+  if not text then error(("%s: a table is written as .csv or .md"):format(path), 2) end
+  local file, why = io.open(path, "w")
+  if not file then error(why, 2) end
+  local ok, problem = file:write(text)
+  file:close()
+  if not ok then error(problem, 2) end
+  return self
+end
+
+function Grid:column(name)
+  local out = {}
+  for i, row in ipairs(self.rows) do out[i] = row[name] end
+  return out
+end
+
+function Grid:__tostring()
+  local width, numeric = {}, {}
+  for j, name in ipairs(self.columns) do
+    width[j] = #name
+    for _, row in ipairs(self.rows) do
+      width[j] = math.max(width[j], #shown(row[name]))
+      numeric[j] = numeric[j] or type(row[name]) == "number"
+    end
+  end
+  local function line(cells)
+    local out = {}
+    for j, text in ipairs(cells) do
+      local space = (" "):rep(width[j] - #text)
+      out[j] = numeric[j] and space .. text or text .. space
+    end
+    return (table.concat(out, "  "):gsub(" +$", ""))
+  end
+  return line(self.columns) .. "\n" .. lines(self, shown, line)
+end
+
+function M.new(rows, columns)
+  return setmetatable({rows = rows, columns = columns}, Grid)
+end
+
+return M
