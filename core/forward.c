@@ -55,17 +55,33 @@ static int traced(piece *p, int64_t layer, const char *name, const float *data, 
     return p->trace ? lsa_trace_rows(p->trace, layer, name, data, rows, cols) : LSA_OK;
 }
 
-static int traced_ids(piece *p, int64_t layer, const char *name, const int32_t *ids, const int32_t *counts,
-                      int64_t cols)
+/* A row's picks end it: what is not there, -1 and -inf, comes first. ids or values is NULL. */
+static int traced_picks(piece *p, int64_t layer, const char *name, const int32_t *ids, const float *values)
 {
-    if (!p->trace) return LSA_OK;
-    float *rows = lsa_alloc(p->n * cols * (int64_t)sizeof *rows);
+    if (!lsa_trace_wants(p->trace, layer, name)) return LSA_OK;
+    int64_t k = p->c->index_topk;
+    float *rows = lsa_alloc(p->n * k * (int64_t)sizeof *rows);
     if (!rows) return LSA_ENOMEM;
     for (int64_t t = 0; t < p->n; t++)
-        for (int64_t j = 0, none = cols - counts[t]; j < cols; j++) /* ascending: -1 for what is not there comes first */
-            rows[t * cols + j] = j < none ? -1.0f : (float)ids[t * cols + j - none];
-    int rc = lsa_trace_rows(p->trace, layer, name, rows, p->n, cols);
+        for (int64_t j = 0, none = k - p->w->counts[t]; j < k; j++)
+            rows[t * k + j] = ids ? (j < none ? -1.0f : (float)ids[t * k + j - none])
+                                  : (j < none ? -INFINITY : values[t * k + j - none]);
+    int rc = lsa_trace_rows(p->trace, layer, name, rows, p->n, k);
     lsa_free(rows);
+    return rc;
+}
+
+/* Index scores of the piece's tokens against all chunks. */
+static int traced_scores(piece *p, int64_t layer)
+{
+    if (!lsa_trace_wants(p->trace, layer, "index_scores")) return LSA_OK;
+    int64_t chunks = p->end / p->c->csa_rate;
+    float *scores = lsa_alloc(p->n * chunks * (int64_t)sizeof *scores);
+    if (!scores) return LSA_ENOMEM;
+    int rc = lsa_session_index_scores(p->s, p->s->layers[layer].csa, p->w->index_q, p->w->index_w, p->n,
+                                      p->c->index_heads, scores);
+    if (!rc) rc = lsa_trace_rows(p->trace, layer, "index_scores", scores, p->n, chunks);
+    lsa_free(scores);
     return rc;
 }
 
@@ -173,18 +189,12 @@ static int pick(piece *p, int64_t layer, const float *x)
     memcpy(lsa_rows_at(&l->queries, p->from), w->index_q, (size_t)(p->n * width) * sizeof(float));
     memcpy(lsa_rows_at(&l->query_weights, p->from), w->index_w, (size_t)(p->n * heads) * sizeof(float));
 
-    if (p->trace) {
-        int64_t chunks = p->end / c->csa_rate;
-        float *scores = lsa_alloc(p->n * chunks * (int64_t)sizeof *scores);
-        if (!scores) return LSA_ENOMEM;
-        int rc = lsa_session_index_scores(p->s, l->csa, w->index_q, w->index_w, p->n, heads, scores);
-        if (!rc) rc = lsa_trace_rows(p->trace, layer, "index_scores", scores, p->n, chunks);
-        lsa_free(scores);
-        TRY(rc);
-    }
-    TRY(lsa_level2(p->s, w, layer, w->index_q, w->index_w, p->n, p->from, p->among_residents, w->places, w->counts));
-    TRY(traced_ids(p, layer, "index_topk", w->places, w->counts, c->index_topk));
-    return LSA_OK;
+    TRY(traced_scores(p, layer));
+    float *logits = lsa_trace_wants(p->trace, layer, "index_topk_logits") ? w->mass : NULL; /* attention fills it later */
+    TRY(lsa_level2(p->s, w, layer, w->index_q, w->index_w, p->n, p->from, p->among_residents, w->places, logits,
+                   w->counts));
+    TRY(traced_picks(p, layer, "index_topk", w->places, NULL));
+    return traced_picks(p, layer, "index_topk_logits", NULL, logits);
 }
 
 /* Counts what Level 2 picked and the mass it got, by chunk or by place among the residents (session_state.h). */

@@ -28,7 +28,8 @@ static int score_block(const lsa_session *s, const lsa_layer_state *l, int among
 
 /* One query: its candidates' scores in parallel, then one selection. */
 static int pick_one(const lsa_session *s, lsa_scratch *scratch, const lsa_layer_state *l, const float *q,
-                    const float *w, int64_t candidates, int among_residents, int32_t *ids, int32_t *count)
+                    const float *w, int64_t candidates, int among_residents, int32_t *ids, float *values,
+                    int32_t *count)
 {
     lsa_topk_state state;
     lsa_level2_scratch *own = &scratch->level2[0];
@@ -50,13 +51,14 @@ static int pick_one(const lsa_session *s, lsa_scratch *scratch, const lsa_layer_
         if (failed) return failed;
         lsa_topk_push(&state, scratch->row, n, (int32_t)from);
     }
-    *count = lsa_topk_finish(&state, ids, NULL);
+    *count = lsa_topk_finish(&state, ids, values);
     return LSA_OK;
 }
 
 /* Up to LSA_LEVEL2_QUERIES queries at consecutive positions, each seeing floor((t + 1) / m) chunks. */
 static int pick_group(const lsa_session *s, lsa_level2_scratch *own, const lsa_layer_state *l, const float *q,
-                      const float *w, int64_t n, int64_t position, int32_t *ids, int32_t *counts)
+                      const float *w, int64_t n, int64_t position, int32_t *ids, float *values,
+                      int32_t *counts)
 {
     const lsa_config *c = &s->model->config;
     int32_t k = (int32_t)c->index_topk, capacity = lsa_topk_capacity(k);
@@ -74,18 +76,18 @@ static int pick_group(const lsa_session *s, lsa_level2_scratch *own, const lsa_l
             if (visible > 0) lsa_topk_push(&state[i], own->scores + i * KEYS, visible, (int32_t)from);
         }
     }
-    for (int64_t i = 0; i < n; i++) counts[i] = lsa_topk_finish(&state[i], ids + i * k, NULL);
+    for (int64_t i = 0; i < n; i++) counts[i] = lsa_topk_finish(&state[i], ids + i * k, values ? values + i * k : NULL);
     return LSA_OK;
 }
 
 int lsa_level2(const lsa_session *s, lsa_scratch *scratch, int64_t layer, const float *q, const float *w, int64_t n,
-               int64_t position, int among_residents, int32_t *ids, int32_t *counts)
+               int64_t position, int among_residents, int32_t *ids, float *values, int32_t *counts)
 {
     const lsa_config *c = &s->model->config;
     const lsa_layer_state *l = &s->layers[layer];
     if (n == 1) {
         int64_t candidates = among_residents ? s->resident_count : (position + 1) / c->csa_rate;
-        return pick_one(s, scratch, l, q, w, candidates, among_residents, ids, counts);
+        return pick_one(s, scratch, l, q, w, candidates, among_residents, ids, values, counts);
     }
     int64_t width = c->index_heads * c->index_dim, failed = LSA_OK;
     int64_t groups = (n + LSA_LEVEL2_QUERIES - 1) / LSA_LEVEL2_QUERIES;
@@ -95,7 +97,7 @@ int lsa_level2(const lsa_session *s, lsa_scratch *scratch, int64_t layer, const 
         int64_t rows = n - from < LSA_LEVEL2_QUERIES ? n - from : LSA_LEVEL2_QUERIES;
         int rc = pick_group(s, &scratch->level2[omp_get_thread_num()], l, q + from * width,
                             w + from * c->index_heads, rows, position + from, ids + from * c->index_topk,
-                            counts + from);
+                            values ? values + from * c->index_topk : NULL, counts + from);
         if (rc) failed = rc;
     }
     return (int)failed;

@@ -156,7 +156,7 @@ int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
     if (!s->tokens) return 0;
     int32_t count = 0;
     int rc = lsa_level2(s, s->scratch, l - s->layers, lsa_rows_at(&l->queries, s->tokens - 1),
-                        lsa_rows_at(&l->query_weights, s->tokens - 1), 1, s->tokens - 1, 0, ids, &count);
+                        lsa_rows_at(&l->query_weights, s->tokens - 1), 1, s->tokens - 1, 0, ids, NULL, &count);
     return rc ? rc : count;
 }
 

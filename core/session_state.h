@@ -69,8 +69,9 @@ int lsa_forward_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t 
 void lsa_scratch_retain(lsa_scratch *scratch);
 int64_t lsa_scratch_piece(const lsa_scratch *scratch);
 
-/* level2.c: Level 2. The picks of n queries at positions from `position`, into ids [n, k] and counts [n]. */
+/* level2.c: Level 2. The picks of n queries at positions from `position`, into ids [n, k] and counts [n]; their logits
+ * into values [n, k], which may be NULL. */
 int lsa_level2(const lsa_session *s, lsa_scratch *scratch, int64_t layer, const float *q, const float *w, int64_t n,
-               int64_t position, int among_residents, int32_t *ids, int32_t *counts);
+               int64_t position, int among_residents, int32_t *ids, float *values, int32_t *counts);
 
 #endif

@@ -1,13 +1,33 @@
--- Owns how a prefill's intermediates become tensors by name: the pieces of a prefill joined.
+-- Owns a prefill's intermediates: which are wanted, and how they become tensors by name, the pieces of a prefill joined.
+-- Names are "layer.{model layer}.{name}": attn_input, attn_output, moe_output, streams [T, .] of every layer; entries of CSA and HCA
+-- layers; index_keys, index_query, index_scores, index_topk and index_topk_logits (its picks and their logits) of CSA layers.
 local ffi = require "ffi"
-local C = require("lsa.ffi").C
+local lib = require "lsa.ffi"
 local tensor = require "lsa.tensor"
+
+local C = lib.C
 
 local M = {}
 
+-- wanted: true for all, or a list of names; without "layer.N." they are wanted of every layer.
+function M.new(wanted, level)
+  level = (level or 1) + 1
+  if wanted ~= true and (type(wanted) ~= "table" or #wanted == 0) then
+    error(("trace is %s; true or a list of names is wanted"):format(tostring(wanted)), level)
+  end
+  local out = ffi.new "lsa_trace *[1]"
+  lib.check(C.lsa_trace_new(out), level)
+  local trace = ffi.gc(out[0], C.lsa_trace_free)
+  for _, name in ipairs(wanted == true and {} or wanted) do
+    local layer, part = tostring(name):match "^layer%.(%d+)%.(.+)$"
+    lib.check(C.lsa_trace_want(trace, tonumber(layer or -1), part or tostring(name)), level)
+  end
+  return trace
+end
+
 -- Where a later piece has more columns, earlier rows get these: scores nobody computed, picks that are none.
 local function filler(name)
-  return name:find "index_scores$" and -math.huge or -1
+  return name:find "index_topk$" and -1 or -math.huge
 end
 
 -- A table name -> [rows, cols] f32 tensor of all pieces.

@@ -2,7 +2,7 @@
 --
 --   s = model:session{select = "recency", budget = 0.1}
 --   logits = s:prefill(tokens)      [vocab] of the last token; {all = true}: [T, vocab]; {trace = true}: also a table of
---                                   intermediates
+--                                   intermediates; {trace = {"attn_input", "layer.2.index_topk"}}: of those
 --   logits = s:decode(token)        s:generate{n =, temperature =, stop =} -> list of tokens
 --   s:stats() s:cycles() s:fork{...} s:close()
 --   s:keys(layer) s:hidden(layer) s:entries(layer)      layer is a CSA ordinal
@@ -122,12 +122,7 @@ function Session:prefill(tokens, opt)
   opt = options.check(opt, prefill_options, "prefill", 2)
   local ids, n, keep = token_array(self, tokens, 2)
   local out = opt.all and tensor.zeros({n, vocabulary(self)}, "f32") or tensor.zeros({vocabulary(self)}, "f32")
-  local trace
-  if opt.trace then
-    trace = ffi.new "lsa_trace *[1]"
-    lib.check(C.lsa_trace_new(trace), 2)
-    trace = ffi.gc(trace[0], C.lsa_trace_free)
-  end
+  local trace = opt.trace and require("lsa.intermediates").new(opt.trace, 2)
   local before = C.lsa_session_tokens(self.c)
   local rc = C.lsa_session_prefill(self.c, ids, n, opt.all and 1 or 0, ffi.cast("float *", out.c.data), trace, nil)
   if C.lsa_session_tokens(self.c) > before then
