@@ -13,7 +13,7 @@ Effect of kv and compute on the logits of the last positions of a text.
 ]]
 
 local directory = opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model
-local text = texts.open(opt.text ~= "bible" and opt.text or nil):sub(1, opt.tokens)
+local text = texts.open(opt.text):sub(1, opt.tokens)
 
 -- Logits [last, vocab] of the text's last positions.
 local function logits(compute, kv)

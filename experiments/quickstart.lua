@@ -21,7 +21,7 @@ Needle recall of the small real model under four policies at one budget.
 ]]
 
 local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
-local text = texts.open(opt.text ~= "bible" and opt.text or nil)
+local text = texts.open(opt.text)
 local words = needle.words(text)
 -- A trained Memory Indexer beside the model decides by threshold. Without one, the native Lightning Indexer of the first CSA
 -- layer stands in: its scores are not calibrated, so the budget decides.

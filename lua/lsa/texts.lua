@@ -23,9 +23,9 @@ function M.file(path)
   return text
 end
 
--- The file where one is named, else the default.
-function M.open(path)
-  return path and M.file(path) or M.bible()
+-- "bible", or a file's path.
+function M.open(name)
+  return name == "bible" and M.bible() or M.file(name)
 end
 
 return M
