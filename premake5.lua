@@ -53,7 +53,7 @@ project "liblsa"
     buildoptions(warnings)
     buildoptions { "-fPIC", "-fopenmp" }
     linkoptions { "-fopenmp", "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- OpenMP threads outlive a dlclose
-    links { "m", "dl", "pthread", "jansson", "uring", "xxhash" }
+    links { "m", "dl", "pthread", "jansson", "dnnl", "uring", "xxhash" }
     each_configuration(function (name)
         if name == "sanitize" then
             buildoptions { "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer" }

@@ -172,13 +172,13 @@ static int backward(lsa_trainer *t, int64_t layer, int64_t n, batch *b)
     for (int64_t i = 0; i < n * s->heads; i++) b->dw[i] *= scale;
     int rc = s->key_format == LSA_KV_FP8 ? lsa_hadamard_cpu(b->dq, n * s->heads, s->dim, NULL) : LSA_OK;
     if (!rc) rc = lsa_rope_cpu(b->dq, b->table, n, s->heads, s->dim, s->rope_dim, 1, NULL);
-    if (!rc) rc = lsa_gemm_cpu(d[LSA_TRAIN_B], b->dq, b->normed, width, s->rank, n, s->rank, width, s->rank, 1, NULL);
-    if (!rc) rc = lsa_gemm_cpu(dnormed, b->dq, wb, n, s->rank, width, s->rank, width, s->rank, 0, NULL);
+    if (!rc) rc = lsa_gemm_cpu(d[LSA_TRAIN_B], b->dq, b->normed, width, s->rank, n, s->rank, width, s->rank, 1, 0, NULL);
+    if (!rc) rc = lsa_gemm_cpu(dnormed, b->dq, wb, n, s->rank, width, s->rank, width, s->rank, 0, 0, NULL);
     if (!rc) rc = lsa_rmsnorm_gradient_cpu(dnormed, d[LSA_TRAIN_NORM], dnormed, b->low, norm, n, s->rank, s->norm_eps, NULL);
     if (!rc) rc = lsa_gemm_cpu(d[LSA_TRAIN_A], dnormed, b->hidden, s->rank, s->hidden, n, s->hidden, s->rank, s->hidden,
-                               1, NULL);
+                               1, 0, NULL);
     if (!rc) rc = lsa_gemm_cpu(d[LSA_TRAIN_W], b->dw, b->hidden, s->heads, s->hidden, n, s->hidden, s->heads, s->hidden,
-                               1, NULL);
+                               1, 0, NULL);
     return rc;
 }
 

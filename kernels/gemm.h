@@ -1,15 +1,20 @@
-/* Dense products of f32 matrices: what the gradients of linear layers need (dX = dY W, dW = dY^T X). */
+/* Dense matrix products, by oneDNN: prefill's linear layers and the gradients of training. */
 #ifndef LSA_KERNELS_GEMM_H
 #define LSA_KERNELS_GEMM_H
 #include <stdint.h>
 
-/* c = op(a) b: op(a) [m, k] is a, or the transpose of a [k, m] where transpose_a is not 0; b: [k, n]; c: [m, n].
+/* c = op(a) op(b), f32: op(a) [m, k] is a, or the transpose of a [k, m] where transpose_a is not 0; op(b) [k, n] is b, or the
+ * transpose of b [n, k]; c [m, n].
  *
  * Rows of what is stored are c_stride, a_stride, b_stride floats apart. m, n or k of 0 is legal (k = 0 writes zeros).
- * c overlaps neither a nor b. An element is summed in an order that depends on k alone, never on m, n or the threads.
- * LSA_ESHAPE. */
+ * c overlaps neither a nor b. Equal calls on equally many threads give equal bits. LSA_ESHAPE. */
 typedef int lsa_gemm_fn(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k, int64_t c_stride,
-                        int64_t a_stride, int64_t b_stride, int32_t transpose_a, void *stream);
+                        int64_t a_stride, int64_t b_stride, int32_t transpose_a, int32_t transpose_b, void *stream);
 lsa_gemm_fn lsa_gemm_cpu;
+
+/* c = a b^T with bf16 factors and f32 sums: a [m, k], b [n, k], c [m, n]; strides in elements. As above otherwise. */
+typedef int lsa_gemm_bf16_fn(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
+                             int64_t c_stride, int64_t a_stride, int64_t b_stride, void *stream);
+lsa_gemm_bf16_fn lsa_gemm_bf16_cpu;
 
 #endif

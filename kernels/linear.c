@@ -52,10 +52,7 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
     int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
     lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
-    if (tokens > FEW_TOKENS) {
-        lsa_linear_matrix(&call, workspace);
-        return 0;
-    }
+    if (tokens > FEW_TOKENS) return lsa_linear_matrix(&call, workspace);
     for (int64_t t = 0; t < tokens; t += LSA_LINEAR_GROUP) {
         call.x = x + t * x_stride;
         call.y = y + t * y_stride;

@@ -1,68 +1,28 @@
-/* Owns the many-token path: panels of weight rows, decoded and transposed, against all tokens.
- *
- * A panel holds DEPTH columns of WIDTH rows, column by column, in the first cache; a tile of
- * tokens is multiplied by it with every sum in a register. Each output is summed in order of
- * its columns, DEPTH at a time, so it depends neither on the number of threads nor on the other
- * tokens and rows of the call.
- *
- * Why no library: on one core of an AMD EPYC of the Zen 5 family, 512 x [128, 128] runs at 232
- * GFLOP/s here, 235 in oneDNN 2.6.3 and 113 in OpenBLAS 0.3.21 (which knows no such processor
- * and takes Haswell's kernels); in bf16 at 409 with x and W still f32, 467 in oneDNN with both
- * bf16 beforehand, OpenBLAS has none (`lsa bench linear`, experiments/peers/gemm_libraries.c).
- * The libraries would need every weight dense first, oneDNN some tenths of a millisecond for
- * each new shape, and either would let the number of threads change the sums. */
+/* Owns the many-token path: weight rows made dense in the workspace, some at a time, and multiplied by the BLAS. */
+#include <stddef.h>
+
 #include "core/cpu.h"
+#include "core/error.h"
+#include "kernels/convert.h"
+#include "kernels/gemm.h"
 #include "kernels/linear_private.h"
-#include "kernels/number_formats.h"
 
 enum {
-    WIDTH = LSA_LINEAR_WIDTH,
-    DEPTH = LSA_LINEAR_DEPTH,
-    LEAST_SHARE = 48, /* tokens for which a thread decodes a panel of its own */
-    MOST_X = 1 << 22, /* numbers of x that are held rounded */
-    FLOPS_PER_NS = 100
+    MOST_WEIGHTS = 1 << 20, /* numbers that are dense at a time: 4 MiB, for the caches to keep */
+    LEAST_ROWS = 64,
+    MOST_X = 1 << 22,       /* numbers of x that are held rounded */
+    DECODED_PER_NS = 4
 };
 
-/* One panel's rows for some of the tokens. */
-static void panel_of_rows(const lsa_linear_call *call, lsa_linear_path path, const float *x,
-                          int64_t x_step, int64_t row, int64_t token, int64_t tokens)
+/* Rows that are dense at a time. */
+static int64_t rows_held(const lsa_weight *w, int64_t rows)
 {
-    _Alignas(64) float panel[WIDTH * DEPTH];
-    const int64_t words = path.pairs ? (call->w->cols + 1) / 2 : call->w->cols;
-    int64_t n = call->rows - row < WIDTH ? call->rows - row : WIDTH;
-    for (int64_t k = 0; k < words; k += DEPTH) {
-        int64_t d = words - k < DEPTH ? words - k : DEPTH;
-        path.pack(panel, call->w, call->row_from + row, n, path.pairs ? 2 * k : k, d,
-                  call->compute == LSA_COMPUTE_BF16);
-        path.tile(call->y + token * call->y_stride + row, call->y_stride, x + token * x_step + k,
-                  x_step, panel, d, tokens, n, k > 0);
-    }
+    int64_t most = MOST_WEIGHTS / (w->cols + 1);
+    if (most < LEAST_ROWS) most = LEAST_ROWS;
+    return rows < most ? rows : most;
 }
 
-/* All rows for tokens whose x is held. */
-static void panels(const lsa_linear_call *call, lsa_linear_path path, const float *x,
-                   int64_t x_step)
-{
-    int64_t count = (call->rows + WIDTH - 1) / WIDTH;
-    int threads = lsa_threads_for(2 * call->tokens * call->rows * call->w->cols / FLOPS_PER_NS);
-    int64_t most = call->tokens / LEAST_SHARE, shares = count >= 2 * threads ? 1 : threads;
-    if (shares > most) shares = most < 1 ? 1 : most;
-    int64_t share = (call->tokens + shares - 1) / shares;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < count * shares; i++) {
-        int64_t token = i % shares * share, rest = call->tokens - token;
-        if (rest > 0)
-            panel_of_rows(call, path, x, x_step, i / shares * WIDTH, token,
-                          rest < share ? rest : share);
-    }
-}
-
-/* Words of a token's x, rounded. */
-static int64_t rounded_step(const lsa_weight *w, int pairs)
-{
-    return pairs ? (w->cols + 1) / 2 : w->cols;
-}
-
+/* Tokens whose x is held rounded at a time. */
 static int64_t tokens_held(const lsa_weight *w, int64_t tokens)
 {
     int64_t most = MOST_X / (w->cols + 1);
@@ -70,30 +30,81 @@ static int64_t tokens_held(const lsa_weight *w, int64_t tokens)
     return tokens < most ? tokens : most;
 }
 
+static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* f32: dense rows. bf16: the same, their bf16, and the bf16 of x. */
 int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute)
 {
-    return compute == LSA_COMPUTE_BF16 ? tokens_held(w, tokens) * w->cols * (int64_t)sizeof(float)
-                                       : 0;
+    int64_t dense = rows_held(w, w->rows) * w->cols;
+    int64_t bytes = aligned(dense * (int64_t)sizeof(float));
+    if (compute == LSA_COMPUTE_BF16) bytes += aligned(2 * dense) + aligned(2 * tokens_held(w, tokens) * w->cols);
+    return bytes;
 }
 
-void lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
+static void densify(float *out, const lsa_weight *w, int64_t row, int64_t rows, int round)
 {
-    lsa_linear_path path = lsa_linear_path_for(call->compute);
-    if (call->w->cols == 0) {
-        for (int64_t t = 0; t < call->tokens; t++)
-            memset(call->y + t * call->y_stride, 0, (size_t)call->rows * sizeof(float));
-    } else if (call->compute == LSA_COMPUTE_F32) {
-        panels(call, path, call->x, call->x_stride);
-    } else {
-        int64_t step = rounded_step(call->w, path.pairs), held = tokens_held(call->w, call->tokens);
-        for (int64_t t = 0; t < call->tokens; t += held) {
-            lsa_linear_call part = *call;
-            part.tokens = call->tokens - t < held ? call->tokens - t : held;
-            part.y = call->y + t * call->y_stride;
-            for (int64_t i = 0; i < part.tokens; i++)
-                path.round((float *)workspace + i * step, call->x + (t + i) * call->x_stride,
-                           call->w->cols);
-            panels(&part, path, workspace, step);
+    int threads = lsa_threads_for(rows * w->cols / DECODED_PER_NS);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++) lsa_linear_decode(out + r * w->cols, w, row + r, 0, w->cols, round);
+}
+
+/* Whether the weight is stored as the product wants it. */
+static int is_dense(const lsa_weight *w, int32_t dtype) { return w->dtype == dtype && !w->scale; }
+
+static int multiply_f32(const lsa_linear_call *call, float *dense)
+{
+    const lsa_weight *w = call->w;
+    int64_t held = is_dense(w, LSA_F32) ? call->rows : rows_held(w, call->rows);
+    for (int64_t r = 0; r < call->rows; r += held) {
+        int64_t n = call->rows - r < held ? call->rows - r : held;
+        const float *rows = (const float *)w->data + (call->row_from + r) * w->cols;
+        if (!is_dense(w, LSA_F32)) {
+            densify(dense, w, call->row_from + r, n, 0);
+            rows = dense;
         }
+        int rc = lsa_gemm_cpu(call->y + r, call->x, rows, call->tokens, n, w->cols, call->y_stride, call->x_stride,
+                              w->cols, 0, 1, NULL);
+        if (rc) return rc;
     }
+    return LSA_OK;
+}
+
+/* For tokens whose x is rounded: x16 [tokens, cols]. */
+static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float *dense, uint16_t *dense16)
+{
+    const lsa_weight *w = call->w;
+    int64_t held = is_dense(w, LSA_BF16) ? call->rows : rows_held(w, call->rows);
+    for (int64_t r = 0; r < call->rows; r += held) {
+        int64_t n = call->rows - r < held ? call->rows - r : held;
+        const uint16_t *rows = (const uint16_t *)w->data + (call->row_from + r) * w->cols;
+        if (!is_dense(w, LSA_BF16)) {
+            densify(dense, w, call->row_from + r, n, 1);
+            lsa_convert_cpu(dense16, dense, n * w->cols, LSA_BF16, LSA_F32, NULL);
+            rows = dense16;
+        }
+        int rc = lsa_gemm_bf16_cpu(call->y + r, x16, rows, call->tokens, n, w->cols, call->y_stride, w->cols, w->cols,
+                                   NULL);
+        if (rc) return rc;
+    }
+    return LSA_OK;
+}
+
+int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
+{
+    const lsa_weight *w = call->w;
+    float *dense = workspace;
+    if (call->compute == LSA_COMPUTE_F32) return multiply_f32(call, dense);
+    int64_t most = rows_held(w, w->rows) * w->cols, held = tokens_held(w, call->tokens);
+    uint16_t *dense16 = (uint16_t *)(void *)((char *)workspace + aligned(most * (int64_t)sizeof(float)));
+    uint16_t *x16 = (uint16_t *)(void *)((char *)dense16 + aligned(2 * most));
+    for (int64_t t = 0; t < call->tokens; t += held) {
+        lsa_linear_call part = *call;
+        part.tokens = call->tokens - t < held ? call->tokens - t : held;
+        part.y = call->y + t * call->y_stride;
+        for (int64_t i = 0; i < part.tokens; i++)
+            lsa_convert_cpu(x16 + i * w->cols, call->x + (t + i) * call->x_stride, w->cols, LSA_BF16, LSA_F32, NULL);
+        int rc = multiply_bf16(&part, x16, dense, dense16);
+        if (rc) return rc;
+    }
+    return LSA_OK;
 }

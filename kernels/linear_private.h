@@ -33,37 +33,8 @@ void lsa_linear_vector(const lsa_linear_call *call, void *workspace);
 int64_t lsa_linear_vector_workspace(const lsa_weight *w, int64_t tokens);
 
 /* Any number of tokens; workspace: lsa_linear_matrix_workspace bytes. */
-void lsa_linear_matrix(const lsa_linear_call *call, void *workspace);
+int lsa_linear_matrix(const lsa_linear_call *call, void *workspace);
 int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute);
-
-/* A panel: 32 KiB of weight rows made dense, column by column. */
-enum {
-    LSA_LINEAR_WIDTH = 32, /* its rows */
-    LSA_LINEAR_DEPTH = 256 /* its columns, or pairs of them */
-};
-
-/* How a code path multiplies: y [tokens, n] = (add ? y : 0) + x . panel, n <= LSA_LINEAR_WIDTH.
- * depth counts columns, or pairs of bf16 columns; so does x_step, in 4-byte words. */
-typedef void lsa_linear_tile_fn(float *y, int64_t y_stride, const float *x, int64_t x_step,
-                                const float *panel, int64_t depth, int64_t tokens, int64_t n,
-                                int add);
-
-/* The panel of rows row .. row + n - 1, columns col .. col + depth * (1 or 2) - 1; rows past n
- * are zero. */
-typedef void lsa_linear_pack_fn(float *panel, const lsa_weight *w, int64_t row, int64_t n,
-                                int64_t col, int64_t depth, int round);
-
-/* x rounded to bf16: f32, or pairs, the last one filled with zero. */
-typedef void lsa_linear_round_fn(void *out, const float *x, int64_t n);
-
-typedef struct lsa_linear_path {
-    lsa_linear_tile_fn *tile;
-    lsa_linear_pack_fn *pack;
-    lsa_linear_round_fn *round;
-    int pairs; /* two bf16 in a word */
-} lsa_linear_path;
-
-lsa_linear_path lsa_linear_path_for(int32_t compute);
 
 /* Rows from .. to - 1 of a call, with x as lsa_linear_vector prepared it for this function. */
 typedef void lsa_linear_rows_fn(const lsa_linear_call *call, const void *x, int64_t from,

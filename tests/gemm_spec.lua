@@ -1,3 +1,4 @@
+local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
 local C, check = lsa.C, lsa.check
@@ -18,7 +19,7 @@ local function compare(m, n, k, gap, transposed)
   local c, cs = stored(m, n, gap, 3)
   local before = support.normals((m - 1) * cs + n, 3)
   for i = 0, m - 1 do for j = 0, n - 1 do c[i * cs + j] = 0 / 0 end end
-  check(C.lsa_gemm_cpu(c, a, b, m, n, k, cs, as, bs, transposed, nil))
+  check(C.lsa_gemm_cpu(c, a, b, m, n, k, cs, as, bs, transposed, 0, nil))
   local worst = 0
   for at = 0, (m - 1) * cs + n - 1 do
     local i, j = math.floor(at / cs), at % cs
@@ -45,33 +46,51 @@ describe("lsa_gemm", function()
     end)
   end)
 
-  it("gives an element the same bits whatever the threads and the other rows and columns", function()
+  it("gives the same bits each time", function()
     local m, n, k = 150, 200, 300
     local a, b, first = support.normals(m * k, 1), support.normals(k * n, 2), nil
-    for threads = 1, 2 do
-      C.lsa_threads_set(threads)
+    for _ = 1, 3 do
       local c = support.buffer("float", m * n)
-      check(C.lsa_gemm_cpu(c, a, b, m, n, k, n, k, n, 0, nil))
+      check(C.lsa_gemm_cpu(c, a, b, m, n, k, n, k, n, 0, 0, nil))
       first = first or c
       assert.is_true(support.same_bits(first, c, m * n * 4))
     end
-    C.lsa_threads_set(0)
-    local row = support.buffer("float", 7)
-    check(C.lsa_gemm_cpu(row, a + 149 * k, b + 193, 1, 7, k, 7, k, n, 0, nil))
-    assert.is_true(support.same_bits(row, first + 149 * n + 193, 28))
+  end)
+
+  it("takes the second factor transposed, and bf16 factors", function()
+    local m, n, k = 33, 20, 70
+    local a, b = support.normals(m * k, 1), support.normals(n * k, 2)
+    local a16, b16 = support.buffer("uint16_t", m * k), support.buffer("uint16_t", n * k)
+    check(C.lsa_convert_cpu(a16, a, m * k, C.LSA_BF16, C.LSA_F32, nil))
+    check(C.lsa_convert_cpu(b16, b, n * k, C.LSA_BF16, C.LSA_F32, nil))
+    local c, c16 = support.buffer("float", m * n), support.buffer("float", m * n)
+    check(C.lsa_gemm_cpu(c, a, b, m, n, k, n, k, k, 0, 1, nil))
+    check(C.lsa_gemm_bf16_cpu(c16, a16, b16, m, n, k, n, k, k, nil))
+    check(C.lsa_convert_cpu(a, a16, m * k, C.LSA_F32, C.LSA_BF16, nil))
+    for i = 0, m - 1 do
+      for j = 0, n - 1 do
+        local exact = 0
+        for l = 0, k - 1 do
+          local x = ffi.new("uint32_t[1]", b16[j * k + l] * 65536)
+          exact = exact + a[i * k + l] * ffi.cast("float *", x)[0]
+        end
+        assert.is_true(math.abs(c16[i * n + j] - exact) <= 1e-4)
+        assert.is_true(math.abs(c[i * n + j] - exact) <= 0.02 * math.sqrt(k))
+      end
+    end
   end)
 
   it("writes zeros where nothing is summed, and nothing where there is nothing", function()
     local c = support.normals(6, 1)
-    check(C.lsa_gemm_cpu(c, nil, nil, 2, 3, 0, 3, 0, 3, 0, nil))
+    check(C.lsa_gemm_cpu(c, nil, nil, 2, 3, 0, 3, 0, 3, 0, 0, nil))
     for i = 0, 5 do assert.equal(0, c[i]) end
-    check(C.lsa_gemm_cpu(nil, nil, nil, 0, 3, 4, 3, 4, 3, 0, nil))
-    check(C.lsa_gemm_cpu(nil, nil, nil, 3, 0, 4, 3, 4, 3, 0, nil))
+    check(C.lsa_gemm_cpu(nil, nil, nil, 0, 3, 4, 3, 4, 3, 0, 0, nil))
+    check(C.lsa_gemm_cpu(nil, nil, nil, 3, 0, 4, 3, 4, 3, 0, 0, nil))
   end)
 
   it("passes NaN on", function()
     local c = support.buffer("float", 4)
-    check(C.lsa_gemm_cpu(c, support.array("float", {1, 0 / 0}), support.array("float", {0, 1}), 2, 2, 1, 2, 1, 2, 0, nil))
+    check(C.lsa_gemm_cpu(c, support.array("float", {1, 0 / 0}), support.array("float", {0, 1}), 2, 2, 1, 2, 1, 2, 0, 0, nil))
     assert.equal(0, c[0])
     assert.equal(1, c[1])
     assert.is_true(c[2] ~= c[2])
@@ -79,10 +98,10 @@ describe("lsa_gemm", function()
   end)
 
   it("refuses negative sizes and strides below a row", function()
-    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, -1, 1, 1, 1, 1, 1, 0, nil))
-    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 2, 4, 3, 0, nil))
-    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 3, 3, 0, nil))
-    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 1, 3, 1, nil))
-    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 4, 2, 0, nil))
+    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, -1, 1, 1, 1, 1, 1, 0, 0, nil))
+    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 2, 4, 3, 0, 0, nil))
+    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 3, 3, 0, 0, nil))
+    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 1, 3, 1, 0, nil))
+    assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 4, 2, 0, 0, nil))
   end)
 end)

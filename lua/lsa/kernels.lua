@@ -250,13 +250,16 @@ op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks 
 -- ---- training ----
 
 op("gemm", "a f32 [a_rows, a_cols]; b f32 [k, n]; transpose_a = false; > c f32 [m, n]",
-  function(f, a) return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.a_cols, a.n, a.transpose_a, nil) end,
+  function(f, a) return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.a_cols, a.n, a.transpose_a, 0, nil) end,
   function(a)
     local k
     a.m, k = a.a_rows, a.a_cols
     if a.transpose_a == 1 then a.m, k = k, a.m end
     if k ~= a.k then raise("gemm: %d columns times %d rows", k, a.k) end
   end)
+
+op("gemm_bf16", "a bf16 [m, k]; b bf16 [n, k]; > c f32 [m, n]",
+  function(f, a) return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.k, a.k, nil) end)
 
 op("rmsnorm_gradient", "dy f32 [.., n]; x f32 [.., n]; weight f32 [n]; eps = 1e-6; > dx! f32 [.., n]; > dweight f32 [n]",
   function(f, a) return f(a.dx, a.dweight, a.dy, a.x, a.weight, a.rows, a.n, a.eps, nil) end)
