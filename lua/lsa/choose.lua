@@ -6,8 +6,8 @@
 --   top_pages(cycle, scores)          the best pages that fill the budget; pages with kept chunks come first
 --   newest(cycle, most, taken)        the newest chunks
 --
--- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: the
--- union of each one's best k, for the largest k whose union fits.
+-- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: a chunk's rank is
+-- the best that it has in any of them, and the lower ranks come first; among equals, the earlier of the list.
 local set = require "lsa.set"
 local tensor = require "lsa.tensor"
 
@@ -19,9 +19,9 @@ local function union(list, k)
   return all
 end
 
--- The union of each one's best k for the largest k whose union has at most `most` ids. Unions grow about evenly with k, so the
--- next k to try is where a line between two known ones says; a try in the middle now and then bounds their number.
-local function by_rank(list, most)
+-- The largest k for which the union of each one's best k has at most `most` ids, and the union. Unions grow about evenly with k, so
+-- the next k to try is where a line between two known ones says; a try in the middle now and then bounds their number.
+local function widest(list, most)
   local low, fits, fitting = 0, set.new(list[1]:count()), 0
   local high, count = most + 1, #list * (most + 1)     -- high does not fit, or need not be tried
   local tries = 0
@@ -33,7 +33,19 @@ local function by_rank(list, most)
     local n = all:count()
     if n <= most then low, fits, fitting = k, all, n else high, count = k, n end
   end
-  return fits
+  return low, fits
+end
+
+-- What is left beside the widest union goes to the next rank, one of the list after the other.
+local function by_rank(list, most)
+  local k, all = widest(list, most)
+  local left = most - all:count()
+  for _, row in ipairs(list) do
+    if left == 0 then break end
+    local next_one = row:topk(k + 1):minus(all)
+    all, left = all:union(next_one), left - next_one:count()
+  end
+  return all
 end
 
 -- The best `most` ids of a list of scores among the set `open`.

@@ -1,5 +1,5 @@
--- What the native Lightning Indexer would pick at the last token: the union of every CSA layer's top k, for the largest k
--- whose union fits the budget. Layers are compared by rank, since their logits differ in scale.
+-- What the native Lightning Indexer would pick at the last token, in any CSA layer: the union of every layer's top k, with k as
+-- large as the budget allows. Layers are compared by rank, since their logits differ in scale.
 -- Source: DeepSeek-V4's CSA, with one k for all layers.
 return function(cycle)
   local layers = {}

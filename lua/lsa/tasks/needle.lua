@@ -130,7 +130,7 @@ local function context(self, i)
   return self.bases[i], self.made[i].needles
 end
 
--- Asks every needle of forks with these options. Means over questions: accuracy (whole answers), digits, evidence, coverage,
+-- Asks every needle of forks with these options, or with those that params(base, needle) returns. Means over questions: accuracy (whole answers), digits, evidence, coverage,
 -- resident_bytes, resident_pct, fetched_bytes, cycles, ms_per_token; error, where the policy failed: what it said last.
 function Task:run(params)
   local sum, asked, out = {}, 0, {}
@@ -138,7 +138,7 @@ function Task:run(params)
   for i = 1, self.contexts do
     local base, needles = context(self, i)
     for _, one in ipairs(needles) do
-      local fork = base:fork(params)
+      local fork = base:fork(type(params) == "function" and params(base, one) or params)
       local exact, right, quality = M.ask(fork, one)
       local stats = fork:stats()
       fork:close()

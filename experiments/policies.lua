@@ -1,0 +1,107 @@
+-- Every selection policy on the small real model at a few budgets, from one prefill a context.
+--
+--   ./lsa experiments/policies.lua [--help]
+local lsa = require "lsa"
+local grid = require "lsa.grid"
+local needle = require "lsa.tasks.needle"
+local registry = require "lsa.registry"
+local stats = require "lsa.stats"
+
+local opt = require "lsa.args" [[
+Needle recall, coverage and traffic of every selection policy.
+  --policies (list default all)             which; all is every file in lua/lsa/policies
+  --budgets (numbers default 0.02,0.05,0.135)   shares of the chunks, or counts
+  --tokens (default 32768)                  length of a context
+  --needles (default 8)                     statements hidden in each context, all asked
+  --contexts (default 1)                    how many contexts
+  --every (default 64)                      steps between cycles
+  --model (default needle)                  a model's directory; needle is experiments/models/needle
+  --text (default bible)                    a file to cut haystacks from; bible is the text of Debian's bible-kjv
+  --seed (default 1)                        of haystacks, needles and the random policy
+  --results (default none)                  a file that finished rows are added to, and taken from
+  --csv                                     rows as CSV
+]]
+
+local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+
+local warn = registry.warn
+registry.warn = function() end           -- what failed is told below the table
+
+-- Without a trained Memory Indexer, the native one of the first CSA layer stands in.
+local trained = io.open(model.directory .. "/indexer.safetensors")
+if trained then trained:close() end
+
+-- Golden chunks are labels of recordings; questions have none.
+local left_out = {oracle_golden = true}
+local policies = {}
+for _, name in ipairs(opt.policies[1] == "all" and registry.names "policies" or opt.policies) do
+  if not left_out[name] then policies[#policies + 1] = name end
+end
+
+-- What the native top-k picks in the steps of an answer, from a recording of it under full attention.
+local function future_of(base, one)
+  local path, future = os.tmpname(), nil
+  local fork = base:fork{select = "full"}
+  fork:record(path)
+  needle.ask(fork, one)
+  fork:record(false)
+  fork:close()
+  lsa.replay(path, {select = function(cycle)
+    future = cycle.future
+    return {}
+  end, every = #one.answer + 1})
+  os.remove(path)
+  return future
+end
+
+-- Oracles know how the answer goes; each question has a policy of its own.
+local futures = {}
+local function oracle(name, budget)
+  local entry = registry.open("policies", name)
+  return function(base, one)
+    futures[one] = futures[one] or future_of(base, one)
+    return {budget = budget, every = opt.every, select = function(cycle, options)
+      cycle.future = futures[one]
+      return entry.fn(cycle, options)
+    end}
+  end
+end
+
+local task = needle.task(model, {tokens = opt.tokens, needles = opt.needles, contexts = opt.contexts, seed = opt.seed,
+  session = {indexer = not trained and lsa.indexer{model = model, layers = {0}} or nil},
+  text = opt.text ~= "bible" and opt.text or false})
+
+local columns = {"accuracy", "digits", "coverage", "evidence", "fetched_bytes", "resident_bytes", "resident_pct", "error"}
+local results = lsa.sweep{
+  policies = policies, budgets = opt.budgets, columns = columns, label = "policies",
+  results = opt.results ~= "none" and opt.results or nil,
+  about = ("%s, %d tokens, %d contexts of %d needles, every %d, seed %d, %s"):format(opt.model, opt.tokens, opt.contexts,
+    opt.needles, opt.every, opt.seed, opt.text),
+  run = function(params)
+    if params.select:find "^oracle_" then return task:run(oracle(params.select, params.budget)) end
+    return task:run{select = params.select, budget = params.budget, every = opt.every, seed = opt.seed}
+  end,
+}
+
+registry.warn = warn
+
+local function percent(share) return ("%.1f%%"):format(100 * share) end
+
+-- The table to read: as the CSV, with units.
+local function print_table()
+  print(("%d contexts of %d tokens, %d needles each; %s\n"):format(opt.contexts, opt.tokens, opt.needles, tostring(model)))
+  local rows, failed = {}, {}
+  for i, row in ipairs(results.rows) do
+    rows[i] = {policy = row.select .. (row.error and " *" or ""), budget = row.budget, accuracy = percent(row.accuracy),
+      digits = percent(row.digits), coverage = percent(row.coverage), evidence = percent(row.evidence),
+      fetched = stats.bytes(row.fetched_bytes), ["KV resident"] = stats.bytes(row.resident_bytes),
+      ["of full"] = percent(row.resident_pct / 100)}
+    failed[row.select] = failed[row.select] or row.error
+  end
+  io.write(tostring(grid.new(rows, {"policy", "budget", "accuracy", "digits", "coverage", "evidence", "fetched", "KV resident",
+    "of full"})))
+  if next(failed) then print "\n* failed; sink and tail alone were resident:" end
+  for name, why in pairs(failed) do print(("  %s: %s"):format(name, why)) end
+end
+
+if opt.csv then io.write(results:csv()) else print_table() end
