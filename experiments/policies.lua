@@ -69,7 +69,7 @@ end
 
 local task = needle.task(model, {tokens = opt.tokens, needles = opt.needles, contexts = opt.contexts, seed = opt.seed,
   session = {indexer = not trained and lsa.indexer{model = model, layers = {0}} or nil},
-  text = opt.text ~= "bible" and opt.text or false})
+  text = opt.text})
 
 local columns = {"accuracy", "digits", "coverage", "evidence", "fetched_bytes", "resident_bytes", "resident_pct", "error"}
 local results = lsa.sweep{

@@ -103,15 +103,15 @@ end
 local Task = {}
 Task.__index = Task
 
-local defaults = {tokens = 8192, needles = 4, contexts = 1, text = false, seed = 1, session = false, step = false}
+local defaults = {tokens = 8192, needles = 4, contexts = 1, text = "bible", seed = 1, session = false, step = false}
 
 -- A task that is run again and again under different options, from one prefill a context.
---   tokens, needles, contexts   of each context; how many there are        text: a file to cut from (default: lua/lsa/texts.lua)
+--   tokens, needles, contexts   of each context; how many there are        text: what to cut from (lua/lsa/texts.lua)
 --   session                     options of the sessions that are forked    step: called after each prefill and question
 function M.task(model, opt)
   local self = setmetatable(options.check(opt, defaults, "needle.task", 2), Task)
   self.model, self.bases, self.made = model, {}, {}
-  self.text = require("lsa.texts").open(self.text or nil)
+  self.text = require("lsa.texts").open(self.text)
   self.words = M.words(self.text)
   return self
 end
