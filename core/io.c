@@ -263,6 +263,12 @@ int lsa_file_exists(const char *path)
     return S_ISREG(st.st_mode) ? 1 : lsa_fail(LSA_EIO, "%s: is not a regular file", path);
 }
 
+int lsa_file_remove(const char *path)
+{
+    if (!fault() && (unlink(path) == 0 || errno == ENOENT)) return LSA_OK;
+    return fail_errno("cannot be removed", path);
+}
+
 /* Opens a new file of a name that nobody has, beside `path`, with the permissions of the file it replaces. */
 static int open_temporary(lsa_file **out, const char *path)
 {
@@ -334,23 +340,37 @@ static void replace_free(lsa_replace *replace)
     lsa_free(replace);
 }
 
-int lsa_replace_commit(lsa_replace *replace)
+/* Syncs, closes and renames; the file is freed, its name is passed on. */
+static int close_and_rename(lsa_file *file, const char *path, char **name)
 {
-    lsa_file *file = replace->file;
-    char *temporary = file->path;
     int rc = lsa_file_sync(file);
     /* Closed here rather than by lsa_file_close: the name is still needed. */
     int failed = fault();
+    *name = file->path;
     if (close(file->fd) && errno != EINTR) failed = 1;
-    if (!rc && failed) rc = fail_errno("cannot be closed", temporary);
-    if (!rc && (fault() || rename(temporary, replace->path)))
-        rc = fail_errno("cannot be replaced", replace->path);
+    if (!rc && failed) rc = fail_errno("cannot be closed", file->path);
+    if (!rc && (fault() || rename(file->path, path))) rc = fail_errno("cannot be replaced", path);
+    lsa_free(file);
+    return rc;
+}
+
+int lsa_file_publish(lsa_file *file, const char *path)
+{
+    char *name;
+    int rc = close_and_rename(file, path, &name);
+    lsa_free(name);
+    return rc ? rc : sync_directory(path);
+}
+
+int lsa_replace_commit(lsa_replace *replace)
+{
+    char *temporary;
+    int rc = close_and_rename(replace->file, replace->path, &temporary);
     if (rc)
         unlink(temporary);
     else
         rc = sync_directory(replace->path);
     lsa_free(temporary);
-    lsa_free(file);
     replace_free(replace);
     return rc;
 }

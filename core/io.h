@@ -61,6 +61,13 @@ int lsa_replace_write(lsa_replace *replace, const void *data, int64_t bytes);
 int lsa_replace_commit(lsa_replace *replace);
 void lsa_replace_abandon(lsa_replace *replace);
 
+/* A file that was written in any order replaces `path` in one step: its contents are synced, it is closed and renamed, the
+ * directory is synced. `file` is freed in any case; a failure before the renaming leaves it where it was written. */
+int lsa_file_publish(lsa_file *file, const char *path);
+
+/* Removes a file; that there is none is no error. */
+int lsa_file_remove(const char *path);
+
 /* Fault injection: the n-th operation from now fails with "Input/output error" (0: the next one), once.
  * -1 turns it off. */
 void lsa_io_fail_after(int64_t n);

@@ -14,6 +14,7 @@ typedef struct lsa_scratch lsa_scratch;
 int lsa_scratch_new(lsa_scratch **out, const lsa_model *model, int64_t piece);
 void lsa_scratch_release(lsa_scratch *scratch);
 int64_t lsa_scratch_bytes(const lsa_scratch *scratch);
+int64_t lsa_scratch_piece(const lsa_scratch *scratch);
 
 /* An empty session. kv_format: LSA_KV_*; compute: LSA_COMPUTE_*; unit: chunks a cell of the hot tier (1, or
  * chunks a page). `model` must outlive it. */

@@ -67,7 +67,6 @@ int lsa_forward_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t 
 
 /* scratch.c */
 void lsa_scratch_retain(lsa_scratch *scratch);
-int64_t lsa_scratch_piece(const lsa_scratch *scratch);
 
 /* level2.c: Level 2. The picks of n queries at positions from `position`, into ids [n, k] and counts [n]; their logits
  * into values [n, k], which may be NULL. */

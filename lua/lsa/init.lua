@@ -19,6 +19,7 @@ local names = {
   accounting = "lsa.accounting",
   sweep = "lsa.sweep:new",
   replay = "lsa.replay:new",
+  dump = "lsa.dump:document",
   root = "lsa.ffi:root",
 }
 
