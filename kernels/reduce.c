@@ -109,8 +109,8 @@ LSA_PATHS(rows, (float *out, const float *in, int64_t rows, int64_t n, int32_t o
 enum { COLUMNS = 64 }; /* side by side: whole cache lines of every row */
 
 /* m columns (at most COLUMNS), j going down them. */
-static inline LSA_BODY void column_block(float *out, const float *in, int64_t n, int64_t inner, int64_t m,
-                                         int32_t op)
+static inline LSA_BODY void column_block(float *out, const float *in, int64_t n, int64_t inner,
+                                         int64_t m, int32_t op)
 {
     double a[COLUMNS];
     for (int64_t c = 0; c < m; c++)
@@ -124,7 +124,8 @@ static inline LSA_BODY void column_block(float *out, const float *in, int64_t n,
         else
             for (int64_t c = 0; c < m; c++) a[c] += x[c];
     }
-    for (int64_t c = 0; c < m; c++) out[c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
+    for (int64_t c = 0; c < m; c++)
+        out[c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
 }
 
 /* One outer element. */
@@ -132,7 +133,8 @@ static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n,
                                          int32_t op)
 {
     int64_t i = 0;
-    for (; i + COLUMNS <= inner; i += COLUMNS) column_block(out + i, in + i, n, inner, COLUMNS, op);
+    for (; i + COLUMNS <= inner; i += COLUMNS)
+        column_block(out + i, in + i, n, inner, COLUMNS, op);
     if (i < inner) column_block(out + i, in + i, n, inner, inner - i, op);
 }
 LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int32_t op),

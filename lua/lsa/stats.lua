@@ -39,8 +39,8 @@ function Stats:__tostring()
   end
   if self.flops then
     local f = self.flops
-    lines[#lines + 1] = ("  compute       %s/token: scoring %s, attention %s, policy's scoring %s"):format(M.flops(f.total), M.flops(f.scoring),
-      M.flops(f.attention), M.flops(f.policy))
+    lines[#lines + 1] = ("  compute       %s/token: scoring %s, attention %s, policy's scoring %s"):format(M.flops(f.total),
+      M.flops(f.scoring), M.flops(f.attention), M.flops(f.policy))
   end
   if self.policy_errors > 0 then
     lines[#lines + 1] = ("  policy errors %d; the last: %s"):format(self.policy_errors, self.last_error)
