@@ -4,8 +4,8 @@
 #include <stdint.h>
 
 /* out[i] = a[i] where the set `bits` (core/set.h) of n ids has i, else b[i * b_step], to the
- * bit. a, out: [n] f32; b: [n] with b_step 1, one number with b_step 0. out may be a, or b with b_step 1.
- * n = 0 is legal. */
+ * bit. a, out: [n] f32; b: [n] with b_step 1, one number with b_step 0. out may be a, or b with b_step
+ * 1. n = 0 is legal. */
 typedef int lsa_where_fn(float *out, const uint64_t *bits, const float *a, const float *b,
                          int64_t n, int32_t b_step, void *stream);
 lsa_where_fn lsa_where_cpu;
