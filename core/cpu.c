@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "core/cpu.h"
 
+#include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
 
@@ -56,6 +57,7 @@ const char *lsa_cpu_level_name(int level)
 
 int lsa_threads(void)
 {
+    if (omp_in_parallel()) return 1;
     int wanted = atomic_load_explicit(&threads_wanted, memory_order_relaxed);
     if (wanted > 0) return wanted;
     int n = atomic_load_explicit(&threads_default, memory_order_relaxed);

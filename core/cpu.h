@@ -24,7 +24,7 @@ void lsa_cpu_limit(int level);
 /* "generic", "avx2", "avx512", "avx512_bf16" */
 const char *lsa_cpu_level_name(int level);
 
-/* Threads that parallel kernels may use: the processors this process may run on, unless set.
+/* Threads that parallel kernels may use: the processors this process may run on, unless set; 1 within a team of threads.
  * `n` < 1 restores the default. */
 int lsa_threads(void);
 void lsa_threads_set(int n);

@@ -26,17 +26,19 @@ static int score_block(const lsa_session *s, const lsa_layer_state *l, int among
                                s->kv_format, s->compute, workspace, NULL);
 }
 
-/* One query: its candidates' scores in parallel, then one selection. */
+/* One query: its candidates' scores in parallel (alone when the caller is of a team), then one selection. */
 static int pick_one(const lsa_session *s, lsa_scratch *scratch, const lsa_layer_state *l, const float *q,
                     const float *w, int64_t candidates, int among_residents, int32_t *ids, float *values,
                     int32_t *count)
 {
     lsa_topk_state state;
-    lsa_level2_scratch *own = &scratch->level2[0];
+    lsa_level2_scratch *own = &scratch->level2[omp_get_thread_num()];
     lsa_topk_begin(&state, (int32_t)s->model->config.index_topk, own->values, own->ids);
     int64_t work = s->model->config.index_heads * s->model->config.index_dim / 16;
-    for (int64_t from = 0; from < candidates; from += ROW) {
-        int64_t n = candidates - from < ROW ? candidates - from : ROW;
+    int64_t room = omp_in_parallel() ? LSA_LEVEL2_QUERIES * KEYS : ROW;
+    float *row = omp_in_parallel() ? own->scores : scratch->row;
+    for (int64_t from = 0; from < candidates; from += room) {
+        int64_t n = candidates - from < room ? candidates - from : room;
         int64_t blocks = (n + KEYS - 1) / KEYS;
         int failed = LSA_OK;
         int threads = lsa_threads_for(n * work / 4);
@@ -44,12 +46,12 @@ static int pick_one(const lsa_session *s, lsa_scratch *scratch, const lsa_layer_
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
         for (int64_t b = 0; b < blocks; b++) {
             int64_t at = b * KEYS, m = n - at < KEYS ? n - at : KEYS;
-            int rc = score_block(s, l, among_residents, from + at, m, q, w, 1, scratch->row + at, m,
-                                 scratch->level2[omp_get_thread_num()].workspace);
+            void *workspace = threads > 1 ? scratch->level2[omp_get_thread_num()].workspace : own->workspace;
+            int rc = score_block(s, l, among_residents, from + at, m, q, w, 1, row + at, m, workspace);
             if (rc) failed = rc;
         }
         if (failed) return failed;
-        lsa_topk_push(&state, scratch->row, n, (int32_t)from);
+        lsa_topk_push(&state, row, n, (int32_t)from);
     }
     *count = lsa_topk_finish(&state, ids, values);
     return LSA_OK;

@@ -18,6 +18,7 @@
 #include "core/blocks.h"
 #include "core/pool.h"
 #include "core/session.h"
+#include "core/batch.h"
 #include "core/retrieval.h"
 #include "core/samples.h"
 #include "core/set.h"

@@ -14,6 +14,12 @@ typedef struct lsa_level2_scratch {
     void *workspace;
 } lsa_level2_scratch;
 
+/* One thread's memory for whichever kernel runs. */
+typedef struct lsa_workspace {
+    void *data;
+    int64_t bytes;
+} lsa_workspace;
+
 /* P tokens, D hidden, H heads, Dh head_dim, R rope_dim, E experts, I the widest expert. */
 typedef struct lsa_scratch {
     atomic_int references;
@@ -26,8 +32,13 @@ typedef struct lsa_scratch {
     float *q_low;                      /* [P, q_rank] */
     float *q, *attended;               /* [P, H, Dh] */
     float *o_low;                      /* [P, o_groups, o_rank] */
-    float *entries;                    /* [P / rate + 1, max(Dh, index_dim)] */
-    uint8_t *records;                  /* the same, encoded */
+    int32_t *tokens;                   /* [P] */
+    float *window_kv;                  /* [P, Dh] */
+    float *kv, *kv_gate;               /* [P, 2 Dh]: what compressors take; HCA: [P, Dh] */
+    float *index_kv, *index_gate;      /* [P, 2 index_dim] */
+    float *entries;                    /* [P, entry_dim]: entry_dim is max(Dh, index_dim) */
+    uint8_t *records;                  /* the same, encoded: [P, record] bytes */
+    int64_t entry_dim, record;
     float *index_q, *index_w;          /* [P, index_heads, index_dim], [P, index_heads] */
     float *main_table, *compress_table, *entry_table;   /* [P, R] */
     int32_t *ids, *counts;             /* [P, index_topk], [P] */
@@ -39,8 +50,9 @@ typedef struct lsa_scratch {
     float *gathered;                   /* [P, D] */
     float *gate, *up;                  /* [P, I] */
     float *down;                       /* [P, D] */
-    void *workspace;                   /* of whichever kernel runs */
-    int64_t workspace_bytes;
+    float *logits;                     /* [., vocab]: of a batch, as many rows as the largest had */
+    int64_t logit_rows;
+    lsa_workspace *workspaces;         /* [threads] */
     lsa_level2_scratch *level2;        /* [threads] */
     float *row;                        /* scores of one query */
 } lsa_scratch;
@@ -48,7 +60,10 @@ typedef struct lsa_scratch {
 int lsa_level2_scratch_new(lsa_scratch *scratch);
 void lsa_level2_scratch_free(lsa_scratch *scratch);
 
-/* At least `bytes` of workspace, or NULL. */
+/* At least `bytes` of workspace for the calling thread of a team (or for the one outside of teams), or NULL. */
 void *lsa_scratch_workspace(lsa_scratch *scratch, int64_t bytes);
+
+/* [rows, vocab], or NULL. */
+float *lsa_scratch_logits(lsa_scratch *scratch, int64_t rows);
 
 #endif

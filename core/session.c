@@ -1,11 +1,11 @@
 /* Owns sessions: their life, forks, residents, and the questions that a policy asks. */
-#define _POSIX_C_SOURCE 200809L
 #include "core/session.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "core/clock.h"
 #include "core/error.h"
+#include "core/forward.h"
 #include "core/memory.h"
 #include "core/scratch.h"
 #include "core/session_state.h"
@@ -14,19 +14,21 @@
 
 enum { BORN_ROOM = 64 };
 
-static int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* ---- life ---- */
 
 static int compressor_rows(lsa_rows *kv, lsa_rows *gate, int64_t width, int64_t rate, int64_t piece)
 {
     int rc = lsa_rows_new(kv, width, 2 * rate, piece);
     return rc ? rc : lsa_rows_new(gate, width, 2 * rate, piece);
+}
+
+/* Where a step under way leaves what becomes the last one's. */
+static int next_init(lsa_layer_state *l, const lsa_config *c)
+{
+    l->next_hidden = lsa_alloc(c->hidden * (int64_t)sizeof(float));
+    l->next_places = lsa_alloc(c->index_topk * (int64_t)sizeof(int32_t));
+    l->next_mass = lsa_alloc(c->index_topk * (int64_t)sizeof(float));
+    return l->next_hidden && l->next_places && l->next_mass ? LSA_OK : LSA_ENOMEM;
 }
 
 static int layer_init(lsa_session *s, int64_t layer, int64_t csa)
@@ -51,6 +53,7 @@ static int layer_init(lsa_session *s, int64_t layer, int64_t csa)
         l->last_ids = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(int32_t));
         l->last_mass = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(float));
         if (!rc && (!l->hidden || !l->last_ids || !l->last_mass)) rc = LSA_ENOMEM;
+        if (!rc) rc = next_init(l, c);
     }
     return rc;
 }
@@ -107,6 +110,9 @@ static void layer_free(lsa_layer_state *l)
     lsa_blocks_free(&l->keys);
     lsa_blocks_free(&l->entries);
     lsa_free(l->hidden);
+    lsa_free(l->next_hidden);
+    lsa_free(l->next_places);
+    lsa_free(l->next_mass);
     lsa_free(l->last_ids);
     lsa_free(l->last_mass);
     lsa_free(l->resident_keys);
@@ -157,6 +163,7 @@ static int layer_fork(lsa_session *to, const lsa_session *from, int64_t layer)
     if (!rc) rc = copy_block(&out->resident_keys, l->resident_keys, from->resident_room * l->keys.item);
     if (!rc) rc = copy_block(&out->used, l->used, from->observed_room * (int64_t)sizeof *l->used);
     if (!rc) rc = copy_block(&out->mass, l->mass, from->observed_room * (int64_t)sizeof *l->mass);
+    if (!rc && l->csa >= 0) rc = next_init(out, c);
     return rc;
 }
 
@@ -218,6 +225,18 @@ static int observe_by_chunk(lsa_session *s)
     return LSA_OK;
 }
 
+/* Runs n tokens and commits them: a pass of one segment. Logits of the last `rows` go to `logits`. */
+static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t rows, float *logits, int decoding,
+                     lsa_trace *trace, int64_t *attention_bytes)
+{
+    lsa_segment segment = {.s = s, .tokens = tokens, .n = n};
+    lsa_pass pass = {.model = s->model, .c = &s->model->config, .w = s->scratch, .compute = s->compute,
+                     .decoding = decoding, .segments = &segment, .count = 1, .trace = trace};
+    int rc = lsa_forward(&pass, rows, logits);
+    if (attention_bytes) *attention_bytes = segment.attention_bytes;
+    return rc ? rc : segment.code;
+}
+
 int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_t all, float *logits,
                         lsa_trace *trace, int64_t *done)
 {
@@ -226,16 +245,16 @@ int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_
     int rc = check_tokens(s, tokens, n);
     if (!rc) rc = observe_by_chunk(s);
     if (rc) return rc;
-    int64_t start = now_ns();
+    int64_t start = lsa_clock_ns();
     while (!rc && finished < n) {
         int64_t m = n - finished < piece ? n - finished : piece;
         int last = finished + m == n;
         float *to = all ? logits + finished * vocab : s->logits;
-        rc = lsa_forward_piece(s, tokens + finished, m, all ? m : last, to, 0, trace);
+        rc = run_piece(s, tokens + finished, m, all ? m : last, to, 0, trace, NULL);
         if (!rc) finished += m;
         if (done) *done = finished;
     }
-    s->counters.prefill_ns += now_ns() - start;
+    s->counters.prefill_ns += lsa_clock_ns() - start;
     s->counters.prefilled += finished;
     if (rc == LSA_EINTR)
         return lsa_fail(rc, "interrupted: the session took %lld of %lld tokens", (long long)finished, (long long)n);
@@ -245,7 +264,7 @@ int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_
     return LSA_OK;
 }
 
-static void count_step(lsa_session *s, int64_t ns)
+void lsa_session_count_step(lsa_session *s, int64_t attention_bytes, int64_t ns)
 {
     int64_t chunks = lsa_session_chunks(s), residents = s->tiered ? s->resident_count : chunks;
     lsa_session_counters *c = &s->counters;
@@ -255,17 +274,22 @@ static void count_step(lsa_session *s, int64_t ns)
     c->resident_sum += residents;
     c->chunk_sum += chunks;
     c->scored += residents * s->model->config.csa_layers;
+    c->attention_bytes += attention_bytes;
+}
+
+int lsa_session_check_step(lsa_session *s, int32_t token)
+{
+    int rc = check_tokens(s, &token, 1);
+    return rc || s->tiered ? rc : observe_by_chunk(s);
 }
 
 int lsa_session_decode(lsa_session *s, int32_t token, float *logits)
 {
-    int rc = check_tokens(s, &token, 1);
-    if (!rc && !s->tiered) rc = observe_by_chunk(s);
+    int64_t start = lsa_clock_ns(), attention_bytes = 0;
+    int rc = lsa_session_check_step(s, token);
+    if (!rc) rc = run_piece(s, &token, 1, 1, s->logits, 1, NULL, &attention_bytes);
     if (rc) return rc;
-    int64_t start = now_ns();
-    rc = lsa_forward_piece(s, &token, 1, 1, s->logits, 1, NULL);
-    if (rc) return rc;
-    count_step(s, now_ns() - start);
+    lsa_session_count_step(s, attention_bytes, lsa_clock_ns() - start);
     if (logits) memcpy(logits, s->logits, (size_t)s->model->config.vocab * sizeof *logits);
     return LSA_OK;
 }

@@ -1,5 +1,5 @@
-/* Private: what a session is made of, shared by session.c (its life, its questions) and forward.c (the
- * mathematics). Everything is appended under the number of committed tokens; a step that fails is undone by
+/* Private: what a session is made of, shared by session.c (its life, its questions) and forward.c and segment.c
+ * (the mathematics). Everything is appended under the number of committed tokens; a step that fails is undone by
  * cutting back to that number at the start of the next. */
 #ifndef LSA_SESSION_STATE_H
 #define LSA_SESSION_STATE_H
@@ -22,12 +22,15 @@ typedef struct lsa_layer_state {
     lsa_rows queries, query_weights;   /* CSA: the last LSA_RECENT tokens' */
     lsa_blocks keys;                   /* CSA: [chunks] index keys */
     lsa_blocks entries;                /* HCA: [entries] records */
-    float *hidden;                     /* CSA: [hidden] */
+    float *hidden, *next_hidden;       /* CSA: [hidden]; of the step under way */
     int64_t csa;                       /* CSA ordinal, -1 elsewhere */
     uint8_t *resident_keys;            /* CSA, tiered: [residents] index keys, packed */
     int32_t *last_ids;                 /* CSA: [index_topk] chunks that the last token attended to, */
     float *last_mass;                  /* the mass each got, */
     int32_t last_count;                /* and how many they were */
+    int32_t *next_places;              /* the same of the step under way, by chunk or by place among the residents */
+    float *next_mass;
+    int32_t next_count;
     int32_t *used;                     /* CSA: picks by chunk, or by place among the residents */
     float *mass;
 } lsa_layer_state;
@@ -61,9 +64,9 @@ float *lsa_rows_at(const lsa_rows *rows, int64_t position);
 int lsa_session_resident_room(lsa_session *s, int64_t n);
 int lsa_session_observed_room(lsa_session *s, int64_t n);
 
-/* forward.c: runs one piece and commits it. rows: for how many of its last tokens logits are wanted. */
-int lsa_forward_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t rows, float *logits,
-                      int decoding, lsa_trace *trace);
+/* session.c: before a decode step, whether the session can take it; after it, the books. */
+int lsa_session_check_step(lsa_session *s, int32_t token);
+void lsa_session_count_step(lsa_session *s, int64_t attention_bytes, int64_t ns);
 
 /* scratch.c */
 void lsa_scratch_retain(lsa_scratch *scratch);

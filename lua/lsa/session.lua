@@ -146,6 +146,41 @@ function Session:decode(token)
   return out
 end
 
+-- One step of several sessions of one model at once, each by its own token. Returns what went wrong, a message by the place
+-- of each session that took no step; the others did. Logits are session:logits().
+function M.decode_together(sessions, tokens)
+  local rows, at, problems = ffi.new("lsa_batch_row[?]", #sessions), {}, {}
+  for i, s in ipairs(sessions) do
+    open(s, 2)
+    local ok, problem = pcall(s.loop.before_step, s.loop, s)
+    if ok then
+      rows[#at].session, rows[#at].token = s.c, tokens[i]
+      at[#at + 1] = i
+    else
+      problems[i] = tostring(problem)
+    end
+  end
+  lib.check(C.lsa_batch_decode(rows, #at), 2)
+  for row, i in ipairs(at) do
+    local s = sessions[i]
+    if rows[row - 1].code == 0 then
+      s.loop:after_step()
+      if s.recorder then s.recorder:row(true) end
+    else
+      problems[i] = ffi.string(rows[row - 1].message)
+    end
+  end
+  return problems
+end
+
+-- [vocab] of the last token run.
+function Session:logits()
+  open(self, 2)
+  local out = tensor.zeros({vocabulary(self)}, "f32")
+  ffi.copy(out.c.data, C.lsa_session_logits(self.c), vocabulary(self) * 4)
+  return out
+end
+
 -- A token drawn from [vocab] logits; temperature 0 takes the largest, ties to the lower id.
 local function draw(self, logits, temperature)
   if temperature == 0 then return logits:argmax() end
@@ -172,9 +207,7 @@ function Session:generate(opt)
     local ids = self.model:tokens(stop)
     stop = ids[#ids]
   end
-  local logits = tensor.zeros({vocabulary(self)}, "f32")
-  ffi.copy(logits.c.data, C.lsa_session_logits(self.c), vocabulary(self) * 4)
-  local out = {}
+  local logits, out = self:logits(), {}
   for i = 1, opt.n do
     local token = draw(self, logits, opt.temperature)
     out[i] = token
