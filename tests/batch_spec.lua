@@ -102,4 +102,89 @@ describe("a step of many sessions", function()
       C.lsa_cpu_limit(C.lsa_cpu_best())
     end)
   end
+
+  -- What a step must not change where it fails: as text.
+  local function state(s)
+    local out = {s:tokens(), bits(s:logits()), table.concat(s:resident():ids():totable(), " ")}
+    for layer = 0, s.csa_layers - 1 do
+      local used, mass = s:observations(layer, tonumber(C.lsa_session_chunks(s.c)))
+      out[#out + 1] = bits(s:hidden(layer)) .. bits(used) .. bits(mass)
+    end
+    return table.concat(out, "|")
+  end
+
+  local csa = lsa.model(golden .. "csa")
+
+  it("passes over a bad token: its session stays, the others move", function()
+    local a, b = prefilled(csa, {select = "recency", budget = 5}, 50, 1), prefilled(csa, {select = "full"}, 31, 2)
+    a.loop:before_step(a)
+    local before = state(a)
+    local problems = session.decode_together({a, b}, {64, 3})
+    assert.same({"session: token 0 is 64; the vocabulary has 64"}, problems)
+    assert.equal(before, state(a))
+    assert.equal(32, b:tokens())
+    assert.same({}, session.decode_together({a, b}, {63, 3}))
+    assert.equal(51, a:tokens())
+  end)
+
+  it("refuses sessions that cannot share one, and then moves none", function()
+    local a, b = prefilled(csa, {select = "full"}, 10, 1), prefilled(lsa.model(golden .. "csa"), {select = "full"}, 10, 1)
+    local ok, e = pcall(session.decode_together, {a, b}, {1, 1})
+    assert.is_false(ok)
+    assert.matches("batch: sessions 0 and 1 are of different models, scratches or computes", e)
+    ok, e = pcall(session.decode_together, {a, a}, {1, 1})
+    assert.is_false(ok)
+    assert.matches("batch: rows 0 and 1 are the same session", e)
+    assert.same({10, 10}, {a:tokens(), b:tokens()})
+    assert.same({}, session.decode_together({}, {}))
+  end)
+
+  it("leaves a session as it was when memory runs out for it, and the others move on", function()
+    C.lsa_cpu_limit(C.LSA_CPU_GENERIC)
+    local flash = lsa.model(golden .. "flash")
+    local lengths, steps = {30, 47, 65, 28}, 9
+    local function open()
+      local out = {}
+      for i, n in ipairs(lengths) do
+        local options = {strict = true}
+        for name, value in pairs(several[i]) do options[name] = value end
+        out[i] = prefilled(flash, options, n, i)
+      end
+      return out
+    end
+    local inputs, expected = {}, {}
+    for i, s in ipairs(open()) do
+      inputs[i], expected[i] = tokens_of(flash, steps, i), {}
+      for t = 1, steps do expected[i][t] = bits(s:decode(inputs[i][t])) end
+    end
+    local failures, partial = 0, 0
+    for n = 0, 40 do
+      local sessions = open()
+      for t = 1, steps do
+        local tokens, before = {}, {}
+        for i, s in ipairs(sessions) do
+          s.loop:before_step(s)
+          tokens[i], before[i] = inputs[i][t], state(s)
+        end
+        C.lsa_memory_fail_after(n)
+        local ok, problems = pcall(session.decode_together, sessions, tokens)
+        C.lsa_memory_fail_after(-1)
+        local again, left = {}, {}
+        for i, s in ipairs(sessions) do
+          local problem = not ok and problems or problems[i]
+          if problem then
+            failures = failures + 1
+            assert.matches("out of memory", problem)
+            assert.is_true(before[i] == state(s))
+            again[#again + 1], left[#left + 1] = s, tokens[i]
+          end
+        end
+        if ok and #again > 0 then partial = partial + 1 end
+        assert.same({}, session.decode_together(again, left))
+        for i, s in ipairs(sessions) do assert.is_true(expected[i][t] == bits(s:logits())) end
+      end
+    end
+    C.lsa_cpu_limit(C.lsa_cpu_best())
+    assert.is_true(failures > 20 and partial >= 3, ("%d failures, %d of one session alone"):format(failures, partial))
+  end)
 end)
