@@ -61,6 +61,35 @@ static inline LSA_BODY float f32x16_sum(f32x16 v)
 }
 
 #if defined(__x86_64__)
+/* r[i], word j <- r[j], word i */
+LSA_TARGET_AVX512
+static inline LSA_BODY void lsa_transpose16_avx512(__m512i r[16])
+{
+    __m512i t[16], u[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        u[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        u[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        u[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        u[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512i a = _mm512_shuffle_i32x4(u[i], u[4 + i], 0x88),
+                b = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0x88);
+        __m512i c = _mm512_shuffle_i32x4(u[i], u[4 + i], 0xdd),
+                d = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0xdd);
+        r[i] = _mm512_shuffle_i32x4(a, b, 0x88);
+        r[4 + i] = _mm512_shuffle_i32x4(c, d, 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(a, b, 0xdd);
+        r[12 + i] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    }
+}
+#endif
+
+#if defined(__x86_64__)
 #define LSA_PATHS(name, params, args)                                              \
     LSA_TARGET_AVX512 static void name##_avx512 params { name##_body args; }       \
     LSA_TARGET_AVX2 static void name##_avx2 params { name##_body args; }           \

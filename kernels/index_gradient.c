@@ -51,10 +51,11 @@ static inline LSA_BODY void decode(float *out, const uint8_t *key, int64_t dim, 
     }
 }
 
-static inline LSA_BODY void gather_body(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim,
-                                        int64_t key_stride, int32_t format)
+/* Keys from i on. */
+static inline LSA_BODY void gather_from_body(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t i, int64_t n,
+                                             int64_t dim, int64_t key_stride, int32_t format)
 {
-    for (int64_t i = 0; i < p->n; i++) {
+    for (; i < p->n; i++) {
         float *row = p->rows + i * p->width, *tile = p->tiles + i / TILE * TILE * dim + i % TILE;
         if (i < n) decode(row, keys + (int64_t)ids[i] * key_stride, dim, format);
         else memset(row, 0, (size_t)dim * sizeof(float));
@@ -63,10 +64,48 @@ static inline LSA_BODY void gather_body(const parts *p, const uint8_t *keys, con
     }
 }
 
-LSA_PATHS(gather,
-          (const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim, int64_t key_stride,
+LSA_PATHS(gather_from,
+          (const parts *p, const uint8_t *keys, const int32_t *ids, int64_t i, int64_t n, int64_t dim, int64_t key_stride,
            int32_t format),
-          (p, keys, ids, n, dim, key_stride, format))
+          (p, keys, ids, i, n, dim, key_stride, format))
+
+#if defined(__x86_64__)
+/* fp8 keys sixteen by sixteen, dim a multiple of 16; returns how many that were. */
+LSA_TARGET_AVX512
+static int64_t gather_fp8_avx512(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim,
+                                 int64_t key_stride)
+{
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        float *tile = p->tiles + i / TILE * TILE * dim + i % TILE, scale[16];
+        for (int j = 0; j < 16; j++) memcpy(scale + j, keys + (int64_t)ids[i + j] * key_stride + dim, sizeof *scale);
+        for (int64_t d = 0; d < dim; d += 16) {
+            __m512i r[16];
+            for (int j = 0; j < 16; j++) {
+                const uint8_t *key = keys + (int64_t)ids[i + j] * key_stride + d;
+                __m512 x = e4m3x16_to_f32_avx512(_mm_loadu_si128((const void *)key));
+                x = _mm512_mul_ps(x, _mm512_set1_ps(scale[j]));
+                _mm512_storeu_ps(p->rows + (i + j) * p->width + d, x);
+                r[j] = _mm512_castps_si512(x);
+            }
+            lsa_transpose16_avx512(r);
+            for (int k = 0; k < 16; k++) _mm512_storeu_si512(tile + (d + k) * TILE, r[k]);
+        }
+    }
+    return i;
+}
+#endif
+
+static void gather(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim, int64_t key_stride,
+                   int32_t format)
+{
+    int64_t done = 0;
+#if defined(__x86_64__)
+    if (format == LSA_KV_FP8 && dim % 16 == 0 && lsa_cpu_level() >= LSA_CPU_AVX512)
+        done = gather_fp8_avx512(p, keys, ids, n, dim, key_stride);
+#endif
+    gather_from(p, keys, ids, done, n, dim, key_stride, format);
+}
 
 /* ---- forward ---- */
 

@@ -214,33 +214,6 @@ static void tile_avx2(const scoring *s, int64_t from, int64_t count, int64_t t0,
 
 /* ---- AVX-512 ---- */
 
-/* r[i], word j <- r[j], word i */
-LSA_TARGET_AVX512
-static inline LSA_BODY void transpose16(__m512i r[16])
-{
-    __m512i t[16], u[16];
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++) {
-        u[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        u[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        u[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        u[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        __m512i a = _mm512_shuffle_i32x4(u[i], u[4 + i], 0x88),
-                b = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0x88);
-        __m512i c = _mm512_shuffle_i32x4(u[i], u[4 + i], 0xdd),
-                d = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0xdd);
-        r[i] = _mm512_shuffle_i32x4(a, b, 0x88);
-        r[4 + i] = _mm512_shuffle_i32x4(c, d, 0x88);
-        r[8 + i] = _mm512_shuffle_i32x4(a, b, 0xdd);
-        r[12 + i] = _mm512_shuffle_i32x4(c, d, 0xdd);
-    }
-}
-
 /* Bytes at .. at + bytes - 1 (64 at most) of 16 keys from `from` on, of which `count` exist:
  * word w of each key in x[w]; zero where there is nothing. */
 LSA_TARGET_AVX512
@@ -253,7 +226,7 @@ static inline LSA_BODY void load_words(__m512i x[16], const scoring *s, int64_t 
     for (int i = 0; i < 16; i++)
         x[i] = i < count ? _mm512_maskz_loadu_epi8(there, key + i * s->key_stride)
                          : _mm512_setzero_si512();
-    transpose16(x);
+    lsa_transpose16_avx512(x);
 }
 
 LSA_TARGET_AVX512

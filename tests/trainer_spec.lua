@@ -149,6 +149,34 @@ describe("lsa.trainer", function()
     os.remove(path)
   end)
 
+  it("comes to the same weights however often it is killed", function()
+    local process = require "process_support"
+    local script, path, traces = os.tmpname(), os.tmpname(), os.tmpname()
+    os.remove(path)
+    lsa.save(traces, documents[1])
+    process.write(script, [[
+      local lsa = require "lsa"
+      local model = lsa.model(lsa.root .. "/experiments/models/needle")
+      lsa.trainer{model = model, traces = {arg[1]}, from = "random", steps = 150, batch = 16, rate = 3e-3, window = 2,
+        checkpoint = arg[2], every = 1}:run()
+    ]])
+    local command = process.program .. " " .. table.concat({process.quote(script), process.quote(traces), process.quote(path)}, " ")
+    local code, kills = 137, -1
+    local seconds = 0.2
+    while code == 137 and kills < 60 do
+      code = select(3, process.shell(("timeout -s KILL %.2f %s"):format(seconds, command)))
+      kills, seconds = kills + 1, seconds * 1.15
+    end
+    assert.equal(0, code)
+    assert.is_true(kills >= 1)
+    local back = new{traces = {traces}, steps = 150, window = 2, checkpoint = path}
+    assert.equal(150, back.steps_done)
+    local whole = new{traces = {traces}, steps = 150, window = 2}
+    whole:run()
+    assert.is_true(bits(whole) == bits(back))
+    for _, file in ipairs{script, path, traces} do os.remove(file) end
+  end)
+
   it("does not go on from a checkpoint of another run", function()
     local path = os.tmpname()
     new():save(path)

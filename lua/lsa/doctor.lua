@@ -126,6 +126,8 @@ local function libraries()
   thing("busted", module_version("busted", "version"), "apt-get install lua-busted; no ./lsa test")
   thing("cjson", module_version("cjson", "_VERSION"), "apt-get install lua-cjson; no JSON in scripts")
   thing("penlight", module_version("pl.lapp", "_"), "apt-get install lua-penlight; scripts take no options")
+  thing("MPI", output "command -v mpirun" ~= "" and (output "mpirun --version":match "^[^\n]+") or nil,
+    "apt-get install openmpi-bin libopenmpi-dev; training runs on one rank")
   thing("text", output "command -v bible" ~= "" and "bible-kjv" or nil,
     "apt-get install bible-kjv; no real text for haystacks")
 end

@@ -189,7 +189,7 @@ function Trainer:run(opt)
   local row
   while self.steps_done < last do
     row = self:step()
-    if bar then bar:step(1, ("loss %.4f"):format(row.loss)) end
+    if bar then bar:step(1, ("loss %.4f, %.0f chunks/ms"):format(row.loss, row.ids / row.ms)) end
     if opt.on_step and opt.on_step(row) == false then break end
   end
   if bar then bar:done() end

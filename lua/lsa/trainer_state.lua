@@ -90,17 +90,20 @@ local function each(self, kind, fn)
   end
 end
 
-local function copy_out(self, out, kind, prefix)
-  each(self, kind, function(name, from, shape)
-    local t = tensor.zeros(shape, "f32")
-    ffi.copy(t:pointer(), from, t:bytes())
-    out[prefix .. name] = t
-  end)
+-- A tensor on the trainer's own memory, which must outlive it.
+local function on(from, shape)
+  local count = shape[1] * (shape[2] or 1)
+  local storage, made = ffi.new "lsa_storage *[1]", ffi.new "lsa_tensor *[1]"
+  check(C.lsa_storage_wrap(storage, from, count * 4, nil, nil))
+  local rc = C.lsa_tensor_on(made, storage[0], 0, C.LSA_F32, #shape, ffi.new("int64_t[6]", shape))
+  C.lsa_storage_release(storage[0])
+  check(rc)
+  return tensor.wrap(made[0])
 end
 
 function M.weights(self)
   local out = {}
-  copy_out(self, out, C.LSA_TRAIN_VALUE, "")
+  each(self, C.LSA_TRAIN_VALUE, function(name, from, shape) out[name] = on(from, shape):copy() end)
   return out
 end
 
@@ -119,7 +122,9 @@ end
 
 function M.save(self, path)
   local tensors, metadata = {}, {format = "lsa trainer 1", step = self.steps_done, skipped = self.skipped}
-  for prefix, kind in pairs(kinds) do copy_out(self, tensors, kind, prefix) end
+  for prefix, kind in pairs(kinds) do
+    each(self, kind, function(name, from, shape) tensors[prefix .. name] = on(from, shape) end)
+  end
   local memory = plain.encode(self.batches.state)
   local bytes = tensor.zeros({#memory}, "u8")
   ffi.copy(bytes:pointer(), memory, #memory)
