@@ -85,7 +85,7 @@ return function(bench)
         return s
       end,
       run = function(s)
-        check(C.lsa_gemm_cpu(s.c, s.a, s.b, m, columns, k, columns, transposed == 1 and m or k, columns, transposed, nil))
+        check(C.lsa_gemm_cpu(s.c, s.a, s.b, m, columns, k, columns, transposed == 1 and m or k, columns, transposed, 0, nil))
       end,
     }
   end
