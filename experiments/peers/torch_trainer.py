@@ -3,8 +3,8 @@
     python experiments/peers/torch_trainer.py [--threads N] [small] [released]
 
 Compares loss and gradients, then times whole steps (forward, backward, clipping, AdamW) of both in turn. PyTorch runs
-eagerly on padded batches, prepared before the clock starts, with its fused AdamW. Fails where loss or gradients differ by
-more than 1e-4 of the largest.
+eagerly with its fused AdamW, on padded batches and keys decoded to f32 before the clock starts; we read the fp8 records.
+Fails where loss or gradients differ by more than 1e-4 of the largest.
 """
 import argparse
 import os
@@ -48,12 +48,13 @@ class Layer(torch.nn.Module):
         turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
         q = torch.cat([plain, turned], -1) @ self.hadamard
         w = (hidden @ self.w.T) * (self.dim ** -0.5 * self.heads ** -0.5)
-        with torch.no_grad():
-            records = keys[ids]                                              # [batch, most, dim + 4] bytes
-            scale = records[..., self.dim:].contiguous().view(torch.float32)
-            k = records[..., :self.dim].view(torch.float8_e4m3fn).to(torch.float32) * scale
-        products = torch.relu(torch.bmm(q, k.transpose(1, 2)))
+        products = torch.relu(torch.bmm(q, keys[ids].transpose(1, 2)))
         return torch.bmm(w[:, None], products)[:, 0]
+
+
+def decode(records, dim):
+    scale = records[:, dim:].contiguous().view(torch.float32)
+    return records[:, :dim].contiguous().view(torch.float8_e4m3fn).to(torch.float32) * scale
 
 
 class Batch:
@@ -73,7 +74,7 @@ class Batch:
         angle = data["positions"].float()[:, None] * data["frequencies"]
         self.cos, self.sin = angle.cos()[:, None], angle.sin()[:, None]
         self.hidden = [data[f"hidden.{i}"].float() for i in range(LAYERS)]
-        self.keys = [data[f"keys.{i}"] for i in range(LAYERS)]
+        self.keys = [decode(data[f"keys.{i}"], size["dim"]) for i in range(LAYERS)]
 
 
 def loss_of(layers, batch):
@@ -138,6 +139,7 @@ def run(name):
     ratio = statistics.median(t / o for o, t in pairs)
     print(f"  step: ours {statistics.median(o for o, _ in pairs):.2f} ms, PyTorch "
           f"{statistics.median(t for _, t in pairs):.2f} ms, ratio {ratio:.2f}", flush=True)
+    print(f"  fastest: ours {min(o for o, _ in pairs):.2f} ms, PyTorch {min(t for _, t in pairs):.2f} ms")
     return all(v <= 1e-4 for v in worst.values())
 
 
