@@ -71,7 +71,6 @@ end
 local positions = lsa.zeros({size.batch}, "i64")
 for i = 0, size.batch - 1 do positions:pointer()[i] = random(4 * size.chunks) end
 out.ids, out.item_weights, out.positions, out.counts = ids, weights, positions, lsa.tensor(counts, "i32")
-local bytes = tonumber(C.lsa_index_key_bytes(C.LSA_KV_FP8, size.dim))
 local hidden, keys = {}, {}
 for layer = 0, size.layers - 1 do
   hidden[layer] = normals("hidden." .. layer, {size.batch, size.hidden}, 1):to "bf16"
@@ -119,7 +118,7 @@ each_part(C.LSA_TRAIN_GRADIENT, function(name, from, dims)
 end)
 out.loss = lsa.tensor{loss}
 lsa.save(directory .. "/batch.safetensors", out)
-out = nil
+for name in pairs(out) do out[name] = nil end   -- timing needs none of it
 collectgarbage()
 print(("ready %d chunks, %d weights"):format(total, tonumber(C.lsa_trainer_count(trainer))))
 io.stdout:flush()
