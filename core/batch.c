@@ -13,16 +13,20 @@ static int check(const lsa_batch_row *rows, int64_t n)
 {
     const lsa_session *first = rows[0].session;
     if (n > lsa_scratch_piece(first->scratch))
-        return lsa_fail(LSA_EARG, "batch: %lld sessions, the scratch has room for %lld", (long long)n,
-                        (long long)lsa_scratch_piece(first->scratch));
+        return lsa_fail(LSA_EARG, "batch: %lld sessions, the scratch has room for %lld",
+                        (long long)n, (long long)lsa_scratch_piece(first->scratch));
     for (int64_t i = 1; i < n; i++) {
         const lsa_session *s = rows[i].session;
-        if (s->model != first->model || s->scratch != first->scratch || s->compute != first->compute)
-            return lsa_fail(LSA_EARG, "batch: sessions 0 and %lld are of different models, scratches or computes",
-                            (long long)i);
+        if (s->model != first->model || s->scratch != first->scratch ||
+            s->compute != first->compute)
+            return lsa_fail(
+                LSA_EARG,
+                "batch: sessions 0 and %lld are of different models, scratches or computes",
+                (long long)i);
         for (int64_t j = 0; j < i; j++)
             if (rows[j].session == s)
-                return lsa_fail(LSA_EARG, "batch: rows %lld and %lld are the same session", (long long)j, (long long)i);
+                return lsa_fail(LSA_EARG, "batch: rows %lld and %lld are the same session",
+                                (long long)j, (long long)i);
     }
     return LSA_OK;
 }
@@ -34,7 +38,8 @@ static void note(lsa_batch_row *row, int rc, const char *message)
 }
 
 /* Segments of the rows that can take a step, of which `row` says whose they are; how many. */
-static int64_t open_segments(lsa_batch_row *rows, int64_t n, lsa_segment *segments, lsa_batch_row **row)
+static int64_t open_segments(lsa_batch_row *rows, int64_t n, lsa_segment *segments,
+                             lsa_batch_row **row)
 {
     int64_t count = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -52,8 +57,13 @@ static int step(lsa_segment *segments, lsa_batch_row **row, int64_t count)
     int64_t vocab = first->model->config.vocab, start = lsa_clock_ns();
     float *logits = lsa_scratch_logits(first->scratch, count);
     if (!logits) return LSA_ENOMEM;
-    lsa_pass pass = {.model = first->model, .c = &first->model->config, .w = first->scratch,
-                     .compute = first->compute, .decoding = 1, .segments = segments, .count = count};
+    lsa_pass pass = {.model = first->model,
+                     .c = &first->model->config,
+                     .w = first->scratch,
+                     .compute = first->compute,
+                     .decoding = 1,
+                     .segments = segments,
+                     .count = count};
     LSA_TRY(lsa_forward(&pass, count, logits));
     int64_t ns = lsa_clock_ns() - start;
     for (int64_t i = 0; i < count; i++) {

@@ -1,4 +1,5 @@
-/* The forward pass: DeepSeek-V4 as its report gives it, layer by layer, over the rows of all segments. */
+/* The forward pass: DeepSeek-V4 as its report gives it, layer by layer, over the rows of all
+ * segments. */
 #include "core/forward.h"
 
 #include <math.h>
@@ -16,13 +17,14 @@
 #include "kernels/rope.h"
 
 /* y [n, rows] = x [n, w->cols] W^T, for rows row_from .. of the weight. */
-static int linear_rows(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n, int64_t row_from,
-                       int64_t rows, int64_t x_stride, int64_t y_stride)
+static int linear_rows(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n,
+                       int64_t row_from, int64_t rows, int64_t x_stride, int64_t y_stride)
 {
     int64_t bytes = lsa_linear_workspace(w, n, rows, p->compute);
     void *workspace = lsa_scratch_workspace(p->w, bytes);
     if (bytes && !workspace) return LSA_ENOMEM;
-    return lsa_linear_cpu(y, x, w, n, row_from, rows, x_stride, y_stride, p->compute, workspace, NULL);
+    return lsa_linear_cpu(y, x, w, n, row_from, rows, x_stride, y_stride, p->compute, workspace,
+                          NULL);
 }
 
 static int linear(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n)
@@ -30,7 +32,8 @@ static int linear(lsa_pass *p, float *y, const float *x, const lsa_weight *w, in
     return linear_rows(p, y, x, w, n, 0, w->rows, w->cols, w->rows);
 }
 
-int lsa_traced(const lsa_pass *p, int64_t layer, const char *name, const float *data, int64_t rows, int64_t cols)
+int lsa_traced(const lsa_pass *p, int64_t layer, const char *name, const float *data, int64_t rows,
+               int64_t cols)
 {
     return p->trace ? lsa_trace_rows(p->trace, layer, name, data, rows, cols) : LSA_OK;
 }
@@ -77,7 +80,8 @@ static int64_t alive(const lsa_pass *p)
 
 /* ---- attention ---- */
 
-static int project_compressor(lsa_pass *p, float *kv, float *gate, const lsa_compressor_weights *cw, const float *x)
+static int project_compressor(lsa_pass *p, float *kv, float *gate, const lsa_compressor_weights *cw,
+                              const float *x)
 {
     LSA_TRY(linear(p, kv, x, &cw->kv, p->n));
     return linear(p, gate, x, &cw->gate, p->n);
@@ -108,14 +112,17 @@ static int project(lsa_pass *p, int64_t layer, const float *x, const float *tabl
     const lsa_layer *weights = &p->model->layers[layer];
     int64_t n = p->n, type = c->layer_type[layer];
     LSA_TRY(linear(p, w->q_low, x, &weights->q_a, n));
-    LSA_TRY(lsa_rmsnorm_cpu(w->q_low, w->q_low, weights->q_a_norm, n, c->q_rank, c->norm_eps, NULL));
+    LSA_TRY(
+        lsa_rmsnorm_cpu(w->q_low, w->q_low, weights->q_a_norm, n, c->q_rank, c->norm_eps, NULL));
     LSA_TRY(linear(p, w->q, w->q_low, &weights->q_b, n));
     LSA_TRY(lsa_rmsnorm_cpu(w->q, w->q, NULL, n * c->heads, c->head_dim, c->norm_eps, NULL));
     LSA_TRY(lsa_rope_cpu(w->q, table, n, c->heads, c->head_dim, c->rope_dim, 0, NULL));
     LSA_TRY(linear(p, w->window_kv, x, &weights->kv, n));
-    LSA_TRY(lsa_rmsnorm_cpu(w->window_kv, w->window_kv, weights->kv_norm, n, c->head_dim, c->norm_eps, NULL));
+    LSA_TRY(lsa_rmsnorm_cpu(w->window_kv, w->window_kv, weights->kv_norm, n, c->head_dim,
+                            c->norm_eps, NULL));
     LSA_TRY(lsa_rope_cpu(w->window_kv, table, n, 1, c->head_dim, c->rope_dim, 0, NULL));
-    if (type != LSA_LAYER_SLIDING) LSA_TRY(project_compressor(p, w->kv, w->kv_gate, &weights->compressor, x));
+    if (type != LSA_LAYER_SLIDING)
+        LSA_TRY(project_compressor(p, w->kv, w->kv_gate, &weights->compressor, x));
     return type == LSA_LAYER_CSA ? project_index(p, layer, x) : LSA_OK;
 }
 
@@ -126,14 +133,15 @@ static int attention_block(lsa_pass *p, int64_t layer, const float *x, float *y)
     lsa_scratch *w = p->w;
     const lsa_layer *weights = &p->model->layers[layer];
     int64_t n = p->n, wide = c->heads * c->head_dim, groups = c->o_groups;
-    const float *table = c->layer_type[layer] == LSA_LAYER_SLIDING ? w->main_table : w->compress_table;
+    const float *table =
+        c->layer_type[layer] == LSA_LAYER_SLIDING ? w->main_table : w->compress_table;
     LSA_TRY(project(p, layer, x, table));
     attend_segments(p, layer, x);
     if (!alive(p)) return p->segments[0].code;
     LSA_TRY(lsa_rope_cpu(w->attended, table, n, c->heads, c->head_dim, c->rope_dim, 1, NULL));
     for (int64_t g = 0; g < groups; g++)
-        LSA_TRY(linear_rows(p, w->o_low + g * c->o_rank, w->attended + g * (wide / groups), &weights->o_a, n,
-                            g * c->o_rank, c->o_rank, wide, groups * c->o_rank));
+        LSA_TRY(linear_rows(p, w->o_low + g * c->o_rank, w->attended + g * (wide / groups),
+                            &weights->o_a, n, g * c->o_rank, c->o_rank, wide, groups * c->o_rank));
     return linear(p, y, w->o_low, &weights->o_b, n);
 }
 
@@ -159,16 +167,20 @@ static int moe_block(lsa_pass *p, int64_t layer, const float *x, float *y)
     LSA_TRY(linear(p, w->router, x, &weights->router, n));
     if (weights->token_experts)
         for (int64_t t = 0; t < n; t++)
-            memcpy(w->fixed + t * k, weights->token_experts + w->tokens[t] * k, (size_t)k * sizeof *w->fixed);
+            memcpy(w->fixed + t * k, weights->token_experts + w->tokens[t] * k,
+                   (size_t)k * sizeof *w->fixed);
     LSA_TRY(lsa_moe_route_cpu(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
-                          weights->token_experts ? w->fixed : NULL, n, c->experts, k, c->scoring, c->routed_scaling,
-                          NULL));
-    if (c->shared_experts) LSA_TRY(expert(p, &weights->shared, x, n, y));
-    else memset(y, 0, (size_t)(n * d) * sizeof *y);
+                              weights->token_experts ? w->fixed : NULL, n, c->experts, k,
+                              c->scoring, c->routed_scaling, NULL));
+    if (c->shared_experts)
+        LSA_TRY(expert(p, &weights->shared, x, n, y));
+    else
+        memset(y, 0, (size_t)(n * d) * sizeof *y);
     for (int64_t e = 0; e < c->experts; e++) {
         int64_t members = 0;
         for (int64_t i = 0; i < n * k; i++)
-            if (w->expert_ids[i] == e) w->members[members++] = (int32_t)i; /* an expert takes a token once */
+            if (w->expert_ids[i] == e)
+                w->members[members++] = (int32_t)i; /* an expert takes a token once */
         if (!members) continue;
         for (int64_t i = 0; i < members; i++)
             memcpy(w->gathered + i * d, x + w->members[i] / k * d, (size_t)d * sizeof *x);
@@ -187,14 +199,15 @@ static int open_block(lsa_pass *p, const lsa_hc_weights *hc, const float *norm)
     const lsa_config *c = p->c;
     lsa_scratch *w = p->w;
     LSA_TRY(linear(p, w->mix, w->streams, &hc->fn, p->n));
-    LSA_TRY(lsa_hc_open_cpu(w->x, w->post, w->comb, w->streams, w->mix, hc->base, hc->scale, p->n, c->hc_mult, c->hidden,
-                        c->hc_iters, c->norm_eps, c->hc_eps, NULL));
+    LSA_TRY(lsa_hc_open_cpu(w->x, w->post, w->comb, w->streams, w->mix, hc->base, hc->scale, p->n,
+                            c->hc_mult, c->hidden, c->hc_iters, c->norm_eps, c->hc_eps, NULL));
     return lsa_rmsnorm_cpu(w->x, w->x, norm, p->n, c->hidden, c->norm_eps, NULL);
 }
 
 static int close_block(lsa_pass *p)
 {
-    return lsa_hc_close_cpu(p->w->streams, p->w->y, p->w->post, p->w->comb, p->n, p->c->hc_mult, p->c->hidden, NULL);
+    return lsa_hc_close_cpu(p->w->streams, p->w->y, p->w->post, p->w->comb, p->n, p->c->hc_mult,
+                            p->c->hidden, NULL);
 }
 
 static int run_layer(lsa_pass *p, int64_t layer)
@@ -224,9 +237,10 @@ static int embed(lsa_pass *p)
     int64_t d = c->hidden, row = d * lsa_dtype_size(table->dtype);
     for (int64_t t = 0; t < p->n; t++) {
         float *first = p->w->streams + t * c->hc_mult * d;
-        LSA_TRY(lsa_convert_cpu(first, (const char *)table->data + p->w->tokens[t] * row, d, LSA_F32, table->dtype,
-                                NULL));
-        for (int64_t k = 1; k < c->hc_mult; k++) memcpy(first + k * d, first, (size_t)d * sizeof *first);
+        LSA_TRY(lsa_convert_cpu(first, (const char *)table->data + p->w->tokens[t] * row, d,
+                                LSA_F32, table->dtype, NULL));
+        for (int64_t k = 1; k < c->hc_mult; k++)
+            memcpy(first + k * d, first, (size_t)d * sizeof *first);
     }
     return LSA_OK;
 }
@@ -239,8 +253,8 @@ static int head(lsa_pass *p, int64_t rows, float *logits)
     lsa_scratch *w = p->w;
     const float *streams = w->streams + (p->n - rows) * c->hc_mult * c->hidden;
     LSA_TRY(linear(p, w->mix, streams, &m->hc_head.fn, rows));
-    LSA_TRY(lsa_hc_head_cpu(w->x, streams, w->mix, m->hc_head.base, m->hc_head.scale, rows, c->hc_mult, c->hidden,
-                            c->norm_eps, c->hc_eps, NULL));
+    LSA_TRY(lsa_hc_head_cpu(w->x, streams, w->mix, m->hc_head.base, m->hc_head.scale, rows,
+                            c->hc_mult, c->hidden, c->norm_eps, c->hc_eps, NULL));
     LSA_TRY(lsa_rmsnorm_cpu(w->x, w->x, m->norm, rows, c->hidden, c->norm_eps, NULL));
     return linear(p, logits, w->x, &m->head, rows);
 }
@@ -254,8 +268,10 @@ static int place_rows(lsa_pass *p)
         const lsa_segment *g = &p->segments[i];
         int64_t at = g->row * c->rope_dim, half = c->rope_dim / 2;
         memcpy(w->tokens + g->row, g->tokens, (size_t)g->n * sizeof *g->tokens);
-        LSA_TRY(lsa_rope_table_cpu(w->main_table + at, p->model->main_freq, g->n, half, g->from, 1, NULL));
-        LSA_TRY(lsa_rope_table_cpu(w->compress_table + at, p->model->compress_freq, g->n, half, g->from, 1, NULL));
+        LSA_TRY(lsa_rope_table_cpu(w->main_table + at, p->model->main_freq, g->n, half, g->from, 1,
+                                   NULL));
+        LSA_TRY(lsa_rope_table_cpu(w->compress_table + at, p->model->compress_freq, g->n, half,
+                                   g->from, 1, NULL));
     }
     return LSA_OK;
 }
@@ -286,8 +302,10 @@ int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
     int rc = alive(p) ? run(p, rows, logits) : LSA_OK;
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
-        if (rc || g->code) lsa_segment_undo(g);
-        else lsa_segment_commit(g);
+        if (rc || g->code)
+            lsa_segment_undo(g);
+        else
+            lsa_segment_commit(g);
     }
     return alive(p) ? rc : LSA_OK;
 }
