@@ -163,7 +163,20 @@ static void handle(int number, void (*handler)(int), int flags)
     sigaction(number, &action, NULL);
 }
 
-#ifndef LSA_SYSTEM_MALLOC /* sanitizers report crashes themselves, and better */
+#ifdef LSA_SYSTEM_MALLOC /* sanitizers report crashes themselves, and better */
+void __sanitizer_set_death_callback(void (*callback)(void));
+const char *__ubsan_default_options(void);
+
+const char *__ubsan_default_options(void) { return "print_stacktrace=1"; }
+
+static void on_death(void)
+{
+    if (!lsa_activity[0]) return;
+    write_text("lsa: that was in: ");
+    write_text(lsa_activity);
+    write_text("\n");
+}
+#else
 static void on_crash(int number)
 {
     const char *name = number == SIGSEGV  ? "SIGSEGV"
@@ -187,7 +200,9 @@ static void handle_signals(void)
     sigaction(SIGINT, NULL, &now);
     if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* nohup may have asked */
     handle(SIGALRM, on_grace_over, SA_RESTART);
-#ifndef LSA_SYSTEM_MALLOC
+#ifdef LSA_SYSTEM_MALLOC
+    __sanitizer_set_death_callback(on_death);
+#else
     static char stack_bytes[65536]; /* a stack overflow leaves no other */
     stack_t stack = {.ss_sp = stack_bytes, .ss_size = sizeof stack_bytes};
     sigaltstack(&stack, NULL);

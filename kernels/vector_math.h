@@ -17,7 +17,11 @@ static inline LSA_BODY f32x16 f32x16_select(i32x16 mask, f32x16 yes, f32x16 no)
  * shifts them whole. a < b; unspecified where either is NaN or both are the same infinity. */
 static inline LSA_BODY i32x16 f32x16_below(f32x16 a, f32x16 b) { return (i32x16)(a - b) >> 31; }
 
-static inline LSA_BODY i32x16 i32x16_is_zero(i32x16 v) { return ~((v | -v) >> 31); }
+static inline LSA_BODY i32x16 i32x16_is_zero(i32x16 v)
+{
+    typedef uint32_t u32x16 __attribute__((vector_size(64)));
+    return ~((v | (i32x16) - (u32x16)v) >> 31); /* unsigned: the least integer has no negative */
+}
 
 static inline LSA_BODY i32x16 f32x16_is_nan(f32x16 v)
 {

@@ -84,6 +84,7 @@ function M.main(arguments)
     if not ok and message then io.stderr:write("lsa: ", tostring(message), "\n") end
     return ok and 0 or 2
   end
+  ffi.copy(ffi.C.lsa_activity, "")
   local passed, failed = M.handler.successesCount, M.handler.failuresCount + M.handler.errorsCount
   if not ok and message and failed == 0 then
     io.stderr:write("lsa: ", tostring(message), "\n")
