@@ -26,6 +26,8 @@
 #include "core/safetensors.h"
 #include "core/config.h"
 #include "core/indexer.h"
+#include "core/pickle.h"
+#include "core/zip.h"
 #include "core/model.h"
 #include "core/trace.h"
 #include "core/trainer.h"

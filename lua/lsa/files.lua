@@ -1,12 +1,15 @@
 -- Files of named tensors: t = lsa.load(path), lsa.save(path, {name = tensor}, metadata).
 --
 --   local t, metadata = lsa.load "file.safetensors"     t.name is a tensor on the mapped file, read-only
+--   lsa.load "checkpoint.pt", lsa.load "doc.pkl"        what PyTorch wrote (lua/lsa/torch_file.lua)
+--   lsa.save(path, …) writes safetensors, or what torch.load reads where the path ends in .pt
 -- The format is known by the file's first bytes, never by its name. M.formats lists the formats; each has a name, a
 -- test of the first 16 bytes, and load(path) -> table of tensors, table of metadata.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor"
+local torch_file = require "lsa.torch_file"
 
 local M = {}
 local check = raise.check
@@ -51,6 +54,8 @@ M.formats = {
     matches = function(head) return #head >= 9 and head:sub(7, 9) == "\0\0{" end,
     load = load_safetensors,
   },
+  {name = "PyTorch's archive", matches = torch_file.is_archive, load = torch_file.load},
+  {name = "pickle", matches = torch_file.is_pickle, load = torch_file.load},
 }
 
 -- ---- load and save ----
@@ -103,6 +108,7 @@ end
 function M.save(path, tensors, metadata)
   if type(path) ~= "string" then raise("save: path is %s, a string is wanted", raise.kind(path)) end
   if type(tensors) ~= "table" then raise("save: tensors is %s, a table by name is wanted", raise.kind(tensors)) end
+  if path:find "%.pkl$" then raise("save: %s: pickles are only read; .pt and .safetensors are written", path) end
   for name in pairs(tensors) do
     if type(name) ~= "string" then raise("save: the name %s is %s, a string is wanted", tostring(name), type(name)) end
   end
@@ -114,15 +120,16 @@ function M.save(path, tensors, metadata)
     kept[i] = t:to "cpu":contiguous()
     pointers[i - 1] = kept[i].c
   end
-  local keys, values = {}, {}
+  local keys, values, texts = {}, {}, {}
   for i, key in ipairs(sorted_keys(metadata or {})) do
     local value = metadata[key]
     if type(value) == "number" or type(value) == "boolean" then value = tostring(value) end
     if type(value) ~= "string" then
       raise("save: metadata %s is %s, a string is wanted", key, raise.kind(value))
     end
-    keys[i], values[i] = key, value
+    keys[i], values[i], texts[key] = key, value, value
   end
+  if path:find "%.pt$" then return torch_file.save(path, names, kept, texts) end
   check(C.lsa_safetensors_save(path, #names, c_strings(names), pointers, #keys, c_strings(keys), c_strings(values)))
 end
 
