@@ -10,7 +10,7 @@
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
 
-static int check(const lsa_indexer_layer *l, int64_t hidden_size, int64_t rope_dim)
+int lsa_indexer_check(const lsa_indexer_layer *l, int64_t hidden_size, int64_t rope_dim)
 {
     if (l->a.cols != hidden_size || l->w.cols != hidden_size)
         return lsa_fail(LSA_ESHAPE, "indexer: wq_a has %lld columns and weights_proj %lld, the hidden state %lld",
@@ -42,7 +42,7 @@ int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *l, const fl
                         const int64_t *positions, int64_t n, int64_t hidden_size, const float *inv_freq,
                         int64_t rope_dim, float norm_eps, int32_t rotate, int32_t compute)
 {
-    int rc = check(l, hidden_size, rope_dim);
+    int rc = lsa_indexer_check(l, hidden_size, rope_dim);
     if (rc) return rc;
     int64_t rank = l->a.rows, width = l->heads * l->dim, f = sizeof(float);
     float *low = lsa_alloc(n * rank * f), *table = lsa_alloc(n * rope_dim * f);

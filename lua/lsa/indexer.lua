@@ -23,15 +23,19 @@ M.formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
 
 local parts = {a = "wq_a.weight", b = "wq_b.weight", norm = "q_norm_weight", w = "weights_proj.weight"}
 
+local stored = {f32 = true, bf16 = true, f16 = true}
+
 -- A tensor as an lsa_weight (rank 2).
 local function weight_of(t, name, level)
-  if #t:shape() ~= 2 then error(("%s has %d dimensions, 2 are wanted"):format(name, #t:shape()), level + 1) end
   local shape = t:shape()
+  if #shape ~= 2 or not stored[t:dtype()] then
+    error(("%s is %s of %d dimensions; f32, bf16 or f16 of 2 is wanted"):format(name, t:dtype(), #shape), level + 1)
+  end
   return ffi.new("lsa_weight", {data = t.c.data, rows = shape[1], cols = shape[2], block_rows = 1, block_cols = 1,
     dtype = t.c.dtype})
 end
 
-local function layer_from_tensors(file, path, ordinal, dim, level)
+local function layer_from_tensors(file, path, ordinal, config, level)
   local t = {}
   for part, suffix in pairs(parts) do
     local name = ("retrievers.l%d.%s"):format(ordinal, suffix)
@@ -40,9 +44,13 @@ local function layer_from_tensors(file, path, ordinal, dim, level)
   end
   t.norm = t.norm:to "f32"
   local l = ffi.new "lsa_indexer_layer"
-  l.a, l.b, l.w = weight_of(t.a, parts.a, level), weight_of(t.b, parts.b, level), weight_of(t.w, parts.w, level)
+  local function weight(part) return weight_of(t[part], ("%s: %s of layer %d"):format(path, parts[part], ordinal), level + 2) end
+  l.a, l.b, l.w = weight "a", weight "b", weight "w"
   l.norm = ffi.cast("const float *", t.norm.c.data)
-  l.heads, l.dim = l.w.rows, dim
+  l.heads, l.dim = l.w.rows, config.index_dim
+  if C.lsa_indexer_check(l, config.hidden, config.rope_dim) < 0 then
+    error(("%s: layer %d: %s"):format(path, ordinal, ffi.string(C.lsa_error())), level + 1)
+  end
   if t.norm:count() ~= tonumber(l.a.rows) then
     error(("%s: %s of layer %d has %d values, %s has %d rows"):format(path, parts.norm, ordinal, t.norm:count(), parts.a,
       tonumber(l.a.rows)), level + 1)
@@ -91,8 +99,7 @@ function M.new(opt, level)
       error(("lsa.indexer: layer %d; the model has %d CSA layers"):format(ordinal, #model.csa_layers), level)
     end
     if file then
-      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, name, ordinal,
-        tonumber(model.config.index_dim), level)
+      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, name, ordinal, model.config, level)
     else
       self.weights[ordinal] = layer_from_model(model, ordinal)
     end
