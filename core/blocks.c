@@ -1,4 +1,5 @@
-/* Owns copy-on-write block arrays. A block is a 64-byte header (its reference count), then its items. */
+/* Owns copy-on-write block arrays. Large blocks are pages of their own, so that memory which is let go of is free at
+ * once; their items begin on a page, which is why who shares a block is noted apart from it. */
 #include "core/blocks.h"
 
 #include <stdatomic.h>
@@ -7,23 +8,41 @@
 #include "core/error.h"
 #include "core/memory.h"
 
-enum { HEADER = 64 };
+enum { LARGE = 16 << 10 };
 
-static atomic_int *references(const uint8_t *block) { return (atomic_int *)(void *)(block - HEADER); }
+struct lsa_block {
+    atomic_int references;
+    int64_t bytes;
+    uint8_t *data;
+};
 
 static int64_t block_bytes(const lsa_blocks *b) { return b->item << b->shift; }
 
-static uint8_t *block_new(const lsa_blocks *b)
+static struct lsa_block *block_new(const lsa_blocks *b)
 {
-    uint8_t *memory = lsa_alloc_zero(HEADER + block_bytes(b));
-    if (!memory) return NULL;
-    atomic_init((atomic_int *)(void *)memory, 1);
-    return memory + HEADER;
+    struct lsa_block *block = lsa_alloc(sizeof *block);
+    if (!block) return NULL;
+    atomic_init(&block->references, 1);
+    block->bytes = block_bytes(b);
+    block->data = block->bytes < LARGE ? lsa_alloc_zero(block->bytes) : lsa_pages_alloc(block->bytes);
+    if (block->data) return block;
+    lsa_free(block);
+    return NULL;
 }
 
-static void block_release(uint8_t *block)
+static void block_release(struct lsa_block *block)
 {
-    if (atomic_fetch_sub(references(block), 1) == 1) lsa_free(block - HEADER);
+    if (!block || atomic_fetch_sub(&block->references, 1) != 1) return;
+    if (block->bytes < LARGE) lsa_free(block->data);
+    else lsa_pages_free(block->data, block->bytes);
+    lsa_free(block);
+}
+
+/* Puts a block, or none, at its place. */
+static void place(lsa_blocks *b, int64_t i, struct lsa_block *block)
+{
+    b->held[i] = block;
+    b->data[i] = block ? block->data : NULL;
 }
 
 void lsa_blocks_init(lsa_blocks *b, int64_t item_bytes, int32_t shift)
@@ -35,37 +54,10 @@ void lsa_blocks_init(lsa_blocks *b, int64_t item_bytes, int32_t shift)
 
 void lsa_blocks_free(lsa_blocks *b)
 {
-    for (int64_t i = 0; i < b->blocks; i++) block_release(b->data[i]);
+    for (int64_t i = 0; i < b->blocks; i++) block_release(b->held[i]);
     lsa_free(b->data);
+    lsa_free(b->held);
     lsa_blocks_init(b, b->item, b->shift);
-}
-
-int lsa_blocks_fork(lsa_blocks *out, const lsa_blocks *b)
-{
-    lsa_blocks_init(out, b->item, b->shift);
-    if (!b->blocks) return LSA_OK;
-    out->data = lsa_alloc(b->blocks * (int64_t)sizeof *out->data);
-    if (!out->data) return LSA_ENOMEM;
-    out->room = out->blocks = b->blocks;
-    out->count = b->count;
-    for (int64_t i = 0; i < b->blocks; i++) {
-        out->data[i] = b->data[i];
-        atomic_fetch_add(references(b->data[i]), 1);
-    }
-    return LSA_OK;
-}
-
-/* Replaces a shared block by a copy of its own. */
-static int make_own(lsa_blocks *b, int64_t block)
-{
-    uint8_t *shared = b->data[block];
-    if (atomic_load(references(shared)) == 1) return LSA_OK;
-    uint8_t *own = block_new(b);
-    if (!own) return LSA_ENOMEM;
-    memcpy(own, shared, (size_t)block_bytes(b));
-    b->data[block] = own;
-    block_release(shared);
-    return LSA_OK;
 }
 
 static int room_for(lsa_blocks *b, int64_t blocks)
@@ -75,7 +67,40 @@ static int room_for(lsa_blocks *b, int64_t blocks)
     uint8_t **data = lsa_realloc(b->data, room * (int64_t)sizeof *data);
     if (!data) return LSA_ENOMEM;
     b->data = data;
+    struct lsa_block **held = lsa_realloc(b->held, room * (int64_t)sizeof *held);
+    if (!held) return LSA_ENOMEM;
+    b->held = held;
     b->room = room;
+    return LSA_OK;
+}
+
+int lsa_blocks_fork(lsa_blocks *out, const lsa_blocks *b)
+{
+    lsa_blocks_init(out, b->item, b->shift);
+    if (!b->blocks) return LSA_OK;
+    if (room_for(out, b->blocks)) {
+        lsa_blocks_free(out);
+        return LSA_ENOMEM;
+    }
+    out->blocks = b->blocks;
+    out->count = b->count;
+    for (int64_t i = 0; i < b->blocks; i++) {
+        place(out, i, b->held[i]);
+        if (b->held[i]) atomic_fetch_add(&b->held[i]->references, 1);
+    }
+    return LSA_OK;
+}
+
+/* Replaces a shared block by a copy of its own. */
+static int make_own(lsa_blocks *b, int64_t i)
+{
+    struct lsa_block *shared = b->held[i];
+    if (atomic_load(&shared->references) == 1) return LSA_OK;
+    struct lsa_block *own = block_new(b);
+    if (!own) return LSA_ENOMEM;
+    memcpy(own->data, shared->data, (size_t)own->bytes);
+    place(b, i, own);
+    block_release(shared);
     return LSA_OK;
 }
 
@@ -93,14 +118,14 @@ int lsa_blocks_resize(lsa_blocks *b, int64_t count)
     }
     if (room_for(b, need)) return LSA_ENOMEM;
     while (b->blocks < need) {
-        uint8_t *block = block_new(b);
+        struct lsa_block *block = block_new(b);
         if (!block) { /* as before: blocks beyond the old count hold nothing */
-            while (b->blocks > (old + per_block - 1) >> b->shift) block_release(b->data[--b->blocks]);
+            while (b->blocks > (old + per_block - 1) >> b->shift) block_release(b->held[--b->blocks]);
             return LSA_ENOMEM;
         }
-        b->data[b->blocks++] = block;
+        place(b, b->blocks++, block);
     }
-    while (b->blocks > need) block_release(b->data[--b->blocks]);
+    while (b->blocks > need) block_release(b->held[--b->blocks]);
     b->count = count;
     return LSA_OK;
 }
@@ -114,6 +139,18 @@ uint8_t *lsa_blocks_write(lsa_blocks *b, int64_t i)
 {
     if (make_own(b, i >> b->shift)) return NULL;
     return (uint8_t *)lsa_blocks_at(b, i);
+}
+
+void lsa_blocks_let_go(lsa_blocks *b, int64_t block)
+{
+    block_release(b->held[block]);
+    place(b, block, NULL);
+}
+
+int lsa_blocks_have_again(lsa_blocks *b, int64_t block)
+{
+    if (!b->held[block]) place(b, block, block_new(b));
+    return b->held[block] ? LSA_OK : LSA_ENOMEM;
 }
 
 void lsa_blocks_pack(const lsa_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out)
@@ -132,4 +169,9 @@ void lsa_blocks_pack(const lsa_blocks *b, int64_t from, int64_t n, int64_t bytes
     }
 }
 
-int64_t lsa_blocks_bytes(const lsa_blocks *b) { return b->blocks * (HEADER + block_bytes(b)); }
+int64_t lsa_blocks_bytes(const lsa_blocks *b)
+{
+    int64_t held = 0;
+    for (int64_t i = 0; i < b->blocks; i++) held += b->data[i] != NULL;
+    return held * block_bytes(b);
+}

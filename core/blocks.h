@@ -9,7 +9,8 @@ typedef struct lsa_blocks {
     int64_t count;         /* items in use */
     int64_t blocks;        /* blocks held */
     int64_t room;          /* pointers that `data` has room for */
-    uint8_t **data;        /* [blocks]: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
+    uint8_t **data;        /* [blocks], NULL where let go: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
+    struct lsa_block **held;   /* [blocks]: who shares them */
     int32_t shift;
 } lsa_blocks;
 
@@ -27,6 +28,10 @@ const uint8_t *lsa_blocks_at(const lsa_blocks *b, int64_t i);
 
 /* Item i, to write: its block is copied first if it is shared. NULL when memory is out. */
 uint8_t *lsa_blocks_write(lsa_blocks *b, int64_t i);
+
+/* Lets a block's memory go, or has it again, zeroed; in between only lsa_blocks_fork, _resize and _free may meet it. */
+void lsa_blocks_let_go(lsa_blocks *b, int64_t block);
+int lsa_blocks_have_again(lsa_blocks *b, int64_t block);
 
 /* Copies items from .. from+n-1, packed to `bytes` each (<= item). */
 void lsa_blocks_pack(const lsa_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out);

@@ -133,14 +133,6 @@ void lsa_cold_file_drop(lsa_cold_file *f, int32_t segment)
     pthread_mutex_unlock(&f->lock);
 }
 
-int lsa_cold_file_shared(lsa_cold_file *f, int32_t segment)
-{
-    pthread_mutex_lock(&f->lock);
-    int shared = f->holders[segment] > 1;
-    pthread_mutex_unlock(&f->lock);
-    return shared;
-}
-
 /* ---- transfers ---- */
 
 /* The chunk's number is part of the checksum: an item in another's place is as wrong as a damaged one. */
@@ -160,6 +152,7 @@ typedef struct transfers {
     lsa_io_batch *batch;
     piece *pieces;
     uint8_t *memory;
+    int64_t memory_bytes;
     int64_t depth, free_count;
     int64_t *free_slots;
 } transfers;
@@ -168,7 +161,7 @@ static void transfers_free(transfers *t)
 {
     lsa_io_batch_free(t->batch); /* first: what is under way uses the memory */
     lsa_free(t->pieces);
-    lsa_free(t->memory);
+    lsa_pages_free(t->memory, t->memory_bytes);
     lsa_free(t->free_slots);
 }
 
@@ -179,7 +172,8 @@ static int transfers_open(transfers *t, const lsa_cold_file *f, int64_t wanted, 
     t->depth = wanted < f->options.depth ? wanted : f->options.depth;
     t->pieces = lsa_alloc(t->depth * (int64_t)sizeof *t->pieces);
     t->free_slots = lsa_alloc(t->depth * (int64_t)sizeof *t->free_slots);
-    t->memory = lsa_alloc(t->depth * bytes + LSA_FILE_ALIGN);
+    t->memory_bytes = t->depth * bytes + LSA_FILE_ALIGN;
+    t->memory = lsa_pages_alloc(t->memory_bytes);
     int rc = t->pieces && t->free_slots && t->memory ? LSA_OK : LSA_ENOMEM;
     if (!rc) rc = lsa_io_batch_new(&t->batch, t->depth, f->options.ring);
     if (rc) {

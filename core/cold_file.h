@@ -1,7 +1,7 @@
 /* The disk's half of a cold tier: one file, shared by a pool and its forks, made of segments of LSA_COLD_SEGMENT chunks.
  * An item is what one chunk has, in one piece behind its checksum, so that a chunk is one read. The file is set aside in
- * advance and ends with its last holder, however the process ends. A segment is held by as many as share it; who
- * writes one takes care to be its only holder. */
+ * advance and ends with its last holder, however the process ends. A segment is written once, by who took it, and then
+ * held by as many as share it. */
 #ifndef LSA_COLD_FILE_H
 #define LSA_COLD_FILE_H
 #include "core/io_batch.h"
@@ -33,7 +33,6 @@ int lsa_cold_file_is_direct(const lsa_cold_file *file);
 int lsa_cold_file_take(lsa_cold_file *file, int32_t *segments, int64_t n);
 void lsa_cold_file_hold(lsa_cold_file *file, int32_t segment);
 void lsa_cold_file_drop(lsa_cold_file *file, int32_t segment);
-int lsa_cold_file_shared(lsa_cold_file *file, int32_t segment);
 
 /* Lays the item of a chunk at `item`. */
 typedef void lsa_cold_make(void *context, int64_t chunk, uint8_t *item);

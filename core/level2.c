@@ -11,7 +11,7 @@
 #include "kernels/topk.h"
 
 enum {
-    KEYS = 1 << LSA_KEY_SHIFT, /* keys scored at a time: with the scores of QUERIES queries they stay in L2 */
+    KEYS = LSA_POOL_KEY_RUN, /* keys scored at a time: with the scores of QUERIES queries they stay in L2 */
     ROW = 64 * KEYS            /* scores of one query at a time, in decode */
 };
 
@@ -21,8 +21,9 @@ static int score_block(const lsa_session *s, const lsa_layer_state *l, int among
                        void *workspace)
 {
     const lsa_config *c = &s->model->config;
-    const uint8_t *keys = among_residents ? l->resident_keys + from * l->keys.item : lsa_blocks_at(&l->keys, from);
-    return lsa_index_score_cpu(scores, q, w, keys, rows, n, c->index_heads, c->index_dim, l->keys.item, stride,
+    int64_t key = lsa_pool_key_bytes(s->pool);
+    const uint8_t *keys = among_residents ? l->resident_keys + from * key : lsa_pool_keys(s->pool, l->csa, from);
+    return lsa_index_score_cpu(scores, q, w, keys, rows, n, c->index_heads, c->index_dim, key, stride,
                                s->kv_format, s->compute, workspace, NULL);
 }
 

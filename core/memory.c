@@ -1,4 +1,5 @@
 /* Owns every heap allocation of the library: aligned, counted, and failing on demand. */
+#define _DEFAULT_SOURCE
 #include "core/memory.h"
 
 #include <pthread.h>
@@ -13,11 +14,14 @@
 #define raw_alloc(bytes) aligned_alloc(ALIGN, ((bytes) + ALIGN - 1) / ALIGN * ALIGN)
 #define raw_free free
 #define raw_size malloc_usable_size
+#define raw_give_back() malloc_trim(0)
 #else
 #include <mimalloc.h>
+#include <sys/mman.h>
 #define raw_alloc(bytes) mi_malloc_aligned((bytes), ALIGN)
 #define raw_free mi_free
 #define raw_size mi_usable_size
+#define raw_give_back() mi_collect(true)
 #endif
 
 enum { ALIGN = 64 };
@@ -127,6 +131,36 @@ void lsa_free(void *block)
     free_or_keep(block);
 }
 
+#ifdef LSA_SYSTEM_MALLOC
+void *lsa_pages_alloc(int64_t bytes) { return lsa_alloc_zero(bytes); }
+
+void lsa_pages_free(void *pages, int64_t bytes)
+{
+    (void)bytes;
+    lsa_free(pages);
+}
+#else
+void *lsa_pages_alloc(int64_t bytes)
+{
+    void *pages = MAP_FAILED;
+    if (bytes > 0 && bytes < INT64_MAX / 2 && !fault())
+        pages = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) {
+        lsa_fail(LSA_ENOMEM, "out of memory: %lld bytes could not be allocated", (long long)bytes);
+        return NULL;
+    }
+    atomic_fetch_add_explicit(&in_use, (long long)bytes, memory_order_relaxed);
+    return pages;
+}
+
+void lsa_pages_free(void *pages, int64_t bytes)
+{
+    if (!pages) return;
+    atomic_fetch_sub_explicit(&in_use, (long long)bytes, memory_order_relaxed);
+    munmap(pages, (size_t)bytes);
+}
+#endif
+
 char *lsa_strdup(const char *text)
 {
     size_t bytes = strlen(text) + 1;
@@ -134,6 +168,8 @@ char *lsa_strdup(const char *text)
     if (copy) memcpy(copy, text, bytes);
     return copy;
 }
+
+void lsa_memory_give_back(void) { raw_give_back(); }
 
 int64_t lsa_memory_in_use(void) { return atomic_load(&in_use); }
 

@@ -14,8 +14,16 @@ void *lsa_realloc(void *block, int64_t bytes);
 
 void lsa_free(void *block);
 
+/* Zeroed memory in pages of its own, which go back to the operating system when they are freed: for what is large and is
+ * let go of to save memory. `bytes` is the same at both ends. */
+void *lsa_pages_alloc(int64_t bytes);
+void lsa_pages_free(void *pages, int64_t bytes);
+
 /* A copy of a NUL-terminated string. */
 char *lsa_strdup(const char *text);
+
+/* Returns memory that was freed to the operating system, where the allocator holds on to it. */
+void lsa_memory_give_back(void);
 
 /* Bytes now allocated. */
 int64_t lsa_memory_in_use(void);

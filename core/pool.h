@@ -1,6 +1,7 @@
 /* Two tiers of chunk records. The cold tier holds every chunk, chunk-major: one record a layer, side by
  * side, so that a chunk moves in one copy. The hot tier is a bounded arena of cells; a cell holds one
- * unit, which is a chunk or a page of chunks. */
+ * unit, which is a chunk or a page of chunks. The cold tier is in memory, or, on disk, once it was spilled: all but the
+ * newest chunks are then in a file, which forks share. A pool may keep index keys beside the records. */
 #ifndef LSA_POOL_H
 #define LSA_POOL_H
 #include <stdint.h>
@@ -13,11 +14,28 @@ typedef struct lsa_pool_counters {
     int64_t fetched_chunks, fetched_bytes;  /* cold to hot; bytes of records, without padding */
     int64_t fetches;                        /* calls that moved something */
     int64_t evicted_chunks;                 /* left the hot tier to make room */
-    int64_t transfer_ns;
+    int64_t transfer_ns;                    /* that transfers took, in the background too */
+    int64_t stall_ns;                       /* that callers waited for them */
 } lsa_pool_counters;
 
 /* A pool of `layers` records of `record` bytes a chunk, cells of `unit` chunks; no chunks, no cells yet. */
 int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit);
+
+/* One index key of that many bytes a layer and chunk from now on; before there are chunks. */
+int lsa_pool_add_keys(lsa_pool *pool, int64_t key_bytes);
+
+/* The cold tier gets a file in `directory`; what is in memory stays there until lsa_pool_spill. kept_keys: [layers], not
+ * 0 for layers whose keys never leave memory, or NULL for none. Before there are cells. */
+int lsa_pool_set_disk(lsa_pool *pool, const char *directory, const uint8_t *kept_keys);
+
+/* Writes to the file what it does not have, of whole segments of chunks; to spill lets go of them in memory, too, to load
+ * has everything in memory again. A failure loses nothing. All three do nothing where there is no file. */
+int lsa_pool_write_back(lsa_pool *pool);
+int lsa_pool_spill(lsa_pool *pool);
+int lsa_pool_load(lsa_pool *pool);
+
+/* 1 while chunks are in the file alone. */
+int lsa_pool_spilled(const lsa_pool *pool);
 
 /* An equal pool, sharing all memory until one side writes. Counters start at zero. */
 int lsa_pool_fork(lsa_pool **out, const lsa_pool *pool);
@@ -51,6 +69,13 @@ int lsa_pool_read(const lsa_pool *pool, int64_t layer, const int32_t *chunks, in
  * is present or the free cells do not suffice; then nothing changes. */
 int lsa_pool_fetch(lsa_pool *pool, const int32_t *units, int64_t n);
 
+/* The same in two parts. Start: the free cells are taken, and filled on a thread of their own; the units are absent.
+ * Finish: waits, then publishes. A unit that changed meanwhile, or got a cell in another way, does not arrive; after a
+ * failure none does, and nothing else is lost. LSA_ESTATE for a second start. A fork does not get what is on its way. */
+int lsa_pool_start(lsa_pool *pool, const int32_t *units, int64_t n);
+int lsa_pool_finish(lsa_pool *pool);
+int lsa_pool_under_way(const lsa_pool *pool);
+
 /* Takes the cells of n units; absent ones are passed over. */
 int lsa_pool_evict(lsa_pool *pool, const int32_t *units, int64_t n);
 
@@ -67,13 +92,27 @@ int64_t lsa_pool_present(const lsa_pool *pool, int32_t *units);
 /* Slots of the given chunks in the hot arena, -1 for absent ones: the ids that lsa_pool_hot_records takes. */
 void lsa_pool_slots(const lsa_pool *pool, const int32_t *chunks, int64_t n, int32_t *slots);
 
-/* Where attention finds one layer's records: by chunk id in the cold tier, by slot in the hot one. */
+/* Where attention finds one layer's records: by chunk id in the cold tier (which is to be in memory), by slot in the hot
+ * one. */
 lsa_records lsa_pool_cold_records(const lsa_pool *pool, int64_t layer, int32_t format);
 lsa_records lsa_pool_hot_records(const lsa_pool *pool, int64_t layer, int32_t format);
 
-/* Heap bytes of either tier, padding included. */
+/* Keys, packed. publish: of the n chunks from `first`, to the cold tier and to their cells. read: of the n chunks from
+ * `first`, wherever they are. of_cells: of n chunks that have cells, in any order. */
+int64_t lsa_pool_key_bytes(const lsa_pool *pool);
+int lsa_pool_publish_keys(lsa_pool *pool, int64_t layer, int64_t first, int64_t n, const void *keys);
+int lsa_pool_read_keys(const lsa_pool *pool, int64_t layer, int64_t first, int64_t n, void *keys);
+int lsa_pool_keys_of_cells(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n, void *keys);
+
+/* 1 where memory has a layer's keys of all chunks; they then lie together in runs of LSA_POOL_KEY_RUN chunks. */
+enum { LSA_POOL_KEY_RUN = 1024 };
+int lsa_pool_has_keys(const lsa_pool *pool, int64_t layer);
+const uint8_t *lsa_pool_keys(const lsa_pool *pool, int64_t layer, int64_t chunk);
+
+/* Heap bytes of either tier, padding included (cold: without keys); bytes of the file. */
 int64_t lsa_pool_cold_bytes(const lsa_pool *pool);
 int64_t lsa_pool_hot_bytes(const lsa_pool *pool);
+int64_t lsa_pool_disk_bytes(const lsa_pool *pool);
 
 void lsa_pool_count(const lsa_pool *pool, lsa_pool_counters *out);
 

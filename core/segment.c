@@ -125,7 +125,7 @@ static int grow_records(const lsa_pass *p, const lsa_segment *g, int64_t layer)
     return LSA_OK;
 }
 
-/* Their index keys go to the layer's blocks. */
+/* So do their index keys. */
 static int grow_keys(const lsa_pass *p, const lsa_segment *g, int64_t layer)
 {
     const lsa_config *c = p->c;
@@ -144,18 +144,12 @@ static int grow_keys(const lsa_pass *p, const lsa_segment *g, int64_t layer)
                       1};
     LSA_TRY(compress(p, g, &own, entries));
     LSA_TRY(lsa_traced(p, layer, "index_keys", entries, count - first, c->index_dim));
-    LSA_TRY(lsa_blocks_resize(&l->keys, first));
-    LSA_TRY(lsa_blocks_resize(&l->keys, count));
-    LSA_TRY(lsa_index_encode_cpu(keys, entries, count - first, c->index_dim, l->keys.item,
-                                 s->kv_format, NULL));
-    for (int64_t i = first; i < count; i++) {
-        uint8_t *key = lsa_blocks_write(&l->keys, i);
-        if (!key) return LSA_ENOMEM;
-        memcpy(key, keys + (i - first) * l->keys.item, (size_t)l->keys.item);
-    }
+    int64_t key = lsa_pool_key_bytes(s->pool);
+    LSA_TRY(lsa_index_encode_cpu(keys, entries, count - first, c->index_dim, key, s->kv_format,
+                                 NULL));
+    LSA_TRY(lsa_pool_publish_keys(s->pool, l->csa, first, count - first, keys));
     if (g->among_residents && count > first) /* a chunk born in decode is the newest resident */
-        memcpy(l->resident_keys + (s->resident_count - 1) * l->keys.item, keys,
-               (size_t)l->keys.item);
+        memcpy(l->resident_keys + (s->resident_count - 1) * key, keys, (size_t)key);
     return LSA_OK;
 }
 
@@ -186,8 +180,8 @@ static int traced_scores(const lsa_pass *p, const lsa_segment *g, int64_t layer,
     int64_t chunks = g->end / p->c->csa_rate;
     float *scores = lsa_alloc(g->n * chunks * (int64_t)sizeof *scores);
     if (!scores) return LSA_ENOMEM;
-    int rc = lsa_session_index_scores(g->s, g->s->layers[layer].csa, q, w, g->n, p->c->index_heads,
-                                      scores);
+    int rc = lsa_session_scores_of(g->s, g->s->layers[layer].csa, q, w, g->n, p->c->index_heads,
+                                   chunks, scores);
     if (!rc) rc = lsa_trace_rows(p->trace, layer, "index_scores", scores, g->n, chunks);
     lsa_free(scores);
     return rc;
@@ -347,9 +341,9 @@ int lsa_segment_begin(lsa_segment *g)
     LSA_TRY(lsa_blocks_resize(&s->token_ids, g->from)); /* what a failed step left */
     LSA_TRY(lsa_blocks_resize(&s->token_ids, g->end));
     for (int64_t i = 0; i < g->n; i++) {
-        int32_t *id = (int32_t *)(void *)lsa_blocks_write(&s->token_ids, g->from + i);
+        uint8_t *id = lsa_blocks_write(&s->token_ids, g->from + i);
         if (!id) return LSA_ENOMEM;
-        *id = g->tokens[i];
+        memcpy(id, &g->tokens[i], (size_t)s->token_ids.item); /* little-endian */
     }
     return make_chunks(g);
 }

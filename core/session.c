@@ -48,7 +48,6 @@ static int layer_init(lsa_session *s, int64_t layer, int64_t csa)
         if (!rc) rc = compressor_rows(&l->index_kv, &l->index_gate, 2 * c->index_dim, c->csa_rate, piece);
         if (!rc) rc = lsa_rows_new(&l->queries, c->index_heads * c->index_dim, LSA_RECENT, piece);
         if (!rc) rc = lsa_rows_new(&l->query_weights, c->index_heads, LSA_RECENT, piece);
-        lsa_blocks_init(&l->keys, lsa_index_key_bytes(s->kv_format, c->index_dim), LSA_KEY_SHIFT);
         l->hidden = lsa_alloc_zero(c->hidden * (int64_t)sizeof(float));
         l->last_ids = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(int32_t));
         l->last_mass = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(float));
@@ -67,7 +66,8 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_scratch 
     s->scratch = scratch;
     lsa_scratch_retain(scratch);
     s->observed_by_chunk = 1;
-    lsa_blocks_init(&s->token_ids, sizeof(int32_t), LSA_TOKEN_SHIFT);
+    int64_t vocab = model->config.vocab;
+    lsa_blocks_init(&s->token_ids, vocab <= 1 << 8 ? 1 : vocab <= 1 << 16 ? 2 : 4, LSA_TOKEN_SHIFT);
     s->layers = lsa_alloc_zero(model->config.layers * (int64_t)sizeof *s->layers);
     s->logits = lsa_alloc_zero(model->config.vocab * (int64_t)sizeof(float));
     *out = s;
@@ -90,6 +90,7 @@ int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_scratch *scra
     s->compute = compute;
     if (!rc && c->csa_layers)
         rc = lsa_pool_new(&s->pool, c->csa_layers, lsa_kv_record_bytes(kv_format, c->head_dim, c->rope_dim), unit);
+    if (!rc && s->pool) rc = lsa_pool_add_keys(s->pool, lsa_index_key_bytes(kv_format, c->index_dim));
     int64_t csa = 0;
     for (int64_t i = 0; !rc && i < c->layers; i++) {
         rc = layer_init(s, i, csa);
@@ -107,7 +108,6 @@ static void layer_free(lsa_layer_state *l)
 {
     lsa_rows *rows[] = {&l->window, &l->kv, &l->gate, &l->index_kv, &l->index_gate, &l->queries, &l->query_weights};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) lsa_rows_free(rows[i]);
-    lsa_blocks_free(&l->keys);
     lsa_blocks_free(&l->entries);
     lsa_free(l->hidden);
     lsa_free(l->next_hidden);
@@ -154,13 +154,12 @@ static int layer_fork(lsa_session *to, const lsa_session *from, int64_t layer)
     const lsa_rows *old[] = {&l->window, &l->kv, &l->gate, &l->index_kv, &l->index_gate, &l->queries, &l->query_weights};
     int rc = LSA_OK;
     for (size_t i = 0; !rc && i < sizeof rows / sizeof *rows; i++) rc = lsa_rows_copy(rows[i], old[i]);
-    if (!rc) rc = lsa_blocks_fork(&out->keys, &l->keys);
     if (!rc) rc = lsa_blocks_fork(&out->entries, &l->entries);
     if (!rc) rc = copy_block(&out->hidden, l->hidden, c->hidden * (int64_t)sizeof(float));
     out->last_count = l->last_count;
     if (!rc) rc = copy_block(&out->last_ids, l->last_ids, c->index_topk * (int64_t)sizeof(int32_t));
     if (!rc) rc = copy_block(&out->last_mass, l->last_mass, c->index_topk * (int64_t)sizeof(float));
-    if (!rc) rc = copy_block(&out->resident_keys, l->resident_keys, from->resident_room * l->keys.item);
+    if (!rc) rc = copy_block(&out->resident_keys, l->resident_keys, from->resident_room * lsa_pool_key_bytes(from->pool));
     if (!rc) rc = copy_block(&out->used, l->used, from->observed_room * (int64_t)sizeof *l->used);
     if (!rc) rc = copy_block(&out->mass, l->mass, from->observed_room * (int64_t)sizeof *l->mass);
     if (!rc && l->csa >= 0) rc = next_init(out, c);
@@ -243,6 +242,7 @@ int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_
     int64_t finished = 0, piece = lsa_scratch_piece(s->scratch), vocab = s->model->config.vocab;
     if (done) *done = 0;
     int rc = check_tokens(s, tokens, n);
+    if (!rc && s->pool) rc = lsa_pool_load(s->pool);
     if (!rc) rc = observe_by_chunk(s);
     if (rc) return rc;
     int64_t start = lsa_clock_ns();
@@ -280,7 +280,9 @@ void lsa_session_count_step(lsa_session *s, int64_t attention_bytes, int64_t ns)
 int lsa_session_check_step(lsa_session *s, int32_t token)
 {
     int rc = check_tokens(s, &token, 1);
-    return rc || s->tiered ? rc : observe_by_chunk(s);
+    if (rc || s->tiered) return rc;
+    if (s->pool && (rc = lsa_pool_load(s->pool))) return rc;
+    return observe_by_chunk(s);
 }
 
 int lsa_session_decode(lsa_session *s, int32_t token, float *logits)
@@ -312,7 +314,7 @@ int lsa_session_resident_room(lsa_session *s, int64_t n)
     int64_t room = n + BORN_ROOM, old = s->resident_room;
     int rc = grow(&s->residents, old, room, sizeof *s->residents);
     for (int64_t i = 0; !rc && i < s->model->config.layers; i++)
-        if (s->layers[i].csa >= 0) rc = grow(&s->layers[i].resident_keys, old, room, s->layers[i].keys.item);
+        if (s->layers[i].csa >= 0) rc = grow(&s->layers[i].resident_keys, old, room, lsa_pool_key_bytes(s->pool));
     if (!rc) s->resident_room = room;
     return rc;
 }
@@ -346,6 +348,23 @@ int lsa_session_set_tiered(lsa_session *s, int32_t tiered)
     return LSA_OK;
 }
 
+int lsa_session_set_disk(lsa_session *s, const char *directory, const int32_t *targets, int64_t n)
+{
+    int rc = need_chunks(s);
+    int64_t layers = s->model->config.csa_layers;
+    uint8_t *kept = lsa_alloc_zero(layers);
+    if (!rc && !kept) rc = LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < n; i++) {
+        if (targets[i] < 0 || targets[i] >= layers)
+            rc = lsa_fail(LSA_EARG, "session: CSA layer %d; the model has %lld", targets[i], (long long)layers);
+        else
+            kept[targets[i]] = 1;
+    }
+    if (!rc) rc = lsa_pool_set_disk(s->pool, directory, kept);
+    lsa_free(kept);
+    return rc;
+}
+
 /* What set_residents builds aside before it changes anything. */
 typedef struct resident_layer {
     uint8_t *keys;
@@ -353,15 +372,14 @@ typedef struct resident_layer {
     float *mass;
 } resident_layer;
 
-static int build_layer(resident_layer *out, const lsa_layer_state *l, const int32_t *chunks, int64_t n, int64_t room)
+static int build_layer(resident_layer *out, const lsa_pool *pool, int64_t csa, const int32_t *chunks, int64_t n,
+                       int64_t room)
 {
-    out->keys = lsa_alloc(room * l->keys.item);
+    out->keys = lsa_alloc(room * lsa_pool_key_bytes(pool));
     out->used = lsa_alloc_zero(room * (int64_t)sizeof *out->used);
     out->mass = lsa_alloc_zero(room * (int64_t)sizeof *out->mass);
     if (!out->keys || !out->used || !out->mass) return LSA_ENOMEM;
-    for (int64_t i = 0; i < n; i++)
-        memcpy(out->keys + i * l->keys.item, lsa_blocks_at(&l->keys, chunks[i]), (size_t)l->keys.item);
-    return LSA_OK;
+    return lsa_pool_keys_of_cells(pool, csa, chunks, n, out->keys);
 }
 
 static int check_residents(const lsa_session *s, const int32_t *chunks, int64_t n)
@@ -387,7 +405,7 @@ int lsa_session_set_residents(lsa_session *s, const int32_t *chunks, int64_t n)
     int32_t *residents = lsa_alloc(room * (int64_t)sizeof *residents);
     if (!built || !residents) rc = LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < layers; i++)
-        if (s->layers[i].csa >= 0) rc = build_layer(&built[i], &s->layers[i], chunks, n, room);
+        if (s->layers[i].csa >= 0) rc = build_layer(&built[i], s->pool, s->layers[i].csa, chunks, n, room);
     if (!rc) { /* all at once: a step sees one consistent set */
         if (n) memcpy(residents, chunks, (size_t)n * sizeof *chunks);
         int32_t *old = s->residents;

@@ -35,6 +35,11 @@ int lsa_session_prefill(lsa_session *session, const int32_t *tokens, int64_t n, 
 /* One step. logits: [vocab] or NULL. */
 int lsa_session_decode(lsa_session *session, int32_t token, float *logits);
 
+/* The cold tier on disk, in a file in `directory`: see lsa_pool_set_disk. Keys of the n target layers (CSA ordinals) stay
+ * in memory. lsa_pool_spill moves the rest there; prefill and decode among all chunks have it back first. Questions
+ * about layers whose keys are on disk read them there. */
+int lsa_session_set_disk(lsa_session *session, const char *directory, const int32_t *targets, int64_t n);
+
 /* Level 2 sees all chunks (0, the start) or residents only (1). Going tiered starts with no residents. */
 int lsa_session_set_tiered(lsa_session *session, int32_t tiered);
 
@@ -81,7 +86,7 @@ int64_t lsa_session_picks(const lsa_session *session, int64_t csa, int32_t *ids,
 int64_t lsa_session_native_topk(const lsa_session *session, int64_t csa, int32_t *ids);
 
 /* Of the chunks that the native indexer would pick at the last token among all, how many are resident:
- * summed over CSA layers. */
+ * summed over the CSA layers whose keys are in memory. */
 int lsa_session_coverage(const lsa_session *session, int64_t *covered, int64_t *total);
 
 typedef struct lsa_session_counters {
@@ -97,7 +102,7 @@ void lsa_session_count(const lsa_session *session, lsa_session_counters *out);
 
 /* Bytes now held: records without padding. resident: residents (all chunks where untiered). */
 typedef struct lsa_session_bytes {
-    int64_t kv_resident, kv_total, index_keys, hca, window, hot_cells, cold, tokens;
+    int64_t kv_resident, kv_total, index_keys, hca, window, hot_cells, cold, disk, tokens;
 } lsa_session_bytes;
 
 void lsa_session_memory(const lsa_session *session, lsa_session_bytes *out);

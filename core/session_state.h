@@ -13,14 +13,13 @@ typedef struct lsa_rows {
     int64_t first;         /* position of data's first row */
 } lsa_rows;
 
-enum { LSA_RECENT = 64, LSA_KEY_SHIFT = 10, LSA_ENTRY_SHIFT = 6, LSA_TOKEN_SHIFT = 12 };
+enum { LSA_RECENT = 64, LSA_ENTRY_SHIFT = 6, LSA_TOKEN_SHIFT = 12 };
 
 typedef struct lsa_layer_state {
     lsa_rows window;                   /* [., head_dim]: kv after norm and rope */
     lsa_rows kv, gate;                 /* compressor projections of unfinished and previous windows */
     lsa_rows index_kv, index_gate;     /* the same for index keys */
     lsa_rows queries, query_weights;   /* CSA: the last LSA_RECENT tokens' */
-    lsa_blocks keys;                   /* CSA: [chunks] index keys */
     lsa_blocks entries;                /* HCA: [entries] records */
     float *hidden, *next_hidden;       /* CSA: [hidden]; of the step under way */
     int64_t csa;                       /* CSA ordinal, -1 elsewhere */
@@ -40,8 +39,8 @@ struct lsa_session {
     lsa_scratch *scratch;
     int32_t kv_format, compute, tiered;
     int64_t tokens;                    /* committed */
-    lsa_blocks token_ids;
-    lsa_pool *pool;
+    lsa_blocks token_ids;              /* [tokens]: 1, 2 or 4 bytes each, as the vocabulary needs */
+    lsa_pool *pool;                    /* records and index keys of the CSA layers; NULL where there are none */
     lsa_layer_state *layers;
     float *logits;                     /* [vocab] */
     int32_t *residents;                /* ascending chunk ids */
@@ -59,6 +58,10 @@ void lsa_rows_free(lsa_rows *rows);
 /* Room for rows keep_from .. end-1, of which keep_from .. have-1 are kept. */
 int lsa_rows_make_room(lsa_rows *rows, int64_t keep_from, int64_t have, int64_t end);
 float *lsa_rows_at(const lsa_rows *rows, int64_t position);
+
+/* session_query.c: index scores against the first `chunks` keys, which a layer has before its piece is committed. */
+int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, const float *w, int64_t rows,
+                          int64_t heads, int64_t chunks, float *scores);
 
 /* session.c: room for n elements; what is there stays, new counts are zero. */
 int lsa_session_resident_room(lsa_session *s, int64_t n);

@@ -5,7 +5,7 @@ local C, check = lib.C, lib.check
 
 local LAYERS, RECORD = 3, 24
 -- Operations of the random test; `./lsa test --operations 1e7` runs more.
-local OPERATIONS = tonumber(rawget(_G, "LSA_TEST_OPERATIONS")) or 1e6
+local OPERATIONS = (package.loaded["lsa.test"] or {}).operations or 1e6
 
 local function ids(list) return ffi.new("int32_t[?]", math.max(1, #list), list) end
 

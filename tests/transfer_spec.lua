@@ -1,109 +1,200 @@
+-- Transfers in the background: what arrives, what does not, and what a session sees of them.
 local ffi = require "ffi"
-local lsa = require "lsa"
-local raw = require "lsa.ffi"
-local support = require "kernel_support"
-local tensor = require "lsa.tensor"
+local lib = require "lsa.ffi"
+local long = require "long_support"
+local registry = require "lsa.registry"
+local rng = require "lsa.rng"
+local support = require "file_support"
+local C, check = lib.C, lib.check
 
-local C = raw.C
-local on_cuda = support.device == "cuda"
+local RECORD = 16
 
-local function transferred(t, device)
-  local box = ffi.new "lsa_tensor *[1]"
-  raw.check(C.lsa_tensor_transfer(box, t.c, device))
-  return tensor.wrap(box[0])
+local function ids(list) return ffi.new("int32_t[?]", math.max(1, #list), list) end
+
+local function new_pool(chunks, cells, unit, folder)
+  local out = ffi.new "lsa_pool *[1]"
+  check(C.lsa_pool_new(out, 1, RECORD, unit or 1))
+  local pool = ffi.gc(out[0], C.lsa_pool_free)
+  if folder then check(C.lsa_pool_set_disk(pool, folder, nil)) end
+  check(C.lsa_pool_resize(pool, chunks))
+  check(C.lsa_pool_set_cells(pool, cells))
+  for chunk = 0, chunks - 1 do
+    check(C.lsa_pool_write(pool, 0, ids {chunk}, 1, ("%08d........"):format(chunk)))
+  end
+  return pool
 end
 
-describe("a transfer", function()
-  it("within the host is a copy", function()
-    local x = lsa.tensor({{1, 2}, {3, 4}}, "i32")
-    local y = transferred(x, C.LSA_CPU)
-    x:fill(0)
-    assert.same({{1, 2}, {3, 4}}, y:totable())
-  end)
+-- What lies in a chunk's cell, or nil.
+local function in_cell(pool, chunk)
+  local slot = ffi.new "int32_t[1]"
+  C.lsa_pool_slots(pool, ids {chunk}, 1, slot)
+  if slot[0] < 0 then return nil end
+  local r = C.lsa_pool_hot_records(pool, 0, 0)
+  local block, mask = bit.rshift(slot[0], r.block_shift), bit.lshift(1, r.block_shift) - 1
+  return ffi.string(r.blocks[block] + bit.band(slot[0], mask) * r.stride, RECORD)
+end
 
-  it("refuses views with gaps, unknown devices and impossible shapes", function()
-    local box, shape = ffi.new "lsa_tensor *[1]", ffi.new("int64_t[2]", {2, -1})
-    local gaps = lsa.zeros {3, 4}:narrow(1, 0, 2)
-    assert.equal(C.LSA_ESHAPE, C.lsa_tensor_transfer(box, gaps.c, C.LSA_CPU))
-    assert.equal(C.LSA_EARG, C.lsa_tensor_empty_on(box, 7, C.LSA_F32, 1, shape))
-    assert.equal(C.LSA_ESHAPE, C.lsa_tensor_empty_on(box, C.LSA_CUDA, C.LSA_F32, 2, shape))
-    assert.equal(C.LSA_EDTYPE, C.lsa_tensor_empty_on(box, C.LSA_CUDA, 99, 1, shape))
-  end)
+local function counters(pool)
+  local out = ffi.new "lsa_pool_counters"
+  C.lsa_pool_count(pool, out)
+  return out
+end
 
-  if not on_cuda then
-    it("without a device says what is missing, at the caller's line", function()
-      if C.lsa_device_count() > 0 then return end
-      local ok, message = pcall(function() lsa.zeros(3):to "cuda" end)
-      assert.is_false(ok)
-      assert.is_truthy(message:find "transfer_spec.lua:%d+: no device: ")
+describe("a transfer in the background", function()
+  it("takes cells at its start and publishes at its finish", function()
+    support.with_folder(function(folder)
+      for _, disk in ipairs {false, folder} do
+        local pool = new_pool(3000, 6, 1, disk)
+        check(C.lsa_pool_spill(pool))
+        check(C.lsa_pool_fetch(pool, ids {7}, 1))
+        check(C.lsa_pool_start(pool, ids {5, 8, 2999}, 3))
+        assert.equal(1, C.lsa_pool_under_way(pool))
+        assert.equal(2, tonumber(C.lsa_pool_free_cells(pool)))
+        assert.equal(0, C.lsa_pool_has(pool, 5))
+        assert.equal(1, tonumber(C.lsa_pool_present(pool, ffi.new "int32_t[6]")))
+        assert.equal(C.LSA_ESTATE, C.lsa_pool_start(pool, ids {9}, 1))
+        check(C.lsa_pool_fetch(pool, ids {6}, 1)) -- others come and go meanwhile
+        check(C.lsa_pool_evict(pool, ids {7}, 1))
+        check(C.lsa_pool_finish(pool))
+        for _, chunk in ipairs {5, 6, 8, 2999} do assert.equal(("%08d........"):format(chunk), in_cell(pool, chunk)) end
+        assert.equal(2, tonumber(C.lsa_pool_free_cells(pool)))
+        local c = counters(pool)
+        assert.same({5, 5 * RECORD}, {tonumber(c.fetched_chunks), tonumber(c.fetched_bytes)})
+        assert.is_true(c.transfer_ns > 0 and c.stall_ns > 0)
+        check(C.lsa_pool_finish(pool)) -- none is under way
+      end
     end)
-    return
+  end)
+
+  it("does not bring what changes meanwhile, nor what is there by then", function()
+    local pool = new_pool(40, 20, 4)
+    check(C.lsa_pool_start(pool, ids {0, 1, 2, 3, 9}, 5))
+    check(C.lsa_pool_write(pool, 0, ids {5}, 1, ("x"):rep(RECORD)))   -- page 1
+    check(C.lsa_pool_publish(pool, 0, 8, ("y"):rep(RECORD)))         -- page 2
+    check(C.lsa_pool_fetch(pool, ids {3}, 1))
+    check(C.lsa_pool_resize(pool, 38))                                -- page 9
+    check(C.lsa_pool_finish(pool))
+    local has = {}
+    for u = 0, 9 do has[#has + 1] = C.lsa_pool_has(pool, u) end
+    assert.same({1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, has)
+    assert.equal(18, tonumber(C.lsa_pool_free_cells(pool)))
+    assert.equal("00000013........", in_cell(pool, 13))
+  end)
+
+  it("is not the fork's, and does not disturb it", function()
+    local pool = new_pool(40, 8)
+    check(C.lsa_pool_fetch(pool, ids {1}, 1))
+    check(C.lsa_pool_start(pool, ids {2, 3}, 2))
+    local out = ffi.new "lsa_pool *[1]"
+    check(C.lsa_pool_fork(out, pool))
+    local fork = ffi.gc(out[0], C.lsa_pool_free)
+    assert.same({0, 7, 5}, {C.lsa_pool_under_way(fork), tonumber(C.lsa_pool_free_cells(fork)), tonumber(C.lsa_pool_free_cells(pool))})
+    check(C.lsa_pool_fetch(fork, ids {10, 11, 12, 13, 14, 15, 16}, 7))
+    check(C.lsa_pool_finish(pool))
+    assert.equal("00000002........", in_cell(pool, 2))
+    assert.equal("00000003........", in_cell(pool, 3))
+    assert.equal("00000010........", in_cell(fork, 10))
+    assert.equal(0, C.lsa_pool_has(fork, 2))
+  end)
+
+  it("that fails says why at its finish, and leaves the cells free", function()
+    support.with_folder(function(folder)
+      local pool = new_pool(2048, 4, 1, folder)
+      check(C.lsa_pool_spill(pool))
+      check(C.lsa_pool_fetch(pool, ids {0}, 1))
+      C.lsa_io_fail_after(0)
+      check(C.lsa_pool_start(pool, ids {1, 2}, 2))
+      local rc = C.lsa_pool_finish(pool)
+      C.lsa_io_fail_after(-1)
+      assert.equal(C.LSA_EIO, rc)
+      assert.matches("cannot be read: Input/output error", ffi.string(C.lsa_error()))
+      assert.same({3, 0, 1}, {tonumber(C.lsa_pool_free_cells(pool)), C.lsa_pool_has(pool, 1), C.lsa_pool_has(pool, 0)})
+      check(C.lsa_pool_start(pool, ids {1, 2}, 2))
+      check(C.lsa_pool_finish(pool))
+      assert.equal(1, C.lsa_pool_has(pool, 2))
+    end)
+  end)
+
+  it("ends with its pool", function()
+    for _ = 1, 50 do
+      local pool = new_pool(64, 32)
+      check(C.lsa_pool_start(pool, ids {1, 2, 3, 5, 8, 13, 21}, 7))
+      C.lsa_pool_free(ffi.gc(pool, nil))
+    end
+  end)
+end)
+
+describe("an asynchronous session", function()
+  local N = 9000
+
+  -- Runs f with the registry's warnings collected.
+  local function quiet(f)
+    local said, warn = {}, registry.warn
+    registry.warn = function(text) said[#said + 1] = text end
+    local ok, e = pcall(f, said)
+    registry.warn = warn
+    assert(ok, e)
   end
 
-  it("takes every dtype to the device and back", function()
-    for _, dtype in ipairs {"f32", "bf16", "f16", "f8_e4m3", "i8", "u8", "i32", "i64"} do
-      local x = lsa.tensor({{1, 2, 3}, {4, 5, 6}}, dtype)
-      local y = x:to "cuda"
-      assert.equal("cuda", y:device())
-      assert.same({2, 3}, y:shape())
-      assert.same(x:totable(), y:to "cpu":totable())
-      assert.same(x:totable(), y:totable())
-    end
-    assert.same({0, 3}, lsa.zeros {0, 3}:to "cuda":to "cpu":shape())
+  local function run(s, n, m)
+    local random = rng.new(4)
+    s:prefill(long.tokens(s.model, n, random))
+    local out = {}
+    for i = 1, m do out[i] = long.bytes(s:decode(random(64))) end
+    return out
+  end
+
+  it("decodes the same bits from disk as in memory, with transfers under way or not", function()
+    long.with_model("flash", function(model, folder)
+      for _, case in ipairs {{}, {hot = 700, evict = "sieve"}, {hot = 1200}, {granularity = "page", page = 16}} do
+        local function session(cold)
+          local opt = {select = {"random"}, budget = 0.2, every = 8, async = true, cold = cold}
+          for name, value in pairs(case) do opt[name] = value end
+          return model:session(opt)
+        end
+        local a, b = session("disk:" .. folder), session "ram"
+        local x, y = run(a, N, 60), run(b, N, 60)
+        for i = 1, 60 do assert.is_true(x[i] == y[i], "step " .. i) end
+        local p, q = a:stats(), b:stats()
+        assert.same({q.fetched_chunks, q.evicted_chunks, q.hits}, {p.fetched_chunks, p.evicted_chunks, p.hits})
+        assert.is_true(p.transfer_ms > 0 and p.transfer_stall_ms > 0)
+      end
+    end)
   end)
 
-  it("keeps views, elements and conversions working on the device", function()
-    local x = lsa.tensor {{1, 2, 3}, {4, 5, 6}}:to "cuda"
-    assert.equal(6, x:get(1, 2))
-    x:set(1, 2, 60)
-    assert.same({4, 5, 60}, x:row(1):totable())
-    local gaps = x:narrow(1, 1, 2)
-    assert.same({{2, 3}, {5, 60}}, gaps:totable())
-    assert.same({{2, 3}, {5, 60}}, gaps:contiguous():totable())
-    assert.equal("cuda", gaps:contiguous():device())
-    assert.same({{1, 2, 3}, {4, 5, 60}}, x:to "bf16":totable())
-    assert.equal("cuda", x:to "bf16":device())
-    x:row(0):copy(lsa.tensor {7, 8, 9})
-    assert.same({{7, 8, 9}, {4, 5, 60}}, x:copy():totable())
-    assert.same({{2, 2, 2}, {2, 2, 2}}, x:fill(2):totable())
-    assert.is_truthy(tostring(x):find("tensor f32 [2, 3] cuda  min 2", 1, true))
+  it("brings a set while decode runs, so that applying it fetches nothing more", function()
+    long.with_model("csa", function(model)
+      local s = model:session{tail = 0, budget = 100, every = 8, async = true, select = function(cycle)
+        local out = {}
+        for i = 1, 50 do out[i] = (cycle.number * 101 + i * 7) % 2000 end
+        return out
+      end}
+      run(s, N, 9) -- cycle 1 starts to bring its set; it applies that of cycle 0, which was applied at once
+      local rows = s:cycles()
+      assert.equal(1, C.lsa_pool_under_way(s.pool))
+      assert.same({50, 0, 0, 50}, {rows[1].fetched_chunks, rows[1].hits, rows[2].fetched_chunks, rows[2].hits - 2})
+      for _ = 1, 8 do s:decode(1) end -- cycle 2 applies what cycle 1 chose, and two chunks that were born since
+      assert.same({50, 2}, {rows[3].fetched_chunks, rows[3].hits})
+      assert.equal(52, rows[3].resident)
+    end)
   end)
 
-  it("brings what is computed with to the host", function()
-    local x = lsa.tensor {1, 2, 3, 4}:to "cuda"
-    assert.same({2, 3, 4, 5}, x:add(1):totable())
-    assert.equal(10, x:sum())
-    assert.same({2, 3}, x:topk(2):ids():totable())
-  end)
-
-  it("lets kernels run where their tensors are", function()
-    local heads, dim, n = 4, 64, 10
-    local q, w, keys = lsa.zeros {1, heads, dim}, lsa.zeros {1, heads}, lsa.zeros {n, dim}
-    for i, t in ipairs {q, w, keys} do ffi.copy(t:pointer(), support.normals(t:count(), i), t:bytes()) end
-    local packed = lsa.kernels.index_encode(keys, "bf16")
-    local want = lsa.kernels.index_score(q, w, packed, "bf16", "bf16")
-    local got = lsa.kernels.index_score(q:to "cuda", w:to "cuda", packed:to "cuda", "bf16", "bf16")
-    assert.equal("cuda", got:device())
-    got = got:to "cpu"
-    assert.is_true(support.max_error(got:pointer(), want:pointer(), n, 1) <= 1e-3)
-    local ok, message = pcall(lsa.kernels.index_score, q:to "cuda", w, packed, "bf16")
-    assert.is_false(ok)
-    assert.is_truthy(message:find("index_score: w is on cpu, q on cuda", 1, true))
-  end)
-
-  it("gives device memory back with the last view", function()
-    local function free()
-      collectgarbage()
-      collectgarbage()
-      local bytes = ffi.new "int64_t[1]"
-      raw.check(C.lsa_device_describe(0, nil, 0, bytes, nil))
-      return tonumber(bytes[0])
-    end
-    local before = free()
-    for _ = 1, 5 do
-      local x = lsa.zeros(2 ^ 26):to "cuda"
-      assert.equal(0, x:narrow(0, 5, 1):item())
-    end
-    assert.is_true(free() >= before - 2 ^ 26)
+  it("keeps the previous set when a background read fails, says so at the next cycle, and goes on", function()
+    long.with_model("csa", function(model, folder)
+      quiet(function(said)
+        local s = model:session{tail = 0, budget = 100, every = 4, async = true, cold = "disk:" .. folder,
+          select = function(cycle) return {cycle.number == 2 and 1500 or cycle.number * 10, 500} end}
+        run(s, N, 5)
+        assert.same({0, 500, 2250}, s:resident():ids():totable())
+        long.damage(folder, 1024 * 64, 65536) -- chunks 1024 to 2047
+        for _ = 1, 4 do s:decode(1) end -- cycle 2 applies {10, 500} and starts to fetch {1500, 500}
+        assert.same({10, 500, 2251}, s:resident():ids():totable())
+        for _ = 1, 4 do s:decode(1) end
+        assert.matches("chunk 1500 is damaged: its checksum differs; the previous set stays in force", said[1])
+        assert.same({10, 500, 2251, 2252}, s:resident():ids():totable())
+        for _ = 1, 4 do s:decode(1) end
+        assert.same({30, 500, 2253}, s:resident():ids():totable())
+      end)
+    end)
   end)
 end)

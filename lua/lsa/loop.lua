@@ -11,6 +11,7 @@ local lib = require "lsa.ffi"
 local cycles = require "lsa.cycle"
 local evictions = require "lsa.evictions"
 local options = require "lsa.options"
+local owned = require "lsa.owned"
 local registry = require "lsa.registry"
 local rng = require "lsa.rng"
 local set = require "lsa.set"
@@ -21,6 +22,9 @@ local Loop = {}
 Loop.__index = Loop
 
 local M = {}
+
+-- Bytes of dead tensors that a cycle may leave behind where the cold tier is on disk to save memory.
+local GARBAGE = 2 ^ 22
 
 -- What of a session's options the loop reads; a fork may change these (lsa.replay may, too).
 M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
@@ -176,6 +180,7 @@ end
 -- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
 -- always resident. A pool too small for that and for what will be born loses its oldest chunks.
 local function fall_back(self, source, cycle)
+  pcall(self.tier.spill, self.tier) -- a full disk leaves everything in memory
   local wanted = self.appended and cycle.resident:union(cycle.keep) or cycle.resident
   local most = self.tier.fixed and self.tier.fixed * self.unit - self:born_room(self.tau)
   if most and wanted:count() > most then
@@ -206,8 +211,17 @@ local function compare(row, before)
   row.jaccard = either > 0 and row.kept / either or 1
 end
 
+-- Asynchronous mode: the set that serves from the next cycle on is fetched while decode computes. What is in force stays; what
+-- does not fit beside it is fetched when it is applied, and so is everything where the transfer cannot start.
+local function fetch_ahead(self, chosen, in_force)
+  local units = self.unit == 1 and chosen or chosen:pages(self.unit)
+  local kept = self.unit == 1 and in_force or in_force:pages(self.unit)
+  pcall(self.tier.start, self.tier, units, spare_cells(self, self.tau), kept)
+end
+
 -- What of a cycle can fail: select, schedule, fetch. Fills the row.
 local function turn(self, source, cycle, row)
+  local arrived, problem = pcall(self.tier.finish, self.tier)
   local started = seconds()
   local chosen = selection(self, cycle)
   cycle.selected = chosen
@@ -221,11 +235,20 @@ local function turn(self, source, cycle, row)
     self.pending = chosen
   end
   row.selected = chosen:count()
+  if not arrived then error(problem, 0) end
+  self.tier:spill()
   local in_force
   in_force, row.hits = make_resident(self, source, apply, self.tau)
   row.resident = in_force:count()
   row.kept = in_force:intersect_count(cycle.resident)
+  if self.opt.async then fetch_ahead(self, chosen, in_force) end
   if row.number > 0 then compare(row, cycle.resident:count()) end
+end
+
+-- Whoever has the cold tier on disk wants the memory: what a cycle took goes back to the system.
+local function save_memory()
+  owned.collect(GARBAGE)
+  C.lsa_memory_give_back()
 end
 
 -- Runs the cycle that is due.
@@ -248,6 +271,8 @@ function Loop:cycle(source)
     row[name] = tonumber(after[name] - before[name])
   end
   row.transfer_ms = tonumber(after.transfer_ns - before.transfer_ns) / 1e6
+  row.transfer_stall_ms = tonumber(after.stall_ns - before.stall_ns) / 1e6
+  if self.tier:spilled() then save_memory() end
   row.stall_ms = ms(started)
   self.rows[#self.rows + 1] = row
 end

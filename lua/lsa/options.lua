@@ -52,4 +52,13 @@ function M.bytes(value, what, level)
     (level or 1) + 1)
 end
 
+-- The directory of cold = "disk:DIR", or nil for "ram".
+function M.cold(value, what, level)
+  if value == "ram" then return nil end
+  local directory = type(value) == "string" and value:match "^disk:(.+)$"
+  if directory then return directory end
+  error(('%s is %s; it can be "ram" or "disk:DIR"'):format(what, type(value) == "string" and '"' .. value .. '"' or
+    tostring(value)), (level or 1) + 1)
+end
+
 return M

@@ -5,11 +5,18 @@
 local LEAST, MOST, TIMES = 2 ^ 26, 2 ^ 28, 16
 local made, limit = 0, LEAST
 
-local function owned(bytes)
-  made = made + bytes
-  if made < limit then return end
+local M = {}
+
+-- Collects when that many bytes were made since the last time.
+function M.collect(bytes)
+  if made < bytes then return end
   collectgarbage()
   made, limit = 0, math.min(MOST, math.max(LEAST, TIMES * 1024 * collectgarbage "count"))
 end
 
-return owned
+return setmetatable(M, {
+  __call = function(_, bytes)
+    made = made + bytes
+    if made >= limit then M.collect(limit) end
+  end,
+})

@@ -4,7 +4,9 @@
 --   pool:write(layer, ids, bytes)       bytes: u8 tensor [#ids, record]
 --   pool:read(layer, ids) -> u8 tensor  from the hot tier where the chunk is there
 --   pool:fetch(set)                     makes the chunks of the set present; the eviction policy says who leaves for them
+--   pool:start(set, kept) pool:finish()     the same in the background
 --   pool:evict(set)                     lets the chunks of the set go
+--   pool:spill() pool:load()            cold = "disk:DIR": what is written stays in memory until the first fetch, or spill
 --   pool:resident() -> set   pool:stats() -> table   pool:fork()   pool:close()
 --
 -- hot: bytes ("64 MiB") or chunks; without it, as many cells as the largest set fetched needs.
@@ -33,10 +35,11 @@ function M.new(opt)
   opt = options.check(opt, defaults, "lsa.pool", 2)
   if not opt.record then error("lsa.pool: record is missing; it is the bytes of one layer's record", 2) end
   for _, name in ipairs {"layers", "record", "chunks"} do options.whole(opt[name], 0, "lsa.pool: " .. name, 2) end
-  options.one_of(opt.cold, {"ram"}, "lsa.pool: cold", 2)
+  local directory = options.cold(opt.cold, "lsa.pool: cold", 2)
   local out = ffi.new "lsa_pool *[1]"
   lib.check(C.lsa_pool_new(out, opt.layers, opt.record, 1), 2)
   local self = setmetatable({c = wrap(out), opt = opt}, Pool)
+  if directory then lib.check(C.lsa_pool_set_disk(self.c, directory, nil), 2) end
   lib.check(C.lsa_pool_resize(self.c, opt.chunks), 2)
   local cells
   if opt.hot then
@@ -95,9 +98,45 @@ function Pool:fetch(ids)
   open(self)
   local wanted = as_set(self, ids)
   self.tier:refresh()
-  local ok, hits = pcall(self.tier.apply, self.tier, wanted, 0)
+  local ok, hits = pcall(function()
+    self.tier:spill()
+    return self.tier:apply(wanted, 0)
+  end)
   if not ok then error(hits, 2) end
   return hits
+end
+
+-- With cold = "disk:DIR": whole segments of 1,024 chunks go to the file, from memory. Every fetch does this first.
+function Pool:spill()
+  open(self)
+  lib.check(C.lsa_pool_spill(self.c), 2)
+  return self
+end
+
+-- Everything is in memory again.
+function Pool:load()
+  open(self)
+  lib.check(C.lsa_pool_load(self.c), 2)
+  return self
+end
+
+-- The same in two parts: start fetches on a thread of its own what of the set fits, letting go only of chunks that
+-- are not in `kept`; finish waits for it. Until then it is absent.
+function Pool:start(ids, kept)
+  open(self)
+  local ok, problem = pcall(function()
+    self.tier:spill()
+    self.tier:start(as_set(self, ids), 0, as_set(self, kept or {}))
+  end)
+  if not ok then error(problem, 2) end
+  return self
+end
+
+function Pool:finish()
+  open(self)
+  local ok, problem = pcall(self.tier.finish, self.tier)
+  if not ok then error(problem, 2) end
+  return self
 end
 
 function Pool:evict(ids)
@@ -121,6 +160,7 @@ end
 function Pool:fork()
   open(self)
   local out = ffi.new "lsa_pool *[1]"
+  C.lsa_pool_write_back(self.c) -- once, for all forks; where it fails, each spills for itself
   lib.check(C.lsa_pool_fork(out, self.c), 2)
   local fork = setmetatable({c = wrap(out), opt = self.opt}, Pool)
   fork.tier = self.tier:fork(fork.c, fork, nil, self.tier.fixed, 2)
@@ -143,9 +183,9 @@ function Pool:stats()
   local resident = cells - tonumber(C.lsa_pool_free_cells(self.c))
   return setmetatable({chunks = tonumber(C.lsa_pool_chunks(self.c)), chunk_bytes = chunk, cells = cells, resident = resident,
     resident_bytes = resident * chunk, hot_bytes = tonumber(C.lsa_pool_hot_bytes(self.c)),
-    cold_bytes = tonumber(C.lsa_pool_cold_bytes(self.c)), fetched_chunks = tonumber(moved.fetched_chunks),
+    cold_bytes = tonumber(C.lsa_pool_cold_bytes(self.c)), disk_bytes = tonumber(C.lsa_pool_disk_bytes(self.c)), fetched_chunks = tonumber(moved.fetched_chunks),
     fetched_bytes = tonumber(moved.fetched_bytes), evicted_chunks = tonumber(moved.evicted_chunks),
-    transfer_ms = tonumber(moved.transfer_ns) / 1e6}, Stats)
+    transfer_ms = tonumber(moved.transfer_ns) / 1e6, stall_ms = tonumber(moved.stall_ns) / 1e6}, Stats)
 end
 
 function Pool:close()

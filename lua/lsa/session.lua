@@ -28,7 +28,7 @@ Session.__index = Session
 local M = {}
 
 -- What api names; false: no default. The loop's options are lua/lsa/loop.lua's.
-local defaults = {indexer = false, ensemble = false, kv = "fp8"}
+local defaults = {indexer = false, ensemble = false, kv = "fp8", cold = "ram"}
 for name, value in pairs(loops.options) do defaults[name] = value end
 
 -- What a fork may change; changing one makes a cycle due.
@@ -47,6 +47,7 @@ end
 
 local function check_options(opt, level)
   options.one_of(opt.kv, {"f32", "bf16", "fp8"}, "session: kv", level + 1)
+  options.cold(opt.cold, "session: cold", level + 1)
   if opt.ensemble then options.one_of(opt.ensemble, {"max", "mean"}, "session: ensemble", level + 1) end
   loops.check_options(opt, level + 1)
 end
@@ -62,6 +63,14 @@ local function open_indexer(self, opt, level)
   if not from then from = exists(beside) and beside or "native" end
   if type(from) == "table" then return from end
   return require("lsa.indexer").new({model = self.model, from = from, ensemble = opt.ensemble or "max"}, level + 1)
+end
+
+-- Only the Memory Indexer's target layers are asked for all their keys at every cycle, so theirs stay in memory.
+local function open_disk(self, opt, level)
+  local directory = options.cold(opt.cold)
+  if not directory then return end
+  local targets = self.indexer.layers
+  lib.check(C.lsa_session_set_disk(self.c, directory, ffi.new("int32_t[?]", math.max(1, #targets), targets), #targets), level)
 end
 
 local function wrap(out)
@@ -85,6 +94,7 @@ function M.new(model, opt, level)
   self.pool = C.lsa_session_pool(self.c)
   if self.csa_layers > 0 then
     self.indexer = open_indexer(self, opt, level)
+    open_disk(self, opt, level)
     self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self), level), level)
   end
   self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier, level)
@@ -327,6 +337,7 @@ function Session:fork(opt)
   local fork = setmetatable({}, Session)
   for name, value in pairs(self) do fork[name] = value end
   local out = ffi.new "lsa_session *[1]"
+  if self.pool ~= nil then C.lsa_pool_write_back(self.pool) end -- once, for all forks; where it fails, each spills for itself
   lib.check(C.lsa_session_fork(out, self.c), 2)
   fork.c, fork.opt = wrap(out), merged
   fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
@@ -410,8 +421,10 @@ function Session:stats()
     resident_pct = steps > 0 and 100 * count.resident_share / steps or 100 * tonumber(bytes.kv_resident) / math.max(1, tonumber(bytes.kv_total)),
     kv_bytes = tonumber(bytes.kv_total), index_key_bytes = tonumber(bytes.index_keys), hca_bytes = tonumber(bytes.hca),
     window_bytes = tonumber(bytes.window), hot_bytes = tonumber(bytes.hot_cells), cold_bytes = tonumber(bytes.cold),
+    disk_bytes = tonumber(bytes.disk),
     fetched_chunks = tonumber(moved.fetched_chunks), fetched_bytes = tonumber(moved.fetched_bytes),
     evicted_chunks = tonumber(moved.evicted_chunks), transfer_ms = tonumber(moved.transfer_ns) / 1e6,
+    transfer_stall_ms = tonumber(moved.stall_ns) / 1e6,
     decode_ms = tonumber(count.decode_ns) / 1e6, prefill_ms = tonumber(count.prefill_ns) / 1e6,
   }
   values.flops = flops_of(self, count)

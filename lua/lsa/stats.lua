@@ -25,11 +25,11 @@ function Stats:__tostring()
     ("%s: %d tokens, %d chunks, %d steps in %d cycles"):format(self.policy, self.tokens, self.chunks, self.steps, self.cycles),
     ("  KV resident   %s of %s (%.2f %% mean over steps)"):format(b(self.resident_bytes), b(self.kv_bytes), self.resident_pct),
     ("  apart         index keys %s, HCA %s, window %s"):format(b(self.index_key_bytes), b(self.hca_bytes), b(self.window_bytes)),
-    ("  tiers         hot %s, cold %s"):format(b(self.hot_bytes), b(self.cold_bytes)),
+    ("  tiers         hot %s, cold %s in memory, %s on disk"):format(b(self.hot_bytes), b(self.cold_bytes), b(self.disk_bytes)),
     ("  fetched       %d chunks, %s; hits %d, evicted %d"):format(self.fetched_chunks, b(self.fetched_bytes), self.hits,
       self.evicted_chunks),
-    ("  time          prefill %.1f ms, decode %.3f ms/token, cycles %.2f ms, of which policy %.2f, transfer %.2f"):format(
-      self.prefill_ms, self.ms_per_token, self.stall_ms, self.policy_ms, self.transfer_ms),
+    ("  time          prefill %.1f ms, decode %.3f ms/token, cycles %.2f ms, of which policy %.2f, transfer %.2f of %.2f"):format(
+      self.prefill_ms, self.ms_per_token, self.stall_ms, self.policy_ms, self.transfer_stall_ms, self.transfer_ms),
   }
   if self.coverage then
     lines[#lines + 1] = ("  coverage      %.1f %% of the native top-k resident (sampled at cycles)"):format(100 * self.coverage)

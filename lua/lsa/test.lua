@@ -7,14 +7,14 @@ local M = {}
 
 ffi.cdef "extern char lsa_activity[256];"
 
--- Takes `--device NAME` out of the arguments.
-local function take_device(arguments)
-  for i, value in ipairs(arguments) do
-    local device = value:match "^%-%-device=(.*)$"
-    if device or value == "--device" then
-      device = device or table.remove(arguments, i + 1)
+-- Takes `--NAME VALUE` out of the arguments.
+local function take(arguments, name)
+  for i, argument in ipairs(arguments) do
+    local value = argument:match("^%-%-" .. name .. "=(.*)$")
+    if value or argument == "--" .. name then
+      value = value or table.remove(arguments, i + 1)
       table.remove(arguments, i)
-      return device or ""
+      return value or ""
     end
   end
 end
@@ -56,7 +56,12 @@ local function make_handler(options)
 end
 
 function M.main(arguments)
-  local device = take_device(arguments)
+  local device, operations = take(arguments, "device"), take(arguments, "operations")
+  if operations and not (tonumber(operations) and tonumber(operations) >= 1) then
+    io.stderr:write "lsa test: --operations wants a number\n"
+    return 2
+  end
+  M.operations = tonumber(operations) -- of tests that run random ones; nil: as many as each finds enough
   if device and device ~= "cpu" and device ~= "cuda" then
     io.stderr:write("lsa: --device is cpu or cuda\n")
     return 2

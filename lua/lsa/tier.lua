@@ -13,6 +13,11 @@ Tier.__index = Tier
 
 local M = {}
 
+-- What the C library says, without a line: whoever calls knows whose it is.
+local function check(rc)
+  if rc < 0 then error(ffi.string(C.lsa_error()), 0) end
+end
+
 -- On a C pool (kept alive by `owner`). evict: an eviction policy. cells: the fixed number of cells, or nil: as many as
 -- the largest set needs, and no reserve.
 function M.new(c, owner, evict, cells, level)
@@ -55,6 +60,17 @@ function Tier:rebuild()
   for id in self.known:each() do self.policy:insert(id) end
 end
 
+-- Has the eviction policy name one of the units of `allowed`, which leaves it.
+local function choose_victim(self, allowed, incoming)
+  local victim = self.policy:victim(allowed, incoming)
+  if type(victim) ~= "number" or not allowed:has(victim) then
+    error(("eviction policy %s: victim %s is not one of the %d units that may leave"):format(self.entry.name,
+      tostring(victim), allowed:count()), 0)
+  end
+  allowed:remove(victim)
+  return victim
+end
+
 -- Decides, without moving anything: loads (ascending ids, n) and leavers to make `wanted` present with `spare`
 -- cells left free. The eviction policy sees the accesses in ascending order.
 function Tier:plan(wanted, spare, present)
@@ -65,25 +81,22 @@ function Tier:plan(wanted, spare, present)
   if not self.fixed then
     for id in present:minus(wanted):each() do left = left + 1; leavers[left] = id end
     for id in wanted:minus(present):each() do loads[n] = id; n = n + 1 end
-    return {loads = loads, n = n, leavers = leavers, left = left, hits = wanted:count() - n, cells = wanted:count() + spare}
+    hits = wanted:count() - n - (self.arrived and self.arrived:intersect_count(wanted) or 0)
+    return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = wanted:count() + spare}
   end
   local free = tonumber(C.lsa_pool_free_cells(self.c)) - spare
   local allowed = present:minus(wanted)
   local function make_room(incoming)
-    local victim = policy:victim(allowed, incoming)
-    if type(victim) ~= "number" or not allowed:has(victim) then
-      error(("eviction policy %s: victim %s is not one of the %d units that may leave"):format(self.entry.name,
-        tostring(victim), allowed:count()), 0)
-    end
-    allowed:remove(victim)
     left = left + 1
-    leavers[left] = victim
+    leavers[left] = choose_victim(self, allowed, incoming)
     free = free + 1
   end
   for id in wanted:each() do
     if present:has(id) then
-      hits = hits + 1
-      policy:hit(id)
+      if not (self.arrived and self.arrived:has(id)) then -- what has arrived is a load, which the policy was told of
+        hits = hits + 1
+        policy:hit(id)
+      end
     else
       while free < 1 do make_room(id) end
       free = free - 1
@@ -96,9 +109,20 @@ function Tier:plan(wanted, spare, present)
   return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = self.fixed}
 end
 
+-- The cold tier goes to its file, where it has one; what the file has already is not written again.
+function Tier:spill()
+  check(C.lsa_pool_spill(self.c))
+end
+
+function Tier:spilled()
+  return C.lsa_pool_spilled(self.c) == 1
+end
+
 -- Makes `wanted` (a set of units) present. Errors, before anything moves, when it does not fit; when the eviction policy
--- fails, its object is made anew from what is present. Returns the number of hits.
+-- fails, its object is made anew from what is present. Returns the number of hits: what was present, and did not come by a
+-- transfer that has just been finished.
 function Tier:apply(wanted, spare)
+  self:finish()
   local present = self:present()
   if self.fixed then self:tell_new(present) end
   if self.fixed and wanted:count() + spare > self.fixed then
@@ -112,15 +136,62 @@ function Tier:apply(wanted, spare)
     error(plan, 0)
   end
   local leavers = ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers)
-  lib.check(C.lsa_pool_evict(self.c, leavers, plan.left))
-  if plan.cells > self:cells() then lib.check(C.lsa_pool_set_cells(self.c, plan.cells)) end
+  check(C.lsa_pool_evict(self.c, leavers, plan.left))
+  if plan.cells > self:cells() then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
   local rc = C.lsa_pool_fetch(self.c, plan.loads, plan.n)
   if rc < 0 then
     if self.fixed then self:rebuild() end
-    lib.check(rc)
+    check(rc)
   end
-  self.known = self:present()
+  self.known, self.arrived = self:present(), nil
   return plan.hits
+end
+
+-- Decides what a transfer in the background can bring of `wanted`, with `spare` cells left free and nobody of `kept`
+-- leaving: loads (ascending ids, n) and leavers.
+local function plan_ahead(self, wanted, spare, kept, present)
+  local free = tonumber(C.lsa_pool_free_cells(self.c)) - spare
+  local missing = wanted:minus(present)
+  local loads, n, leavers, left = ffi.new("int32_t[?]", math.max(1, missing:count())), 0, {}, 0
+  local allowed = self.fixed and present:minus(wanted):minus(kept)
+  local may_leave = allowed and allowed:count() or 0
+  for id in missing:each() do
+    if self.fixed and n >= free then
+      if left == may_leave then break end
+      left = left + 1
+      leavers[left] = choose_victim(self, allowed, id)
+      free = free + 1
+    end
+    loads[n] = id
+    n = n + 1
+  end
+  return {loads = loads, n = n, leavers = leavers, left = left, cells = self:cells() + math.max(0, n - free)}
+end
+
+-- Starts to bring what of `wanted` fits beside `kept`; Tier:finish has it. Where the number of cells is not fixed, all fits.
+function Tier:start(wanted, spare, kept)
+  self:finish()
+  local present = self:present()
+  if self.fixed then self:tell_new(present) end
+  local ok, plan = xpcall(plan_ahead, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
+    kept, present)
+  if not ok then
+    self:rebuild()
+    error(plan, 0)
+  end
+  check(C.lsa_pool_evict(self.c, ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers), plan.left))
+  self.known = self:present()
+  if plan.cells > self:cells() then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
+  check(C.lsa_pool_start(self.c, plan.loads, plan.n))
+end
+
+-- Waits for the transfer under way; what it brought is present from here on. Raises what went wrong with it, once.
+function Tier:finish()
+  if C.lsa_pool_under_way(self.c) == 0 then return end
+  local before = self:present()
+  local rc = C.lsa_pool_finish(self.c)
+  self.arrived = self:present():minus(before)
+  check(rc)
 end
 
 -- Units that got a cell by being born, or through lsa.pool's own calls, are told to the eviction policy.
@@ -135,7 +206,7 @@ function Tier:drop(units)
     if C.lsa_pool_has(self.c, id) == 1 then self.policy:remove(id) end
   end
   local ids = units:ids()
-  lib.check(C.lsa_pool_evict(self.c, ffi.cast("const int32_t *", ids.c.data), units:count()))
+  check(C.lsa_pool_evict(self.c, ffi.cast("const int32_t *", ids.c.data), units:count()))
   self.known = self:present()
 end
 

@@ -1,0 +1,45 @@
+/* Private: what a pool is made of, shared by pool.c (its life, its table), pool_records.c (what is written and read) and
+ * pool_transfer.c (what moves from the cold tier to the hot one). */
+#ifndef LSA_POOL_STATE_H
+#define LSA_POOL_STATE_H
+#include "core/cold.h"
+#include "core/pool.h"
+
+enum {
+    LSA_ABSENT = -1,       /* no cell; no unit */
+    LSA_AWAITED = -2,      /* a cell whose unit is on its way into it */
+    LSA_RECORDS = 0        /* the cold tier's planes: records of all layers, then the keys of each layer */
+};
+
+typedef struct lsa_transfer lsa_transfer;
+
+struct lsa_pool {
+    int64_t layers, record, unit, key;
+    lsa_cold cold;             /* [chunks] */
+    lsa_blocks hot;            /* [cells * unit] */
+    lsa_blocks hot_keys;       /* [cells * unit]: keys of the layers whose keys can be on disk */
+    int32_t *cell_of;          /* [units]: cell, or LSA_ABSENT */
+    int64_t units_room;
+    int32_t *unit_in;          /* [cells]: unit, LSA_ABSENT or LSA_AWAITED */
+    int32_t *free_cells;       /* stack of free_count cells */
+    int64_t cells, free_count;
+    lsa_transfer *transfer;    /* under way in the background, or NULL */
+    lsa_pool_counters counters;
+};
+
+/* pool.c */
+int lsa_pool_check_chunk(const lsa_pool *p, int64_t chunk);
+int lsa_pool_check_unit(const lsa_pool *p, int64_t unit);
+int64_t lsa_pool_slot(const lsa_pool *p, int64_t chunk);
+void lsa_pool_release_cell(lsa_pool *p, int64_t unit);
+
+/* A slot of the arena to write to: its record and, where cells have keys, its keys (else NULL). */
+int lsa_pool_open_slot(lsa_pool *p, int64_t slot, uint8_t **record, uint8_t **keys);
+
+/* pool_transfer.c, about a transfer under way, if there is one. Units first .. end-1 change, so their copies that are on
+ * the way will not arrive. To settle: waits for the bytes, without publishing them. To free: waits, and forgets it. */
+void lsa_transfer_spoil(lsa_pool *p, int64_t first, int64_t end);
+void lsa_transfer_settle(const lsa_pool *p);
+void lsa_transfer_free(lsa_pool *p);
+
+#endif

@@ -1,0 +1,272 @@
+/* Owns transfers: units of the cold tier into cells, at once or on a thread of their own. In the background the source is
+ * a fork of the cold tier, and the cells' memory is this pool's alone, so that nothing that happens meanwhile is met. */
+#define _POSIX_C_SOURCE 200809L
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/memory.h"
+#include "core/pool_state.h"
+
+enum { COPY_BYTES_NS = 8 /* of one thread, about: what is worth a second one */ };
+
+/* Chunks on their way into cells: which, and where each one goes. */
+typedef struct filling {
+    int64_t count;
+    int32_t *chunks;
+    uint8_t **records, **keys;
+    int64_t record_bytes, planes;
+    const lsa_cold_plane *plane;
+} filling;
+
+static void filling_free(filling *f)
+{
+    lsa_free(f->chunks);
+    lsa_free(f->records);
+    lsa_free(f->keys);
+}
+
+/* The chunks of n units, and the memory of n cells for them. */
+static int filling_open(filling *f, lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+{
+    int64_t most = n * p->unit;
+    memset(f, 0, sizeof *f);
+    f->record_bytes = p->cold.plane[LSA_RECORDS].bytes;
+    f->planes = p->cold.planes;
+    f->plane = p->cold.plane;
+    f->chunks = lsa_alloc(most * (int64_t)sizeof *f->chunks);
+    f->records = lsa_alloc(most * (int64_t)sizeof *f->records);
+    f->keys = lsa_alloc(most * (int64_t)sizeof *f->keys);
+    int rc = f->chunks && f->records && f->keys ? LSA_OK : LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < n; i++)
+        for (int64_t j = 0; !rc && j < p->unit && units[i] * p->unit + j < p->cold.count; j++, f->count++) {
+            f->chunks[f->count] = (int32_t)(units[i] * p->unit + j);
+            rc = lsa_pool_open_slot(p, cells[i] * p->unit + j, &f->records[f->count], &f->keys[f->count]);
+        }
+    if (rc) filling_free(f);
+    return rc;
+}
+
+static void fill_slot(void *context, int64_t i, const uint8_t *const *parts)
+{
+    const filling *f = context;
+    memcpy(f->records[i], parts[LSA_RECORDS], (size_t)f->record_bytes);
+    if (!f->keys[i]) return;
+    for (int64_t p = LSA_RECORDS + 1; p < f->planes; p++)
+        if (f->plane[p].at >= 0)
+            memcpy(f->keys[i] + f->plane[p].at - f->record_bytes, parts[p], (size_t)f->plane[p].bytes);
+}
+
+/* Copies what the cold tier holds of n units into n cells; *chunks (may be NULL): how many that are. */
+static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n, int64_t *chunks)
+{
+    filling f;
+    int rc = filling_open(&f, p, units, cells, n);
+    if (rc) return rc;
+    int threads = lsa_threads_for(f.count * f.record_bytes / COPY_BYTES_NS);
+    rc = lsa_cold_read(&p->cold, f.chunks, f.count, threads, fill_slot, &f);
+    if (chunks) *chunks = f.count;
+    filling_free(&f);
+    return rc;
+}
+
+static int check_fetch(const lsa_pool *p, const int32_t *units, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        int rc = lsa_pool_check_unit(p, units[i]);
+        if (rc) return rc;
+        if (p->cell_of[units[i]] != LSA_ABSENT || (i && units[i] <= units[i - 1]))
+            return lsa_fail(LSA_ESTATE, "pool: fetch of %d, which is present or not in ascending order", units[i]);
+    }
+    if (n <= p->free_count) return LSA_OK;
+    return lsa_fail(LSA_ESTATE, "pool: fetch of %lld, %lld cells are free", (long long)n, (long long)p->free_count);
+}
+
+/* The n cells that are next, as a list that ascends where the stack of free ones is in order. */
+static int32_t *next_cells(lsa_pool *p, int64_t n)
+{
+    int32_t *cells = p->free_cells + p->free_count - n;
+    for (int64_t i = 0; i < n / 2; i++) {
+        int32_t cell = cells[i];
+        cells[i] = cells[n - 1 - i];
+        cells[n - 1 - i] = cell;
+    }
+    return cells;
+}
+
+static void count_fetched(lsa_pool *p, int64_t chunks)
+{
+    p->counters.fetches++;
+    p->counters.fetched_chunks += chunks;
+    p->counters.fetched_bytes += chunks * p->layers * p->record;
+}
+
+int lsa_pool_fetch(lsa_pool *p, const int32_t *units, int64_t n)
+{
+    int rc = check_fetch(p, units, n);
+    if (rc || n == 0) return rc;
+    int64_t start = lsa_clock_ns(), chunks = 0;
+    const int32_t *cells = next_cells(p, n);
+    if ((rc = fill_cells(p, units, cells, n, &chunks))) return rc; /* data first, published below */
+    p->free_count -= n;
+    for (int64_t i = 0; i < n; i++) {
+        p->unit_in[cells[i]] = units[i];
+        p->cell_of[units[i]] = cells[i];
+    }
+    int64_t took = lsa_clock_ns() - start;
+    count_fetched(p, chunks);
+    p->counters.transfer_ns += took;
+    p->counters.stall_ns += took;
+    return LSA_OK;
+}
+
+int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
+{
+    int rc = lsa_pool_check_chunk(p, chunk);
+    if (rc) return rc;
+    int64_t unit = chunk / p->unit;
+    if (p->cell_of[unit] != LSA_ABSENT) return LSA_OK;
+    if (!p->free_count) return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
+    int32_t cell = p->free_cells[p->free_count - 1];
+    int32_t first = (int32_t)unit;
+    if ((rc = fill_cells(p, &first, &cell, 1, NULL))) return rc;
+    p->free_count--;
+    p->unit_in[cell] = first;
+    p->cell_of[unit] = cell;
+    int64_t earlier = chunk % p->unit; /* chunks of the unit that were born before come from the cold tier */
+    p->counters.fetched_chunks += earlier;
+    p->counters.fetched_bytes += earlier * p->layers * p->record;
+    return LSA_OK;
+}
+
+/* ---- in the background ---- */
+
+struct lsa_transfer {
+    filling filling;
+    lsa_cold source;
+    int32_t *units, *cells;            /* [n] */
+    uint8_t *spoiled;                  /* [n] */
+    int64_t n;
+    pthread_t thread;
+    int running, rc;
+    int64_t ns;
+    char message[1024];
+};
+
+static void *transfer_run(void *context)
+{
+    lsa_transfer *t = context;
+    int64_t start = lsa_clock_ns();
+    t->rc = lsa_cold_read(&t->source, t->filling.chunks, t->filling.count, 1, fill_slot, &t->filling);
+    if (t->rc) snprintf(t->message, sizeof t->message, "%s", lsa_error());
+    t->ns = lsa_clock_ns() - start;
+    return NULL;
+}
+
+static void transfer_delete(lsa_transfer *t)
+{
+    filling_free(&t->filling);
+    lsa_cold_free(&t->source);
+    lsa_free(t->units);
+    lsa_free(t->cells);
+    lsa_free(t->spoiled);
+    lsa_free(t);
+}
+
+static int transfer_new(lsa_transfer **out, lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+{
+    lsa_transfer *t = lsa_alloc_zero(sizeof *t);
+    if (!t) return LSA_ENOMEM;
+    t->n = n;
+    t->units = lsa_alloc(n * (int64_t)sizeof *t->units);
+    t->cells = lsa_alloc(n * (int64_t)sizeof *t->cells);
+    t->spoiled = lsa_alloc_zero(n);
+    int rc = t->units && t->cells && t->spoiled ? LSA_OK : LSA_ENOMEM;
+    if (!rc) rc = filling_open(&t->filling, p, units, cells, n);
+    if (!rc) rc = lsa_cold_fork(&t->source, &p->cold);
+    if (rc) {
+        transfer_delete(t);
+        return rc;
+    }
+    t->filling.plane = t->source.plane;
+    memcpy(t->units, units, (size_t)n * sizeof *units);
+    memcpy(t->cells, cells, (size_t)n * sizeof *cells);
+    *out = t;
+    return LSA_OK;
+}
+
+int lsa_pool_start(lsa_pool *p, const int32_t *units, int64_t n)
+{
+    lsa_transfer *t;
+    if (p->transfer) return lsa_fail(LSA_ESTATE, "pool: a transfer is under way");
+    int rc = check_fetch(p, units, n);
+    if (rc || n == 0) return rc;
+    if ((rc = transfer_new(&t, p, units, next_cells(p, n), n))) return rc;
+    if (pthread_create(&t->thread, NULL, transfer_run, t)) {
+        transfer_delete(t);
+        return lsa_fail(LSA_ENOMEM, "pool: no thread for a transfer");
+    }
+    t->running = 1;
+    p->transfer = t;
+    p->free_count -= n;
+    for (int64_t i = 0; i < n; i++) p->unit_in[t->cells[i]] = LSA_AWAITED;
+    return LSA_OK;
+}
+
+void lsa_transfer_settle(const lsa_pool *p)
+{
+    if (!p->transfer || !p->transfer->running) return;
+    pthread_join(p->transfer->thread, NULL);
+    p->transfer->running = 0;
+}
+
+void lsa_transfer_free(lsa_pool *p)
+{
+    if (!p->transfer) return;
+    lsa_transfer_settle(p);
+    transfer_delete(p->transfer);
+    p->transfer = NULL;
+}
+
+void lsa_transfer_spoil(lsa_pool *p, int64_t first, int64_t end)
+{
+    lsa_transfer *t = p->transfer;
+    if (!t) return;
+    int64_t low = 0, high = t->n;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (t->units[middle] < first) low = middle + 1;
+        else high = middle;
+    }
+    for (; low < t->n && t->units[low] < end; low++) t->spoiled[low] = 1;
+}
+
+int lsa_pool_under_way(const lsa_pool *p) { return p->transfer != NULL; }
+
+int lsa_pool_finish(lsa_pool *p)
+{
+    lsa_transfer *t = p->transfer;
+    if (!t) return LSA_OK;
+    int64_t start = lsa_clock_ns(), chunks = 0;
+    lsa_transfer_settle(p);
+    for (int64_t i = 0; i < t->n; i++) { /* what another way got a cell meanwhile has it */
+        int arrived = !t->rc && !t->spoiled[i] && p->cell_of[t->units[i]] == LSA_ABSENT;
+        p->unit_in[t->cells[i]] = arrived ? t->units[i] : LSA_ABSENT;
+        if (arrived) {
+            p->cell_of[t->units[i]] = t->cells[i];
+            int64_t left = p->cold.count - t->units[i] * p->unit;
+            chunks += left < p->unit ? left : p->unit;
+        } else {
+            p->free_cells[p->free_count++] = t->cells[i];
+        }
+    }
+    count_fetched(p, chunks);
+    p->counters.transfer_ns += t->ns;
+    p->counters.stall_ns += lsa_clock_ns() - start;
+    int rc = t->rc ? lsa_fail(t->rc, "%s", t->message) : LSA_OK;
+    lsa_transfer_free(p);
+    return rc;
+}
