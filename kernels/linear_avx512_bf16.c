@@ -107,49 +107,46 @@ static inline TARGET LSA_BODY void multiply(__m512 *first, __m512 *second, const
 
 #include "kernels/linear_rows.h"
 
-ROWS(f32_f32, LSA_F32, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(bf16_f32, LSA_BF16, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f16_f32, LSA_F16, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f8_f32, LSA_F8_E4M3, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f4_f32, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_BLOCKS)
-ROWS(f4_f32_halves, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_HALVES)
-ROWS(f32_bf16, LSA_F32, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(bf16_bf16, LSA_BF16, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(f16_bf16, LSA_F16, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(f8_bf16, LSA_F8_E4M3, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(f4_bf16, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_BLOCKS)
-ROWS(f4_bf16_halves, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_HALVES)
+#define BOTH(name, dtype, scaling, suffix)                                                         \
+    ROWS(name##_f32##suffix, dtype, LSA_COMPUTE_F32, scaling)                                      \
+    ROWS(name##_bf16##suffix, dtype, LSA_COMPUTE_BF16, scaling)
+
+BOTH(f32, LSA_F32, SCALE_NONE, )
+BOTH(bf16, LSA_BF16, SCALE_NONE, )
+BOTH(f16, LSA_F16, SCALE_NONE, )
+BOTH(f8, LSA_F8_E4M3, SCALE_NONE, )
+BOTH(f8, LSA_F8_E4M3, SCALE_BLOCKS, _blocks)
+BOTH(f4, LSA_F4_E2M1, SCALE_NONE, )
+BOTH(f4, LSA_F4_E2M1, SCALE_BLOCKS, _blocks)
+BOTH(f4, LSA_F4_E2M1, SCALE_HALVES, _halves)
 ROWS(f8_bf16_numbers, LSA_F8_E4M3, LSA_COMPUTE_BF16, SCALE_NUMBERS)
 ROWS(f4_bf16_numbers, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_NUMBERS)
 
+/* By SCALE_*. */
+static lsa_linear_rows_fn *const *const F8_F32[] = {f8_f32, f8_f32_blocks, NULL, NULL};
+static lsa_linear_rows_fn *const *const F8_BF16[] = {f8_bf16, f8_bf16_blocks, NULL,
+                                                     f8_bf16_numbers};
+static lsa_linear_rows_fn *const *const F4_F32[] = {f4_f32, f4_f32_blocks, f4_f32_halves, NULL};
+static lsa_linear_rows_fn *const *const F4_BF16[] = {f4_bf16, f4_bf16_blocks, f4_bf16_halves,
+                                                     f4_bf16_numbers};
+
 lsa_linear_rows_fn *lsa_linear_rows_avx512_bf16(const lsa_linear_call *call, int32_t *x_layout)
 {
-    int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens),
-        scaling = scaling_of(call);
-    int dtype = call->w->dtype;
+    int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens);
+    int scaling = scaling_of(call), dtype = call->w->dtype;
     *x_layout = bf16 ? LSA_LINEAR_X_BF16 : is_wide(dtype) ? LSA_LINEAR_X_F32 : LSA_LINEAR_X_SPLIT;
-    switch (scaling) {
-    case SCALE_BLOCKS:
-        switch (dtype) {
-        case LSA_F32:
-            return bf16 ? f32_bf16[t] : f32_f32[t];
-        case LSA_BF16:
-            return bf16 ? bf16_bf16[t] : bf16_f32[t];
-        case LSA_F16:
-            return bf16 ? f16_bf16[t] : f16_f32[t];
-        case LSA_F8_E4M3:
-            return bf16 ? f8_bf16[t] : f8_f32[t];
-        default:
-            return bf16 ? f4_bf16[t] : f4_f32[t];
-        }
-    case SCALE_HALVES:
-        return dtype != LSA_F4_E2M1 ? NULL : bf16 ? f4_bf16_halves[t] : f4_f32_halves[t];
-    case SCALE_NUMBERS:
-        return dtype == LSA_F8_E4M3   ? f8_bf16_numbers[t]
-               : dtype == LSA_F4_E2M1 ? f4_bf16_numbers[t]
-                                      : NULL;
+    if (scaling < 0) return NULL;
+    switch (dtype) {
+    case LSA_F32:
+        return bf16 ? f32_bf16[t] : f32_f32[t];
+    case LSA_BF16:
+        return bf16 ? bf16_bf16[t] : bf16_f32[t];
+    case LSA_F16:
+        return bf16 ? f16_bf16[t] : f16_f32[t];
+    case LSA_F8_E4M3:
+        return (bf16 ? F8_BF16 : F8_F32)[scaling][t];
     default:
-        return NULL;
+        return (bf16 ? F4_BF16 : F4_F32)[scaling][t];
     }
 }
 

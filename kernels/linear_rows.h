@@ -37,6 +37,15 @@ static inline TARGET LSA_BODY __m128 sum_of_four(vector a, vector b, vector c, v
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
+
+/* n scales, and as many more floats as fill a vector. */
+static inline TARGET LSA_BODY void scales_of_codes(float *out, const uint8_t *codes, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 some = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xffff);
+        _mm512_storeu_ps(out + i, e8m0x16_to_f32_avx512(_mm_maskz_loadu_epi8(some, codes + i)));
+    }
+}
 #else
 typedef __m256 vector;
 static inline TARGET LSA_BODY vector zero(void) { return _mm256_setzero_ps(); }
@@ -54,11 +63,16 @@ static inline TARGET LSA_BODY __m128 sum_of_four(vector a, vector b, vector c, v
     vector v = add(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
     return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 }
+
+static inline TARGET LSA_BODY void scales_of_codes(float *out, const uint8_t *codes, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = e8m0_to_f32(codes[i]);
+}
 #endif
 
-/* What the scales multiply: the sums of blocks of whole units, the sums of half units, or each
- * number before it is rounded to bf16. */
-enum { SCALE_BLOCKS, SCALE_HALVES, SCALE_NUMBERS };
+/* What the scales multiply: nothing, the sums of blocks of whole units, the sums of half units, or
+ * each number before it is rounded to bf16. */
+enum { SCALE_NONE, SCALE_BLOCKS, SCALE_HALVES, SCALE_NUMBERS };
 
 /* Constants of one instance of the loops. */
 typedef struct variant {
@@ -79,9 +93,12 @@ typedef struct division {
     int64_t blocks, segment; /* scales of the row; units whose scales are held at once */
     int64_t row_bytes, x_unit, x_step;
     int halves; /* blocks are half units */
+    /* The weight outgrows the caches. Its rows are prefetched then: they are short, and the
+     * hardware starts afresh in each. */
+    int large;
 } division;
 
-enum { MOST_ROWS = 4, MOST_SUMS = 16, MOST_SCALES = 256 };
+enum { MOST_ROWS = 4, MOST_SUMS = 16, MOST_SCALES = 256, HELD = MOST_SCALES + 16 };
 
 static inline LSA_BODY division division_of(const lsa_linear_call *call, variant v)
 {
@@ -94,43 +111,36 @@ static inline LSA_BODY division division_of(const lsa_linear_call *call, variant
     d.step = !many ? d.units : d.halves ? 1 : w->block_cols / LSA_LINEAR_UNIT;
     d.segment = d.halves ? MOST_SCALES / 2 : d.step * MOST_SCALES;
     d.row_bytes = d.units * unit_bytes(v.dtype);
+    d.large = w->rows * d.row_bytes > 1 << 19;
     d.x_unit = (v.compute == LSA_COMPUTE_BF16 ? X_BF16_BYTES : 4) * LSA_LINEAR_UNIT;
     d.x_step = d.units * d.x_unit;
     return d;
 }
 
-/* Scales `from` .. of a row of blocks, at most MOST_SCALES. */
-static inline TARGET LSA_BODY void load_scales(float *out, const lsa_weight *w, int64_t block_row,
-                                               int64_t from, int64_t blocks)
-{
-    int64_t n = blocks - from < MOST_SCALES ? blocks - from : MOST_SCALES,
-            first = block_row * blocks + from;
-    if (w->scale_dtype == LSA_F32) {
-        memcpy(out, (const float *)w->scale + first, (size_t)n * sizeof *out);
-    } else {
-        const uint8_t *codes = (const uint8_t *)w->scale + first;
-        for (int64_t i = 0; i < n; i++) out[i] = e8m0_to_f32(codes[i]);
-    }
-}
+/* The scales that a group of rows needs for a segment: those of row r at of + r * step. */
+typedef struct scale_rows {
+    const float *of;
+    int64_t step; /* 0 where all rows are of one block */
+    float held[MOST_ROWS][HELD];
+} scale_rows;
 
-/* The scales of v.rows rows from first_row on; rows of the same block share theirs. */
-static inline TARGET LSA_BODY void group_scales(const float **scale,
-                                                float (*held)[MOST_SCALES + 16],
-                                                const lsa_weight *w, int64_t first_row,
-                                                int64_t last, int64_t from, variant v, division d)
+/* Scales `from` .. of the rows first_row .. last_row, at most v.rows; last_row stands in beyond. */
+static inline TARGET LSA_BODY void load_scales(scale_rows *s, const lsa_weight *w,
+                                               int64_t first_row, int64_t last_row, int64_t from,
+                                               variant v, division d)
 {
-    if (!w->scale) {
-        held[0][0] = 1;
-        for (int r = 0; r < v.rows; r++) scale[r] = held[0];
-        return;
-    }
+    s->of = s->held[0];
+    s->step = 0;
+    int64_t n = d.blocks - from < MOST_SCALES ? d.blocks - from : MOST_SCALES;
     int64_t block_row = first_row / w->block_rows, next = (block_row + 1) * w->block_rows;
-    for (int r = 0; r < v.rows; r++) {
-        scale[r] = r ? scale[r - 1] : held[0];
-        if (r && (r > last || first_row + r < next)) continue;
-        if (r) block_row++, next += w->block_rows;
-        scale[r] = held[r];
-        load_scales(held[r], w, block_row, from, d.blocks);
+    if (last_row >= next) s->step = HELD;
+    for (int64_t r = 0; r < (s->step ? v.rows : 1); r++) {
+        if (first_row + r == next && first_row + r <= last_row) block_row++, next += w->block_rows;
+        int64_t first = block_row * d.blocks + from;
+        if (w->scale_dtype == LSA_F32)
+            memcpy(s->held[r], (const float *)w->scale + first, (size_t)n * sizeof(float));
+        else
+            scales_of_codes(s->held[r], (const uint8_t *)w->scale + first, n);
     }
 }
 
@@ -181,74 +191,83 @@ static inline TARGET LSA_BODY void add_unit(vector (*part)[2], const uint8_t *un
 /* sum += part * scale, each row by its own, and starts the parts afresh; one or two sums are in
  * a part. */
 static inline TARGET LSA_BODY void add_parts(vector *sum, vector (*part)[2], variant v,
-                                             const float *const *scale, int64_t block)
+                                             const scale_rows *s, int64_t block)
 {
     for (int i = 0; i < v.rows * v.tokens; i++) {
         vector p = v.tokens <= 2 ? add(part[i][0], part[i][1]) : part[i][0];
-        sum[i] = scale ? fma_of(p, all(scale[i / v.tokens][block]), sum[i]) : add(p, sum[i]);
+        sum[i] = s ? fma_of(p, all(s->of[i / v.tokens * s->step + block]), sum[i]) : add(p, sum[i]);
         part[i][0] = part[i][1] = zero();
     }
 }
 
+/* Where a group of rows stands: row r of it at + r * step. Few pointers, so that they stay in
+ * registers. */
+typedef struct cursor {
+    const uint8_t *at, *x;
+    int64_t step;
+} cursor;
+
 /* `units` units of v.rows rows. */
-static inline TARGET LSA_BODY const uint8_t *add_units(vector (*part)[2], const uint8_t **at,
-                                                       const uint8_t *x, int64_t units,
-                                                       const float *const *scale, int64_t first,
-                                                       variant v, division d)
+static inline TARGET LSA_BODY cursor add_units(vector (*part)[2], cursor c, int64_t units,
+                                               const scale_rows *s, int64_t block, variant v,
+                                               division d)
 {
+    const uint8_t *ahead = c.at + v.rows * d.row_bytes;
     for (int64_t u = 0; u < units; u++) {
         for (int r = 0; r < v.rows; r++) {
-            add_unit(part + r * v.tokens, at[r], x, d.x_step, v, scale[r] + first,
-                     scale[r] + first + d.halves);
-            /* Rows are short, and the hardware's prefetching starts afresh in each. */
-            for (int64_t line = 0; line < unit_bytes(v.dtype); line += 64)
-                _mm_prefetch((const char *)at[r] + v.rows * d.row_bytes + line, _MM_HINT_T0);
-            at[r] += unit_bytes(v.dtype);
+            const float *scale = v.scaling == SCALE_NONE ? NULL : s->of + r * s->step + block;
+            add_unit(part + r * v.tokens, c.at + r * c.step, c.x, d.x_step, v, scale,
+                     scale + d.halves);
         }
-        if (d.halves) first += 2;
-        x += d.x_unit;
+        if (d.large)
+            for (int r = 0; r < v.rows; r++)
+                for (int64_t line = 0; line < unit_bytes(v.dtype); line += 64)
+                    _mm_prefetch((const char *)ahead + r * c.step + line, _MM_HINT_T0);
+        if (d.halves) block += 2;
+        c.at += unit_bytes(v.dtype);
+        ahead += unit_bytes(v.dtype);
+        c.x += d.x_unit;
     }
-    return x;
+    return c;
 }
 
-/* Rows row .. row + count - 1 of the call, count <= v.rows: the last one stands in for those
- * missing. */
-static inline TARGET LSA_BODY void group(const lsa_linear_call *call, const uint8_t *x, int64_t row,
-                                         int64_t count, variant v, division d)
+/* v.rows rows from `row` of the call on; or one row, as often. */
+static inline TARGET LSA_BODY void group(const lsa_linear_call *call, const void *x, int64_t row,
+                                         int one, variant v, division d)
 {
-    const uint8_t *at[MOST_ROWS];
-    const float *scale[MOST_ROWS];
-    float held[MOST_ROWS][MOST_SCALES + 16];
+    scale_rows s;
     vector sum[MOST_SUMS], part[MOST_SUMS][2];
-    int64_t first_row = call->row_from + row;
-    for (int r = 0; r < v.rows; r++)
-        at[r] = (const uint8_t *)call->w->data +
-                (first_row + (r < count ? r : count - 1)) * d.row_bytes;
+    const int64_t first_row = call->row_from + row;
+    cursor c = {(const uint8_t *)call->w->data + first_row * d.row_bytes, x, one ? 0 : d.row_bytes};
     /* store takes four sums at a time, if not all of them to memory. */
     for (int i = 0; i < v.rows * v.tokens || i < 4; i++) sum[i] = part[i][0] = part[i][1] = zero();
 
-    for (int64_t done = 0; done < d.units; done += d.segment) {
+    if (v.scaling == SCALE_NONE) c = add_units(part, c, d.units, NULL, 0, v, d);
+    for (int64_t done = 0; v.scaling != SCALE_NONE && done < d.units; done += d.segment) {
         int64_t units = d.units - done < d.segment ? d.units - done : d.segment;
-        group_scales(scale, held, call->w, first_row, count - 1, done / d.step << d.halves, v, d);
+        load_scales(&s, call->w, first_row, one ? first_row : first_row + v.rows - 1,
+                    done / d.step << d.halves, v, d);
         if (d.halves) {
-            x = add_units(part, at, x, units, scale, 0, v, d);
+            c = add_units(part, c, units, &s, 0, v, d);
             continue;
         }
         for (int64_t u = 0, block = 0; u < units; u += d.step, block++) {
-            x = add_units(part, at, x, units - u < d.step ? units - u : d.step, scale, block, v, d);
-            if (v.scaling == SCALE_BLOCKS) add_parts(sum, part, v, scale, block);
+            c = add_units(part, c, units - u < d.step ? units - u : d.step, &s, block, v, d);
+            if (v.scaling == SCALE_BLOCKS) add_parts(sum, part, v, &s, block);
         }
     }
     if (v.scaling != SCALE_BLOCKS) add_parts(sum, part, v, NULL, 0);
-    store(call, row, count, v, sum);
+    store(call, row, one ? 1 : v.rows, v, sum);
 }
 
 static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const void *x,
                                              int64_t from, int64_t to, variant v)
 {
     const division d = division_of(call, v);
-    for (int64_t row = from; row < to; row += v.rows)
-        group(call, x, row, to - row < v.rows ? to - row : v.rows, v, d);
+    for (int64_t row = from, one = 0; row < to; row += one ? 1 : v.rows) {
+        one = to - row < v.rows;
+        group(call, x, row, (int)one, v, d);
+    }
 }
 
 #define ROWS_OF(name, dtype, compute, scaling, tokens, rows)                                       \
@@ -269,17 +288,18 @@ static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const 
     ROWS_OF(name, dtype, compute, scaling, 8, FEWER(ROWS_OF_8, dtype, scaling))                    \
     static lsa_linear_rows_fn *const name[] = {name##_1, name##_2, name##_4, name##_8};
 
-/* The SCALE_* that suits a call, or -1: partial units and other blocks of scales take the
- * general path. */
+/* The SCALE_* that suits a call, or -1: partial units, blocks of other sizes and scales of numbers wider
+ * than 8 bits take the general path. */
 static inline int scaling_of(const lsa_linear_call *call)
 {
     const lsa_weight *w = call->w;
     if (w->cols % LSA_LINEAR_UNIT || w->cols == 0) return -1;
-    int whole = !w->scale || w->block_cols >= w->cols || w->block_cols % LSA_LINEAR_UNIT == 0;
-    int halves = w->scale && w->block_cols == LSA_LINEAR_UNIT / 2;
+    if (!w->scale) return SCALE_NONE;
+    if (w->dtype != LSA_F8_E4M3 && w->dtype != LSA_F4_E2M1) return -1;
+    int whole = w->block_cols >= w->cols || w->block_cols % LSA_LINEAR_UNIT == 0;
+    int halves = w->dtype == LSA_F4_E2M1 && w->block_cols == LSA_LINEAR_UNIT / 2;
     if (!whole && !halves) return -1;
-    if (w->scale && w->scale_dtype == LSA_F32 && call->compute == LSA_COMPUTE_BF16)
-        return SCALE_NUMBERS;
+    if (w->scale_dtype == LSA_F32 && call->compute == LSA_COMPUTE_BF16) return SCALE_NUMBERS;
     return whole ? SCALE_BLOCKS : SCALE_HALVES;
 }
 
@@ -291,43 +311,38 @@ static inline int token_class(int64_t tokens)
 /* All loops of a path that multiplies in f32, x in order, and the function that picks from
  * them. Numbers that bf16 holds need no rounding, so one loop serves both kinds of arithmetic. */
 #define F32_LOOPS(pick)                                                                            \
-    ROWS(f32_f32, LSA_F32, LSA_COMPUTE_F32, SCALE_BLOCKS)                                          \
-    ROWS(f32_bf16, LSA_F32, LSA_COMPUTE_BF16, SCALE_BLOCKS)                                        \
-    ROWS(f16_f32, LSA_F16, LSA_COMPUTE_F32, SCALE_BLOCKS)                                          \
-    ROWS(f16_bf16, LSA_F16, LSA_COMPUTE_BF16, SCALE_BLOCKS)                                        \
-    ROWS(bf16_any, LSA_BF16, LSA_COMPUTE_F32, SCALE_BLOCKS)                                        \
-    ROWS(f8_any, LSA_F8_E4M3, LSA_COMPUTE_F32, SCALE_BLOCKS)                                       \
-    ROWS(f4_any, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_BLOCKS)                                       \
-    ROWS(f4_any_halves, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_HALVES)                                \
+    ROWS(f32_f32, LSA_F32, LSA_COMPUTE_F32, SCALE_NONE)                                            \
+    ROWS(f32_bf16, LSA_F32, LSA_COMPUTE_BF16, SCALE_NONE)                                          \
+    ROWS(f16_f32, LSA_F16, LSA_COMPUTE_F32, SCALE_NONE)                                            \
+    ROWS(f16_bf16, LSA_F16, LSA_COMPUTE_BF16, SCALE_NONE)                                          \
+    ROWS(bf16_any, LSA_BF16, LSA_COMPUTE_F32, SCALE_NONE)                                          \
+    ROWS(f8_any, LSA_F8_E4M3, LSA_COMPUTE_F32, SCALE_NONE)                                         \
+    ROWS(f8_any_blocks, LSA_F8_E4M3, LSA_COMPUTE_F32, SCALE_BLOCKS)                                \
     ROWS(f8_bf16_numbers, LSA_F8_E4M3, LSA_COMPUTE_BF16, SCALE_NUMBERS)                            \
+    ROWS(f4_any, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_NONE)                                         \
+    ROWS(f4_any_blocks, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_BLOCKS)                                \
+    ROWS(f4_any_halves, LSA_F4_E2M1, LSA_COMPUTE_F32, SCALE_HALVES)                                \
     ROWS(f4_bf16_numbers, LSA_F4_E2M1, LSA_COMPUTE_BF16, SCALE_NUMBERS)                            \
+    static lsa_linear_rows_fn *const *const F8[] = {f8_any, f8_any_blocks, NULL, f8_bf16_numbers}; \
+    static lsa_linear_rows_fn *const *const F4[] = {f4_any, f4_any_blocks, f4_any_halves,          \
+                                                    f4_bf16_numbers};                              \
     lsa_linear_rows_fn *pick(const lsa_linear_call *call, int32_t *x_layout)                       \
     {                                                                                              \
-        int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens),               \
-            dtype = call->w->dtype;                                                                \
+        int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens);               \
+        int scaling = scaling_of(call);                                                            \
         *x_layout = LSA_LINEAR_X_F32;                                                              \
-        switch (scaling_of(call)) {                                                                \
-        case SCALE_BLOCKS:                                                                         \
-            switch (dtype) {                                                                       \
-            case LSA_F32:                                                                          \
-                return bf16 ? f32_bf16[t] : f32_f32[t];                                            \
-            case LSA_F16:                                                                          \
-                return bf16 ? f16_bf16[t] : f16_f32[t];                                            \
-            case LSA_BF16:                                                                         \
-                return bf16_any[t];                                                                \
-            case LSA_F8_E4M3:                                                                      \
-                return f8_any[t];                                                                  \
-            default:                                                                               \
-                return f4_any[t];                                                                  \
-            }                                                                                      \
-        case SCALE_HALVES:                                                                         \
-            return dtype == LSA_F4_E2M1 ? f4_any_halves[t] : NULL;                                 \
-        case SCALE_NUMBERS:                                                                        \
-            return dtype == LSA_F8_E4M3   ? f8_bf16_numbers[t]                                     \
-                   : dtype == LSA_F4_E2M1 ? f4_bf16_numbers[t]                                     \
-                                          : NULL;                                                  \
+        if (scaling < 0) return NULL;                                                              \
+        switch (call->w->dtype) {                                                                  \
+        case LSA_F32:                                                                              \
+            return bf16 ? f32_bf16[t] : f32_f32[t];                                                \
+        case LSA_F16:                                                                              \
+            return bf16 ? f16_bf16[t] : f16_f32[t];                                                \
+        case LSA_BF16:                                                                             \
+            return bf16_any[t];                                                                    \
+        case LSA_F8_E4M3:                                                                          \
+            return F8[scaling][t];                                                                 \
         default:                                                                                   \
-            return NULL;                                                                           \
+            return F4[scaling][t];                                                                 \
         }                                                                                          \
     }
 
