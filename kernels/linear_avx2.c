@@ -6,7 +6,14 @@
 
 #define TARGET LSA_TARGET_AVX2
 #define LANES 8
-enum { X_BF16_BYTES = 4, ROWS_OF_1 = 4, ROWS_OF_2 = 2, ROWS_OF_4 = 2, ROWS_OF_8 = 1 };
+enum {
+    HALVES_BY_LANE = 0,
+    X_BF16_BYTES = 4,
+    ROWS_OF_1 = 4,
+    ROWS_OF_2 = 2,
+    ROWS_OF_4 = 2,
+    ROWS_OF_8 = 1
+};
 
 typedef struct numbers {
     __m256 v[8];

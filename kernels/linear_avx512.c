@@ -7,7 +7,14 @@
 
 #define TARGET LSA_TARGET_AVX512
 #define LANES 16
-enum { X_BF16_BYTES = 4, ROWS_OF_1 = 4, ROWS_OF_2 = 4, ROWS_OF_4 = 4, ROWS_OF_8 = 2 };
+enum {
+    HALVES_BY_LANE = 0,
+    X_BF16_BYTES = 4,
+    ROWS_OF_1 = 4,
+    ROWS_OF_2 = 4,
+    ROWS_OF_4 = 4,
+    ROWS_OF_8 = 2
+};
 
 typedef struct numbers {
     __m512 v[4];

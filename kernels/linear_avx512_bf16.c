@@ -6,7 +6,14 @@
 
 #define TARGET LSA_TARGET_AVX512_BF16
 #define LANES 16
-enum { X_BF16_BYTES = 2, ROWS_OF_1 = 4, ROWS_OF_2 = 4, ROWS_OF_4 = 4, ROWS_OF_8 = 2 };
+enum {
+    HALVES_BY_LANE = 1,
+    X_BF16_BYTES = 2,
+    ROWS_OF_1 = 4,
+    ROWS_OF_2 = 4,
+    ROWS_OF_4 = 4,
+    ROWS_OF_8 = 2
+};
 
 /* f32: four vectors, the second halves' in 2 and 3; bf16: two. */
 typedef struct numbers {
@@ -25,7 +32,7 @@ static inline TARGET LSA_BODY __m512i rounded(__m512 low, __m512 high)
     return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
-/* bf16, f8 and f4 as two vectors of bf16. */
+/* bf16, f8 and f4 as two vectors of bf16; f4's even columns in one, the odd ones in the other. */
 static inline TARGET LSA_BODY void decode_bf16(__m512i *a, __m512i *b, int dtype,
                                                const uint8_t *unit)
 {
@@ -35,8 +42,7 @@ static inline TARGET LSA_BODY void decode_bf16(__m512i *a, __m512i *b, int dtype
     } else if (dtype == LSA_F8_E4M3) {
         e4m3x64_to_bf16_vbmi(a, b, _mm512_loadu_si512(unit));
     } else {
-        *a = e2m1x32_to_bf16_avx512(_mm_loadu_si128((const __m128i *)unit));
-        *b = e2m1x32_to_bf16_avx512(_mm_loadu_si128((const __m128i *)(unit + 16)));
+        e2m1x64_to_bf16_nibbles(a, b, _mm256_loadu_si256((const __m256i *)unit));
     }
 }
 
@@ -84,9 +90,10 @@ static inline TARGET LSA_BODY void decode_scaled(numbers *n, int dtype, const ui
             f[i] = bf16x16_to_f32_avx512(i % 2 ? _mm512_extracti64x4_epi64(h[i / 2], 1)
                                                : _mm512_castsi512_si256(h[i / 2]));
     }
+    /* Two scales are f4's: either vector has the unit's first half in its first half. */
     __m512 s = _mm512_set1_ps(first), s2 = _mm512_set1_ps(second);
-    n->v[0] = rounded(_mm512_mul_ps(f[0], s), _mm512_mul_ps(f[1], s));
-    n->v[1] = rounded(_mm512_mul_ps(f[2], s2), _mm512_mul_ps(f[3], s2));
+    n->v[0] = rounded(_mm512_mul_ps(f[0], s), _mm512_mul_ps(f[1], s2));
+    n->v[1] = rounded(_mm512_mul_ps(f[2], s), _mm512_mul_ps(f[3], s2));
 }
 
 static inline TARGET LSA_BODY void multiply(__m512 *first, __m512 *second, const numbers *n,
@@ -135,6 +142,7 @@ lsa_linear_rows_fn *lsa_linear_rows_avx512_bf16(const lsa_linear_call *call, int
     int bf16 = call->compute == LSA_COMPUTE_BF16, t = token_class(call->tokens);
     int scaling = scaling_of(call), dtype = call->w->dtype;
     *x_layout = bf16 ? LSA_LINEAR_X_BF16 : is_wide(dtype) ? LSA_LINEAR_X_F32 : LSA_LINEAR_X_SPLIT;
+    if (dtype == LSA_F4_E2M1) *x_layout |= LSA_LINEAR_X_NIBBLES;
     if (scaling < 0) return NULL;
     switch (dtype) {
     case LSA_F32:

@@ -41,8 +41,13 @@ typedef void lsa_linear_rows_fn(const lsa_linear_call *call, const void *x, int6
                                 int64_t to);
 
 /* How a path wants its x: f32 in order; f32 with every 32 columns as 16 even, then 16 odd ones;
- * bf16 in order. */
-enum { LSA_LINEAR_X_F32 = 0, LSA_LINEAR_X_SPLIT = 1, LSA_LINEAR_X_BF16 = 2 };
+ * bf16 in order. NIBBLES added: with a unit's even columns before its odd ones first. */
+enum {
+    LSA_LINEAR_X_F32 = 0,
+    LSA_LINEAR_X_SPLIT = 1,
+    LSA_LINEAR_X_BF16 = 2,
+    LSA_LINEAR_X_NIBBLES = 4
+};
 
 /* What a path has for this call, and how x must lie; NULL where they have nothing. They read x
  * of 1, 2, 4 or 8 tokens: those beyond call->tokens exist, and their result is dropped. */

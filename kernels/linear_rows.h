@@ -38,6 +38,15 @@ static inline TARGET LSA_BODY __m128 sum_of_four(vector a, vector b, vector c, v
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
+/* The first scale in the first 8 lanes, the second in the others. */
+static inline TARGET LSA_BODY vector half_scales(const float *scales)
+{
+    double pair;
+    memcpy(&pair, scales, sizeof pair);
+    const __m512i half = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    return _mm512_permutevar_ps(_mm512_castpd_ps(_mm512_set1_pd(pair)), half);
+}
+
 /* n scales, and as many more floats as fill a vector. */
 static inline TARGET LSA_BODY void scales_of_codes(float *out, const uint8_t *codes, int64_t n)
 {
@@ -63,6 +72,8 @@ static inline TARGET LSA_BODY __m128 sum_of_four(vector a, vector b, vector c, v
     vector v = add(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
     return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 }
+
+static inline TARGET LSA_BODY vector half_scales(const float *scales) { return all(*scales); }
 
 static inline TARGET LSA_BODY void scales_of_codes(float *out, const uint8_t *codes, int64_t n)
 {
@@ -177,7 +188,11 @@ static inline TARGET LSA_BODY void add_unit(vector (*part)[2], const uint8_t *un
     else
         decode(&n, v.dtype, v.compute, unit);
     for (int t = 0; t < v.tokens; t++) {
-        if (v.scaling == SCALE_HALVES) {
+        if (v.scaling == SCALE_HALVES && HALVES_BY_LANE) {
+            vector a = zero();
+            multiply(&a, &a, &n, v.dtype, v.compute, x + t * x_step);
+            part[t][0] = fma_of(a, half_scales(first), part[t][0]);
+        } else if (v.scaling == SCALE_HALVES) {
             vector a = zero(), b = zero();
             multiply(&a, &b, &n, v.dtype, v.compute, x + t * x_step);
             part[t][0] = fma_of(a, all(*first), part[t][0]);
@@ -288,8 +303,8 @@ static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const 
     ROWS_OF(name, dtype, compute, scaling, 8, FEWER(ROWS_OF_8, dtype, scaling))                    \
     static lsa_linear_rows_fn *const name[] = {name##_1, name##_2, name##_4, name##_8};
 
-/* The SCALE_* that suits a call, or -1: partial units, blocks of other sizes and scales of numbers wider
- * than 8 bits take the general path. */
+/* The SCALE_* that suits a call, or -1: partial units, blocks of other sizes and scales of
+ * numbers wider than 8 bits take the general path. */
 static inline int scaling_of(const lsa_linear_call *call)
 {
     const lsa_weight *w = call->w;

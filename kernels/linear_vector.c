@@ -48,28 +48,40 @@ static void general(const lsa_linear_call *call, const void *x, int64_t from, in
     for (int64_t r = from; r < to; r++) one_row(call, x, r);
 }
 
-static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout,
-                                         int32_t round)
+/* 64 columns. */
+static inline LSA_BODY void prepare_unit(void *out, const float *x, int32_t layout, int32_t round)
 {
-    const int64_t width = lsa_linear_padded(cols);
     float *f = out;
     uint16_t *h = out;
     if (layout == LSA_LINEAR_X_BF16) {
-        for (int64_t i = 0; i < cols; i++) h[i] = f32_to_bf16(x[i]);
-        for (int64_t i = cols; i < width; i++) h[i] = 0;
+        for (int i = 0; i < 64; i++) h[i] = f32_to_bf16(x[i]);
     } else if (layout == LSA_LINEAR_X_SPLIT) {
-        for (int64_t from = 0; from < width; from += 32) {
-            float piece[32] = {0};
-            int64_t n = cols - from < 32 ? cols - from : 32;
-            if (n > 0) memcpy(piece, x + from, (size_t)n * sizeof *x);
-            for (int i = 0; i < 16; i++) {
-                f[from + i] = piece[2 * i];
-                f[from + 16 + i] = piece[2 * i + 1];
-            }
+        for (int i = 0; i < 16; i++) {
+            f[i] = x[2 * i], f[i + 16] = x[2 * i + 1];
+            f[i + 32] = x[2 * i + 32], f[i + 48] = x[2 * i + 33];
         }
     } else {
-        for (int64_t i = 0; i < cols; i++) f[i] = round ? bf16_to_f32(f32_to_bf16(x[i])) : x[i];
-        for (int64_t i = cols; i < width; i++) f[i] = 0;
+        for (int i = 0; i < 64; i++) f[i] = round ? bf16_to_f32(f32_to_bf16(x[i])) : x[i];
+    }
+}
+
+static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout,
+                                         int32_t round)
+{
+    const int64_t bytes = (layout & LSA_LINEAR_X_BF16) ? 2 : 4;
+    for (int64_t from = 0; from < cols; from += 64) {
+        const float *unit = x + from;
+        float ragged[64] = {0}, nibbles[64];
+        if (cols - from < 64) {
+            memcpy(ragged, unit, (size_t)(cols - from) * sizeof *x);
+            unit = ragged;
+        }
+        if (layout & LSA_LINEAR_X_NIBBLES) {
+            for (int i = 0; i < 32; i++)
+                nibbles[i] = unit[2 * i], nibbles[i + 32] = unit[2 * i + 1];
+            unit = nibbles;
+        }
+        prepare_unit((uint8_t *)out + from * bytes, unit, layout & ~LSA_LINEAR_X_NIBBLES, round);
     }
 }
 
@@ -100,7 +112,7 @@ void lsa_linear_vector(const lsa_linear_call *call, void *workspace)
     const lsa_weight *w = call->w;
     int32_t layout;
     lsa_linear_rows_fn *rows = rows_for(call, &layout);
-    int64_t step = lsa_linear_padded(w->cols) * (layout == LSA_LINEAR_X_BF16 ? 2 : 4);
+    int64_t step = lsa_linear_padded(w->cols) * ((layout & LSA_LINEAR_X_BF16) ? 2 : 4);
     for (int64_t t = 0; t < call->tokens; t++)
         prepare((uint8_t *)workspace + t * step, call->x + t * call->x_stride, w->cols, layout,
                 call->compute == LSA_COMPUTE_BF16);

@@ -233,6 +233,18 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512i e2m1x32_to_bf16_avx512(__m128i 
     return _mm512_permutexvar_epi16(v, value);
 }
 
+/* 32 bytes as bf16: the low nibbles in *low, the high ones in *high. */
+static inline LSA_TARGET_AVX512 LSA_BODY void e2m1x64_to_bf16_nibbles(__m512i *low, __m512i *high, __m256i c)
+{
+    /* Twice, as a word's fifth bit counts in its index. */
+    const __m512i value = _mm512_broadcast_i64x4(_mm256_setr_epi16(
+        0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, INT16_MIN, (int16_t)0xbf00, (int16_t)0xbf80,
+        (int16_t)0xbfc0, (int16_t)0xc000, (int16_t)0xc040, (int16_t)0xc080, (int16_t)0xc0c0));
+    __m512i words = _mm512_cvtepu8_epi16(c);
+    *low = _mm512_permutexvar_epi16(words, value);
+    *high = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), value);
+}
+
 /* ---- AVX-512 VBMI ---- */
 
 /* The bf16 of each e4m3 magnitude, by halves. */
