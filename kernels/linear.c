@@ -4,9 +4,15 @@
 #include "kernels/linear_private.h"
 
 enum {
-    FEW_TOKENS = 24, /* more than these repay a transposed weight */
+    FEW_TOKENS = 48,      /* more than these repay a dense weight, */
+    FEW_TOKENS_BF16 = 96, /* and rounded factors */
     DECODED_PER_NS = 4
 };
+
+static int is_few(int64_t tokens, int32_t compute)
+{
+    return tokens <= (compute == LSA_COMPUTE_BF16 ? FEW_TOKENS_BF16 : FEW_TOKENS);
+}
 
 static int check_weight(const char *op, const lsa_weight *w, int64_t row_from, int64_t rows)
 {
@@ -52,7 +58,7 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
     int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
     lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
-    if (tokens > FEW_TOKENS) return lsa_linear_matrix(&call, workspace);
+    if (!is_few(tokens, compute)) return lsa_linear_matrix(&call, workspace);
     for (int64_t t = 0; t < tokens; t += LSA_LINEAR_GROUP) {
         call.x = x + t * x_stride;
         call.y = y + t * y_stride;
@@ -65,8 +71,8 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
 int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute)
 {
     (void)rows;
-    int64_t vector = lsa_linear_vector_workspace(w, tokens),
-            matrix = lsa_linear_matrix_workspace(w, tokens, compute);
+    int64_t vector = lsa_linear_vector_workspace(w, tokens), matrix = 0;
+    if (!is_few(tokens, compute)) matrix = lsa_linear_matrix_workspace(w, tokens, compute);
     return vector > matrix ? vector : matrix;
 }
 
