@@ -6,6 +6,7 @@
 #define LSA_FORWARD_H
 #include "core/scratch.h"
 #include "core/session_state.h"
+#include "core/try.h"
 
 enum { LSA_SEGMENT_MESSAGE = 256 };
 
@@ -30,12 +31,6 @@ typedef struct lsa_pass {
     int64_t count, n; /* segments; rows in all */
     lsa_trace *trace; /* NULL, or of a pass of one segment */
 } lsa_pass;
-
-#define LSA_TRY(call)                                                                              \
-    do {                                                                                           \
-        int rc_ = (call);                                                                          \
-        if (rc_) return rc_;                                                                       \
-    } while (0)
 
 int lsa_traced(const lsa_pass *p, int64_t layer, const char *name, const float *data, int64_t rows,
                int64_t cols);

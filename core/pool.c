@@ -10,7 +10,6 @@
 enum {
     COLD_SHIFT = 8, /* chunks a block: a fork that appends copies at most one */
     KEY_SHIFT = 10, /* LSA_POOL_KEY_RUN */
-    HOT_SHIFT = 6,
     ALIGN = 64
 };
 
@@ -28,10 +27,11 @@ int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit)
     p->unit = unit;
     int64_t item = (layers * record + ALIGN - 1) / ALIGN * ALIGN;
     lsa_cold_init(&p->cold);
-    lsa_blocks_init(&p->hot, item, HOT_SHIFT);
-    if (lsa_cold_add(&p->cold, layers * record, item, COLD_SHIFT)) {
-        lsa_free(p);
-        return LSA_ENOMEM;
+    int rc = lsa_cold_add(&p->cold, layers * record, item, COLD_SHIFT);
+    if (!rc) rc = lsa_hot_new(&p->hot, item, 0, unit);
+    if (rc) {
+        lsa_pool_free(p);
+        return rc;
     }
     *out = p;
     return LSA_OK;
@@ -52,13 +52,14 @@ int lsa_pool_set_disk(lsa_pool *p, const char *directory, const uint8_t *kept_ke
 {
     uint8_t stays[LSA_COLD_PLANES] = {0};
     int64_t leaving = 0;
-    if (p->cells) return lsa_fail(LSA_ESTATE, "pool: it has cells, and gets a file before");
+    if (p->hot->cells || p->hot->common)
+        return lsa_fail(LSA_ESTATE, "pool: it has cells, and gets a file before");
     for (int64_t layer = 0; p->key && layer < p->layers; layer++) {
         stays[LSA_RECORDS + 1 + layer] = kept_keys && kept_keys[layer];
         leaving += !stays[LSA_RECORDS + 1 + layer];
     }
     int rc = lsa_cold_set_file(&p->cold, directory, stays);
-    if (!rc) lsa_blocks_init(&p->hot_keys, leaving * p->key, HOT_SHIFT);
+    if (!rc) lsa_blocks_init(&p->hot->keys, leaving * p->key, p->hot->keys.shift);
     return rc;
 }
 
@@ -67,16 +68,28 @@ int lsa_pool_spill(lsa_pool *p) { return lsa_cold_spill(&p->cold); }
 int lsa_pool_load(lsa_pool *p) { return lsa_cold_load(&p->cold); }
 int lsa_pool_spilled(const lsa_pool *p) { return p->cold.away_count > 0; }
 
+/* Gives up the hot tier, and first what it has there. */
+static void leave_hot(lsa_pool *p)
+{
+    lsa_hot *h = p->hot;
+    if (h && h->references > 1)
+        for (int64_t c = h->cells - 1; p->held && c >= 0; c--) {
+            if (h->owner[c] != p) continue;
+            lsa_hot_vacate(h, (int32_t)c);
+            p->held--;
+        }
+    lsa_hot_release(h);
+    p->hot = NULL;
+    p->held = 0;
+}
+
 void lsa_pool_free(lsa_pool *p)
 {
     if (!p) return;
     lsa_transfer_free(p);
     lsa_cold_free(&p->cold);
-    lsa_blocks_free(&p->hot);
-    lsa_blocks_free(&p->hot_keys);
+    leave_hot(p);
     lsa_free(p->cell_of);
-    lsa_free(p->unit_in);
-    lsa_free(p->free_cells);
     lsa_free(p);
 }
 
@@ -97,24 +110,19 @@ int lsa_pool_fork(lsa_pool **out, const lsa_pool *pool)
     p->unit = pool->unit;
     p->key = pool->key;
     p->units_room = units_of(pool, pool->cold.count);
-    p->cells = pool->cells;
-    p->free_count = pool->free_count;
     lsa_transfer_settle(pool); /* it writes to memory that is shared from here on */
     int rc = lsa_cold_fork(&p->cold, &pool->cold);
-    if (!rc) rc = lsa_blocks_fork(&p->hot, &pool->hot);
-    if (!rc) rc = lsa_blocks_fork(&p->hot_keys, &pool->hot_keys);
     if (!rc) rc = copy_ids(&p->cell_of, pool->cell_of, p->units_room);
-    if (!rc) rc = copy_ids(&p->unit_in, pool->unit_in, p->cells);
-    if (!rc) rc = copy_ids(&p->free_cells, pool->free_cells, p->cells);
+    if (!rc) rc = lsa_hot_fork(&p->hot, pool->hot, pool, p);
     if (rc) {
         lsa_pool_free(p);
         return rc;
     }
-    for (int32_t c = 0; c < p->cells; c++) /* what is on its way is not the fork's */
-        if (p->unit_in[c] == LSA_AWAITED) {
-            p->unit_in[c] = LSA_ABSENT;
-            p->free_cells[p->free_count++] = c;
-        }
+    for (int32_t c = 0; c < p->hot->cells; c++) { /* a common tier's cells have other numbers in the fork's own */
+        if (p->hot->owner[c] != p) continue;
+        p->cell_of[p->hot->unit_in[c]] = c;
+        p->held++;
+    }
     *out = p;
     return LSA_OK;
 }
@@ -124,8 +132,9 @@ int64_t lsa_pool_record_bytes(const lsa_pool *p) { return p->record; }
 int64_t lsa_pool_unit(const lsa_pool *p) { return p->unit; }
 int64_t lsa_pool_chunks(const lsa_pool *p) { return p->cold.count; }
 int64_t lsa_pool_units(const lsa_pool *p) { return units_of(p, p->cold.count); }
-int64_t lsa_pool_cells(const lsa_pool *p) { return p->cells; }
-int64_t lsa_pool_free_cells(const lsa_pool *p) { return p->free_count; }
+int64_t lsa_pool_cells(const lsa_pool *p) { return p->hot->cells; }
+int64_t lsa_pool_free_cells(const lsa_pool *p) { return p->hot->free_count; }
+int64_t lsa_pool_held_cells(const lsa_pool *p) { return p->held; }
 
 int64_t lsa_pool_slot(const lsa_pool *p, int64_t chunk)
 {
@@ -137,15 +146,15 @@ void lsa_pool_release_cell(lsa_pool *p, int64_t unit)
 {
     int32_t cell = p->cell_of[unit];
     p->cell_of[unit] = LSA_ABSENT;
-    p->unit_in[cell] = LSA_ABSENT;
-    p->free_cells[p->free_count++] = cell;
+    lsa_hot_vacate(p->hot, cell);
+    p->held--;
 }
 
-int lsa_pool_open_slot(lsa_pool *p, int64_t slot, uint8_t **record, uint8_t **keys)
+void lsa_pool_place(lsa_pool *p, const int32_t *cells, const int32_t *units, int64_t n)
 {
-    *record = lsa_blocks_write(&p->hot, slot);
-    *keys = p->hot_keys.item ? lsa_blocks_write(&p->hot_keys, slot) : NULL;
-    return *record && (*keys || !p->hot_keys.item) ? LSA_OK : LSA_ENOMEM;
+    lsa_hot_occupy(p->hot, cells, n, p, units, 0);
+    for (int64_t i = 0; i < n; i++) p->cell_of[units[i]] = cells[i];
+    p->held += n;
 }
 
 /* A begun unit may have a cell: its new chunks are as zero there as in the cold tier. */
@@ -155,9 +164,9 @@ static int clear_new(lsa_pool *p, int64_t from, int64_t to)
         int64_t slot = lsa_pool_slot(p, c);
         uint8_t *record, *keys;
         if (slot == LSA_ABSENT) return LSA_OK;
-        if (lsa_pool_open_slot(p, slot, &record, &keys)) return LSA_ENOMEM;
-        memset(record, 0, (size_t)p->hot.item);
-        if (keys) memset(keys, 0, (size_t)p->hot_keys.item);
+        if (lsa_hot_open_slot(p->hot, slot, &record, &keys)) return LSA_ENOMEM;
+        memset(record, 0, (size_t)p->hot->records.item);
+        if (keys) memset(keys, 0, (size_t)p->hot->keys.item);
     }
     return LSA_OK;
 }
@@ -190,33 +199,41 @@ int lsa_pool_resize(lsa_pool *p, int64_t chunks)
 
 int lsa_pool_set_cells(lsa_pool *p, int64_t cells)
 {
-    int64_t used = p->cells - p->free_count;
+    int64_t used = p->hot->cells - p->hot->free_count;
     if (cells < used || cells < 0 || cells > INT32_MAX / p->unit)
         return lsa_fail(LSA_ESTATE, "pool: %lld cells, %lld are in use", (long long)cells, (long long)used);
-    for (int64_t c = p->cells - 1; c >= cells; c--) /* only cells past the last one in use can go */
-        if (p->unit_in[c] != LSA_ABSENT) cells = c + 1;
-    if (cells == p->cells) return LSA_OK;
-    int32_t *unit_in = lsa_alloc(cells * (int64_t)sizeof *unit_in);
-    int32_t *free_cells = lsa_alloc(cells * (int64_t)sizeof *free_cells);
-    int rc = unit_in && free_cells ? LSA_OK : LSA_ENOMEM;
-    if (!rc) rc = lsa_blocks_resize(&p->hot, cells * p->unit);
-    if (!rc && p->hot_keys.item && (rc = lsa_blocks_resize(&p->hot_keys, cells * p->unit)))
-        lsa_blocks_resize(&p->hot, p->hot_keys.count);
-    if (rc) {
-        lsa_free(unit_in);
-        lsa_free(free_cells);
-        return rc;
-    }
-    p->free_count = 0;
-    for (int64_t c = cells - 1; c >= 0; c--) { /* the lowest free cell on top */
-        unit_in[c] = c < p->cells ? p->unit_in[c] : LSA_ABSENT;
-        if (unit_in[c] == LSA_ABSENT) free_cells[p->free_count++] = (int32_t)c;
-    }
-    lsa_free(p->unit_in);
-    lsa_free(p->free_cells);
-    p->unit_in = unit_in;
-    p->free_cells = free_cells;
-    p->cells = cells;
+    return lsa_hot_set_cells(p->hot, cells);
+}
+
+/* ---- one hot tier for several pools ---- */
+
+int lsa_pool_new_host(lsa_pool **out, const lsa_pool *like)
+{
+    lsa_pool *p;
+    int rc = lsa_pool_new(&p, like->layers, like->record, like->unit);
+    if (rc) return rc;
+    p->hot->common = 1;
+    lsa_blocks_init(&p->hot->keys, like->hot->keys.item, p->hot->keys.shift);
+    *out = p;
+    return LSA_OK;
+}
+
+int lsa_pool_attach(lsa_pool *p, lsa_pool *host)
+{
+    const lsa_hot *own = p->hot, *common = host->hot;
+    if (!common->common) return lsa_fail(LSA_ESTATE, "pool: attaching to one that is no host");
+    if (p->transfer) return lsa_fail(LSA_ESTATE, "pool: attaching while a transfer is under way");
+    if (own->records.item != common->records.item || own->keys.item != common->keys.item ||
+        own->unit != common->unit)
+        return lsa_fail(LSA_ESHAPE, "pool: cells of %lld chunks of %lld + %lld bytes, the host's are %lld of %lld + %lld",
+                        (long long)own->unit, (long long)own->records.item, (long long)own->keys.item,
+                        (long long)common->unit, (long long)common->records.item, (long long)common->keys.item);
+    if (own == common) return LSA_OK;
+    for (int64_t u = 0; u < units_of(p, p->cold.count); u++) p->cell_of[u] = LSA_ABSENT;
+    leave_hot(p);
+    p->hot = host->hot;
+    p->hot->references++;
+    p->attached = 1;
     return LSA_OK;
 }
 
@@ -254,8 +271,9 @@ int lsa_pool_evict(lsa_pool *p, const int32_t *units, int64_t n)
 int64_t lsa_pool_present(const lsa_pool *p, int32_t *units)
 {
     int64_t n = 0;
-    for (int64_t c = 0; c < p->cells; c++)
-        if (p->unit_in[c] >= 0) units[n++] = p->unit_in[c];
+    const lsa_hot *h = p->hot;
+    for (int64_t c = 0; c < h->cells && n < p->held; c++)
+        if (h->owner[c] == p && h->unit_in[c] >= 0) units[n++] = h->unit_in[c];
     return n;
 }
 
@@ -276,11 +294,16 @@ lsa_records lsa_pool_cold_records(const lsa_pool *p, int64_t layer, int32_t form
 
 lsa_records lsa_pool_hot_records(const lsa_pool *p, int64_t layer, int32_t format)
 {
-    return records_in(&p->hot, layer * p->record, format);
+    return records_in(&p->hot->records, layer * p->record, format);
 }
 
 int64_t lsa_pool_cold_bytes(const lsa_pool *p) { return lsa_blocks_bytes(&p->cold.plane[LSA_RECORDS].blocks); }
-int64_t lsa_pool_hot_bytes(const lsa_pool *p) { return lsa_blocks_bytes(&p->hot) + lsa_blocks_bytes(&p->hot_keys); }
+int64_t lsa_pool_hot_bytes(const lsa_pool *p)
+{
+    const lsa_hot *h = p->hot;
+    if (p->attached) return p->held * h->unit * (h->records.item + h->keys.item);
+    return lsa_blocks_bytes(&h->records) + lsa_blocks_bytes(&h->keys);
+}
 int64_t lsa_pool_disk_bytes(const lsa_pool *p) { return p->cold.file ? lsa_cold_file_bytes(p->cold.file) : 0; }
 
 void lsa_pool_count(const lsa_pool *p, lsa_pool_counters *out) { *out = p->counters; }

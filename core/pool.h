@@ -1,6 +1,6 @@
 /* Two tiers of chunk records. The cold tier holds every chunk, chunk-major: one record a layer, side by
  * side, so that a chunk moves in one copy. The hot tier is a bounded arena of cells; a cell holds one
- * unit, which is a chunk or a page of chunks. The cold tier is in memory, or, on disk, once it was spilled: all but the
+ * unit, which is a chunk or a page of chunks; pools can share one hot tier. The cold tier is in memory, or, on disk, once it was spilled: all but the
  * newest chunks are then in a file, which forks share. A pool may keep index keys beside the records. */
 #ifndef LSA_POOL_H
 #define LSA_POOL_H
@@ -55,6 +55,18 @@ int lsa_pool_set_cells(lsa_pool *pool, int64_t cells);
 int64_t lsa_pool_cells(const lsa_pool *pool);
 int64_t lsa_pool_free_cells(const lsa_pool *pool);
 
+/* One hot tier for several pools. A host is a pool without chunks, of the dimensions of `like`, whose cells others take: a
+ * pool that is attached to it gives its own cells up, so all its units are absent, and from then on lsa_pool_cells, _free_cells
+ * and _set_cells are about the host's. Units belong to their pool: it alone finds, evicts and frees their cells; freeing a
+ * pool frees exactly those. A fork of an attached pool has a hot tier of its own, with copies. All pools of a host are used from one
+ * thread, but for publishing and reading different pools' chunks. LSA_ESHAPE where cells differ, LSA_ESTATE where
+ * `host` is none, or a transfer of `pool` is under way. */
+int lsa_pool_new_host(lsa_pool **out, const lsa_pool *like);
+int lsa_pool_attach(lsa_pool *pool, lsa_pool *host);
+
+/* Cells that the pool has itself, those on their way included. */
+int64_t lsa_pool_held_cells(const lsa_pool *pool);
+
 /* Writes n records of one layer, `records` packed, to the cold tier. The hot copy of a rewritten chunk is
  * stale: its unit loses its cell. */
 int lsa_pool_write(lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n, const void *records);
@@ -86,7 +98,7 @@ int lsa_pool_adopt(lsa_pool *pool, int64_t chunk);
 /* 1 where the unit has a cell. */
 int lsa_pool_has(const lsa_pool *pool, int64_t unit);
 
-/* Units with a cell, in no order, into `units` (room for lsa_pool_cells); returns how many. */
+/* Units with a cell, in no order, into `units` (room for lsa_pool_held_cells); returns how many. */
 int64_t lsa_pool_present(const lsa_pool *pool, int32_t *units);
 
 /* Slots of the given chunks in the hot arena, -1 for absent ones: the ids that lsa_pool_hot_records takes. */
@@ -109,7 +121,8 @@ enum { LSA_POOL_KEY_RUN = 1024 };
 int lsa_pool_has_keys(const lsa_pool *pool, int64_t layer);
 const uint8_t *lsa_pool_keys(const lsa_pool *pool, int64_t layer, int64_t chunk);
 
-/* Heap bytes of either tier, padding included (cold: without keys); bytes of the file. */
+/* Heap bytes of either tier, padding included (cold: without keys; hot, attached to a host: of the cells it has); bytes of
+ * the file. */
 int64_t lsa_pool_cold_bytes(const lsa_pool *pool);
 int64_t lsa_pool_hot_bytes(const lsa_pool *pool);
 int64_t lsa_pool_disk_bytes(const lsa_pool *pool);

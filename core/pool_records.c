@@ -43,7 +43,7 @@ int lsa_pool_publish(lsa_pool *p, int64_t layer, int64_t chunk, const void *reco
     if (!rc) rc = lsa_pool_check_chunk(p, chunk);
     if (rc) return rc;
     int64_t slot = lsa_pool_slot(p, chunk);
-    if (slot != LSA_ABSENT) rc = lsa_pool_open_slot(p, slot, &hot, &keys); /* both before either is changed */
+    if (slot != LSA_ABSENT) rc = lsa_hot_open_slot(p->hot, slot, &hot, &keys); /* both before either is changed */
     if (!rc) rc = lsa_cold_write(&p->cold, LSA_RECORDS, chunk, &cold);
     if (rc) return rc;
     memcpy(cold + layer * p->record, record, (size_t)p->record);
@@ -81,7 +81,7 @@ int lsa_pool_read(const lsa_pool *p, int64_t layer, const int32_t *chunks, int64
             list[cold] = chunks[i];
             place[cold++] = i;
         } else {
-            memcpy((uint8_t *)records + i * p->record, lsa_blocks_at(&p->hot, slot) + layer * p->record, (size_t)p->record);
+            memcpy((uint8_t *)records + i * p->record, lsa_blocks_at(&p->hot->records, slot) + layer * p->record, (size_t)p->record);
         }
     }
     extract x = {LSA_RECORDS, layer * p->record, p->record, place, records};
@@ -99,7 +99,7 @@ static int publish_key(lsa_pool *p, int64_t layer, int64_t chunk, const uint8_t 
 {
     uint8_t *cold, *record, *hot = NULL;
     int64_t slot = lsa_pool_slot(p, chunk);
-    int rc = slot != LSA_ABSENT && on_disk(p, layer) ? lsa_pool_open_slot(p, slot, &record, &hot) : LSA_OK;
+    int rc = slot != LSA_ABSENT && on_disk(p, layer) ? lsa_hot_open_slot(p->hot, slot, &record, &hot) : LSA_OK;
     if (!rc) rc = lsa_cold_write(&p->cold, keys_of(layer), chunk, &cold);
     if (rc) return rc;
     memcpy(cold, key, (size_t)p->key);
@@ -142,7 +142,7 @@ int lsa_pool_keys_of_cells(const lsa_pool *p, int64_t layer, const int32_t *chun
     uint8_t *to = keys;
     int in_cells = on_disk(p, layer);
     for (int64_t i = 0; i < n; i++, to += p->key) {
-        if (in_cells) memcpy(to, lsa_blocks_at(&p->hot_keys, lsa_pool_slot(p, chunks[i])) + key_in_cell(p, layer), (size_t)p->key);
+        if (in_cells) memcpy(to, lsa_blocks_at(&p->hot->keys, lsa_pool_slot(p, chunks[i])) + key_in_cell(p, layer), (size_t)p->key);
         else memcpy(to, lsa_pool_keys(p, layer, chunks[i]), (size_t)p->key);
     }
     return LSA_OK;

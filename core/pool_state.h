@@ -1,8 +1,9 @@
 /* Private: what a pool is made of, shared by pool.c (its life, its table), pool_records.c (what is written and read) and
- * pool_transfer.c (what moves from the cold tier to the hot one). */
+ * pool_transfer.c (what moves from the cold tier to the hot one). Its hot tier (core/hot.h) may be other pools', too. */
 #ifndef LSA_POOL_STATE_H
 #define LSA_POOL_STATE_H
 #include "core/cold.h"
+#include "core/hot.h"
 #include "core/pool.h"
 
 enum {
@@ -16,13 +17,11 @@ typedef struct lsa_transfer lsa_transfer;
 struct lsa_pool {
     int64_t layers, record, unit, key;
     lsa_cold cold;             /* [chunks] */
-    lsa_blocks hot;            /* [cells * unit] */
-    lsa_blocks hot_keys;       /* [cells * unit]: keys of the layers whose keys can be on disk */
+    lsa_hot *hot;
+    int attached;              /* the hot tier is a host's */
     int32_t *cell_of;          /* [units]: cell, or LSA_ABSENT */
     int64_t units_room;
-    int32_t *unit_in;          /* [cells]: unit, LSA_ABSENT or LSA_AWAITED */
-    int32_t *free_cells;       /* stack of free_count cells */
-    int64_t cells, free_count;
+    int64_t held;              /* cells that it has, those that it awaits units for included */
     lsa_transfer *transfer;    /* under way in the background, or NULL */
     lsa_pool_counters counters;
 };
@@ -33,8 +32,8 @@ int lsa_pool_check_unit(const lsa_pool *p, int64_t unit);
 int64_t lsa_pool_slot(const lsa_pool *p, int64_t chunk);
 void lsa_pool_release_cell(lsa_pool *p, int64_t unit);
 
-/* A slot of the arena to write to: its record and, where cells have keys, its keys (else NULL). */
-int lsa_pool_open_slot(lsa_pool *p, int64_t slot, uint8_t **record, uint8_t **keys);
+/* The cells, which are next in its hot tier, are now those of n units: once the units' bytes are there. */
+void lsa_pool_place(lsa_pool *p, const int32_t *cells, const int32_t *units, int64_t n);
 
 /* pool_transfer.c, about a transfer under way, if there is one. Units first .. end-1 change, so their copies that are on
  * the way will not arrive. To settle: waits for the bytes, without publishing them. To free: waits, and forgets it. */

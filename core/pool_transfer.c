@@ -44,7 +44,7 @@ static int filling_open(filling *f, lsa_pool *p, const int32_t *units, const int
     for (int64_t i = 0; !rc && i < n; i++)
         for (int64_t j = 0; !rc && j < p->unit && units[i] * p->unit + j < p->cold.count; j++, f->count++) {
             f->chunks[f->count] = (int32_t)(units[i] * p->unit + j);
-            rc = lsa_pool_open_slot(p, cells[i] * p->unit + j, &f->records[f->count], &f->keys[f->count]);
+            rc = lsa_hot_open_slot(p->hot, cells[i] * p->unit + j, &f->records[f->count], &f->keys[f->count]);
         }
     if (rc) filling_free(f);
     return rc;
@@ -81,20 +81,8 @@ static int check_fetch(const lsa_pool *p, const int32_t *units, int64_t n)
         if (p->cell_of[units[i]] != LSA_ABSENT || (i && units[i] <= units[i - 1]))
             return lsa_fail(LSA_ESTATE, "pool: fetch of %d, which is present or not in ascending order", units[i]);
     }
-    if (n <= p->free_count) return LSA_OK;
-    return lsa_fail(LSA_ESTATE, "pool: fetch of %lld, %lld cells are free", (long long)n, (long long)p->free_count);
-}
-
-/* The n cells that are next, as a list that ascends where the stack of free ones is in order. */
-static int32_t *next_cells(lsa_pool *p, int64_t n)
-{
-    int32_t *cells = p->free_cells + p->free_count - n;
-    for (int64_t i = 0; i < n / 2; i++) {
-        int32_t cell = cells[i];
-        cells[i] = cells[n - 1 - i];
-        cells[n - 1 - i] = cell;
-    }
-    return cells;
+    if (n <= p->hot->free_count) return LSA_OK;
+    return lsa_fail(LSA_ESTATE, "pool: fetch of %lld, %lld cells are free", (long long)n, (long long)p->hot->free_count);
 }
 
 static void count_fetched(lsa_pool *p, int64_t chunks)
@@ -109,13 +97,9 @@ int lsa_pool_fetch(lsa_pool *p, const int32_t *units, int64_t n)
     int rc = check_fetch(p, units, n);
     if (rc || n == 0) return rc;
     int64_t start = lsa_clock_ns(), chunks = 0;
-    const int32_t *cells = next_cells(p, n);
+    const int32_t *cells = lsa_hot_next(p->hot, n);
     if ((rc = fill_cells(p, units, cells, n, &chunks))) return rc; /* data first, published below */
-    p->free_count -= n;
-    for (int64_t i = 0; i < n; i++) {
-        p->unit_in[cells[i]] = units[i];
-        p->cell_of[units[i]] = cells[i];
-    }
+    lsa_pool_place(p, cells, units, n);
     int64_t took = lsa_clock_ns() - start;
     count_fetched(p, chunks);
     p->counters.transfer_ns += took;
@@ -129,13 +113,11 @@ int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
     if (rc) return rc;
     int64_t unit = chunk / p->unit;
     if (p->cell_of[unit] != LSA_ABSENT) return LSA_OK;
-    if (!p->free_count) return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
-    int32_t cell = p->free_cells[p->free_count - 1];
+    if (!p->hot->free_count) return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
+    const int32_t *cell = lsa_hot_next(p->hot, 1);
     int32_t first = (int32_t)unit;
-    if ((rc = fill_cells(p, &first, &cell, 1, NULL))) return rc;
-    p->free_count--;
-    p->unit_in[cell] = first;
-    p->cell_of[unit] = cell;
+    if ((rc = fill_cells(p, &first, cell, 1, NULL))) return rc;
+    lsa_pool_place(p, cell, &first, 1);
     int64_t earlier = chunk % p->unit; /* chunks of the unit that were born before come from the cold tier */
     p->counters.fetched_chunks += earlier;
     p->counters.fetched_bytes += earlier * p->layers * p->record;
@@ -204,15 +186,15 @@ int lsa_pool_start(lsa_pool *p, const int32_t *units, int64_t n)
     if (p->transfer) return lsa_fail(LSA_ESTATE, "pool: a transfer is under way");
     int rc = check_fetch(p, units, n);
     if (rc || n == 0) return rc;
-    if ((rc = transfer_new(&t, p, units, next_cells(p, n), n))) return rc;
+    if ((rc = transfer_new(&t, p, units, lsa_hot_next(p->hot, n), n))) return rc;
     if (pthread_create(&t->thread, NULL, transfer_run, t)) {
         transfer_delete(t);
         return lsa_fail(LSA_ENOMEM, "pool: no thread for a transfer");
     }
     t->running = 1;
     p->transfer = t;
-    p->free_count -= n;
-    for (int64_t i = 0; i < n; i++) p->unit_in[t->cells[i]] = LSA_AWAITED;
+    lsa_hot_occupy(p->hot, t->cells, n, p, NULL, LSA_AWAITED);
+    p->held += n;
     return LSA_OK;
 }
 
@@ -254,13 +236,14 @@ int lsa_pool_finish(lsa_pool *p)
     lsa_transfer_settle(p);
     for (int64_t i = 0; i < t->n; i++) { /* what another way got a cell meanwhile has it */
         int arrived = !t->rc && !t->spoiled[i] && p->cell_of[t->units[i]] == LSA_ABSENT;
-        p->unit_in[t->cells[i]] = arrived ? t->units[i] : LSA_ABSENT;
         if (arrived) {
+            p->hot->unit_in[t->cells[i]] = t->units[i];
             p->cell_of[t->units[i]] = t->cells[i];
             int64_t left = p->cold.count - t->units[i] * p->unit;
             chunks += left < p->unit ? left : p->unit;
         } else {
-            p->free_cells[p->free_count++] = t->cells[i];
+            lsa_hot_vacate(p->hot, t->cells[i]);
+            p->held--;
         }
     }
     count_fetched(p, chunks);

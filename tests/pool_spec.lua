@@ -24,13 +24,13 @@ end
 ffi.cdef "int memcmp(const void *, const void *, size_t);"
 
 -- Buffers that are used again: a million operations would otherwise make tens of millions.
-local written, got, one, slot = ffi.new("uint32_t[?]", RECORD / 4), ffi.new("uint32_t[?]", RECORD / 4),
+local written, got, one, slot = ffi.new("int32_t[?]", RECORD / 4), ffi.new("int32_t[?]", RECORD / 4),
   ffi.new "int32_t[1]", ffi.new "int32_t[1]"
 
 -- A record whose bytes tell layer, chunk and version; zeros for version nil. Valid until the next call.
 local function record(layer, chunk, version)
   for i = 0, RECORD / 4 - 1 do
-    written[i] = version and chunk * 64 + layer * 8 + version * 0x10000000 + i or 0
+    written[i] = version and bit.bxor(chunk * 64 + layer * 8 + i, version * 40503) or 0
   end
   return written
 end
@@ -112,12 +112,54 @@ describe("a pool", function()
     assert.equal(5000, tonumber(C.lsa_pool_chunks(fork)))
   end)
 
+  it("gives its cells to the pools that are attached to it, each of which frees exactly its own", function()
+    local a, b, host = new_pool(), new_pool(), ffi.new "lsa_pool *[1]"
+    check(C.lsa_pool_new_host(host, a))
+    host = ffi.gc(host[0], C.lsa_pool_free)
+    check(C.lsa_pool_set_cells(host, 5))
+    for i, pool in ipairs {a, b} do
+      check(C.lsa_pool_resize(pool, 10))
+      for chunk = 0, 9 do check(C.lsa_pool_write(pool, 1, id(chunk), 1, record(1, chunk, i))) end
+    end
+    check(C.lsa_pool_set_cells(a, 3))
+    check(C.lsa_pool_fetch(a, ids {7}, 1))
+    check(C.lsa_pool_attach(a, host))
+    assert.equal(0, C.lsa_pool_has(a, 7))
+    check(C.lsa_pool_attach(b, host))
+    check(C.lsa_pool_fetch(a, ids {1, 2}, 2))
+    check(C.lsa_pool_fetch(b, ids {0, 1, 2}, 3))
+    assert.equal(C.LSA_ESTATE, C.lsa_pool_fetch(a, ids {3}, 1))
+    assert.is_true(same(record(1, 2, 1), hot_record(a, 1, 2)))
+    assert.is_true(same(record(1, 2, 2), hot_record(b, 1, 2)))
+    local fork = fork_of(a)
+    assert.same({2, 0}, {tonumber(C.lsa_pool_cells(fork)), tonumber(C.lsa_pool_free_cells(fork))})
+    check(C.lsa_pool_write(a, 1, ids {2}, 1, record(1, 2, 3)))
+    assert.is_true(same(record(1, 2, 1), hot_record(fork, 1, 2)))
+    assert.same({1, 3, 1}, {tonumber(C.lsa_pool_held_cells(a)), tonumber(C.lsa_pool_held_cells(b)),
+      tonumber(C.lsa_pool_free_cells(host))})
+    C.lsa_pool_free(ffi.gc(b, nil))
+    assert.same({1, 4}, {tonumber(C.lsa_pool_held_cells(a)), tonumber(C.lsa_pool_free_cells(host))})
+    C.lsa_pool_free(ffi.gc(host, nil))
+    assert.is_true(same(record(1, 1, 1), hot_record(a, 1, 1)))
+  end)
+
+  it("does not attach to a pool that is no host, or whose cells differ", function()
+    local a, host = new_pool(), ffi.new "lsa_pool *[1]"
+    assert.equal(C.LSA_ESTATE, C.lsa_pool_attach(a, new_pool()))
+    check(C.lsa_pool_new_host(host, new_pool(2)))
+    assert.equal(C.LSA_ESHAPE, C.lsa_pool_attach(a, ffi.gc(host[0], C.lsa_pool_free)))
+    assert.matches("cells of 1 chunks of 128 %+ 0 bytes, the host's are 2 of 128 %+ 0", ffi.string(C.lsa_error()))
+  end)
+
   for _, unit in ipairs {1, 4, 6} do
     it(("keeps its invariants under random operations, cells of %d chunks"):format(unit), function()
       local seed = 20 + unit
       local random = require("lsa.rng").new(seed)
-      -- One shadow a pool: cold[layer][chunk] = version, has[unit] = true.
-      local pools = {{c = new_pool(unit), cold = {}, has = {}, chunks = 0, cells = 0}}
+      -- One shadow a pool: cold[layer][chunk] = version, which no other write has; has[unit] = true.
+      -- shared: its cells are the host's.
+      local pools, host, writes = {{c = new_pool(unit), cold = {}, has = {}, chunks = 0}}, ffi.new "lsa_pool *[1]", 0
+      check(C.lsa_pool_new_host(host, pools[1].c))
+      host = ffi.gc(host[0], C.lsa_pool_free)
       local operations = {}
 
       local function used(p)
@@ -143,10 +185,33 @@ describe("a pool", function()
         end
       end
 
+      -- Cells in use in p's hot tier.
+      local function in_use(p)
+        local all = 0
+        for _, q in ipairs(pools) do
+          if q == p or (p.shared and q.shared) then all = all + used(q) end
+        end
+        return all
+      end
+
       local function check_counts(p)
-        fits(tonumber(C.lsa_pool_cells(p.c)) >= used(p), "cells")
-        fits(tonumber(C.lsa_pool_cells(p.c) - C.lsa_pool_free_cells(p.c)) == used(p), "cells leak: %d in use, %d units have one",
-          tonumber(C.lsa_pool_cells(p.c) - C.lsa_pool_free_cells(p.c)), used(p))
+        local all = in_use(p)
+        fits(tonumber(C.lsa_pool_held_cells(p.c)) == used(p), "%d cells are its own, %d units have one",
+          tonumber(C.lsa_pool_held_cells(p.c)), used(p))
+        fits(tonumber(C.lsa_pool_cells(p.c) - C.lsa_pool_free_cells(p.c)) == all, "cells leak: %d in use, %d units have one",
+          tonumber(C.lsa_pool_cells(p.c) - C.lsa_pool_free_cells(p.c)), all)
+      end
+
+      local function new_version()
+        writes = writes + 1
+        return writes
+      end
+
+      function operations.attach(p)
+        if p.shared and random(4) > 0 then return end
+        check(C.lsa_pool_attach(p.c, host))
+        if not p.shared then p.has = {} end
+        p.shared = true
       end
 
       function operations.grow(p)
@@ -166,7 +231,7 @@ describe("a pool", function()
       end
       function operations.write(p)
         if p.chunks == 0 then return end
-        local chunk, layer, v = random(p.chunks), random(LAYERS), random(8)
+        local chunk, layer, v = random(p.chunks), random(LAYERS), new_version()
         if C.lsa_pool_write(p.c, layer, id(chunk), 1, record(layer, chunk, v)) == 0 then
           p.cold[chunk * LAYERS + layer] = v
           p.has[math.floor(chunk / unit)] = nil
@@ -174,7 +239,7 @@ describe("a pool", function()
       end
       function operations.publish(p)
         if p.chunks == 0 then return end
-        local chunk, layer, v = random(p.chunks), random(LAYERS), random(8)
+        local chunk, layer, v = random(p.chunks), random(LAYERS), new_version()
         if C.lsa_pool_publish(p.c, layer, chunk, record(layer, chunk, v)) == 0 then p.cold[chunk * LAYERS + layer] = v end
       end
       function operations.adopt(p)
@@ -186,8 +251,8 @@ describe("a pool", function()
         else fits(rc == C.LSA_ENOMEM or not possible, "adopt refused with free cells") end
       end
       function operations.cells(p)
-        local n = random(24)
-        if C.lsa_pool_set_cells(p.c, n) ~= 0 then fits(n < used(p) or n > 0, "cells refused") end
+        local n = random(p.shared and 60 or 24)
+        if C.lsa_pool_set_cells(p.c, n) ~= 0 then fits(n < in_use(p) or n > 0, "cells refused") end
       end
       function operations.fetch(p)
         local units, list = math.ceil(p.chunks / unit), {}
@@ -228,7 +293,7 @@ describe("a pool", function()
         local at = 1 + random(#pools)
         local p = pools[at]
         local name = names[1 + random(#names)]
-        if (name == "fork" or name == "free") and random(20) > 0 then name = "write" end
+        if (name == "fork" or name == "free" or name == "attach") and random(20) > 0 then name = "write" end
         if random(50) == 0 then C.lsa_memory_fail_after(random(3)) end -- out of memory somewhere in it
         operations[name](p, at)
         C.lsa_memory_fail_after(-1)
