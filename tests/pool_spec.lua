@@ -157,15 +157,15 @@ describe("a pool", function()
       local random = require("lsa.rng").new(seed)
       -- One shadow a pool: cold[layer][chunk] = version, which no other write has; has[unit] = true.
       -- shared: its cells are the host's.
-      local pools, host, writes = {{c = new_pool(unit), cold = {}, has = {}, chunks = 0}}, ffi.new "lsa_pool *[1]", 0
+      local pools, host, writes = {{c = new_pool(unit), cold = {}, has = {}, used = 0, chunks = 0}}, ffi.new "lsa_pool *[1]", 0
       check(C.lsa_pool_new_host(host, pools[1].c))
       host = ffi.gc(host[0], C.lsa_pool_free)
       local operations = {}
 
-      local function used(p)
-        local n = 0
-        for _ in pairs(p.has) do n = n + 1 end
-        return n
+      local function used(p) return p.used end
+      local function set_has(p, u, value)
+        if (p.has[u] == true) ~= (value == true) then p.used = p.used + (value and 1 or -1) end
+        p.has[u] = value
       end
       local function version(p, layer, chunk) return p.cold[chunk * LAYERS + layer] end
 
@@ -210,7 +210,7 @@ describe("a pool", function()
       function operations.attach(p)
         if p.shared and random(4) > 0 then return end
         check(C.lsa_pool_attach(p.c, host))
-        if not p.shared then p.has = {} end
+        if not p.shared then p.has, p.used = {}, 0 end
         p.shared = true
       end
 
@@ -226,7 +226,7 @@ describe("a pool", function()
         end
         p.chunks = chunks
         for u in pairs(p.has) do
-          if u >= math.ceil(chunks / unit) then p.has[u] = nil end
+          if u >= math.ceil(chunks / unit) then set_has(p, u, nil) end
         end
       end
       function operations.write(p)
@@ -234,7 +234,7 @@ describe("a pool", function()
         local chunk, layer, v = random(p.chunks), random(LAYERS), new_version()
         if C.lsa_pool_write(p.c, layer, id(chunk), 1, record(layer, chunk, v)) == 0 then
           p.cold[chunk * LAYERS + layer] = v
-          p.has[math.floor(chunk / unit)] = nil
+          set_has(p, math.floor(chunk / unit), nil)
         end
       end
       function operations.publish(p)
@@ -247,7 +247,7 @@ describe("a pool", function()
         local chunk = random(p.chunks)
         local possible = p.has[math.floor(chunk / unit)] or C.lsa_pool_free_cells(p.c) > 0
         local rc = C.lsa_pool_adopt(p.c, chunk)
-        if rc == 0 then p.has[math.floor(chunk / unit)] = true
+        if rc == 0 then set_has(p, math.floor(chunk / unit), true)
         else fits(rc == C.LSA_ENOMEM or not possible, "adopt refused with free cells") end
       end
       function operations.cells(p)
@@ -260,7 +260,7 @@ describe("a pool", function()
           if not p.has[u] and random(6) == 0 and #list < tonumber(C.lsa_pool_free_cells(p.c)) then list[#list + 1] = u end
         end
         if C.lsa_pool_fetch(p.c, ids(list), #list) == 0 then
-          for _, u in ipairs(list) do p.has[u] = true end
+          for _, u in ipairs(list) do set_has(p, u, true) end
         end
       end
       function operations.evict(p)
@@ -269,13 +269,13 @@ describe("a pool", function()
           if random(3) == 0 then list[#list + 1] = u end
         end
         check(C.lsa_pool_evict(p.c, ids(list), #list))
-        for _, u in ipairs(list) do p.has[u] = nil end
+        for _, u in ipairs(list) do set_has(p, u, nil) end
       end
       function operations.fork(p)
         if #pools >= 4 then return end
         local out = ffi.new "lsa_pool *[1]"
         if C.lsa_pool_fork(out, p.c) ~= 0 then return end
-        local copy = {c = ffi.gc(out[0], C.lsa_pool_free), cold = {}, has = {}, chunks = p.chunks}
+        local copy = {c = ffi.gc(out[0], C.lsa_pool_free), cold = {}, has = {}, used = p.used, chunks = p.chunks}
         for k, v in pairs(p.cold) do copy.cold[k] = v end
         for k, v in pairs(p.has) do copy.has[k] = v end
         pools[#pools + 1] = copy
