@@ -69,6 +69,7 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_scratch 
     int64_t vocab = model->config.vocab;
     lsa_blocks_init(&s->token_ids, vocab <= 1 << 8 ? 1 : vocab <= 1 << 16 ? 2 : 4, LSA_TOKEN_SHIFT);
     s->layers = lsa_alloc_zero(model->config.layers * (int64_t)sizeof *s->layers);
+    s->layer_count = s->layers ? model->config.layers : 0;
     s->logits = lsa_alloc_zero(model->config.vocab * (int64_t)sizeof(float));
     *out = s;
     return s->layers && s->logits ? LSA_OK : LSA_ENOMEM;
@@ -123,7 +124,7 @@ static void layer_free(lsa_layer_state *l)
 void lsa_session_free(lsa_session *s)
 {
     if (!s) return;
-    for (int64_t i = 0; s->layers && i < s->model->config.layers; i++) layer_free(&s->layers[i]);
+    for (int64_t i = 0; i < s->layer_count; i++) layer_free(&s->layers[i]);
     lsa_free(s->layers);
     lsa_blocks_free(&s->token_ids);
     lsa_pool_free(s->pool);

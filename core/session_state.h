@@ -41,7 +41,8 @@ struct lsa_session {
     int64_t tokens;                    /* committed */
     lsa_blocks token_ids;              /* [tokens]: 1, 2 or 4 bytes each, as the vocabulary needs */
     lsa_pool *pool;                    /* records and index keys of the CSA layers; NULL where there are none */
-    lsa_layer_state *layers;
+    lsa_layer_state *layers;           /* [layer_count]: as many as the model's, which may end before the session is freed */
+    int64_t layer_count;
     float *logits;                     /* [vocab] */
     int32_t *residents;                /* ascending chunk ids */
     int64_t resident_count;
