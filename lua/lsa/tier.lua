@@ -35,6 +35,7 @@ function Tier:fork(c, owner, evict, cells, level)
   end
   local fork = M.new(c, owner, evict or self.evict, nil, (level or 1) + 1)
   fork.fixed = cells
+  if cells and cells > fork:cells() then lib.check(C.lsa_pool_set_cells(c, cells), (level or 1) + 1) end
   fork:rebuild()
   return fork
 end
@@ -71,6 +72,11 @@ local function choose_victim(self, allowed, incoming)
   return victim
 end
 
+-- Cells that are free of the fixed number; fewer than none after a fork that made it smaller.
+local function room_of(self)
+  return self.fixed - self:cells() + tonumber(C.lsa_pool_free_cells(self.c))
+end
+
 -- Decides, without moving anything: loads (ascending ids, n) and leavers to make `wanted` present with `spare`
 -- cells left free. The eviction policy sees the accesses in ascending order.
 function Tier:plan(wanted, spare, present)
@@ -84,7 +90,7 @@ function Tier:plan(wanted, spare, present)
     hits = wanted:count() - n - (self.arrived and self.arrived:intersect_count(wanted) or 0)
     return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = wanted:count() + spare}
   end
-  local free = tonumber(C.lsa_pool_free_cells(self.c)) - spare
+  local free = room_of(self) - spare
   local allowed = present:minus(wanted)
   local function make_room(incoming)
     left = left + 1
@@ -137,7 +143,7 @@ function Tier:apply(wanted, spare)
   end
   local leavers = ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers)
   check(C.lsa_pool_evict(self.c, leavers, plan.left))
-  if plan.cells > self:cells() then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
+  if plan.cells > self:cells() or self.fixed then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
   local rc = C.lsa_pool_fetch(self.c, plan.loads, plan.n)
   if rc < 0 then
     if self.fixed then self:rebuild() end
@@ -150,7 +156,7 @@ end
 -- Decides what a transfer in the background can bring of `wanted`, with `spare` cells left free and nobody of `kept`
 -- leaving: loads (ascending ids, n) and leavers.
 local function plan_ahead(self, wanted, spare, kept, present)
-  local free = tonumber(C.lsa_pool_free_cells(self.c)) - spare
+  local free = self.fixed and room_of(self) - spare or tonumber(C.lsa_pool_free_cells(self.c)) - spare
   local missing = wanted:minus(present)
   local loads, n, leavers, left = ffi.new("int32_t[?]", math.max(1, missing:count())), 0, {}, 0
   local allowed = self.fixed and present:minus(wanted):minus(kept)
@@ -197,6 +203,7 @@ end
 -- Units that got a cell by being born, or through lsa.pool's own calls, are told to the eviction policy.
 function Tier:tell_new(present)
   local new = self.known and present:minus(self.known:resize(present:size())) or present
+  self.known = present
   for id in new:each() do self.policy:insert(id) end
 end
 

@@ -28,10 +28,15 @@ local format_names = {f32 = "F32", bf16 = "BF16", f16 = "F16", f8_e4m3 = "F8_E4M
 
 local function open(path)
   local box = ffi.new "lsa_file *[1]"
-  check(C.lsa_file_open(box, path, C.LSA_FILE_UPDATE))
-  local file = ffi.gc(box[0], C.lsa_file_close)
-  check(C.lsa_file_resize(file, 0))
-  return file
+  local rc = C.lsa_file_open(box, path, C.LSA_FILE_UPDATE)
+  if rc == 0 then rc = C.lsa_file_resize(box[0], 0) end
+  if rc < 0 then
+    local message = ffi.string(C.lsa_error())
+    C.lsa_file_close(box[0])
+    C.lsa_file_remove(path)
+    raise("%s", message)
+  end
+  return ffi.gc(box[0], C.lsa_file_close)
 end
 
 local function product(shape)
@@ -83,6 +88,21 @@ local function in_order(a, b)
   return a.name < b.name
 end
 
+-- Where each tensor is written to.
+local function open_parts(self)
+  local at = self.room
+  for i, t in ipairs(self.tensors) do
+    if t.shape then
+      t.file, t.at = self.file, at
+      at = at + product(t.shape) * t.size
+    else
+      t.file, t.at = open(("%s.%d"):format(self.part, i)), 0
+      t.part = ("%s.%d"):format(self.part, i)
+    end
+  end
+  self.fixed_end = at
+end
+
 function M.new(path, list, metadata)
   local self = setmetatable({path = path, tensors = {}, by_name = {}, metadata = metadata or {}}, Writer)
   for i, entry in ipairs(list) do
@@ -95,17 +115,11 @@ function M.new(path, list, metadata)
   self.room = #header_text(self)
   self.part = path .. ".part"
   self.file = open(self.part)
-  local at = self.room
-  for i, t in ipairs(self.tensors) do
-    if t.shape then
-      t.file, t.at = self.file, at
-      at = at + product(t.shape) * t.size
-    else
-      t.part = ("%s.%d"):format(self.part, i)
-      t.file, t.at = open(t.part), 0
-    end
+  local ok, problem = pcall(open_parts, self)
+  if not ok then
+    self:abandon()
+    error(problem, 0)
   end
-  self.fixed_end = at
   return self
 end
 
