@@ -5,6 +5,7 @@
 #define LSA_H
 #include "core/error.h"
 #include "core/memory.h"
+#include "core/hash.h"
 #include "core/cpu.h"
 #include "core/device.h"
 #include "core/transfer.h"
@@ -18,6 +19,7 @@
 #include "core/blocks.h"
 #include "core/pool.h"
 #include "core/session.h"
+#include "core/session_parts.h"
 #include "core/batch.h"
 #include "core/retrieval.h"
 #include "core/samples.h"

@@ -6,10 +6,11 @@
 
 #include "core/checkpoint.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/memory.h"
 #include "kernels/convert.h"
 
-enum { MOST_NAME = 256 };
+enum { MOST_NAME = 256, SAMPLE = 4096, SAMPLES = 16 };
 
 /* A list of what a model frees: blocks of memory and views that keep the mappings. */
 typedef struct held {
@@ -20,6 +21,7 @@ typedef struct held {
 
 struct lsa_model_memory {
     held *first;
+    uint64_t vectors;       /* hash of the small tensors, which are copied and not held */
 };
 
 typedef struct loader {
@@ -164,6 +166,7 @@ static int load_floats(loader *l, const float **out, const scope *s, const char 
         rc = LSA_ENOMEM;
     else
         rc = lsa_convert_cpu(copy, t->data, n, LSA_F32, t->dtype, NULL);
+    if (!rc) l->model->memory->vectors = lsa_hash(copy, n * (int64_t)sizeof *copy, l->model->memory->vectors);
     lsa_tensor_free(t);
     *out = copy;
     return rc;
@@ -556,4 +559,48 @@ void lsa_model_free(lsa_model *model)
     }
     lsa_free(model->memory);
     lsa_free(model);
+}
+
+/* ---- identity ---- */
+
+/* All of a small block, evenly spread samples of a large one. */
+static uint64_t hash_samples(const uint8_t *data, int64_t bytes, uint64_t seed)
+{
+    if (bytes <= SAMPLE * SAMPLES) return lsa_hash(data, bytes, seed);
+    for (int64_t i = 0; i < SAMPLES; i++)
+        seed = lsa_hash(data + (bytes - SAMPLE) / (SAMPLES - 1) * i, SAMPLE, seed);
+    return seed;
+}
+
+static uint64_t hash_rope(const lsa_rope_config *r, uint64_t seed)
+{
+    double numbers[] = {r->theta, r->yarn, r->factor, r->original_positions, r->beta_fast, r->beta_slow};
+    return lsa_hash(numbers, sizeof numbers, seed);
+}
+
+/* Field by field: between them may be anything. */
+static uint64_t hash_config(const lsa_config *c)
+{
+    int64_t sizes[] = {c->vocab, c->hidden, c->layers, c->heads, c->head_dim, c->rope_dim, c->q_rank, c->window, c->csa_rate,
+                       c->hca_rate, c->index_heads, c->index_dim, c->index_topk, c->o_groups, c->o_rank, c->hc_mult,
+                       c->hc_iters, c->experts, c->experts_per_token, c->shared_experts, c->moe_hidden, c->scoring,
+                       c->tied_embeddings};
+    float numbers[] = {c->norm_eps, c->hc_eps, c->routed_scaling, c->swiglu_limit};
+    uint64_t hash = lsa_hash(sizes, sizeof sizes, 0);
+    hash = lsa_hash(numbers, sizeof numbers, hash);
+    hash = hash_rope(&c->compress_rope, hash_rope(&c->main_rope, hash));
+    hash = lsa_hash(c->layer_type, c->layers * (int64_t)sizeof *c->layer_type, hash);
+    return lsa_hash(c->hash_moe, c->layers * (int64_t)sizeof *c->hash_moe, hash);
+}
+
+void lsa_model_identity(const lsa_model *model, uint64_t *config, uint64_t *weights)
+{
+    *config = hash_config(&model->config);
+    *weights = model->memory->vectors;
+    for (const held *h = model->memory->first; h; h = h->next) {
+        if (!h->tensor) continue;
+        int64_t bytes = lsa_tensor_count(h->tensor) * lsa_dtype_size(h->tensor->dtype);
+        *weights = lsa_hash(h->tensor->shape, h->tensor->rank * (int64_t)sizeof *h->tensor->shape, *weights);
+        *weights = hash_samples(h->tensor->data, bytes, *weights);
+    }
 }

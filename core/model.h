@@ -54,4 +54,7 @@ typedef struct lsa_model {
 int lsa_model_load(lsa_model **out, const char *directory);
 void lsa_model_free(lsa_model *model);
 
+/* What tells one model from another: hashes of its configuration and of its weights, of which large ones are sampled. */
+void lsa_model_identity(const lsa_model *model, uint64_t *config, uint64_t *weights);
+
 #endif

@@ -116,6 +116,10 @@ int lsa_pool_publish_keys(lsa_pool *pool, int64_t layer, int64_t first, int64_t 
 int lsa_pool_read_keys(const lsa_pool *pool, int64_t layer, int64_t first, int64_t n, void *keys);
 int lsa_pool_keys_of_cells(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n, void *keys);
 
+/* Everything that n chunks from `first` have, wherever they are: records [n, layers * record], keys [layers, n, key]. */
+int lsa_pool_read_chunks(const lsa_pool *pool, int64_t first, int64_t n, void *records, void *keys);
+int lsa_pool_write_chunks(lsa_pool *pool, int64_t first, int64_t n, const void *records, const void *keys);
+
 /* 1 where memory has a layer's keys of all chunks; they then lie together in runs of LSA_POOL_KEY_RUN chunks. */
 enum { LSA_POOL_KEY_RUN = 1024 };
 int lsa_pool_has_keys(const lsa_pool *pool, int64_t layer);

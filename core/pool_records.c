@@ -147,3 +147,56 @@ int lsa_pool_keys_of_cells(const lsa_pool *p, int64_t layer, const int32_t *chun
     }
     return LSA_OK;
 }
+
+/* ---- both ---- */
+
+typedef struct gathering {
+    const lsa_pool *pool;
+    int64_t n;
+    uint8_t *records, *keys;
+} gathering;
+
+static void take_chunk(void *context, int64_t i, const uint8_t *const *parts)
+{
+    const gathering *g = context;
+    int64_t bytes = g->pool->layers * g->pool->record, key = g->pool->key;
+    memcpy(g->records + i * bytes, parts[LSA_RECORDS], (size_t)bytes);
+    for (int64_t layer = 0; key && layer < g->pool->layers; layer++)
+        memcpy(g->keys + (layer * g->n + i) * key, parts[keys_of(layer)], (size_t)key);
+}
+
+static int check_range(const lsa_pool *p, int64_t first, int64_t n)
+{
+    int rc = n ? lsa_pool_check_chunk(p, first) : LSA_OK;
+    return rc || !n ? rc : lsa_pool_check_chunk(p, first + n - 1);
+}
+
+int lsa_pool_read_chunks(const lsa_pool *p, int64_t first, int64_t n, void *records, void *keys)
+{
+    int rc = check_range(p, first, n);
+    if (rc) return rc;
+    int32_t *chunks = lsa_alloc(n * (int64_t)sizeof *chunks);
+    if (!chunks) return LSA_ENOMEM;
+    for (int64_t i = 0; i < n; i++) chunks[i] = (int32_t)(first + i);
+    gathering g = {p, n, records, keys};
+    rc = lsa_cold_read(&p->cold, chunks, n, 1, take_chunk, &g);
+    lsa_free(chunks);
+    return rc;
+}
+
+int lsa_pool_write_chunks(lsa_pool *p, int64_t first, int64_t n, const void *records, const void *keys)
+{
+    int64_t bytes = p->layers * p->record;
+    uint8_t *to;
+    int rc = check_range(p, first, n);
+    for (int64_t i = 0; !rc && i < n; i++) {
+        if ((rc = lsa_cold_write(&p->cold, LSA_RECORDS, first + i, &to))) return rc;
+        memcpy(to, (const uint8_t *)records + i * bytes, (size_t)bytes);
+    }
+    for (int64_t layer = 0; p->key && layer < p->layers; layer++)
+        for (int64_t i = 0; !rc && i < n; i++) {
+            if ((rc = lsa_cold_write(&p->cold, keys_of(layer), first + i, &to))) return rc;
+            memcpy(to, (const uint8_t *)keys + (layer * n + i) * p->key, (size_t)p->key);
+        }
+    return rc;
+}

@@ -14,6 +14,9 @@ enum {
 
 typedef struct lsa_transfer lsa_transfer;
 
+/* A transfer under way, as it can be put back: [n, 3] unit, cell, 1 where the unit has changed since. */
+enum { LSA_MOVING_COLUMNS = 3, LSA_MOVING_MESSAGE = 1024 };
+
 struct lsa_pool {
     int64_t layers, record, unit, key;
     lsa_cold cold;             /* [chunks] */
@@ -40,5 +43,15 @@ void lsa_pool_place(lsa_pool *p, const int32_t *cells, const int32_t *units, int
 void lsa_transfer_spoil(lsa_pool *p, int64_t first, int64_t end);
 void lsa_transfer_settle(const lsa_pool *p);
 void lsa_transfer_free(lsa_pool *p);
+
+/* A transfer that has settled, as numbers, and back. code, message: how it ended. */
+int64_t lsa_transfer_count(const lsa_pool *p);
+void lsa_transfer_rows(const lsa_pool *p, int32_t *rows);
+int lsa_transfer_code(const lsa_pool *p);
+const char *lsa_transfer_message(const lsa_pool *p);
+int lsa_transfer_restore(lsa_pool *p, const int32_t *rows, int64_t n, int code, const char *message);
+
+/* unit_in and free_cells were filled from a file: checks that they agree, and gives the cells what they hold. */
+int lsa_pool_restore_cells(lsa_pool *p);
 
 #endif

@@ -27,6 +27,7 @@ static void filling_free(filling *f)
     lsa_free(f->chunks);
     lsa_free(f->records);
     lsa_free(f->keys);
+    memset(f, 0, sizeof *f); /* who failed to open it may free what it is part of */
 }
 
 /* The chunks of n units, and the memory of n cells for them. */
@@ -251,5 +252,106 @@ int lsa_pool_finish(lsa_pool *p)
     p->counters.stall_ns += lsa_clock_ns() - start;
     int rc = t->rc ? lsa_fail(t->rc, "%s", t->message) : LSA_OK;
     lsa_transfer_free(p);
+    return rc;
+}
+
+/* ---- from a file ---- */
+
+int64_t lsa_transfer_count(const lsa_pool *p) { return p->transfer ? p->transfer->n : 0; }
+int lsa_transfer_code(const lsa_pool *p) { return p->transfer ? p->transfer->rc : LSA_OK; }
+const char *lsa_transfer_message(const lsa_pool *p) { return p->transfer ? p->transfer->message : ""; }
+
+void lsa_transfer_rows(const lsa_pool *p, int32_t *rows)
+{
+    const lsa_transfer *t = p->transfer;
+    for (int64_t i = 0; i < lsa_transfer_count(p); i++) {
+        rows[i * LSA_MOVING_COLUMNS] = t->units[i];
+        rows[i * LSA_MOVING_COLUMNS + 1] = t->cells[i];
+        rows[i * LSA_MOVING_COLUMNS + 2] = t->spoiled[i];
+    }
+}
+
+static int check_moving(const lsa_pool *p, const int32_t *rows, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t *row = rows + i * LSA_MOVING_COLUMNS;
+        int fits = row[0] >= 0 && (row[2] || row[0] < lsa_pool_units(p)) && (!i || row[0] > row[-LSA_MOVING_COLUMNS]);
+        if (!fits || row[1] < 0 || row[1] >= p->hot->cells || p->hot->owner[row[1]] != p ||
+            p->hot->unit_in[row[1]] != LSA_AWAITED)
+            return lsa_fail(LSA_EFORMAT, "transfer %lld brings unit %d to cell %d; the pool has %lld units, %lld cells",
+                            (long long)i, row[0], row[1], (long long)lsa_pool_units(p), (long long)p->hot->cells);
+    }
+    return LSA_OK;
+}
+
+int lsa_transfer_restore(lsa_pool *p, const int32_t *rows, int64_t n, int code, const char *message)
+{
+    int rc = check_moving(p, rows, n);
+    if (rc || !n) return rc;
+    int32_t *units = lsa_alloc(n * (int64_t)sizeof *units), *cells = lsa_alloc(n * (int64_t)sizeof *cells);
+    if (!units || !cells) rc = LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < n; i++) {
+        units[i] = rows[i * LSA_MOVING_COLUMNS];
+        cells[i] = rows[i * LSA_MOVING_COLUMNS + 1];
+    }
+    if (!rc) rc = transfer_new(&p->transfer, p, units, cells, n);
+    lsa_free(units);
+    lsa_free(cells);
+    if (rc) return rc;
+    lsa_transfer *t = p->transfer;
+    for (int64_t i = 0; i < n; i++) t->spoiled[i] = rows[i * LSA_MOVING_COLUMNS + 2] != 0;
+    transfer_run(t);
+    if (t->rc) return lsa_fail(t->rc, "%s", t->message);
+    t->rc = code;
+    snprintf(t->message, sizeof t->message, "%s", message);
+    return LSA_OK;
+}
+
+/* Every cell is in use by one unit, awaits one, or is on the list of free ones, once. */
+static int check_cells(lsa_pool *p)
+{
+    lsa_hot *h = p->hot;
+    for (int64_t c = 0; c < h->cells; c++) {
+        int32_t unit = h->unit_in[c];
+        if (unit == LSA_ABSENT) continue;
+        h->owner[c] = p;
+        p->held++;
+        if (unit == LSA_AWAITED) continue;
+        if (unit < 0 || unit >= lsa_pool_units(p) || p->cell_of[unit] != LSA_ABSENT)
+            return lsa_fail(LSA_EFORMAT, "cell %lld has unit %d, of %lld, each in one cell", (long long)c, unit,
+                            (long long)lsa_pool_units(p));
+        p->cell_of[unit] = (int32_t)c;
+    }
+    if (h->cells - p->held != h->free_count)
+        return lsa_fail(LSA_EFORMAT, "%lld cells are free, %lld are listed", (long long)(h->cells - p->held),
+                        (long long)h->free_count);
+    uint8_t *seen = lsa_alloc_zero(h->cells);
+    if (!seen) return LSA_ENOMEM;
+    int rc = LSA_OK;
+    for (int64_t i = 0; !rc && i < h->free_count; i++) {
+        int32_t cell = h->free_cells[i];
+        if (cell < 0 || cell >= h->cells || h->owner[cell] || seen[cell])
+            rc = lsa_fail(LSA_EFORMAT, "free cell %lld is %d, of %lld", (long long)i, cell, (long long)h->cells);
+        else
+            seen[cell] = 1;
+    }
+    lsa_free(seen);
+    return rc;
+}
+
+int lsa_pool_restore_cells(lsa_pool *p)
+{
+    int rc = check_cells(p);
+    int32_t *units = lsa_alloc(p->held * (int64_t)sizeof *units), *cells = lsa_alloc(p->held * (int64_t)sizeof *cells);
+    if (!rc && (!units || !cells)) rc = LSA_ENOMEM;
+    int64_t n = 0;
+    for (int64_t u = 0; !rc && u < lsa_pool_units(p); u++) /* ascending: few large reads */
+        if (p->cell_of[u] != LSA_ABSENT) {
+            units[n] = (int32_t)u;
+            cells[n++] = p->cell_of[u];
+        }
+    if (!rc && n) rc = fill_cells(p, units, cells, n, NULL);
+    lsa_free(units);
+    lsa_free(cells);
     return rc;
 }

@@ -30,6 +30,10 @@ local GARBAGE = 2 ^ 22
 M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
   granularity = "chunk", async = false, strict = false, seed = 1}
 
+-- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
+M.saved = {"due", "tau", "appended", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
+  "complained"}
+
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
 local function ms(from) return (seconds() - from) * 1e3 end
 

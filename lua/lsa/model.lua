@@ -1,7 +1,7 @@
 -- Owns models: a directory's weights, and the sessions on them. model = lsa.model(directory, options).
 --
 --   model.config           the architecture's numbers, by the names of core/config.h
---   model:session{...}     see lua/lsa/session.lua
+--   model:session{...}     see lua/lsa/session.lua;  model:restore(path, {...}) has a saved one again
 --   model:tokens "text"    a list of token ids;  model:text(tokens)
 --   model.csa_layers       model layers with compressed sparse attention, in order: a CSA ordinal's layer is [ordinal + 1]
 local ffi = require "ffi"
@@ -52,6 +52,12 @@ end
 
 function Model:session(opt)
   local session = require("lsa.session").new(self, opt, 2) -- no tail call: errors point past this frame
+  return session
+end
+
+-- A session that s:save wrote. options: what a fork may change (then a cycle is due, as for a fork), cold and indexer.
+function Model:restore(path, opt)
+  local session = require("lsa.session").restore(self, path, opt, 2)
   return session
 end
 

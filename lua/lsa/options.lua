@@ -24,6 +24,13 @@ function M.check(given, defaults, what, level)
   return out
 end
 
+-- A table's own copy, one level deep.
+function M.copy(given)
+  local out = {}
+  for name, value in pairs(given) do out[name] = value end
+  return out
+end
+
 -- One of a list of strings.
 function M.one_of(value, valid, what, level)
   for _, name in ipairs(valid) do

@@ -5,6 +5,7 @@
 --                                   intermediates; {trace = {"attn_input", "layer.2.index_topk"}}: of those
 --   logits = s:decode(token)        s:generate{n =, temperature =, stop =} -> list of tokens
 --   s:stats() s:cycles() s:fork{...} s:close()
+--   s:save(path)                    model:restore(path, {...}) has the session again, whenever
 --   s:keys(layer) s:hidden(layer) s:entries(layer)      layer is a CSA ordinal
 --
 -- One cycle: the policy names the chunks that the next τ steps may use, they are made resident, and Level 2 chooses
@@ -56,6 +57,7 @@ end
 local function chunk_bytes(self)
   return self.pool ~= nil and tonumber(C.lsa_pool_layers(self.pool) * C.lsa_pool_record_bytes(self.pool)) or 1
 end
+Session.chunk_bytes = chunk_bytes
 
 local function open_indexer(self, opt, level)
   local from = opt.indexer
@@ -77,14 +79,8 @@ local function wrap(out)
   return ffi.gc(out[0], C.lsa_session_free)
 end
 
-function M.new(model, opt, level)
-  level = (level or 1) + 1
-  opt = options.check(opt, defaults, "session", level)
-  check_options(opt, level)
-  if not opt.select then
-    opt.select = exists(model.directory .. "/indexer.safetensors") and "lsa_threshold" or "lsa_topk"
-    if #model.csa_layers == 0 then opt.select = "full" end
-  end
+-- A session without hot tier and loop.
+local function bare(model, opt, level)
   local self = setmetatable({model = model, opt = opt, format = formats[opt.kv], csa_layers = #model.csa_layers,
     observed_all = true, policy_flops = 0, sampler = rng.new(opt.seed + 1)}, Session)
   local out = ffi.new "lsa_session *[1]"
@@ -95,6 +91,20 @@ function M.new(model, opt, level)
   if self.csa_layers > 0 then
     self.indexer = open_indexer(self, opt, level)
     open_disk(self, opt, level)
+  end
+  return self
+end
+
+function M.new(model, opt, level)
+  level = (level or 1) + 1
+  opt = options.check(opt, defaults, "session", level)
+  check_options(opt, level)
+  if not opt.select then
+    opt.select = exists(model.directory .. "/indexer.safetensors") and "lsa_threshold" or "lsa_topk"
+    if #model.csa_layers == 0 then opt.select = "full" end
+  end
+  local self = bare(model, opt, level + 1)
+  if self.csa_layers > 0 then
     self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self), level), level)
   end
   self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier, level)
@@ -366,6 +376,44 @@ function Session:close()
   if self.recorder then self:record(false) end
   C.lsa_session_free(ffi.gc(self.c, nil))
   self.c, self.pool, self.tier = nil, nil, nil
+end
+
+---- files ----
+
+-- Everything that decoding on depends on; see lua/lsa/session_file.lua. What an observer has (s:record) is no part of it.
+function Session:save(path)
+  open(self, 2)
+  if type(path) ~= "string" then error(("save: path is a %s, a string is wanted"):format(type(path)), 2) end
+  local ok, problem = pcall(require("lsa.session_file").save, self, path)
+  if not ok then error(problem, 2) end
+end
+
+-- What model:restore may change beside what a fork may.
+local restorable = {cold = true, indexer = true}
+
+function M.restore(model, path, given, level)
+  level = (level or 1) + 1
+  if type(path) ~= "string" then error(("restore: path is a %s, a string is wanted"):format(type(path)), level) end
+  local changes, valid = {}, {}
+  for name in pairs(forkable) do valid[name] = false end
+  for name in pairs(restorable) do valid[name] = false end
+  given = options.check(given, valid, "restore", level)
+  for name, value in pairs(given) do
+    if forkable[name] then changes[name] = value end
+  end
+  local ok, result = pcall(function()
+    local session = require("lsa.session_file").restore(path, model, given, function(opt)
+      check_options(opt, 1)
+      return bare(model, opt, 1)
+    end, 1)
+    if not next(changes) then return session end
+    local forked, fork = pcall(session.fork, session, changes)
+    session:close()
+    if not forked then error(fork, 0) end
+    return fork
+  end)
+  if not ok then error(result, level) end
+  return result
 end
 
 ---- what a session holds ----
