@@ -348,10 +348,15 @@ int lsa_cold_read(const lsa_cold *c, const int32_t *chunks, int64_t n, int threa
 {
     const uint8_t **parts = lsa_alloc(threads * c->planes * (int64_t)sizeof *parts);
     if (!parts) return LSA_ENOMEM;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t i = 0; i < n; i++)
-        if (lsa_cold_in_memory(c, chunks[i]))
-            hand_on(c, chunks[i], i, parts + omp_get_thread_num() * c->planes, take, context);
+    if (threads == 1) { /* a parallel region of one thread costs more than a chunk does */
+        for (int64_t i = 0; i < n; i++)
+            if (lsa_cold_in_memory(c, chunks[i])) hand_on(c, chunks[i], i, parts, take, context);
+    } else {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t i = 0; i < n; i++)
+            if (lsa_cold_in_memory(c, chunks[i]))
+                hand_on(c, chunks[i], i, parts + omp_get_thread_num() * c->planes, take, context);
+    }
     lsa_free(parts);
     return c->away_count ? read_away(c, chunks, n, take, context) : LSA_OK;
 }

@@ -17,7 +17,7 @@ static int64_t units_of(const lsa_pool *p, int64_t chunks) { return (chunks + p-
 
 int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit)
 {
-    if (layers < 1 || record < 1 || unit < 1 || layers > 4096 || record > 1 << 24)
+    if (layers < 1 || record < 0 || unit < 1 || layers > 4096 || record > 1 << 24)
         return lsa_fail(LSA_EARG, "pool: %lld layers, records of %lld bytes, units of %lld chunks",
                         (long long)layers, (long long)record, (long long)unit);
     lsa_pool *p = lsa_alloc_zero(sizeof *p);
@@ -257,15 +257,16 @@ int lsa_pool_has(const lsa_pool *p, int64_t unit)
 
 int lsa_pool_evict(lsa_pool *p, const int32_t *units, int64_t n)
 {
-    int rc = LSA_OK;
-    for (int64_t i = 0; !rc && i < n; i++) rc = lsa_pool_check_unit(p, units[i]);
-    for (int64_t i = 0; !rc && i < n; i++) {
+    int64_t all = lsa_pool_units(p);
+    for (int64_t i = 0; i < n; i++)
+        if (units[i] < 0 || units[i] >= all) return lsa_pool_check_unit(p, units[i]);
+    for (int64_t i = 0; i < n; i++) {
         if (p->cell_of[units[i]] == LSA_ABSENT) continue;
         lsa_pool_release_cell(p, units[i]);
         int64_t left = p->cold.count - units[i] * p->unit;
         p->counters.evicted_chunks += left < p->unit ? left : p->unit;
     }
-    return rc;
+    return LSA_OK;
 }
 
 int64_t lsa_pool_present(const lsa_pool *p, int32_t *units)

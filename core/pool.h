@@ -18,7 +18,8 @@ typedef struct lsa_pool_counters {
     int64_t stall_ns;                       /* that callers waited for them */
 } lsa_pool_counters;
 
-/* A pool of `layers` records of `record` bytes a chunk, cells of `unit` chunks; no chunks, no cells yet. */
+/* A pool of `layers` records of `record` bytes a chunk, cells of `unit` chunks; no chunks, no cells yet. One of 0 bytes has
+ * residency alone: nothing moves, chunks are counted. */
 int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit);
 
 /* One index key of that many bytes a layer and chunk from now on; before there are chunks. */

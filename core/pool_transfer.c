@@ -61,10 +61,25 @@ static void fill_slot(void *context, int64_t i, const uint8_t *const *parts)
             memcpy(f->keys[i] + f->plane[p].at - f->record_bytes, parts[p], (size_t)f->plane[p].bytes);
 }
 
+/* Chunks that n units have. */
+static int64_t chunks_of(const lsa_pool *p, const int32_t *units, int64_t n)
+{
+    int64_t chunks = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t left = p->cold.count - units[i] * p->unit;
+        chunks += left < p->unit ? left : p->unit;
+    }
+    return chunks;
+}
+
 /* Copies what the cold tier holds of n units into n cells; *chunks (may be NULL): how many that are. */
 static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n, int64_t *chunks)
 {
     filling f;
+    if (p->record == 0 && p->key == 0) {
+        if (chunks) *chunks = chunks_of(p, units, n);
+        return LSA_OK;
+    }
     int rc = filling_open(&f, p, units, cells, n);
     if (rc) return rc;
     int threads = lsa_threads_for(f.count * f.record_bytes / COPY_BYTES_NS);
@@ -76,9 +91,9 @@ static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, i
 
 static int check_fetch(const lsa_pool *p, const int32_t *units, int64_t n)
 {
+    int64_t all = lsa_pool_units(p);
     for (int64_t i = 0; i < n; i++) {
-        int rc = lsa_pool_check_unit(p, units[i]);
-        if (rc) return rc;
+        if (units[i] < 0 || units[i] >= all) return lsa_pool_check_unit(p, units[i]);
         if (p->cell_of[units[i]] != LSA_ABSENT || (i && units[i] <= units[i - 1]))
             return lsa_fail(LSA_ESTATE, "pool: fetch of %d, which is present or not in ascending order", units[i]);
     }

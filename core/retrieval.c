@@ -147,3 +147,15 @@ int lsa_retrieval_add(lsa_retrieval_counts *counts, const float *scores, const f
     int threads = lsa_threads_for(all * 4);
     return rows ? count_rows(counts, &r, rows, threads < rows ? threads : (int)rows) : LSA_OK;
 }
+
+int64_t lsa_retrieval_covered(const uint64_t *bits, const int32_t *ids, int64_t rows, int64_t k, int64_t *total)
+{
+    int64_t covered = 0;
+    *total = 0;
+    for (int64_t row = 0; row < rows; row++, ids += k) {
+        int64_t j = 0;
+        for (; j < k && ids[j] >= 0; j++) covered += bit(bits, ids[j]);
+        *total += j;
+    }
+    return covered;
+}

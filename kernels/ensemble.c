@@ -5,34 +5,38 @@
 #include "core/simd.h"
 #include "kernels/vector_math.h"
 
-/* sigmoid is monotonic, so the max needs one a chunk; a NaN wins over every number. */
-static inline LSA_BODY f32x16 largest(f32x16 best, f32x16 v)
+enum { PART = 4096 }; /* chunks of a task */
+
+static inline LSA_BODY f32x16 load(const float *p, int64_t m)
 {
-    return f32x16_select((v > best) | (v != v), v, best);
+    return m == 16 ? f32x16_load(p) : f32x16_load_n(p, m);
 }
 
-static inline LSA_BODY void ensemble_body(float *out, const float *logits, int64_t layers, int64_t n, int32_t how)
+/* The ensemble of m <= 16 chunks, whose logits of each layer lie n apart. */
+static inline LSA_BODY f32x16 joined(const float *logits, int64_t layers, int64_t n, int64_t m, int32_t how)
 {
-    for (int64_t s = 0; s < n; s += 16) {
-        int64_t m = n - s < 16 ? n - s : 16;
-        f32x16 v = f32x16_load_n(logits + s, m);
-        if (how == LSA_ENSEMBLE_MAX) {
-            for (int64_t l = 1; l < layers; l++) {
-                f32x16 next = f32x16_load_n(logits + l * n + s, m);
-                v = f32x16_select(v != v, v, largest(v, next));
-            }
-            v = f32x16_sigmoid(v);
-        } else {
-            v = f32x16_sigmoid(v);
-            for (int64_t l = 1; l < layers; l++) v += f32x16_sigmoid(f32x16_load_n(logits + l * n + s, m));
-            v = v / f32x16_set((float)layers);
-        }
-        f32x16_store_n(out + s, v, m);
+    f32x16 v = load(logits, m);
+    if (how == LSA_ENSEMBLE_MAX) {
+        /* sigmoid is monotonic, so the max needs one a chunk; a NaN wins over every number. */
+        for (int64_t l = 1; l < layers; l++) v = f32x16_larger(v, load(logits + l * n, m));
+        return f32x16_sigmoid(v);
     }
+    v = f32x16_sigmoid(v);
+    for (int64_t l = 1; l < layers; l++) v += f32x16_sigmoid(load(logits + l * n, m));
+    return v / f32x16_set((float)layers);
 }
 
-LSA_PATHS(ensemble, (float *out, const float *logits, int64_t layers, int64_t n, int32_t how),
-          (out, logits, layers, n, how))
+/* Chunks from .. to-1. */
+static inline LSA_BODY void ensemble_body(float *out, const float *logits, int64_t layers, int64_t n, int64_t from, int64_t to,
+                                          int32_t how)
+{
+    int64_t s = from;
+    for (; s + 16 <= to; s += 16) f32x16_store(out + s, joined(logits + s, layers, n, 16, how));
+    if (s < to) f32x16_store_n(out + s, joined(logits + s, layers, n, to - s, how), to - s);
+}
+
+LSA_PATHS(ensemble, (float *out, const float *logits, int64_t layers, int64_t n, int64_t from, int64_t to, int32_t how),
+          (out, logits, layers, n, from, to, how))
 
 int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n, int32_t how, void *stream)
 {
@@ -40,6 +44,10 @@ int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n,
     if (layers < 1) return lsa_fail(LSA_ESHAPE, "ensemble: %lld layers, at least 1 is needed", (long long)layers);
     if (how != LSA_ENSEMBLE_MAX && how != LSA_ENSEMBLE_MEAN)
         return lsa_fail(LSA_EARG, "ensemble: %d is neither max (0) nor mean (1)", how);
-    ensemble(out, logits, layers, n, how);
+    int64_t parts = (n + PART - 1) / PART;
+    int threads = lsa_threads_for(n * layers / 2);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t i = 0; i < parts; i++)
+        ensemble(out, logits, layers, n, i * PART, (i + 1) * PART < n ? (i + 1) * PART : n, how);
     return LSA_OK;
 }

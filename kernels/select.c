@@ -3,17 +3,20 @@
  * A selection ends in a threshold T and a number of ties: scores above T are in, and of those
  * equal to T the first `ties`; one pass of compares, at the speed of memory, writes that (mark).
  * Top-k and top-p find T first. A sorted sample brackets it between two pivots, one pass (scan)
- * counts what lies above the bracket and collects the few scores inside, and a radix search
- * (resolve) over those is exact. Where the bracket misses, or the row is short, the radix search
- * runs over the whole row: the sample decides the time, never the result. */
+ * counts what lies above the bracket and collects the few scores inside, and a search over those
+ * is exact: by bits for top-k (kth), by radix for top-p (resolve). Where the bracket misses, or
+ * the row is short, the search runs over the whole row: the sample decides the time, never the
+ * result. */
 #include "kernels/select.h"
+
+#include <float.h>
 
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/simd.h"
 #include "kernels/vector_math.h"
 
-enum { SAMPLES = 4096, BINS = 2048, SHORT = 16384 };
+enum { SAMPLES = 4096, BINS = 2048, SHORT = 16384, BOUNDS = 3 };
 
 /* Weights: 1 for every candidate (top-k), or its score (top-p). What does not count weighs 0 and
  * is never taken. */
@@ -274,9 +277,63 @@ static int64_t ties_for(double above, double need, double each)
     return ties < 1 ? 1 : ties;
 }
 
+/* How many of the scores reach each of the bounds. */
+static inline LSA_BODY void reaching_body(const float *x, int64_t n, const float *bounds,
+                                          int64_t *counts)
+{
+    f32x16 b[BOUNDS];
+    i32x16 sum[BOUNDS] = {{0}};
+    int64_t i = 0;
+    for (int j = 0; j < BOUNDS; j++) b[j] = f32x16_set(bounds[j]);
+    for (; i + 16 <= n; i += 16) {
+        f32x16 v = f32x16_load(x + i);
+        for (int j = 0; j < BOUNDS; j++) sum[j] -= v >= b[j];
+    }
+    for (int j = 0; j < BOUNDS; j++) {
+        counts[j] = 0;
+        for (int lane = 0; lane < 16; lane++) counts[j] += sum[j][lane];
+        for (int64_t rest = i; rest < n; rest++) counts[j] += x[rest] >= bounds[j];
+    }
+}
+LSA_PATHS(reaching, (const float *x, int64_t n, const float *bounds, int64_t *counts),
+          (x, n, bounds, counts))
+
+/* Of the n scores, those above t->value and the first t->ties of those equal to it are the k
+ * largest. 0 where there are fewer than k; *there is then how many. */
+static int kth(threshold *t, const float *x, int64_t n, int64_t k, int64_t *there)
+{
+    /* Reached by k scores or more; reached by fewer, namely `more`. */
+    int64_t low = key_of(-FLT_MAX), high = (int64_t)key_of(INFINITY) + 1, more = 0;
+    int64_t keys[BOUNDS] = {low, key_of(0.0f), high - 1};
+    for (int first = 1; high - low > 1; first = 0) {
+        float bounds[BOUNDS];
+        int64_t counts[BOUNDS];
+        for (int j = 0; j < BOUNDS; j++) bounds[j] = float_of((uint32_t)keys[j]);
+        reaching(x, n, bounds, counts);
+        if (first && counts[0] < k) {
+            *there = counts[0];
+            return 0;
+        }
+        for (int j = 0; j < BOUNDS; j++) {
+            if (counts[j] == k) {
+                *t = (threshold){bounds[j], k};
+                return 1;
+            }
+            if (counts[j] > k && keys[j] > low) low = keys[j];
+            if (counts[j] < k && keys[j] < high) {
+                high = keys[j];
+                more = counts[j];
+            }
+        }
+        for (int j = 0; j < BOUNDS; j++) keys[j] = low + (high - low) * (j + 1) / (BOUNDS + 1);
+    }
+    *t = (threshold){float_of((uint32_t)low), k - more};
+    return 1;
+}
+
 /* Finds in x the largest T for which the scores >= T weigh `need` or more together, and how many
  * of those equal to T that takes. 0 when all together weigh less; *weighed is then their weight. */
-static int resolve(threshold *t, const float *x, int64_t n, double need, int how, double *bins,
+static int resolve(threshold *t, const float *x, int64_t n, double need, double *bins,
                    double *weighed)
 {
     static const int shifts[] = {21, 10, 0}, widths[] = {11, 11, 10};
@@ -287,7 +344,7 @@ static int resolve(threshold *t, const float *x, int64_t n, double need, int how
         uint32_t mask = (1u << widths[level]) - 1;
         memset(bins, 0, BINS * sizeof *bins);
         for (int64_t i = 0; i < n; i++) {
-            double w = weight_of(x[i], how);
+            double w = weight_of(x[i], MASS);
             uint32_t key = key_of(x[i]);
             if (w > 0 && (level == 0 || key >> known == prefix)) bins[key >> shift & mask] += w;
         }
@@ -313,8 +370,19 @@ static int resolve(threshold *t, const float *x, int64_t n, double need, int how
         prefix = prefix << widths[level] | (uint32_t)bin;
     }
     t->value = float_of(prefix);
-    t->ties = ties_for(above, need, weight_of(t->value, how));
+    t->ties = ties_for(above, need, weight_of(t->value, MASS));
     return 1;
+}
+
+/* The threshold among x alone, by either weight. */
+static int search(threshold *t, const float *x, int64_t n, double need, int how, double *bins,
+                  double *weighed)
+{
+    if (how == MASS) return resolve(t, x, n, need, bins, weighed);
+    int64_t there;
+    int found = kth(t, x, n, (int64_t)need, &there);
+    *weighed = (double)there;
+    return found;
 }
 
 /* Sorts w->keys, largest first. */
@@ -395,7 +463,7 @@ static int from_bracket(threshold *t, workspace *w, const float *scores, int64_t
     }
     if (lo == hi) return 0;
     if (s.at_hi) above += (double)s.at_hi * each;
-    if (resolve(t, w->inside, s.inside, need - above, how, w->bins, &weighed)) return 1;
+    if (search(t, w->inside, s.inside, need - above, how, w->bins, &weighed)) return 1;
     above += weighed;
 
     each = weight_of(lo, how);
@@ -412,7 +480,7 @@ static threshold find(const float *scores, int64_t n, double need, double share,
     threshold t;
     double weighed;
     if (n >= SHORT && from_bracket(&t, &w, scores, n, need, share, how)) return t;
-    if (resolve(&t, scores, n, need, how, w.bins, &weighed)) return t;
+    if (search(&t, scores, n, need, how, w.bins, &weighed)) return t;
     return (threshold){how == MASS ? 0.0f : -INFINITY, 0};
 }
 

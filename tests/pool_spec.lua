@@ -84,6 +84,24 @@ describe("a pool", function()
     assert.is_true(same(record(1, 2, 3), hot_record(pool, 1, 2)))
   end)
 
+  it("counts what moves where records have no bytes", function()
+    for unit, chunks in pairs {3, 5} do
+      local box, counters = ffi.new "lsa_pool *[1]", ffi.new "lsa_pool_counters"
+      check(C.lsa_pool_new(box, 1, 0, unit * 2 - 1))
+      local pool = ffi.gc(box[0], C.lsa_pool_free)
+      check(C.lsa_pool_resize(pool, chunks))
+      check(C.lsa_pool_set_cells(pool, 2))
+      check(C.lsa_pool_fetch(pool, ids {0, 1}, 2))
+      check(C.lsa_pool_resize(pool, chunks + 1))
+      check(C.lsa_pool_evict(pool, ids {0}, 1))
+      C.lsa_pool_count(pool, counters)
+      assert.equal(unit == 1 and 2 or 5, tonumber(counters.fetched_chunks))
+      assert.equal(unit == 1 and 1 or 3, tonumber(counters.evicted_chunks))
+      assert.equal(0, tonumber(counters.fetched_bytes))
+      assert.same({0, 1}, {C.lsa_pool_has(pool, 0), C.lsa_pool_has(pool, 1)})
+    end
+  end)
+
   it("refuses to fetch what is present, unordered, unknown, or more than is free, and changes nothing", function()
     local pool = new_pool()
     check(C.lsa_pool_resize(pool, 8))

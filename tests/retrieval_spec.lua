@@ -136,3 +136,28 @@ describe("lsa_retrieval_add", function()
     assert.is_not_nil(keep)
   end)
 end)
+
+describe("coverage", function()
+  it("counts the ids of rows that a set has, up to each row's end", function()
+    local uniform = support.uniform(3)
+    for _, k in ipairs {0, 1, 15, 32, 37} do
+      local n, rows = 200, 9
+      local bits, ids = support.buffer("uint64_t", 4), support.buffer("int32_t", rows * k)
+      local has, covered, total = {}, 0, 0
+      for id = 0, n - 1 do
+        has[id] = uniform(0, 1) < 0.4
+        if has[id] then bits[math.floor(id / 64)] = bit.bor(bits[math.floor(id / 64)], bit.lshift(1ULL, id % 64)) end
+      end
+      for row = 0, rows - 1 do
+        local size = math.floor(uniform(0, k + 1))
+        for j = 0, k - 1 do
+          ids[row * k + j] = j < size and math.floor(uniform(0, n)) or j == size and -1 or 5
+          if j < size then total = total + 1; covered = covered + (has[ids[row * k + j]] and 1 or 0) end
+        end
+      end
+      local all = ffi.new "int64_t[1]"
+      assert.equal(covered, tonumber(C.lsa_retrieval_covered(bits, ids, rows, k, all)))
+      assert.equal(total, tonumber(all[0]))
+    end
+  end)
+end)

@@ -99,6 +99,8 @@ local shapes = {
   rising = function(i) return i end,
   falling = function(i) return -i end,
   one_peak = function(i) return i == 3 and 1000 or i * 1e-9 end,
+  neighbours = function(i) return (i % 2 == 0 and 1 or -1) * (1 + i * 7 % 13 * 2 ^ -23) end,
+  all_sizes = function(_, u) return (u() < 0.5 and -1 or 1) * 2 ^ (u() * 270 - 145) end,
   heavy = function(_, u) return math.exp(30 * u()) end,
 }
 

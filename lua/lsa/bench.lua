@@ -13,6 +13,11 @@
 --     }
 --   end
 --
+-- What takes more than one clock measures itself, and prints its row:
+--
+--     if bench:wants(op, shape) then bench:row{op =, shape =, ns =, best =, bytes =, limit =, note = "text"} end
+--     bench.interleaved(rounds, f, g, …)        the sorted times in ns of each of them, run in turns
+--
 -- The filter is a part of "op shape". A time is the median over repeats of one run; the CSV has the best one, too.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
@@ -129,9 +134,10 @@ function Bench:limit(name)
   return self.limits[name] or nil
 end
 
-local function write_csv(case, ns, share, best)
+local function write_csv(case, share)
   local function quoted(s) return '"' .. s:gsub('"', '""') .. '"' end
-  print(table.concat({case.op, quoted(case.shape), ("%.0f"):format(ns), ("%.0f"):format(best), case.bytes or 0, case.flops or 0,
+  local ns = case.ns
+  print(table.concat({case.op, quoted(case.shape), ("%.0f"):format(ns), ("%.0f"):format(case.best), case.bytes or 0, case.flops or 0,
     ("%.3f"):format((case.bytes or 0) / ns), ("%.3f"):format((case.flops or 0) / ns), case.limit or "",
     share and ("%.1f"):format(100 * share) or ""}, ","))
 end
@@ -141,30 +147,60 @@ local function time_text(ns)
     or ("%.2f ms"):format(ns / 1e6)
 end
 
-local function write_row(case, ns, share)
+local function write_row(case, share)
+  local ns = case.ns
   local bytes = case.bytes and ("%.1f GB/s"):format(case.bytes / ns) or ""
   local flops = case.flops and ("%.1f GFLOP/s"):format(case.flops / ns) or ""
   local of = share and ("%.0f %% of %s"):format(100 * share, case.limit) or ""
+  if case.note then of = of == "" and case.note or of .. ", " .. case.note end
   print(("%-18s %-44s %10s %12s %16s  %s"):format(case.op, case.shape, time_text(ns), bytes, flops, of))
+end
+
+-- Whether the filter lets a case through.
+function Bench:wants(op, shape)
+  local wanted = (op .. " " .. shape):find(self.filter, 1, true) ~= nil
+  if wanted then self.cases = self.cases + 1 end
+  return wanted
+end
+
+-- Prints a measured case's line.
+function Bench:row(case)
+  local limit = case.limit and self:limit(case.limit)
+  local amount = (case.limit == "f32" or case.limit == "bf16") and case.flops or case.bytes
+  local share = limit and amount and amount / case.ns / limit
+  local write = self.csv and write_csv or write_row
+  write(case, share)
+  io.stdout:flush()
+  collectgarbage()
 end
 
 -- Measures one case and prints its line.
 function Bench:case(case)
-  if not (case.op .. " " .. case.shape):find(self.filter, 1, true) then return end
-  self.cases = self.cases + 1
-  local limit = case.limit and self:limit(case.limit)
+  if not self:wants(case.op, case.shape) then return end
+  if case.limit then self:limit(case.limit) end
   local state = case.setup and case.setup()
   local run = case.run
   local list = times(function() run(state) end,
     case.device and function() check(C.lsa_device_synchronize()) end)
-  local ns = median(list)
-  local amount = (case.limit == "f32" or case.limit == "bf16") and case.flops or case.bytes
-  local share = limit and amount and amount / ns / limit
-  local write = self.csv and write_csv or write_row
-  write(case, ns, share, list[1])
-  io.stdout:flush()
-  collectgarbage()
+  case.ns, case.best = median(list), list[1]
+  self:row(case)
 end
+
+function Bench.interleaved(rounds, ...)
+  local runs, lists = {...}, {}
+  for i = 1, #runs do lists[i] = {} end
+  for _ = 1, rounds do
+    for i, run in ipairs(runs) do
+      local start = now()
+      run()
+      lists[i][#lists[i] + 1] = now() - start
+    end
+  end
+  for _, list in ipairs(lists) do table.sort(list) end
+  return unpack(lists)
+end
+
+Bench.median = median
 
 local function processor()
   local file = io.open "/proc/cpuinfo"

@@ -53,9 +53,12 @@ local function best(scores, open, most)
   local list = {}
   for i, row in ipairs(tensor.is(scores) and {scores} or scores) do list[i] = row:where(open, -math.huge) end
   most = math.min(most, open:size())
-  if #list == 0 or most <= 0 then return set.new(open:size()) end
-  if #list == 1 then return list[1]:topk(most) end
-  return by_rank(list, most)
+  local chosen
+  if #list == 0 or most <= 0 then chosen = set.new(open:size())
+  elseif #list == 1 then chosen = list[1]:topk(most)
+  else chosen = by_rank(list, most) end
+  for _, row in ipairs(list) do tensor.release(row) end
+  return chosen
 end
 
 -- What is left of the budget beside keep and `taken`, and the set of both.

@@ -26,7 +26,10 @@
 --   recent_queries(layer, w)            tensors [w, heads, dim], [w, heads]
 --   index_scores(layer, q, w, heads, n, rows)   [n] f32 of one query, [rows, n] of several
 --   decoded_keys(layer, n, from)  observations(layer, n)  token_tensor(t)  last_logits() -> float *, count
--- and, where it is recorded, last_entropy() in place of last_logits(), and future(tau, n).
+-- and, where it is recorded, last_entropy() in place of last_logits(), future(tau, n), and
+--   recorded_scores(kind, layer, n)     [n] f32 of the last token's recorded queries: "" the Lightning Indexer's, "memory_" the
+--                                       Memory Indexer's; nil where it has none that serve
+--   recorded_ensemble(n)                the ensemble of the latter
 local ffi = require "ffi"
 local choose = require "lsa.choose"
 local set = require "lsa.set"
@@ -47,6 +50,8 @@ local function floats(t) return ffi.cast("float *", t.c.data) end
 local fields = {}
 
 function fields.scores(source, cycle)
+  local known = source.recorded_ensemble and source:recorded_ensemble(cycle.n)
+  if known then return known end
   local logits = {}
   for i, layer in ipairs(source.indexer.layers) do logits[i] = cycle.logits(layer) end
   return source.indexer:join(logits)
@@ -110,11 +115,14 @@ end
 local by_layer = {}
 
 function by_layer.logits(source, cycle, layer)
+  local known = source.recorded_scores and source:recorded_scores("memory_", layer, cycle.n)
+  if known then return known end
   local q, w, heads = source.indexer:query(layer, source:hidden_state(layer), cycle.t - 1, source.format)
   return source:index_scores(layer, q, w, heads, cycle.n)
 end
 
 function by_layer.native(source, cycle, layer)
+  if source.recorded_scores then return source:recorded_scores("", layer, cycle.n) end
   local q, w = cycle.queries(layer, 1)
   return source:index_scores(layer, floats(q), floats(w), w:count(), cycle.n)
 end

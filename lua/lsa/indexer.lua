@@ -155,19 +155,19 @@ function Indexer:flops(layer)
     tonumber(l.dim)) or 0
 end
 
+-- The ensemble, "max" or "mean", of [layers, n] floats of logits.
+function M.ensemble(out, logits, layers, n, how)
+  lib.check(C.lsa_ensemble_cpu(out, logits, layers, n, how == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, nil), 3)
+end
+
 -- The ensemble of a list of logit tensors.
 function Indexer:join(logits)
   local n = logits[1]:count()
-  local all = tensor.zeros({#logits, n}, "f32")
+  local all, out = tensor.empty({#logits, n}, "f32"), tensor.empty({n}, "f32")
   for i, l in ipairs(logits) do all:row(i - 1):copy(l) end
-  local out = tensor.zeros({n}, "f32")
-  lib.check(C.lsa_ensemble_cpu(ffi.cast("float *", out.c.data), ffi.cast("const float *", all.c.data), #logits, n,
-    self.ensemble == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, nil), 2)
+  M.ensemble(ffi.cast("float *", out.c.data), ffi.cast("const float *", all.c.data), #logits, n, self.ensemble)
   return out
 end
-
--- For what stands in for an indexer: anything with an `ensemble`.
-M.join = Indexer.join
 
 function Indexer:score(hidden, keys, p)
   local logits = {}

@@ -91,6 +91,11 @@ function Loop:reset_counts()
   self.covered, self.coverable, self.policy_errors = 0, 0, 0
 end
 
+-- Files of policies that change from here on are not loaded anew.
+function Loop:settle()
+  self.settled = true
+end
+
 -- For a fork: `changed` holds the options given anew, `tier` serves the fork's pool.
 function Loop:fork(opt, changed, tier, level)
   level = level + 1
@@ -142,7 +147,7 @@ end
 
 -- The policy's set, joined with what is kept and checked. Errors leave nothing changed.
 local function selection(self, cycle)
-  self.policy:refresh()
+  if not self.settled then self.policy:refresh() end
   local ok, answer = self.policy:call(cycle)
   if not ok then error(answer, 0) end
   local chosen = cycles.as_set(answer, cycle.n):union(cycle.keep)
@@ -155,7 +160,7 @@ end
 
 -- Steps until the next cycle, by the schedule.
 local function next_tau(self, cycle)
-  self.schedule:refresh()
+  if not self.settled then self.schedule:refresh() end
   local ok, tau = self.schedule:call(cycle)
   if not ok then error(tau, 0) end
   if type(tau) ~= "number" or tau < 1 or tau ~= math.floor(tau) then
@@ -261,7 +266,7 @@ function Loop:cycle(source)
   local t, n = source:position()
   local row = {number = #self.rows, t = t, n = n}
   if not self.appended then row.coverage = sample_coverage(self, source) end
-  self.tier:refresh()
+  if not self.settled then self.tier:refresh() end
   local cycle = new_cycle(self, source, t, n)
   local ok, problem = pcall(turn, self, source, cycle, row)
   if not ok then
@@ -281,13 +286,13 @@ function Loop:cycle(source)
   self.rows[#self.rows + 1] = row
 end
 
--- Before a step: the cycle, when one is due. After it: one step less.
+-- Before a step: the cycle, when one is due. After it, or after n steps of which none made a cycle due: so many less.
 function Loop:before_step(source)
   if not self.full and self.due <= 0 then self:cycle(source) end
 end
 
-function Loop:after_step()
-  self.due = self.due - 1
+function Loop:after_step(n)
+  self.due = self.due - (n or 1)
 end
 
 -- A column's sum over all cycles.

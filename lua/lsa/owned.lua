@@ -14,6 +14,11 @@ function M.collect(bytes)
   made, limit = 0, math.min(MOST, math.max(LEAST, TIMES * 1024 * collectgarbage "count"))
 end
 
+-- That many bytes are free again without a collection.
+function M.give_back(bytes)
+  made = math.max(0, made - bytes)
+end
+
 return setmetatable(M, {
   __call = function(_, bytes)
     made = made + bytes

@@ -34,7 +34,7 @@ end
 function M.new(opt)
   opt = options.check(opt, defaults, "lsa.pool", 2)
   if not opt.record then error("lsa.pool: record is missing; it is the bytes of one layer's record", 2) end
-  for _, name in ipairs {"layers", "record", "chunks"} do options.whole(opt[name], 0, "lsa.pool: " .. name, 2) end
+  for name, least in pairs {layers = 0, record = 1, chunks = 0} do options.whole(opt[name], least, "lsa.pool: " .. name, 2) end
   local directory = options.cold(opt.cold, "lsa.pool: cold", 2)
   local out = ffi.new "lsa_pool *[1]"
   lib.check(C.lsa_pool_new(out, opt.layers, opt.record, 1), 2)

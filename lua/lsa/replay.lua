@@ -11,7 +11,6 @@
 -- A policy sees cycle.future here: native, a set of what the native top-k of the next tau steps picks in any layer; counts, [n] f32, how
 -- often; golden, the trace's labels of these steps where it has any (else nil).
 local ffi = require "ffi"
-local bit = require "bit"
 local cjson = require "cjson"
 local lib = require "lsa.ffi"
 local indexers = require "lsa.indexer"
@@ -28,6 +27,13 @@ local Replay = {}
 Replay.__index = Replay
 
 local M = {}
+
+local total = ffi.new "int64_t[1]"
+
+-- Cycles, and scores of a layer (4 MiB), that are computed ahead at most.
+local AHEAD, SCORES_AHEAD = 64, 2 ^ 20
+
+local weight_names = {[""] = "query_weight_layer_", memory_ = "memory_weight_layer_"}
 
 local function floats(t) return ffi.cast("float *", t.c.data) end
 local function ints(t) return ffi.cast("int32_t *", t.c.data) end
@@ -53,36 +59,119 @@ local function row_of(self, name, layer)
   return column.data + self.row * column.width
 end
 
--- How many of the native picks of the row are resident, over layers, and how many picks there are.
-local function covered_in_row(self)
-  local covered, total, k, full = 0, 0, self.topk, self.full
-  local bits = ffi.cast("const uint32_t *", self.residents.c.bits) -- six thousand looks a cycle: no call for each
+-- How many of the native picks of n rows from `row` on are resident, over layers, and how many picks there are. What is born
+-- in between is resident before it can be picked.
+local function covered_in_rows(self, row, n)
+  local covered, all = 0, 0
   for layer = 0, self.csa_layers - 1 do
-    local ids = self.native[layer] + self.row * k
-    for j = 0, k - 1 do
-      local id = ids[j]
-      if id < 0 then break end
-      total = total + 1
-      if full or bit.band(bit.rshift(bits[bit.rshift(id, 5)], bit.band(id, 31)), 1) == 1 then covered = covered + 1 end
-    end
+    local found = C.lsa_retrieval_covered(self.residents.c.bits, self.native[layer] + row * self.topk, n, self.topk, total)
+    covered, all = covered + tonumber(found), all + tonumber(total[0])
   end
-  return covered, total
+  return self.full and all or covered, all
 end
 
-Replay.coverage = covered_in_row
+function Replay:coverage() return covered_in_rows(self, self.row, 1) end
 
 function Replay:hidden_state(layer) return row_of(self, "hidden_layer_", layer) end
 
-function Replay:index_scores(layer, q, w, heads, n, rows)
-  local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
-  rows = rows or 1
+function Replay:score_into(out, layer, q, w, heads, n, rows)
   local bytes = lib.C.lsa_index_score_workspace(rows, n, heads, self.dim, self.format, self.compute)
   if not self.workspace or self.workspace_bytes < bytes then
     self.workspace, self.workspace_bytes = tensor.zeros({tonumber(bytes)}, "u8"), bytes
   end
-  lib.check(C.lsa_index_score_cpu(floats(out), q, w, self.trace["compk_layer_" .. layer].c.data, rows, n, heads, self.dim,
-    self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil), 4)
+  lib.check(C.lsa_index_score_cpu(out, q, w, self.trace["compk_layer_" .. layer].c.data, rows, n, heads, self.dim,
+    self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil), 5)
+end
+
+function Replay:index_scores(layer, q, w, heads, n, rows)
+  local out = tensor.empty(rows and {rows, n} or {n}, "f32")
+  self:score_into(floats(out), layer, q, w, heads, n, rows or 1)
   return out
+end
+
+-- The rows whose scores the cycles from here on will ask for, as far as they can be foreseen: under a fixed schedule, every tau
+-- rows until the next prefill.
+local function rows_ahead(self)
+  local rows, decoded = {self.row}, self.columns.decoded.data
+  if type(self.loop.opt.every) ~= "number" then return rows end
+  local most = math.max(1, math.min(AHEAD, math.floor(SCORES_AHEAD / math.max(1, self.n))))
+  local tau = self.loop.tau
+  for row = self.row + 1, self.row + (most - 1) * tau do
+    if row >= self.rows or decoded[row] == 0 then break end
+    if (row - self.row) % tau == 0 then rows[#rows + 1] = row end
+  end
+  return rows
+end
+
+local function chunks_at(self, row)
+  return math.floor((tonumber(self.columns.positions.data[row]) + 1) / self.about.csa_rate)
+end
+
+-- Scores of several cycles at once: a tile of keys, once unpacked, serves all their queries, and a score depends on its query
+-- and its key alone. into: [#rows * n] floats.
+local function score_rows(self, into, kind, layer, rows, n)
+  local q, w = self.columns[kind .. "query_layer_" .. layer], self.columns[weight_names[kind] .. layer]
+  local queries, weights = ffi.new("float[?]", #rows * q.width), ffi.new("float[?]", #rows * w.width)
+  for i, row in ipairs(rows) do
+    ffi.copy(queries + (i - 1) * q.width, q.data + row * q.width, 4 * q.width)
+    ffi.copy(weights + (i - 1) * w.width, w.data + row * w.width, 4 * w.width)
+  end
+  self:score_into(into, layer, queries, weights, w.width, n, #rows)
+end
+
+-- Memory that block after block goes into.
+local function room(block, name, count)
+  local t = block[name]
+  if not t or t:count() < count then
+    t = tensor.empty({count}, "f32")
+    block[name] = t
+  end
+  return floats(t)
+end
+
+-- Scores of a kind ahead: [#layers, #rows, n] from `scores` on, and the ensemble of it, [#rows, n], from `ensemble` on; at[row] is
+-- the place among its rows.
+local function block_of(self, name, kind, layers)
+  local block = self.ahead[name] or {}
+  if block.at and block.at[self.row] then return block end
+  local rows = rows_ahead(self)
+  local n = chunks_at(self, rows[#rows])
+  local scores, each = room(block, "score_memory", #layers * #rows * n), #rows * n
+  for i, layer in ipairs(layers) do score_rows(self, scores + (i - 1) * each, kind, layer, rows, n) end
+  block.scores, block.n, block.each, block.at = scores, n, each, {}
+  for i, row in ipairs(rows) do block.at[row] = i - 1 end
+  if kind == "memory_" then
+    block.ensemble = room(block, "ensemble_memory", each)
+    indexers.ensemble(block.ensemble, scores, #layers, each, self.indexer.ensemble)
+  end
+  self.ahead[name] = block
+  return block
+end
+
+-- The policy's own: n floats of the current row out of those from `data` on.
+local function copy_of_row(self, block, data, n)
+  local out = tensor.empty({n}, "f32")
+  ffi.copy(out.c.data, data + block.at[self.row] * block.n, 4 * n)
+  return out
+end
+
+local function memory_block(self) return block_of(self, "memory", "memory_", self.indexer.layers) end
+
+function Replay:recorded_scores(kind, layer, n)
+  if kind == "" then
+    local block = block_of(self, layer, kind, {layer})
+    return copy_of_row(self, block, block.scores, n)
+  end
+  for i, target in ipairs(self.indexer.recorded and self.indexer.layers or {}) do
+    local block = target == layer and memory_block(self)
+    if block then return copy_of_row(self, block, block.scores + (i - 1) * block.each, n) end
+  end
+end
+
+function Replay:recorded_ensemble(n)
+  if not self.indexer.recorded then return nil end
+  local block = memory_block(self)
+  return copy_of_row(self, block, block.ensemble, n)
 end
 
 function Replay:recent_queries(layer, w)
@@ -163,12 +252,7 @@ end
 
 -- The recorded Memory Indexer: its queries instead of its weights.
 local function recorded_indexer(self)
-  local ix = setmetatable({layers = self.about.layers, ensemble = self.about.ensemble, join = indexers.join}, {})
-  function ix.query(_, layer)
-    local w = self.columns["memory_weight_layer_" .. layer]
-    return row_of(self, "memory_query_layer_", layer), row_of(self, "memory_weight_layer_", layer), w.width
-  end
-  return ix
+  return {layers = self.about.layers, ensemble = self.about.ensemble, recorded = true}
 end
 
 ---- running ----
@@ -194,39 +278,58 @@ local function grow(self)
   lib.check(C.lsa_pool_resize(self.pool, n))
 end
 
--- The step that the next row is: chunks it forms become resident, and its picks are looked for.
-local function step(self)
-  self.row = self.row + 1
+-- Shares of chunks that are resident, summed over the n steps from the next row on.
+local function sum_residents(self, n)
+  local positions, rate, born = self.columns.positions.data, self.about.csa_rate, self.n
+  for row = self.row + 1, self.row + n do
+    local chunks = math.floor((tonumber(positions[row]) + 1) / rate)
+    local residents = self.full and chunks or self.resident_count + chunks - born
+    self.resident_sum = self.resident_sum + residents
+    self.resident_share = self.resident_share + (chunks > 0 and residents / chunks or 1)
+  end
+end
+
+-- The steps that the next n rows are, with no cycle between them: chunks they form become resident, and their picks are looked for.
+local function advance(self, n)
+  local before, from = self.n, self.row + 1
+  sum_residents(self, n)
+  self.row = self.row + n
   self.t = tonumber(self.columns.positions.data[self.row]) + 1
-  local before = self.n
   grow(self)
   if not self.full then
-    for id = before, self.n - 1 do
-      lib.check(C.lsa_pool_adopt(self.pool, id))
-      self.residents:add(id)
-    end
+    for id = before, self.n - 1 do lib.check(C.lsa_pool_adopt(self.pool, id)) end
+    self.residents:range(before, self.n)
     self.resident_count = self.resident_count + self.n - before
   end
-  local covered, total = covered_in_row(self)
-  self.covered, self.coverable = self.covered + covered, self.coverable + total
-  local residents = self.full and self.n or self.resident_count
-  self.resident_sum, self.steps = self.resident_sum + residents, self.steps + 1
-  self.resident_share = self.resident_share + (self.n > 0 and residents / self.n or 1)
+  local covered, all = covered_in_rows(self, from, n)
+  self.covered, self.coverable, self.steps = self.covered + covered, self.coverable + all, self.steps + n
+end
+
+-- Decoded rows from `row` on, `most` at most.
+local function decoded_from(self, row, most)
+  local decoded, n = self.columns.decoded.data, 0
+  most = math.min(most, self.rows - row)
+  while n < most and decoded[row + n] == 1 do n = n + 1 end
+  return n
 end
 
 local function run(self)
-  local decoded = self.columns.decoded.data
-  for row = 0, self.rows - 1 do
+  local decoded, row = self.columns.decoded.data, 0
+  while row < self.rows do
     if decoded[row] == 0 then
       self.row, self.t, self.prefill_row, self.observed_all = row, tonumber(self.columns.positions.data[row]) + 1, row, true
       grow(self)
       self.loop:appended_tokens()
     end
-    if row + 1 < self.rows and decoded[row + 1] == 1 then
+    local n = decoded_from(self, row + 1, self.rows)
+    while n > 0 do
       self.loop:before_step(self)
-      step(self)
-      self.loop:after_step()
+      local count = self.full and n or math.min(n, math.max(1, self.loop.due))
+      advance(self, count)
+      self.loop:after_step(count)
+      n = n - count
     end
+    row = math.max(row, self.row) + 1
   end
 end
 
@@ -278,7 +381,7 @@ function M.new(path, given)
   end
   loops.check_options(opt, 2)
   local self = setmetatable({trace = trace, about = about, path = path, row = 0, t = 0, n = 0, since = 0, observed_all = true,
-    covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0}, Replay)
+    covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0, ahead = {}}, Replay)
   self.rows, self.csa_layers, self.topk, self.dim = trace.positions:count(), about.csa_layers, about.index_topk, about.index_dim
   self.format, self.compute = indexers.formats[about.kv], about.compute == "bf16" and 1 or 0
   self.key_bytes = tonumber(C.lsa_index_key_bytes(self.format, self.dim))
@@ -287,11 +390,12 @@ function M.new(path, given)
   self.most = math.floor(trace.token_ids:count() / about.csa_rate)
   self.residents, self.resident_count = set.new(self.most), 0
   local out = ffi.new "lsa_pool *[1]"
-  lib.check(C.lsa_pool_new(out, 1, 1, loops.unit(opt)), 2) -- residency is what counts: records are one byte
+  lib.check(C.lsa_pool_new(out, 1, 0, loops.unit(opt)), 2) -- residency is all that counts
   self.pool = ffi.gc(out[0], C.lsa_pool_free)
   self.chunk_bytes = about.csa_layers * about.record
   self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, self.chunk_bytes, 2), 2)
   self.loop = loops.new(opt, about.csa_rate, self.tier, 2)
+  self.loop:settle()
   self.full = self.loop.full
   self.open_loop = opt.indexer ~= nil
   for name in pairs(loops.options) do

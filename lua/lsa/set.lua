@@ -28,7 +28,7 @@ local object
 -- of: how many ids the set's pages were made of, where it is a set of pages; 0 otherwise.
 local function new(n, of)
   check(C.lsa_set_new(box, n))
-  owned(n / 8)
+  owned(tonumber(n) / 8)
   return object(box[0], of or 0)
 end
 
@@ -213,9 +213,9 @@ function Set:resize(n)
     check(C.lsa_set_copy(out.c, self.c))
     return out
   end
-  local all, out = self:copy(), new(n)
+  local out = new(n)
   local words = math.ceil(n / 64)
-  ffi.copy(out.c.bits, all.c.bits, words * 8)
+  ffi.copy(out.c.bits, self.c.bits, words * 8)
   if n % 64 ~= 0 then
     out.c.bits[words - 1] = bit.band(out.c.bits[words - 1], bit.rshift(-1ULL, 64 - n % 64))
   end
@@ -270,6 +270,13 @@ object = ffi.metatype("struct { lsa_set *c; int64_t of; }", {
   __tostring = describe,
   __gc = function(self) C.lsa_set_free(self.c) end,
 })
+
+-- Frees s, which nothing may look at from here on, now: its memory is warm for what is made next.
+function M.release(s)
+  owned.give_back(tonumber(s.c.n) / 8)
+  C.lsa_set_free(s.c)
+  s.c = nil
+end
 
 -- Takes over a set that C made.
 function M.wrap(c)

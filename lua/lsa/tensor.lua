@@ -127,6 +127,13 @@ local function like(t)
   return out
 end
 
+-- Frees t, which nothing may look at from here on, now: its memory is warm for what is made next.
+function M.release(t)
+  owned.give_back(count(t.c) * tonumber(C.lsa_dtype_size(t.c.dtype)))
+  C.lsa_tensor_free(t.c)
+  t.c = nil
+end
+
 -- Takes over a tensor that C made.
 function M.wrap(c)
   return object(c)

@@ -77,19 +77,30 @@ local function room_of(self)
   return self.fixed - self:cells() + tonumber(C.lsa_pool_free_cells(self.c))
 end
 
+-- The ids of `set_of` that are not in `other`, and how many.
+local function ids_without(set_of, other)
+  local rest = set_of:minus(other)
+  local n = rest:count()
+  local ids = ffi.new("int32_t[?]", math.max(1, n))
+  C.lsa_set_ids(rest.c, ids)
+  set.release(rest)
+  return ids, n
+end
+
 -- Decides, without moving anything: loads (ascending ids, n) and leavers to make `wanted` present with `spare`
 -- cells left free. The eviction policy sees the accesses in ascending order.
 function Tier:plan(wanted, spare, present)
+  if not self.fixed then
+    local loads, n = ids_without(wanted, present)
+    local leavers, left = ids_without(present, wanted)
+    local count = wanted:count()
+    local hits = count - n - (self.arrived and self.arrived:intersect_count(wanted) or 0)
+    return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = count + spare}
+  end
   local policy = self.policy
   local loads, n = ffi.new("int32_t[?]", math.max(1, wanted:count())), 0
   local leavers, left = {}, 0
   local hits = 0
-  if not self.fixed then
-    for id in present:minus(wanted):each() do left = left + 1; leavers[left] = id end
-    for id in wanted:minus(present):each() do loads[n] = id; n = n + 1 end
-    hits = wanted:count() - n - (self.arrived and self.arrived:intersect_count(wanted) or 0)
-    return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = wanted:count() + spare}
-  end
   local free = room_of(self) - spare
   local allowed = present:minus(wanted)
   local function make_room(incoming)
@@ -112,7 +123,8 @@ function Tier:plan(wanted, spare, present)
     end
   end
   while free < 0 do make_room() end
-  return {loads = loads, n = n, leavers = leavers, left = left, hits = hits, cells = self.fixed}
+  return {loads = loads, n = n, leavers = ffi.new("int32_t[?]", math.max(1, left), leavers), left = left, hits = hits,
+    cells = self.fixed}
 end
 
 -- The cold tier goes to its file, where it has one; what the file has already is not written again.
@@ -141,15 +153,15 @@ function Tier:apply(wanted, spare)
     self:rebuild()
     error(plan, 0)
   end
-  local leavers = ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers)
-  check(C.lsa_pool_evict(self.c, leavers, plan.left))
+  if not self.fixed then set.release(present) end -- else it is what the eviction policy knows
+  check(C.lsa_pool_evict(self.c, plan.leavers, plan.left))
   if plan.cells > self:cells() or self.fixed then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
   local rc = C.lsa_pool_fetch(self.c, plan.loads, plan.n)
   if rc < 0 then
     if self.fixed then self:rebuild() end
     check(rc)
   end
-  self.known, self.arrived = self:present(), nil
+  self.known, self.arrived = self.fixed and self:present(), nil
   return plan.hits
 end
 

@@ -1,0 +1,41 @@
+-- A recorded session against its replay: decode of the small real model behind 32,768 tokens under a policy, and lsa.replay of what
+-- that recorded, the opening of the file included. Decode of one cycle and a whole replay take turns.
+local lsa = require "lsa.ffi"
+
+local TOKENS, STEPS, TAU, ROUNDS = 32768, 4096, 64, 30
+
+local function text()
+  local file = assert(io.open(lsa.root .. "/README.md"))
+  local all = file:read "*a"
+  file:close()
+  return all:rep(math.ceil(TOKENS / #all)):sub(1, TOKENS)
+end
+
+local function decode(session, steps, random)
+  for _ = 1, steps do session:decode(random(256)) end
+end
+
+return function(bench)
+  local base
+  for _, policy in ipairs {"lsa_topk", "lsa_page_max", "recency"} do
+    local shape = ("%s, %d steps at %d tokens, tau %d"):format(policy, STEPS, TOKENS, TAU)
+    if bench:wants("replay", shape) then
+      if not base then
+        base = require("lsa.model").new(lsa.root .. "/experiments/models/needle"):session{select = "full"}
+        base:prefill(text())
+      end
+      local random, path = require("lsa.rng").new(7), os.tmpname()
+      local session, live = base:fork{select = policy, every = TAU}, base:fork{select = policy, every = TAU}
+      session:record(path)
+      decode(session, STEPS, random)
+      session:close()
+      decode(live, TAU, random)
+      local decodes, replays = bench.interleaved(ROUNDS, function() decode(live, TAU, random) end,
+        function() require("lsa.replay").new(path) end)
+      os.remove(path)
+      local ns, step = bench.median(replays), bench.median(decodes) / TAU
+      bench:row{op = "replay", shape = shape, ns = ns, best = replays[1],
+        note = ("%.2f us a step, decode %.1f us: %.0f x"):format(ns / STEPS / 1e3, step / 1e3, step * STEPS / ns)}
+    end
+  end
+end
