@@ -121,7 +121,7 @@ describe("a Memory Indexer", function()
     it("is the same bits after it was saved and loaded, as ." .. kind, function()
       files.with_folder(function(folder)
         local path, s = folder .. "/ix." .. kind, session "fp8"
-        local a = lsa.indexer{model = model, layers = {2, 0}}
+        local a = lsa.indexer{model = model, layers = {2, 0}, ensemble = "mean"}
         a:save(path)
         local b = lsa.indexer{model = model, from = path, ensemble = "mean"}
         assert.same({0, 2}, b.layers)
@@ -174,6 +174,23 @@ describe("a Memory Indexer", function()
     assert.matches("q_norm_weight of layer 1 has 3 values", failure("q_norm_weight", norm:narrow(0, 0, 3)))
     assert.matches("has no target layer", message_of(lsa.indexer, {model = model, from = {x = norm}}))
     assert.matches("none of the known formats", message_of(lsa.indexer, {model = model, from = golden .. "README.md"}))
+  end)
+
+  it("has the ensemble that its file was saved with, where none is asked for", function()
+    files.with_folder(function(folder)
+      lsa.indexer{model = model, layers = {0, 2}, ensemble = "mean"}:save(folder .. "/mean.safetensors")
+      local function ensemble_of(path, wanted)
+        return lsa.indexer{model = model, from = folder .. path, ensemble = wanted}.ensemble
+      end
+      assert.equal("mean", ensemble_of "/mean.safetensors")
+      assert.equal("max", ensemble_of("/mean.safetensors", "max"))
+      local s = model:session{indexer = folder .. "/mean.safetensors", select = "lsa_topk"}
+      assert.equal("mean", s.indexer.ensemble)
+      lsa.indexer{model = model, layers = {0, 2}, ensemble = "mean"}:save(folder .. "/plain.pt")
+      assert.equal("max", ensemble_of "/plain.pt")
+      lsa.save(folder .. "/bad.safetensors", lsa.load(folder .. "/mean.safetensors"), {ensemble = "sum"})
+      assert.matches('ensemble is "sum"', message_of(lsa.indexer, {model = model, from = folder .. "/bad.safetensors"}))
+    end)
   end)
 
   it("refuses what is no layer, hidden state or key of the model", function()

@@ -3,7 +3,8 @@
 --   ix = lsa.indexer{model = model, layers = {0, 2}, from = "native", ensemble = "max"}
 --   ix:score(hidden, keys, p) -> [n] f32 in 0..1     ix:logits(layer, hidden, keys, p) -> [n] f32
 --   ix:save "file.safetensors"
--- from is "native", a file, or a table of tensors by checkpoint name.
+-- from is "native", a file, or a table of tensors by checkpoint name. ensemble is "max" or "mean" of the layers' sigmoids; where
+-- it is not given, what the file was saved with, else "max".
 --
 -- layers are CSA ordinals. hidden: the attention block's input at position p ([hidden]; for score, a table by ordinal, or
 -- one tensor where there is one layer). keys: that layer's index keys as s:keys(layer) gives them (a table likewise).
@@ -75,7 +76,7 @@ local function ordinals_in(file)
   return found
 end
 
-local defaults = {model = false, layers = false, from = "native", ensemble = "max"}
+local defaults = {model = false, layers = false, from = "native", ensemble = false}
 
 function M.new(opt, level)
   level = (level or 1) + 1
@@ -84,10 +85,12 @@ function M.new(opt, level)
   if type(model) ~= "table" or not model.csa_layers then
     error("lsa.indexer: model is missing; the indexer needs its rope and key dimension", level)
   end
-  options.one_of(opt.ensemble, {"max", "mean"}, "lsa.indexer: ensemble", level)
   local name = type(opt.from) == "table" and "tensors" or tostring(opt.from)
-  local self = setmetatable({model = model, ensemble = opt.ensemble, from = name, weights = {}, keep = {}}, Indexer)
-  local file = type(opt.from) == "table" and opt.from or name ~= "native" and require("lsa.files").load(opt.from) or nil
+  local file, metadata = type(opt.from) == "table" and opt.from or nil, {}
+  if not file and name ~= "native" then file, metadata = require("lsa.files").load(opt.from) end
+  local ensemble = opt.ensemble or metadata.ensemble or "max"
+  options.one_of(ensemble, {"max", "mean"}, "lsa.indexer: ensemble", level)
+  local self = setmetatable({model = model, ensemble = ensemble, from = name, weights = {}, keep = {}}, Indexer)
   self.layers = opt.layers or (file and ordinals_in(file)) or {}
   if not opt.layers and not file then
     for i = 0, #model.csa_layers - 1 do self.layers[#self.layers + 1] = i end
@@ -200,8 +203,9 @@ function Indexer:tensors()
   return out
 end
 
+-- A .pt file is a plain state dict, as the released checkpoint is, and does not say the ensemble.
 function Indexer:save(path)
-  require("lsa.files").save(path, self:tensors())
+  require("lsa.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble} or nil)
 end
 
 function Indexer:__tostring()

@@ -64,7 +64,7 @@ local function open_indexer(self, opt, level)
   local beside = self.model.directory .. "/indexer.safetensors"
   if not from then from = exists(beside) and beside or "native" end
   if type(from) == "table" then return from end
-  return require("lsa.indexer").new({model = self.model, from = from, ensemble = opt.ensemble or "max"}, level + 1)
+  return require("lsa.indexer").new({model = self.model, from = from, ensemble = opt.ensemble}, level + 1)
 end
 
 -- Only the Memory Indexer's target layers are asked for all their keys at every cycle, so theirs stay in memory.
