@@ -1,6 +1,7 @@
 -- The experiment scripts, run small.
 local lsa = require "lsa"
 local files = require "file_support"
+local process = require "process_support"
 
 -- What a script writes with these arguments.
 local function output(script, arguments)
@@ -25,10 +26,11 @@ end
 -- Words without end, in a file.
 local function with_text(fn)
   files.with_folder(function(folder)
-    local path, words, state, list = folder .. "/text", {"river", "stone", "cloud", "grass", "apple", "seven", "about"}, 1, {}
+    local path, words, state, list = folder .. "/text", {}, 1, {}
+    for i = 1, 60 do words[i] = string.char(97 + i % 26, 97 + i % 5, 97 + i % 7, 97 + i % 11) end
     for i = 1, 4000 do
       state = state * 16807 % 2147483647
-      list[i] = words[1 + state % #words] .. (state % 11 == 0 and ".\n" or " ")
+      list[i] = words[1 + state % 60] .. (state % 11 == 0 and ".\n" or " ")
     end
     files.write(path, table.concat(list))
     fn(path)
@@ -69,6 +71,60 @@ describe("experiments/evictions.lua", function()
         n = n + 1
       end
       assert.equal(2 * (4 + 4), n)
+    end)
+  end)
+end)
+
+-- The command line of a small train_needle run.
+local function training(folder, text)
+  return ("%s %s -o %s --text %s --documents 2 --held 1 --scale 0.06 --steps 700 --batch 8 --tokens 1200 --contexts 3 --needles 2 " ..
+    "--thetas 0.5,0.7"):format(process.program, process.quote(lsa.root .. "/experiments/train_needle.lua"), folder, text)
+end
+
+-- What a run says but for the time it took and what it found there.
+local function tables_of(out)
+  return (out:gsub("%[[^\n]*\n", ""))
+end
+
+describe("experiments/train_needle.lua", function()
+  it("ends with the same tables when it is killed again and again, and serves layer_search.lua", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local whole, problem, code = process.shell(training(folder .. "/whole", text))
+        assert.equal(0, code, problem)
+        assert.matches("Memory Indexer, mean +[%d.]+%% +[%d.]+ +[%d.]+", whole)
+        assert.matches("6 questions in 3 contexts of 1200 tokens", whole)
+        assert.matches("full attention +[%d.]+%% +100.00%% +100.0%%\n", whole)
+        assert.matches("LSA, theta 0.5 +[%d.]+%% +[+-][%d.]+ ± [%d.]+ +[%d.]+%%", whole)
+
+        local kills, out = 0, nil
+        for attempt = 1, 40 do
+          out, problem, code = process.shell(("timeout -s KILL %.2f %s"):format(0.3 + 0.1 * attempt,
+            training(folder .. "/killed", text)))
+          if code == 0 then break end
+          assert.equal(137, code, problem)
+          kills = kills + 1
+        end
+        assert.is_true(kills > 1, "the run was hardly killed")
+        assert.equal(tables_of(whole), tables_of(out))
+        assert.equal(files.read(folder .. "/whole/indexer.safetensors"), files.read(folder .. "/killed/indexer.safetensors"))
+
+        local csv = output("layer_search.lua", {folder .. "/whole/train", folder .. "/whole/held", "--indexer",
+          folder .. "/whole/indexer.safetensors", "--csv", "--k", "32"})
+        local every, greedily = csv:match "^layers,ensemble[^\n]*\n(.-)\n\n[^\n]*\n(.*)$"
+        local _, sets = every:gsub("[^\n]+", "")
+        local _, steps = greedily:gsub("[^\n]+", "")
+        assert.equal(3 + 2 * 4, sets)
+        assert.equal(3, steps)
+        local best, before = greedily:match "^%d,max,[^\n]*,([%d.]+)\n", math.huge
+        for found in (every .. "\n"):gmatch ",([%d.]+)\n" do
+          assert.is_true(tonumber(found) <= before)
+          before = tonumber(found)
+        end
+        local alone = 0
+        for found in ("\n" .. every .. "\n"):gmatch "\n%d,max,[^\n]*,([%d.]+)%f[\n]" do alone = math.max(alone, tonumber(found)) end
+        assert.equal(tonumber(best), alone)
+      end)
     end)
   end)
 end)

@@ -32,6 +32,7 @@ end
 -- Returns {text =, needles = {{key =, value =, question =, answer =, statement =, at = its byte offset, context = the text}, …}}.
 -- Each question is to be appended to the text; the answer is what follows.
 function M.build(random, text, words, length, n, value_digits)
+  if #words * #words < 2 * n then error(("needle: %d words are too few for the keys of %d needles"):format(#words, n), 2) end
   local needles, taken, total = {}, {}, 0
   for i = 1, n do
     local key
@@ -72,32 +73,48 @@ function M.chunks(model, needle)
   return math.floor(from / rate), math.floor((to - 1) / rate) + 1
 end
 
--- Asks one needle of a fork whose context is prefilled: the question's last token and the answer, as the model gives it,
--- are decoded, so every answer token is chosen under the fork's policy.
--- Returns whether the whole value came out, how many of its digits did before the first wrong one, and, as means over the
--- decoded steps, {evidence = the share of the statement's chunks that was resident, coverage = the share of what the native
--- top-k would pick that was}.
-function M.ask(session, needle)
-  local model = session.model
-  local question = model:tokens(needle.question)
-  local last = table.remove(question)
+-- Puts the question behind the context, all but its last token, which M.answer decodes: forks of one posed session can answer
+-- under policies of their own.
+function M.pose(session, needle)
+  local question = session.model:tokens(needle.question)
+  table.remove(question)
   session:prefill(question)
-  local expected = model:tokens(needle.answer)
+end
+
+-- The share of a needle's statement, in chunks, that is resident; of what the native top-k would pick, covered and all.
+local function kept(session, from, to)
+  local resident, there = session:resident(), 0
+  for chunk = from, to - 1 do
+    if resident:has(chunk) then there = there + 1 end
+  end
+  local covered, total = session:coverage()
+  return there / (to - from), total > 0 and covered / total or 1
+end
+
+-- Decodes the question's last token and the answer, as the model gives it, so every answer token is chosen under the
+-- session's policy. Returns whether the whole value came out, how many of its digits did before the first wrong one, and, as
+-- means over the decoded steps, {evidence = the share of the statement's chunks that was resident, coverage = the share of
+-- what the native top-k would pick that was}.
+function M.answer(session, needle)
+  local model = session.model
+  local question, expected = model:tokens(needle.question), model:tokens(needle.answer)
   local from, to = M.chunks(model, needle)
   local right, exact, evidence, coverage = 0, true, 0, 0
-  local token = last
+  local token = question[#question]
   for i = 1, #expected do
     token = session:decode(token):argmax()
     if token ~= expected[i] then exact = false end
     if exact then right = right + 1 end
-    local resident = session:resident()
-    for chunk = from, to - 1 do
-      if resident:has(chunk) then evidence = evidence + 1 end
-    end
-    local covered, total = session:coverage()
-    coverage = coverage + (total > 0 and covered / total or 1)
+    local there, covered = kept(session, from, to)
+    evidence, coverage = evidence + there, coverage + covered
   end
-  return exact, right, {evidence = evidence / (#expected * (to - from)), coverage = coverage / #expected}
+  return exact, right, {evidence = evidence / #expected, coverage = coverage / #expected}
+end
+
+-- Both, of a fork whose context is prefilled.
+function M.ask(session, needle)
+  M.pose(session, needle)
+  return M.answer(session, needle)
 end
 
 local Task = {}
