@@ -17,6 +17,7 @@ typedef struct lsa_segment {
     int64_t from, end;     /* positions from .. end-1 */
     int among_residents;   /* Level 2 chooses among residents */
     int64_t attention_bytes;
+    int64_t hits; /* on demand: picks that had a cell */
     int code; /* of its own failure: the other segments go on without it */
     char message[LSA_SEGMENT_MESSAGE];
 } lsa_segment;

@@ -124,6 +124,9 @@ int lsa_pool_write_chunks(lsa_pool *pool, int64_t first, int64_t n, const void *
 /* 1 where memory has a layer's keys of all chunks; they then lie together in runs of LSA_POOL_KEY_RUN chunks. */
 enum { LSA_POOL_KEY_RUN = 1024 };
 int lsa_pool_has_keys(const lsa_pool *pool, int64_t layer);
+
+/* LSA_ESTATE where keys of some layer can leave memory. */
+int lsa_pool_keys_stay(const lsa_pool *pool);
 const uint8_t *lsa_pool_keys(const lsa_pool *pool, int64_t layer, int64_t chunk);
 
 /* Heap bytes of either tier, padding included (cold: without keys; hot, attached to a host: of the cells it has); bytes of

@@ -117,6 +117,14 @@ int lsa_pool_publish_keys(lsa_pool *p, int64_t layer, int64_t first, int64_t n, 
 
 int lsa_pool_has_keys(const lsa_pool *p, int64_t layer) { return !lsa_pool_spilled(p) || !on_disk(p, layer); }
 
+int lsa_pool_keys_stay(const lsa_pool *p)
+{
+    for (int64_t layer = 0; p->key && layer < p->layers; layer++)
+        if (on_disk(p, layer))
+            return lsa_fail(LSA_ESTATE, "pool: the index keys of CSA layer %lld go to the disk with the cold tier", (long long)layer);
+    return LSA_OK;
+}
+
 const uint8_t *lsa_pool_keys(const lsa_pool *p, int64_t layer, int64_t chunk)
 {
     return lsa_cold_at(&p->cold, keys_of(layer), chunk);

@@ -243,18 +243,22 @@ static void remember(const lsa_pass *p, const lsa_segment *g, lsa_layer_state *l
 }
 
 /* The records that the segment's queries attend to: ids in w->ids, counts in w->counts. */
-static lsa_records picked_records(const lsa_pass *p, const lsa_segment *g, const lsa_layer_state *l)
+static int picked_records(const lsa_pass *p, lsa_segment *g, const lsa_layer_state *l, lsa_records *records)
 {
     lsa_session *s = g->s;
-    int64_t k = p->c->index_topk;
+    int64_t k = p->c->index_topk, count = p->w->counts[g->row];
     int32_t *ids = p->w->ids + g->row * k, *places = p->w->places + g->row * k;
-    if (!g->among_residents) {
-        memcpy(ids, places, (size_t)(g->n * k) * sizeof *ids);
-        return lsa_pool_cold_records(s->pool, l->csa, s->kv_format);
+    int on_demand = p->decoding && s->demand;
+    if (!g->among_residents) memcpy(ids, places, (size_t)(g->n * k) * sizeof *ids);
+    if (!g->among_residents && !on_demand) {
+        *records = lsa_pool_cold_records(s->pool, l->csa, s->kv_format);
+        return LSA_OK;
     }
-    for (int64_t j = 0; j < p->w->counts[g->row]; j++) ids[j] = s->residents[places[j]];
-    lsa_pool_slots(s->pool, ids, p->w->counts[g->row], ids);
-    return lsa_pool_hot_records(s->pool, l->csa, s->kv_format);
+    if (on_demand) LSA_TRY(lsa_demand_use(s->demand, s->pool, ids, count, &g->hits));
+    else for (int64_t j = 0; j < count; j++) ids[j] = s->residents[places[j]];
+    lsa_pool_slots(s->pool, ids, count, ids);
+    *records = lsa_pool_hot_records(s->pool, l->csa, s->kv_format);
+    return LSA_OK;
 }
 
 /* Attention over the window and `records` (NULL: none), ids [n, most]. */
@@ -281,7 +285,8 @@ static int attend_csa(lsa_pass *p, lsa_segment *g, int64_t layer)
     LSA_TRY(grow_records(p, g, layer));
     LSA_TRY(grow_keys(p, g, layer));
     LSA_TRY(pick(p, g, layer));
-    lsa_records records = picked_records(p, g, l);
+    lsa_records records;
+    LSA_TRY(picked_records(p, g, l, &records));
     LSA_TRY(attend(p, g, layer, &records, p->c->index_topk, 1));
     remember(p, g, l);
     return LSA_OK;
@@ -374,4 +379,5 @@ void lsa_segment_commit(lsa_segment *g)
     for (int64_t i = 0; i < s->model->config.layers; i++)
         if (s->layers[i].csa >= 0) commit_layer(g, &s->layers[i]);
     s->tokens = g->end;
+    s->counters.hits += g->hits;
 }

@@ -127,6 +127,7 @@ void lsa_session_free(lsa_session *s)
     for (int64_t i = 0; i < s->layer_count; i++) layer_free(&s->layers[i]);
     lsa_free(s->layers);
     lsa_blocks_free(&s->token_ids);
+    lsa_demand_free(s->demand);
     lsa_pool_free(s->pool);
     lsa_free(s->logits);
     lsa_free(s->residents);
@@ -183,6 +184,7 @@ int lsa_session_fork(lsa_session **out, const lsa_session *s)
     if (!rc) memcpy(t->logits, s->logits, (size_t)s->model->config.vocab * sizeof(float));
     if (!rc) rc = lsa_blocks_fork(&t->token_ids, &s->token_ids);
     if (!rc && s->pool) rc = lsa_pool_fork(&t->pool, s->pool);
+    if (!rc && s->demand) rc = lsa_demand_fork(&t->demand, s->demand);
     if (!rc) rc = copy_block(&t->residents, s->residents, s->resident_room * (int64_t)sizeof *s->residents);
     for (int64_t i = 0; !rc && i < s->model->config.layers; i++) rc = layer_fork(t, s, i);
     if (rc) {
@@ -267,23 +269,39 @@ int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_
 
 void lsa_session_count_step(lsa_session *s, int64_t attention_bytes, int64_t ns)
 {
-    int64_t chunks = lsa_session_chunks(s), residents = s->tiered ? s->resident_count : chunks;
+    int64_t chunks = lsa_session_chunks(s), scored = s->tiered ? s->resident_count : chunks;
+    int64_t residents = s->demand ? lsa_pool_held_cells(s->pool) : scored;
     lsa_session_counters *c = &s->counters;
     c->steps++;
     c->decode_ns += ns;
     c->resident_share += chunks ? (double)residents / (double)chunks : 1.0;
     c->resident_sum += residents;
     c->chunk_sum += chunks;
-    c->scored += residents * s->model->config.csa_layers;
+    c->scored += scored * s->model->config.csa_layers;
     c->attention_bytes += attention_bytes;
+}
+
+int64_t lsa_session_demand_cells(const lsa_session *s, int64_t chunks)
+{
+    int64_t most = s->model->config.index_topk * s->model->config.csa_layers;
+    return chunks < most ? chunks : most;
+}
+
+static int check_demand(const lsa_session *s)
+{
+    int64_t need = lsa_session_demand_cells(s, (s->tokens + 1) / s->model->config.csa_rate), cells = lsa_pool_cells(s->pool);
+    if (cells >= need) return LSA_OK;
+    return lsa_fail(LSA_ESTATE, "on demand: the hot pool has %lld cells, a step can pick %lld chunks", (long long)cells,
+                    (long long)need);
 }
 
 int lsa_session_check_step(lsa_session *s, int32_t token)
 {
     int rc = check_tokens(s, &token, 1);
     if (rc || s->tiered) return rc;
-    if (s->pool && (rc = lsa_pool_load(s->pool))) return rc;
-    return observe_by_chunk(s);
+    if (s->demand) rc = check_demand(s);
+    else if (s->pool) rc = lsa_pool_load(s->pool);
+    return rc ? rc : observe_by_chunk(s);
 }
 
 int lsa_session_decode(lsa_session *s, int32_t token, float *logits)
@@ -345,8 +363,27 @@ int lsa_session_set_tiered(lsa_session *s, int32_t tiered)
     int rc = tiered ? need_chunks(s) : LSA_OK;
     if (rc) return rc;
     if (!tiered != !s->tiered) s->resident_count = 0;
+    if (tiered) {
+        lsa_demand_free(s->demand);
+        s->demand = NULL;
+    }
     s->tiered = tiered != 0;
     return LSA_OK;
+}
+
+int lsa_session_set_on_demand(lsa_session *s, int32_t on)
+{
+    if (!on) {
+        lsa_demand_free(s->demand);
+        s->demand = NULL;
+        return LSA_OK;
+    }
+    int rc = need_chunks(s);
+    if (!rc) rc = lsa_pool_keys_stay(s->pool);
+    if (!rc && lsa_pool_unit(s->pool) != 1)
+        rc = lsa_fail(LSA_ESTATE, "session: on demand, cells hold chunks; these hold pages of %lld", (long long)lsa_pool_unit(s->pool));
+    if (!rc && !s->demand) rc = lsa_demand_new(&s->demand, s->pool);
+    return rc ? rc : lsa_session_set_tiered(s, 0);
 }
 
 int lsa_session_set_disk(lsa_session *s, const char *directory, const int32_t *targets, int64_t n)

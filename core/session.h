@@ -40,8 +40,14 @@ int lsa_session_decode(lsa_session *session, int32_t token, float *logits);
  * about layers whose keys are on disk read them there. */
 int lsa_session_set_disk(lsa_session *session, const char *directory, const int32_t *targets, int64_t n);
 
-/* Level 2 sees all chunks (0, the start) or residents only (1). Going tiered starts with no residents. */
+/* Level 2 sees all chunks (0, the start) or residents only (1). Going tiered starts with no residents, and ends on_demand. */
 int lsa_session_set_tiered(lsa_session *session, int32_t tiered);
+
+/* On demand (1) or not (0, the start): an untiered session whose attention reads picked chunks from the hot pool, where those
+ * without a cell are fetched at once and the least recently used leave. A step wants as many cells as it can pick
+ * chunks (lsa_session_demand_cells), else LSA_ESTATE naming both. LSA_ESTATE where index keys can leave memory, or cells hold pages. */
+int lsa_session_set_on_demand(lsa_session *session, int32_t on);
+int64_t lsa_session_demand_cells(const lsa_session *session, int64_t chunks);
 
 /* The resident set, for the steps to come: n chunk ids, ascending, each with a cell in the pool (LSA_ESTATE names the
  * first that has none; the old set then stays). Chunks born later join by themselves, as long as the pool has
@@ -96,6 +102,7 @@ typedef struct lsa_session_counters {
     int64_t resident_sum, chunk_sum;         /* sums over steps, in chunks */
     int64_t attention_bytes;                 /* records read by attention in decode */
     int64_t scored;                          /* (query, key) pairs scored by Level 2 in decode */
+    int64_t hits;                            /* on demand: picks that had a cell */
 } lsa_session_counters;
 
 void lsa_session_count(const lsa_session *session, lsa_session_counters *out);

@@ -10,7 +10,7 @@
 #include "core/pool_state.h"
 
 enum part_kind { TOKENS, LOGITS, RESIDENTS, ROWS, ENTRIES, HIDDEN, PICKED, PICKED_MASS, PICKED_COUNT, USED, MASS,
-                 UNIT_IN, FREE_CELLS, MOVING, MOVING_MESSAGE };
+                 UNIT_IN, FREE_CELLS, BY_USE, MOVING, MOVING_MESSAGE };
 
 _Static_assert((int)LSA_SESSION_MOVING == (int)LSA_MOVING_COLUMNS && (int)LSA_SESSION_MESSAGE == (int)LSA_MOVING_MESSAGE,
                "a transfer's shape is the file's");
@@ -101,6 +101,7 @@ int lsa_session_parts(const lsa_session *s, lsa_session_part **parts, int64_t *c
         add(&l, "pool.units", UNIT_IN, LSA_I32, s->pool->hot->cells, 1, -1);
         add(&l, "pool.free_cells", FREE_CELLS, LSA_I32, s->pool->hot->free_count, 1, -1);
     }
+    if (s->demand) add(&l, "pool.by_use", BY_USE, LSA_I32, lsa_demand_cells(s->demand, s->pool, NULL), 1, -1);
     if (s->pool && s->pool->transfer) {
         add(&l, "pool.moving", MOVING, LSA_I32, lsa_transfer_count(s->pool), LSA_MOVING_COLUMNS, -1);
         add(&l, "pool.moving_message", MOVING_MESSAGE, LSA_U8, LSA_MOVING_MESSAGE, 1, -1);
@@ -121,6 +122,7 @@ int lsa_session_describe(const lsa_session *s, lsa_session_head *head)
     head->observed = observed_rows(s);
     head->observed_by_chunk = s->observed_by_chunk;
     head->counters = s->counters;
+    head->used_cells = -1;
     if (!s->pool) return LSA_OK;
     if (s->pool->attached)
         return lsa_fail(LSA_ESTATE, "session: its hot tier is shared with others, a fork of it has one of its own");
@@ -132,6 +134,7 @@ int lsa_session_describe(const lsa_session *s, lsa_session_head *head)
     head->moving = lsa_transfer_count(s->pool);
     head->moving_code = lsa_transfer_code(s->pool);
     head->moved = s->pool->counters;
+    head->used_cells = s->demand ? lsa_demand_cells(s->demand, s->pool, NULL) : -1;
     return LSA_OK;
 }
 
@@ -181,6 +184,16 @@ static void units_read(const lsa_hot *h, int64_t from, int64_t n, int32_t *units
     for (int64_t i = 0; i < n; i++) units[i] = h->owner[from + i] ? h->unit_in[from + i] : LSA_ABSENT;
 }
 
+static int by_use_read(const lsa_session *s, int64_t from, int64_t n, int32_t *rows)
+{
+    int32_t *all = lsa_alloc(s->pool->hot->cells * (int64_t)sizeof *all);
+    if (!all) return LSA_ENOMEM;
+    lsa_demand_cells(s->demand, s->pool, all);
+    memcpy(rows, all + from, (size_t)n * sizeof *all);
+    lsa_free(all);
+    return LSA_OK;
+}
+
 static int moving_read(const lsa_session *s, int64_t from, int64_t n, void *rows)
 {
     int32_t *all = lsa_alloc(lsa_transfer_count(s->pool) * LSA_MOVING_COLUMNS * (int64_t)sizeof *all);
@@ -202,6 +215,7 @@ int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64
     case TOKENS: lsa_session_token_ids(s, from, n, rows); return LSA_OK;
     case ENTRIES: lsa_blocks_pack(&s->layers[p->layer].entries, from, n, bytes, rows); return LSA_OK;
     case MOVING: return moving_read(s, from, n, rows);
+    case BY_USE: return by_use_read(s, from, n, rows);
     case UNIT_IN: units_read(s->pool->hot, from, n, rows); return LSA_OK;
     case ROWS:
         if (!(of = history_of(s, p, h))) return lsa_fail(LSA_EARG, "%s: no such part", p->name);
@@ -241,6 +255,7 @@ static int check_head(const lsa_session *s, const lsa_session_head *h)
     LSA_TRY(want("cells", h->cells, 0, s->pool ? INT32_MAX / s->pool->unit : 0));
     LSA_TRY(want("free cells", h->free_cells, 0, h->cells));
     LSA_TRY(want("spilled", h->spilled, 0, 1));
+    LSA_TRY(want("used cells", h->used_cells, -1, h->tiered ? -1 : h->cells));
     LSA_TRY(want("moving", h->moving, 0, h->cells - h->free_cells));
     return want("moving_code", h->moving_code, LSA_EDEVICE, LSA_OK);
 }
@@ -314,8 +329,9 @@ int lsa_session_part_write(lsa_session *s, const lsa_session_part *p, int64_t fr
         if (!(of = history_of(s, p, h))) return lsa_fail(LSA_EARG, "%s: no such part", p->name);
         memcpy(lsa_rows_at(of->rows, s->tokens - p->rows + from), rows, (size_t)(n * bytes));
         return LSA_OK;
+    case BY_USE:
     case MOVING:
-    case MOVING_MESSAGE: return lsa_fail(LSA_EARG, "%s: is written by lsa_session_restore_moving", p->name);
+    case MOVING_MESSAGE: return lsa_fail(LSA_EARG, "%s: is put back at the end", p->name);
     default: memcpy((uint8_t *)base_of(s, p) + from * bytes, rows, (size_t)(n * bytes)); return LSA_OK;
     }
 }
@@ -366,6 +382,12 @@ int lsa_session_restore_end(lsa_session *s, const lsa_session_head *h, int32_t s
     }
     s->pool->counters = h->moved; /* without what restoring moved */
     return LSA_OK;
+}
+
+int lsa_session_restore_on_demand(lsa_session *s, const lsa_session_head *h, const int32_t *cells)
+{
+    LSA_TRY(lsa_session_set_on_demand(s, 1));
+    return lsa_demand_restore(s->demand, s->pool, cells, h->used_cells);
 }
 
 int lsa_session_restore_moving(lsa_session *s, const lsa_session_head *h, const int32_t *rows, const char *message)

@@ -7,6 +7,7 @@
 /* The numbers from which the parts and their sizes follow: 8 bytes each, so that a file has them as i64. */
 typedef struct lsa_session_head {
     int64_t tokens, kv_format, compute, unit, tiered;
+    int64_t used_cells;                               /* on demand: how many have been used; else -1 */
     int64_t residents, observed, observed_by_chunk;   /* counts of rows; by chunk, or by place among the residents */
     int64_t cells, free_cells, spilled;
     int64_t moving, moving_code;                      /* a transfer under way: units, and how it ended */
@@ -38,6 +39,9 @@ int lsa_session_restore_begin(lsa_session *session, const lsa_session_head *head
 int lsa_session_restore_chunks(lsa_session *session, int64_t chunks, int32_t spill);
 int lsa_session_part_write(lsa_session *session, const lsa_session_part *part, int64_t from, int64_t n, const void *rows);
 int lsa_session_restore_end(lsa_session *session, const lsa_session_head *head, int32_t spill);
+
+/* After the end, where the head has used_cells: these cells, the latest used first. */
+int lsa_session_restore_on_demand(lsa_session *session, const lsa_session_head *head, const int32_t *cells);
 
 /* After the end, the transfer of the head: rows [moving, 3], and the message that it ended with. */
 int lsa_session_restore_moving(lsa_session *session, const lsa_session_head *head, const int32_t *rows, const char *message);

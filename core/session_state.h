@@ -4,6 +4,7 @@
 #ifndef LSA_SESSION_STATE_H
 #define LSA_SESSION_STATE_H
 #include "core/blocks.h"
+#include "core/demand.h"
 #include "core/session.h"
 
 /* Rows by absolute position, of which only the newest are kept. */
@@ -41,6 +42,7 @@ struct lsa_session {
     int64_t tokens;                    /* committed */
     lsa_blocks token_ids;              /* [tokens]: 1, 2 or 4 bytes each, as the vocabulary needs */
     lsa_pool *pool;                    /* records and index keys of the CSA layers; NULL where there are none */
+    lsa_demand *demand;                /* on demand: cells by last use; else NULL */
     lsa_layer_state *layers;           /* [layer_count]: as many as the model's, which may end before the session is freed */
     int64_t layer_count;
     float *logits;                     /* [vocab] */

@@ -9,7 +9,8 @@ local stats = require "lsa.stats"
 
 local opt = require "lsa.args" [[
 Needle recall, coverage and traffic of every selection policy.
-  --policies (list default all)             which; all is every file in lua/lsa/policies
+  --policies (list default all)             which; all is every file in lua/lsa/policies, and on_demand: a hot pool of that
+                                            budget that is filled by what Level 2 picks among all chunks
   --budgets (numbers default 0.02,0.05,0.135)   shares of the chunks, or counts
   --tokens (default 32768)                  length of a context
   --needles (default 8)                     statements hidden in each context, all asked
@@ -37,6 +38,7 @@ local policies = {}
 for _, name in ipairs(opt.policies[1] == "all" and registry.names "policies" or opt.policies) do
   if not left_out[name] then policies[#policies + 1] = name end
 end
+if opt.policies[1] == "all" then policies[#policies + 1] = "on_demand" end
 
 -- What the native top-k picks in the steps of an answer, from a recording of it under full attention.
 local function future_of(base, one)
@@ -79,6 +81,7 @@ local results = lsa.sweep{
     opt.needles, opt.every, opt.seed, opt.text),
   run = function(params)
     if params.select:find "^oracle_" then return task:run(oracle(params.select, params.budget)) end
+    if params.select == "on_demand" then return task:run{on_demand = true, budget = params.budget} end
     return task:run{select = params.select, budget = params.budget, every = opt.every, seed = opt.seed}
   end,
 }

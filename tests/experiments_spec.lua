@@ -44,13 +44,14 @@ describe("experiments/policies.lua", function()
       local rows, names = {}, require("lsa.registry").names "policies"
       for line in csv:gmatch "[^\n]+" do rows[#rows + 1] = line end
       assert.matches("^select,budget,accuracy,digits,coverage,evidence,fetched_bytes,resident_bytes,resident_pct,error", rows[1])
-      assert.equal(1 + 2 * (#names - 1), #rows)
+      assert.equal(1 + 2 * #names, #rows) -- without the labels' oracle, with on_demand
       local found = {}
       for i = 2, #rows do
         local name, budget, _, _, coverage = rows[i]:match "^([%w_]+),([%d.]+),([%d.]+),([%d.]+),([%d.]+),"
         found[name .. (tonumber(budget) == 0.2 and "" or " less")] = tonumber(coverage)
       end
       assert.equal(1, found.full)
+      assert.equal(1, found.on_demand)
       assert.is_true(found.oracle_budget >= found.native_topk and found.native_topk > found.none)
       local text_table = output("policies.lua", {"--tokens", "1500", "--needles", "1", "--budgets", "0.1", "--text", text,
         "--policies", "recency,oracle_native"})

@@ -78,7 +78,7 @@ describe("a restored session", function()
   local cases = {
     ["full attention"] = {select = "full"}, ["a random policy"] = {select = "random", sink = 2},
     ["asynchronous cycles"] = {select = "random", async = true}, ["bf16 records"] = {select = "native_topk", kv = "bf16"},
-    ["pages on their way"] = {select = "random", granularity = "page", page = 4, async = true, hot = 28, evict = "s3fifo"},
+    ["pages on their way"] = {select = "random", granularity = "page", page = 4, async = true, hot = 32, evict = "s3fifo"},
     ["tensors in the policy's state"] = {select = "h2o_ema", hot = 12, evict = {"random", seed = 3}},
     ["a policy in a policy"] = {select = {"hysteresis", of = "random"}, hot = 12, evict = "lfu"},
     ["a schedule"] = {select = "random", every = "stagger"}, ["sets in the policy's state"] = {select = "stale1", evict = "arc", hot = 12},
@@ -198,7 +198,7 @@ describe("a restored session", function()
       end
       local ok, message = pcall(flash.restore, flash, folder .. "/s", {kv = "f32"})
       assert.is_false(ok)
-      assert.matches("restore: no option 'kv'; there are: budget, cold, every, evict, hot, indexer, seed, select, strict", message)
+      assert.matches("restore: no option 'kv'; there are: budget, cold, every, evict, hot, indexer, on_demand, seed, select, strict", message)
     end)
   end)
 

@@ -26,12 +26,14 @@ local M = {}
 -- Bytes of dead tensors that a cycle may leave behind where the cold tier is on disk to save memory.
 local GARBAGE = 2 ^ 22
 
+local SEGMENT = tonumber(C.LSA_COLD_SEGMENT)
+
 -- What of a session's options the loop reads; a fork may change these (lsa.replay may, too).
 M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
   granularity = "chunk", async = false, strict = false, seed = 1}
 
 -- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
-M.saved = {"due", "tau", "appended", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
+M.saved = {"due", "tau", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
   "complained"}
 
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
@@ -111,6 +113,7 @@ function Loop:fork(opt, changed, tier, level)
     if not changed.every then fork.schedule = self.schedule end
   end
   if changed.select then fork.state = {} end
+  if next(changed) then fork.fresh = true end
   if type(changed.every) == "number" then fork.tau = changed.every end
   if next(changed) then fork.due = 0 end
   return fork
@@ -118,7 +121,7 @@ end
 
 -- Tokens were prefilled: a cycle is due, and what it then finds was all observed.
 function Loop:appended_tokens()
-  self.due, self.appended = 0, true
+  self.due, self.appended, self.fresh = 0, true, true
 end
 
 -- Chunks that may be born in τ steps, and cells for them: a page that is begun may need one more.
@@ -286,8 +289,26 @@ function Loop:cycle(source)
   self.rows[#self.rows + 1] = row
 end
 
+-- On demand there are no cycles. Before a step: cells for what it can pick, at least, and after a prefill for the budget; the
+-- cold tier to its file, as far as it has come. A disk that refuses leaves it in memory.
+local function before_demand(self, source)
+  local _, n = source:position()
+  local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n) or 0, source:demand_cells(n + 1))
+  if wanted > self.tier:cells() or (self.tier.fixed and wanted < self.tier:cells()) then self.tier:resize(wanted) end
+  if self.fresh or n % SEGMENT == 0 then
+    local ok, problem = pcall(self.tier.spill, self.tier)
+    if not ok and self.complained ~= problem then
+      self.complained = problem
+      registry.warn(("lsa: %s; the cold tier stays in memory"):format(problem))
+    end
+    if self.tier:spilled() then C.lsa_memory_give_back() end
+  end
+  self.fresh = false
+end
+
 -- Before a step: the cycle, when one is due. After it, or after n steps of which none made a cycle due: so many less.
 function Loop:before_step(source)
+  if self.opt.on_demand then return before_demand(self, source) end
   if not self.full and self.due <= 0 then self:cycle(source) end
 end
 
@@ -314,7 +335,7 @@ end
 -- What the loop knows of s:stats().
 function Loop:stats()
   return {churn = self:mean "churn", jaccard = self:mean "jaccard",
-    policy = self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
+    policy = self.opt.on_demand and "on demand" or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
     policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
     policy_errors = self.policy_errors, last_error = self.last_error}
 end

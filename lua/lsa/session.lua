@@ -29,11 +29,11 @@ Session.__index = Session
 local M = {}
 
 -- What api names; false: no default. The loop's options are lua/lsa/loop.lua's.
-local defaults = {indexer = false, ensemble = false, kv = "fp8", cold = "ram"}
+local defaults = {indexer = false, ensemble = false, kv = "fp8", cold = "ram", on_demand = false}
 for name, value in pairs(loops.options) do defaults[name] = value end
 
 -- What a fork may change; changing one makes a cycle due.
-local forkable = {select = true, evict = true, every = true, hot = true, budget = true, seed = true, strict = true}
+local forkable = {on_demand = true, select = true, evict = true, every = true, hot = true, budget = true, seed = true, strict = true}
 
 local formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
 local dtypes = {f32 = "f32", bf16 = "bf16"}
@@ -46,11 +46,24 @@ end
 
 ---- options ----
 
+-- Replay does not know this option: on demand there are no cycles.
+local function check_on_demand(opt, level)
+  for _, name in ipairs {"async", "select"} do
+    local value = opt[name]
+    if value and value ~= "full" then
+      error(("session: %s is %s; on_demand has neither policy nor cycles"):format(name, type(value) == "string" and value or
+        "a " .. type(value)), level + 1)
+    end
+  end
+  if opt.granularity == "page" then error("session: granularity is page; on_demand fetches chunks", level + 1) end
+end
+
 local function check_options(opt, level)
   options.one_of(opt.kv, {"f32", "bf16", "fp8"}, "session: kv", level + 1)
   options.cold(opt.cold, "session: cold", level + 1)
   if opt.ensemble then options.one_of(opt.ensemble, {"max", "mean"}, "session: ensemble", level + 1) end
   loops.check_options(opt, level + 1)
+  if opt.on_demand then check_on_demand(opt, level + 1) end
 end
 
 -- Bytes of a chunk's records in all CSA layers.
@@ -67,11 +80,13 @@ local function open_indexer(self, opt, level)
   return require("lsa.indexer").new({model = self.model, from = from, ensemble = opt.ensemble}, level + 1)
 end
 
--- Only the Memory Indexer's target layers are asked for all their keys at every cycle, so theirs stay in memory.
+-- Only the Memory Indexer's target layers are asked for all their keys at every cycle, so theirs stay in memory. On demand all do.
 local function open_disk(self, opt, level)
   local directory = options.cold(opt.cold)
   if not directory then return end
-  local targets = self.indexer.layers
+  local targets = {}
+  for layer = 0, self.csa_layers - 1 do targets[layer + 1] = layer end
+  if not opt.on_demand then targets = self.indexer.layers end -- on demand, Level 2 sees them all
   lib.check(C.lsa_session_set_disk(self.c, directory, ffi.new("int32_t[?]", math.max(1, #targets), targets), #targets), level)
 end
 
@@ -95,10 +110,17 @@ local function bare(model, opt, level)
   return self
 end
 
+-- Level 2's way: among all, among residents, or among all with a hot pool that is filled on demand.
+local function set_way(self, level)
+  lib.check(C.lsa_session_set_tiered(self.c, (self.loop.full or self.opt.on_demand) and 0 or 1), level + 1)
+  lib.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0), level + 1)
+end
+
 function M.new(model, opt, level)
   level = (level or 1) + 1
   opt = options.check(opt, defaults, "session", level)
   check_options(opt, level)
+  if opt.on_demand then opt.select = "full" end
   if not opt.select then
     opt.select = exists(model.directory .. "/indexer.safetensors") and "lsa_threshold" or "lsa_topk"
     if #model.csa_layers == 0 then opt.select = "full" end
@@ -108,7 +130,7 @@ function M.new(model, opt, level)
     self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self), level), level)
   end
   self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier, level)
-  lib.check(C.lsa_session_set_tiered(self.c, self.loop.full and 0 or 1), level)
+  set_way(self, level)
   return self
 end
 
@@ -245,6 +267,7 @@ end
 
 function Session:resident()
   local _, n = self:position()
+  if self.opt.on_demand then return self.tier:present() end
   if self.loop.full then return set.new(n):invert() end
   local count = tonumber(C.lsa_session_residents(self.c, nil))
   local ids = ffi.new("int32_t[?]", math.max(1, count))
@@ -252,6 +275,11 @@ function Session:resident()
   local out = set.new(n)
   lib.check(C.lsa_set_add_ids(out.c, ids, count))
   return out
+end
+
+-- Cells that a step among n chunks can need, on demand.
+function Session:demand_cells(n)
+  return tonumber(C.lsa_session_demand_cells(self.c, n))
 end
 
 function Session:set_resident(chunks)
@@ -343,7 +371,13 @@ function Session:fork(opt)
     end
     merged[name] = value
   end
+  if opt.select and opt.on_demand == nil then merged.on_demand = false end
+  if opt.on_demand and not opt.select then merged.select = "full" end
   check_options(merged, 2)
+  if merged.on_demand ~= self.opt.on_demand then
+    opt = options.copy(opt)
+    opt.on_demand, opt.select = merged.on_demand, merged.select
+  end
   local fork = setmetatable({}, Session)
   for name, value in pairs(self) do fork[name] = value end
   local out = ffi.new "lsa_session *[1]"
@@ -355,14 +389,16 @@ function Session:fork(opt)
   if self.tier then
     fork.tier = self.tier:fork(fork.pool, fork, opt.evict, loops.cells(merged, chunk_bytes(fork), 2), 2)
   end
+  if fork.tier and merged.on_demand ~= self.opt.on_demand then fork.tier:rebuild() end
   fork.loop = self.loop:fork(merged, opt, fork.tier, 2)
-  lib.check(C.lsa_session_set_tiered(fork.c, fork.loop.full and 0 or 1), 2)
+  if next(opt) then set_way(fork, 2) end
   return fork
 end
 
 -- Records from here on into a trace for lsa.replay, written by s:close() or s:record(false).
 function Session:record(path)
   open(self, 2)
+  if self.opt.on_demand then error("record: an on_demand session has no cycles, so there is nothing to replay", 2) end
   if self.csa_layers == 0 then error("record: the model has no CSA layers, so there is nothing to replay", 2) end
   if self.recorder then
     self.recorder:save()
@@ -475,6 +511,7 @@ function Session:stats()
     transfer_stall_ms = tonumber(moved.stall_ns) / 1e6,
     decode_ms = tonumber(count.decode_ns) / 1e6, prefill_ms = tonumber(count.prefill_ns) / 1e6,
   }
+  if self.opt.on_demand then values.hits = tonumber(count.hits) end
   values.flops = flops_of(self, count)
   values.ms_per_token = steps > 0 and (values.decode_ms + out.stall_ms) / steps or 0
   for name, value in pairs(values) do out[name] = value end

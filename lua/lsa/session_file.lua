@@ -378,6 +378,12 @@ local function read_session(file, session, to_disk)
   local sizes = chunk_sizes(session)
   if sizes then read_chunks(file, session, sizes, spill) end
   check(C.lsa_session_restore_end(session.c, head, spill))
+  if head.used_cells >= 0 then
+    local n = tonumber(head.used_cells)
+    local cells = file:pointer("pool.by_use", "i32", {n, 1})
+    file:hash("pool.by_use", cells, n * 4, true)
+    check(C.lsa_session_restore_on_demand(session.c, head, ffi.cast("const int32_t *", cells)))
+  end
   if head.moving > 0 then read_moving(file, session, head) end
 end
 
@@ -473,6 +479,8 @@ local function restore(path, model, given, bare, level)
   for _, name in ipairs {"select", "every", "evict"} do -- what is given anew is not looked for in the file
     if given[name] ~= nil then opt[name], about.unsaved[name] = given[name], "given anew" end
   end
+  if given.on_demand then opt.on_demand = true end -- keys then stay in memory from the start
+  if opt.on_demand then opt.select, about.unsaved.select = "full", "given anew" end
   opt.cold, opt.indexer = given.cold or opt.cold, indexer_option(about, model, given) or opt.indexer
   local session = bare(opt)
   local ok, problem = pcall(restore_exactly, file, session, about, given, level)

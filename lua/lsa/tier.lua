@@ -219,6 +219,16 @@ function Tier:tell_new(present)
   for id in new:each() do self.policy:insert(id) end
 end
 
+-- So many cells; where that is fewer than are in use, all become free first.
+function Tier:resize(cells)
+  local used = tonumber(C.lsa_pool_held_cells(self.c))
+  if cells < self:cells() and used > 0 then
+    local present = self:present():ids()
+    check(C.lsa_pool_evict(self.c, ffi.cast("const int32_t *", present.c.data), used))
+  end
+  check(C.lsa_pool_set_cells(self.c, cells))
+end
+
 -- Takes the cells of a set of units.
 function Tier:drop(units)
   for id in units:each() do

@@ -1,0 +1,207 @@
+-- On demand: the logits of full attention, whatever the hot pool holds, and the counts of a least-recently-used pool.
+local ffi = require "ffi"
+local long = require "long_support"
+local lsa = require "lsa"
+local lib = require "lsa.ffi"
+local rng = require "lsa.rng"
+local support = require "file_support"
+
+local C = lib.C
+local golden = lib.root .. "/tests/golden/"
+local flash = lsa.model(golden .. "flash")
+local TOPK, LAYERS = tonumber(flash.config.index_topk), #flash.csa_layers
+local NEED = TOPK * LAYERS
+
+local function bits(t) return ffi.string(t.c.data, t:bytes()) end
+
+local function tokens(model, n, seed)
+  local random, out = rng.new(seed), {}
+  for i = 1, n do out[i] = random(tonumber(model.config.vocab)) end
+  return out
+end
+
+local function assert_as_full(model, s, full, n, seed)
+  for i, token in ipairs(tokens(model, n, seed)) do
+    assert.is_true(bits(full:decode(token)) == bits(s:decode(token)), "step " .. i)
+  end
+end
+
+-- A least-recently-used pool of chunks in Lua.
+local function shadow(cells)
+  local order, self = {}, {fetched = 0, hits = 0, evicted = 0}
+  function self.use(chunks)
+    local absent = {}
+    for _, chunk in ipairs(chunks) do
+      local at
+      for i, other in ipairs(order) do
+        if other == chunk then at = i end
+      end
+      if at then
+        self.hits = self.hits + 1
+        table.remove(order, at)
+        order[#order + 1] = chunk
+      else
+        absent[#absent + 1] = chunk
+      end
+    end
+    while #order + #absent > cells do
+      table.remove(order, 1)
+      self.evicted = self.evicted + 1
+    end
+    for _, chunk in ipairs(absent) do
+      order[#order + 1] = chunk
+      self.fetched = self.fetched + 1
+    end
+  end
+  self.order = order
+  return self
+end
+
+local function picks(s, layer)
+  local ids, mass = ffi.new("int32_t[?]", TOPK), ffi.new("float[?]", TOPK)
+  local n, out = tonumber(C.lsa_session_picks(s.c, layer, ids, mass)), {}
+  for i = 1, n do out[i] = ids[i - 1] end
+  return out
+end
+
+describe("a session on demand", function()
+  for _, kv in ipairs {"f32", "bf16", "fp8"} do
+    it("has the logits of full attention, kv " .. kv, function()
+      for _, hot in ipairs {NEED, NEED + 5, 400} do
+        local full = flash:session{select = "full", kv = kv}
+        local s = flash:session{on_demand = true, kv = kv, hot = hot}
+        for round = 1, 2 do
+          local prompt = tokens(flash, 150, round)
+          assert.is_true(bits(full:prefill(prompt)) == bits(s:prefill(prompt)))
+          assert_as_full(flash, s, full, 40, round + 5)
+        end
+      end
+    end)
+  end
+
+  it("counts hits, fetches and evictions as a least-recently-used pool does", function()
+    local s = flash:session{on_demand = true, hot = NEED + 3}
+    local model = shadow(NEED + 3)
+    s:prefill(tokens(flash, 230, 1))
+    for _, token in ipairs(tokens(flash, 60, 2)) do
+      s:decode(token)
+      for layer = 0, LAYERS - 1 do model.use(picks(s, layer)) end
+      local resident = s:resident()
+      assert.equal(#model.order, resident:count())
+      for _, chunk in ipairs(model.order) do assert.is_true(resident:has(chunk)) end
+    end
+    local stats = s:stats()
+    local bytes = tonumber(C.lsa_pool_record_bytes(s.pool)) * LAYERS
+    assert.same({model.fetched, model.fetched * bytes, model.hits, model.evicted, 0, "on demand"},
+      {stats.fetched_chunks, stats.fetched_bytes, stats.hits, stats.evicted_chunks, stats.cycles, stats.policy})
+    assert.is_true(model.evicted > 20 and stats.transfer_stall_ms > 0 and stats.resident_pct < 100)
+  end)
+
+  it("is an error that names both numbers when the pool is too small for a step, and none when nothing is said", function()
+    local s = flash:session{on_demand = true, hot = NEED - 1}
+    s:prefill(tokens(flash, 4 * NEED + 8, 1))
+    local ok, message = pcall(s.decode, s, 1)
+    assert.is_false(ok)
+    assert.matches(("on demand: the hot pool has %d cells, a step can pick %d chunks"):format(NEED - 1, NEED), message)
+    local small = flash:session{on_demand = true, hot = 6}
+    small:prefill(tokens(flash, 20, 1))
+    small:decode(1)
+    local default, full = flash:session{on_demand = true, budget = 0.5}, flash:session{select = "full"}
+    for _, n in ipairs {3, 90, 300} do
+      default:prefill(tokens(flash, n, n))
+      full:prefill(tokens(flash, n, n))
+      assert_as_full(flash, default, full, 9, n)
+    end
+    assert.equal(math.max(NEED, math.floor(0.5 * math.floor((3 + 9 + 90 + 9 + 300) / 4))), tonumber(C.lsa_pool_cells(default.pool)))
+  end)
+
+  it("works with the cold tier on disk, whose index keys stay in memory", function()
+    long.with_model("flash", function(model, folder)
+      local s, full = model:session{on_demand = true, hot = NEED + 20, cold = "disk:" .. folder}, model:session{select = "full"}
+      local prompt = long.tokens(model, 6000, rng.new(1))
+      assert.is_true(bits(s:prefill(prompt)) == bits(full:prefill(prompt)))
+      assert_as_full(model, s, full, 20, 1)
+      local a, b = s:stats(), full:stats()
+      assert.is_true(C.lsa_pool_spilled(s.pool) == 1 and a.cold_bytes < b.cold_bytes / 2 and a.disk_bytes > 0)
+      assert.is_true(bits(s:prefill {1, 2, 3}) == bits(full:prefill {1, 2, 3}))
+      assert_as_full(model, s, full, 5, 2)
+      local fork = s:fork()
+      assert_as_full(model, fork, full, 5, 3)
+      local path = folder .. "/saved"
+      fork:save(path)
+      assert_as_full(model, model:restore(path), fork, 9, 4)
+      local policy = model:session{select = "recency", cold = "disk:" .. folder,
+        indexer = lsa.indexer{model = model, layers = {0}}}
+      policy:prefill(prompt)
+      local ok, message = pcall(policy.fork, policy, {on_demand = true})
+      assert.is_false(ok)
+      assert.matches("the index keys of CSA layer %d+ go to the disk", message)
+      policy:save(path)
+      full = model:session{select = "full"}
+      full:prefill(prompt)
+      assert_as_full(model, model:restore(path, {on_demand = true}), full, 9, 4)
+    end)
+  end)
+
+  it("forks into and out of a policy, and counts go on after it was saved", function()
+    support.with_folder(function(folder)
+      local base = flash:session{select = "full"}
+      base:prefill(tokens(flash, 200, 3))
+      local full, s = base:fork(), base:fork{on_demand = true, hot = NEED + 2}
+      assert_as_full(flash, s, full, 15, 1)
+      s:save(folder .. "/s")
+      local t, fork = flash:restore(folder .. "/s"), s:fork()
+      for _, token in ipairs(tokens(flash, 20, 2)) do
+        local expected = bits(s:decode(token))
+        assert.is_true(expected == bits(t:decode(token)) and expected == bits(fork:decode(token)))
+      end
+      for _, name in ipairs {"hits", "fetched_chunks", "evicted_chunks", "resident_pct"} do assert.equal(s:stats()[name], t:stats()[name]) end
+      local policy, same = s:fork{select = "recency", budget = 12, every = 4}, flash:session{select = "recency", budget = 12, every = 4}
+      same:prefill(tokens(flash, 200, 3))
+      for _, token in ipairs(tokens(flash, 15, 1)) do same:prefill {token} end
+      for _, token in ipairs(tokens(flash, 20, 2)) do same:prefill {token} end
+      for _, token in ipairs(tokens(flash, 9, 7)) do
+        policy:decode(token)
+        same:decode(token)
+        assert.is_true(policy:resident():equals(same:resident()))
+      end
+      assert.equal("recency", policy:stats().policy)
+      local back = policy:fork{on_demand = true}
+      back:decode(3)
+      assert.equal("on demand", back:stats().policy)
+    end)
+  end)
+
+  it("loses nothing when memory runs out in a step", function()
+    local full = flash:session{select = "full"}
+    local s = flash:session{on_demand = true, hot = NEED + 1}
+    full:prefill(tokens(flash, 120, 1))
+    s:prefill(tokens(flash, 120, 1))
+    local failures = 0
+    for i, token in ipairs(tokens(flash, 60, 2)) do
+      C.lsa_memory_fail_after(i)
+      local ok, logits = pcall(s.decode, s, token)
+      C.lsa_memory_fail_after(-1)
+      if not ok then
+        failures = failures + 1
+        assert.matches("out of memory", logits)
+        logits = s:decode(token)
+      end
+      assert.is_true(bits(logits) == bits(full:decode(token)), "step " .. i)
+    end
+    assert.is_true(failures > 10)
+  end)
+
+  it("says what it does not go with", function()
+    local function says(pattern, ...)
+      local ok, message = pcall(...)
+      assert.is_false(ok)
+      assert.matches(pattern, message)
+    end
+    says("session: select is recency; on_demand has neither policy nor cycles", flash.session, flash, {on_demand = true, select = "recency"})
+    says("session: async is a boolean", flash.session, flash, {on_demand = true, async = true})
+    says("granularity is page; on_demand fetches chunks", flash.session, flash, {on_demand = true, granularity = "page"})
+    says("record: an on_demand session", flash:session{on_demand = true}.record, flash:session{on_demand = true}, "x")
+    says("no CSA layers", function() lsa.model(golden .. "swa"):session{on_demand = true} end)
+  end)
+end)
