@@ -14,6 +14,7 @@ local names = {
   indexer = "lsa.indexer:new",
   trainer = "lsa.trainer:new",
   evaluate = "lsa.evaluate:run",
+  batch = "lsa.batch:new",
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
   accounting = "lsa.accounting",

@@ -21,7 +21,7 @@ local C = lib.C
 local Loop = {}
 Loop.__index = Loop
 
-local M = {}
+local M = {class = Loop}
 
 -- Bytes of dead tensors that a cycle may leave behind where the cold tier is on disk to save memory.
 local GARBAGE = 2 ^ 22
@@ -71,13 +71,19 @@ local function open_schedule(every, level)
   return registry.open("schedules", every, level + 1)
 end
 
+-- Steps between cycles, as far as `every` tells before a schedule was asked.
+function M.first_tau(every)
+  if type(every) == "number" then return every end
+  return type(every) == "table" and type(every.every) == "number" and every.every or 64
+end
+
 -- rate: tokens a chunk. tier: see lua/lsa/tier.lua; nil on models without CSA layers.
 function M.new(opt, rate, tier, level)
   level = level + 1
   local self = setmetatable({opt = opt, rate = rate, tier = tier, unit = M.unit(opt)}, Loop)
   self:open_rules(level)
   self.state, self.rng = {}, rng.new(opt.seed)
-  self.due, self.tau = 0, type(opt.every) == "number" and opt.every or 64
+  self.due, self.tau = 0, M.first_tau(opt.every)
   self:reset_counts()
   return self
 end
@@ -114,7 +120,7 @@ function Loop:fork(opt, changed, tier, level)
   end
   if changed.select then fork.state = {} end
   if next(changed) then fork.fresh = true end
-  if type(changed.every) == "number" then fork.tau = changed.every end
+  if changed.every then fork.tau = M.first_tau(changed.every) end
   if next(changed) then fork.due = 0 end
   return fork
 end
@@ -129,8 +135,9 @@ function Loop:born_room(tau)
   return math.ceil(tau / self.rate) + 1
 end
 
-local function spare_cells(self, tau)
-  return self.unit == 1 and self:born_room(tau) or math.ceil(self:born_room(tau) / self.unit) + 1
+function Loop:spare_cells(tau)
+  local room = self:born_room(tau or self.tau)
+  return self.unit == 1 and room or math.ceil(room / self.unit) + 1
 end
 
 -- Chunks that a policy may select of n candidates, its sink and tail included.
@@ -161,7 +168,7 @@ local function selection(self, cycle)
   return chosen
 end
 
--- Steps until the next cycle, by the schedule.
+-- Steps until the next cycle, by the schedule; no more than the tier has promised cells for, where it has (`longest`).
 local function next_tau(self, cycle)
   if not self.settled then self.schedule:refresh() end
   local ok, tau = self.schedule:call(cycle)
@@ -169,13 +176,13 @@ local function next_tau(self, cycle)
   if type(tau) ~= "number" or tau < 1 or tau ~= math.floor(tau) then
     error(("schedule %s: %s steps; a whole number of at least 1 is wanted"):format(self.schedule.name, tostring(tau)), 0)
   end
-  return tau
+  return math.min(tau, self.tier.longest or tau)
 end
 
 -- Makes a chunk set resident: transfers, then Level 2's list, all at once. Returns the set in force and the hits.
 local function make_resident(self, source, chunks, tau)
   local units = self.unit == 1 and chunks or chunks:pages(self.unit)
-  local hits = self.tier:apply(units, spare_cells(self, tau))
+  local hits = self.tier:apply(units, self:spare_cells(tau))
   if self.unit > 1 then chunks = units:chunks(self.unit, chunks:size()) end
   source:set_resident(chunks)
   source.observed_all = false
@@ -228,7 +235,7 @@ end
 local function fetch_ahead(self, chosen, in_force)
   local units = self.unit == 1 and chosen or chosen:pages(self.unit)
   local kept = self.unit == 1 and in_force or in_force:pages(self.unit)
-  pcall(self.tier.start, self.tier, units, spare_cells(self, self.tau), kept)
+  pcall(self.tier.start, self.tier, units, self:spare_cells(), kept)
 end
 
 -- What of a cycle can fail: select, schedule, fetch. Fills the row.

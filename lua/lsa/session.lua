@@ -35,6 +35,8 @@ for name, value in pairs(loops.options) do defaults[name] = value end
 -- What a fork may change; changing one makes a cycle due.
 local forkable = {on_demand = true, select = true, evict = true, every = true, hot = true, budget = true, seed = true, strict = true}
 
+M.class, M.defaults, M.forkable = Session, defaults, forkable
+
 local formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
 local dtypes = {f32 = "f32", bf16 = "bf16"}
 
@@ -224,7 +226,7 @@ function Session:logits()
 end
 
 -- A token drawn from [vocab] logits; temperature 0 takes the largest, ties to the lower id.
-local function draw(self, logits, temperature)
+function Session:draw(logits, temperature)
   if temperature == 0 then return logits:argmax() end
   local p = ffi.cast("const float *", logits.c.data)
   local n, most, sum = logits:count(), logits:max(), 0
@@ -237,6 +239,13 @@ local function draw(self, logits, temperature)
   return n - 1
 end
 
+-- The token that a `stop` option stands for.
+function M.stop_token(model, stop)
+  if type(stop) ~= "string" then return stop end
+  local ids = model:tokens(stop)
+  return ids[#ids]
+end
+
 local generate_options = {n = 64, temperature = 0, stop = false}
 
 -- n: at most so many tokens. stop: a token id, or text whose last byte ends the generation (included in the result).
@@ -244,14 +253,10 @@ function Session:generate(opt)
   open(self, 2)
   opt = options.check(opt, generate_options, "generate", 2)
   if C.lsa_session_tokens(self.c) == 0 then error("generate: nothing has been prefilled", 2) end
-  local stop = opt.stop
-  if type(stop) == "string" then
-    local ids = self.model:tokens(stop)
-    stop = ids[#ids]
-  end
+  local stop = M.stop_token(self.model, opt.stop)
   local logits, out = self:logits(), {}
   for i = 1, opt.n do
-    local token = draw(self, logits, opt.temperature)
+    local token = self:draw(logits, opt.temperature)
     out[i] = token
     if token == stop then break end
     logits = self:decode(token)
@@ -395,6 +400,19 @@ function Session:fork(opt)
   return fork
 end
 
+-- From here on the session's cells are those of `commons` (lua/lsa/commons.lua, which says what `need` is). What is resident is
+-- fetched there if it fits, else nothing is resident. A cycle is due.
+function Session:join(commons, need)
+  local resident, unit = self:resident(), loops.unit(self.opt)
+  self.tier:finish()
+  local share = commons:join(self.pool, self, need)
+  self.tier, self.loop.tier = share, share
+  local ok = pcall(share.apply, share, unit == 1 and resident or resident:pages(unit), self.loop:spare_cells())
+  if not ok then lib.check(C.lsa_session_set_residents(self.c, nil, 0)) end
+  self.loop.due = 0
+  return share
+end
+
 -- Records from here on into a trace for lsa.replay, written by s:close() or s:record(false).
 function Session:record(path)
   open(self, 2)
@@ -410,6 +428,7 @@ end
 function Session:close()
   if not self.c then return end
   if self.recorder then self:record(false) end
+  if self.tier and self.tier.leave then self.tier:leave() end
   C.lsa_session_free(ffi.gc(self.c, nil))
   self.c, self.pool, self.tier = nil, nil, nil
 end
@@ -420,6 +439,7 @@ end
 function Session:save(path)
   open(self, 2)
   if type(path) ~= "string" then error(("save: path is a %s, a string is wanted"):format(type(path)), 2) end
+  if self.tier and self.tier.leave then error("save: the session is in a batch; save a fork of it", 2) end
   local ok, problem = pcall(require("lsa.session_file").save, self, path)
   if not ok then error(problem, 2) end
 end

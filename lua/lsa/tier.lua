@@ -1,5 +1,6 @@
 -- Owns the hot tier of a pool: which units (chunks, or pages of chunks) come in and which leave. The transfers are
--- core/pool.c's; who leaves is the eviction policy's. Serves sessions and lsa.pool alike.
+-- core/pool.c's; who leaves is the eviction policy's. Serves sessions and lsa.pool alike. A hot tier that several pools share
+-- is lua/lsa/commons.lua's.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local evictions = require "lsa.evictions"
@@ -33,7 +34,12 @@ function Tier:fork(c, owner, evict, cells, level)
     return setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry,
       policy = self.policy:clone(), known = self.known}, Tier)
   end
-  local fork = M.new(c, owner, evict or self.evict, nil, (level or 1) + 1)
+  return M.on_fork(c, owner, evict or self.evict, cells, (level or 1) + 1)
+end
+
+-- A tier on a pool that has cells: they are told to a new object.
+function M.on_fork(c, owner, evict, cells, level)
+  local fork = M.new(c, owner, evict, nil, (level or 1) + 1)
   fork.fixed = cells
   if cells and cells > fork:cells() then lib.check(C.lsa_pool_set_cells(c, cells), (level or 1) + 1) end
   fork:rebuild()
@@ -47,7 +53,7 @@ end
 -- Units with a cell, as a set.
 function Tier:present()
   local units = tonumber(C.lsa_pool_units(self.c))
-  local ids = ffi.new("int32_t[?]", math.max(1, self:cells()))
+  local ids = ffi.new("int32_t[?]", math.max(1, tonumber(C.lsa_pool_held_cells(self.c))))
   local n = C.lsa_pool_present(self.c, ids)
   local out = set.new(units)
   lib.check(C.lsa_set_add_ids(out.c, ids, n))
@@ -61,7 +67,7 @@ function Tier:rebuild()
   for id in self.known:each() do self.policy:insert(id) end
 end
 
--- Has the eviction policy name one of the units of `allowed`, which leaves it.
+-- Has the eviction policy of `self`, a tier or commons, name one of the units of `allowed`, which leaves it.
 local function choose_victim(self, allowed, incoming)
   local victim = self.policy:victim(allowed, incoming)
   if type(victim) ~= "number" or not allowed:has(victim) then
@@ -71,6 +77,7 @@ local function choose_victim(self, allowed, incoming)
   allowed:remove(victim)
   return victim
 end
+M.choose_victim = choose_victim
 
 -- Cells that are free of the fixed number; fewer than none after a fork that made it smaller.
 local function room_of(self)
@@ -136,6 +143,13 @@ function Tier:spilled()
   return C.lsa_pool_spilled(self.c) == 1
 end
 
+function Tier:check_fit(wanted, spare, whose)
+  local n = wanted:count()
+  if n + spare <= self.fixed then return end
+  error(("the set has %d %s and %d cells must stay free for what is born; %s %d"):format(n,
+    tonumber(C.lsa_pool_unit(self.c)) == 1 and "chunks" or "pages", spare, whose, self.fixed), 0)
+end
+
 -- Makes `wanted` (a set of units) present. Errors, before anything moves, when it does not fit; when the eviction policy
 -- fails, its object is made anew from what is present. Returns the number of hits: what was present, and did not come by a
 -- transfer that has just been finished.
@@ -143,10 +157,7 @@ function Tier:apply(wanted, spare)
   self:finish()
   local present = self:present()
   if self.fixed then self:tell_new(present) end
-  if self.fixed and wanted:count() + spare > self.fixed then
-    error(("the set has %d %s and %d cells must stay free for what is born; the hot pool has %d"):format(
-      wanted:count(), tonumber(C.lsa_pool_unit(self.c)) == 1 and "chunks" or "pages", spare, self.fixed), 0)
-  end
+  if self.fixed then self:check_fit(wanted, spare, "the hot pool has") end
   local ok, plan = xpcall(self.plan, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
     present)
   if not ok then
@@ -249,5 +260,7 @@ function Tier:counters()
   C.lsa_pool_count(self.c, out)
   return out
 end
+
+M.class = Tier
 
 return M

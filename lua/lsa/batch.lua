@@ -1,0 +1,290 @@
+-- Owns lsa.batch: many requests over one hot pool and one reserve.
+--
+--   b = lsa.batch(model, {hot = "64 MiB", memory = "1 GiB", most = 16, select = …, budget = …, every = …, evict = …})
+--   id = b:submit{tokens = ids or text, n = 64, stop = "\n", select = …}     its options before the batch's; waits in a queue
+--   id = b:submit{session = s, tokens = …}     on a fork of s, so that one prefill serves many requests
+--   b:step() -> how many requests are not finished      b:run{progress = true} -> b:stats()
+--   b:result(id)   b:session(id)   b:cancel(id)   b:stats()   b:close()
+--
+-- A step admits, prefills up to `piece` tokens, and decodes one token of every request that has its prompt behind it, all in one
+-- pass (core/batch.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
+-- need are not promised to others, and its bytes fit in what `memory` leaves; lua/lsa/request.lua has the sums.
+--
+--   hot       size of the hot pool; without it the pool has as many cells as are promised, and no reserve beyond
+--   memory    bound of fast memory: the hot pool, and of each request HCA entries, window and resident index keys (of one that
+--             selects "full": all its KV and keys); without it nothing but `hot` and `most`, requests at once, bounds them
+--
+-- Each request's residents are its own, by identity. What leaves a resident set stays in its cell, the reserve, until the one
+-- eviction object of the pool lets it go (lua/lsa/commons.lua). Cycles of requests with a numeric `every` are staggered unless
+-- stagger = false. What fails in a request ends it, and no other.
+local lib = require "lsa.ffi"
+local commons = require "lsa.commons"
+local loops = require "lsa.loop"
+local options = require "lsa.options"
+local progress = require "lsa.progress"
+local report = require "lsa.batch_report"
+local request = require "lsa.request"
+local session = require "lsa.session"
+
+local C = lib.C
+
+local Batch = {}
+Batch.__index = Batch
+
+local M = {}
+
+local NOTHING = {cells = 0, bytes = 0}
+
+local own = {memory = false, most = 16, stagger = true, piece = 512}
+
+local function pool_bytes(self, cells)
+  return cells * self.unit * self.chunk_bytes
+end
+
+-- The dimensions of the requests' pools, from a session that is like them; and the hot pool.
+local function measure(self, opt, level)
+  local base = session.new(self.model, self.defaults, level + 1)
+  self.base_options, self.csa_layers = base.opt, base.csa_layers
+  local c = self.model.config
+  self.unit, self.rate = loops.unit(base.opt), tonumber(c.csa_rate)
+  self.record = tonumber(C.lsa_kv_record_bytes(base.format, c.head_dim, c.rope_dim))
+  self.key = tonumber(C.lsa_index_key_bytes(base.format, c.index_dim))
+  self.chunk_bytes = self.csa_layers * self.record
+  if self.csa_layers > 0 then
+    self.defaults.indexer = base.indexer -- one for all requests
+    local cells = loops.cells({hot = opt.hot, granularity = base.opt.granularity, page = base.opt.page}, self.chunk_bytes,
+      level + 1)
+    self.commons = commons.new(base.pool, base.opt.evict, cells, level + 1)
+  end
+  base:close()
+end
+
+function M.new(model, opt)
+  if type(model) ~= "table" or not model.config then error("lsa.batch: the first argument is a model", 2) end
+  local all, mine = {}, {}
+  for name, value in pairs(session.defaults) do all[name] = value end
+  for name, value in pairs(own) do all[name] = value end
+  for name in pairs(all) do all[name] = own[name] or false end
+  all.on_demand = nil -- has its own hot pool, which no policy fills
+  opt = options.check(opt, all, "lsa.batch", 2)
+  for name in pairs(own) do mine[name] = opt[name] end
+  local room = tonumber(C.lsa_scratch_piece(model.scratch))
+  if options.whole(mine.most, 1, "lsa.batch: most", 2) > room then
+    error(("lsa.batch: most is %d; the model's pieces have %d rows (lsa.model's option piece)"):format(mine.most, room), 2)
+  end
+  local self = setmetatable({model = model, most = mine.most, stagger = mine.stagger, requests = {}, queue = {}, running = {},
+    defaults = {}}, Batch)
+  self.counts = {steps = 0, rows = 0, prefilled = 0, decode_s = 0, prefill_s = 0, seconds = 0, at_once = 0, peak = 0}
+  -- A session prefills in pieces of this size; multiples of it give the same bits.
+  self.piece = math.max(1, math.ceil(options.whole(mine.piece, 1, "lsa.batch: piece", 2) / room)) * room
+  for name, value in pairs(opt) do
+    if own[name] == nil and name ~= "hot" then self.defaults[name] = value end
+  end
+  if mine.memory then self.memory = options.bytes(mine.memory, "lsa.batch: memory", 2) end
+  measure(self, opt, 2)
+  local fixed = self.commons and self.commons.fixed
+  if self.memory and fixed and pool_bytes(self, fixed) > self.memory then
+    error(("lsa.batch: the hot pool has %d bytes, memory is %d"):format(pool_bytes(self, fixed), self.memory), 2)
+  end
+  return self
+end
+
+---- admission ----
+
+-- Bytes of fast memory with what is running and `need` beside it.
+local function bytes_with(self, need)
+  local total = need.bytes
+  for _, r in ipairs(self.running) do total = total + r.need.bytes end
+  if self.commons and not self.closed then total = total + pool_bytes(self, self.commons:cells_with(need.cells)) end
+  return total
+end
+
+-- Why a request could not run even alone, or nil.
+local function never_fits(self, need)
+  local fixed = self.commons and self.commons.fixed
+  if fixed and need.cells > fixed then
+    return ("the request needs %d cells of the hot pool, which has %d"):format(need.cells, fixed)
+  end
+  local bytes = need.bytes + pool_bytes(self, fixed or need.cells)
+  if self.memory and bytes > self.memory then
+    return ("the request needs %d bytes with the hot pool; memory is %d"):format(bytes, self.memory)
+  end
+end
+
+local function fits(self, need)
+  if #self.running >= self.most then return false end
+  local fixed = self.commons and self.commons.fixed
+  if fixed and self.commons.promised + need.cells > fixed then return false end
+  return not self.memory or bytes_with(self, need) <= self.memory
+end
+
+local function open(self)
+  if self.closed then error("the batch is closed", 3) end
+end
+
+function Batch:submit(opt)
+  open(self)
+  local r = request.new(self, opt, 2)
+  local problem = never_fits(self, r.need)
+  if problem then error("submit: " .. problem, 2) end
+  r.id = #self.requests
+  self.requests[r.id + 1] = r
+  self.queue[#self.queue + 1] = r
+  return r.id
+end
+
+local function interrupted(problem) return tostring(problem):find "interrupted" ~= nil end
+
+-- Runs f, which is a request's own affair: what goes wrong there ends it. An interruption is everybody's, and raised.
+local function guarded(r, f, ...)
+  local ok, answer = pcall(f, ...)
+  if ok then return answer end
+  if interrupted(answer) then error(answer, 0) end
+  r:finish("failed", tostring(answer))
+end
+
+-- Those that ended leave the list of the running.
+local function sweep(self)
+  local left, gone = {}, false
+  for _, r in ipairs(self.running) do
+    if r:running() then left[#left + 1] = r else gone = true end
+  end
+  self.running = left
+  if gone and self.commons then self.commons:settle() end
+end
+
+local function free_slot(self)
+  local taken = {}
+  for _, r in ipairs(self.running) do taken[r.slot] = true end
+  local slot = 0
+  while taken[slot] do slot = slot + 1 end
+  return slot
+end
+
+local function admit(self)
+  while self.queue[1] and fits(self, self.queue[1].need) do
+    local r, slot = table.remove(self.queue, 1), free_slot(self)
+    self.running[#self.running + 1] = r
+    guarded(r, r.open, r, slot, self.most)
+    self.counts.at_once = math.max(self.counts.at_once, #self.running)
+    self.counts.peak = math.max(self.counts.peak, bytes_with(self, NOTHING))
+    sweep(self)
+  end
+end
+
+---- running ----
+
+-- The prompts' next tokens, first come first served.
+local function prefill(self)
+  local spent, start = 0, request.seconds()
+  for _, r in ipairs(self.running) do
+    if r.state == "prefill" and spent < self.piece then spent = spent + (guarded(r, r.prefill, r, self.piece) or 0) end
+  end
+  self.counts.prefilled = self.counts.prefilled + spent
+  self.counts.prefill_s = self.counts.prefill_s + request.seconds() - start
+end
+
+local function decode(self)
+  local rows, sessions, tokens = {}, {}, {}
+  for _, r in ipairs(self.running) do
+    if not r.session.c then
+      r:finish("failed", "its session was closed")
+    elseif r.state == "decode" then
+      rows[#rows + 1] = r
+      sessions[#rows], tokens[#rows] = r.session, r.next
+    end
+  end
+  if #rows == 0 then return end
+  local start, count = request.seconds(), self.counts
+  local problems, stopped = session.decode_together(sessions, tokens), nil
+  for i, r in ipairs(rows) do
+    if not problems[i] then guarded(r, r.stepped, r)
+    elseif interrupted(problems[i]) then stopped = problems[i]
+    else r:finish("failed", problems[i]) end
+  end
+  count.steps, count.rows = count.steps + 1, count.rows + #rows
+  count.decode_s = count.decode_s + request.seconds() - start
+  if stopped then error(stopped, 0) end
+end
+
+function Batch:step()
+  open(self)
+  local start = request.seconds()
+  admit(self)
+  prefill(self)
+  decode(self)
+  sweep(self)
+  self.counts.seconds = self.counts.seconds + request.seconds() - start
+  return #self.running + #self.queue
+end
+
+local run_options = {progress = false}
+
+function Batch:run(opt)
+  open(self)
+  opt = options.check(opt, run_options, "run", 2)
+  local left = #self.running + #self.queue
+  local bar = opt.progress and progress(left, "requests")
+  while left > 0 do
+    local now = self:step()
+    if bar then bar:step(left - now, ("%d running"):format(#self.running)) end
+    left = now
+  end
+  if bar then bar:done() end
+  return self:stats()
+end
+
+---- what is known ----
+
+local function find(self, id, level)
+  local r = type(id) == "number" and self.requests[id + 1]
+  if not r then error(("batch: no request %s; there are %d, from 0 on"):format(tostring(id), #self.requests), level + 1) end
+  return r
+end
+
+-- {state =, tokens = {…}, text =, error =, wait_s =, …}: what a row of stats() has, of a request in any state.
+function Batch:result(id)
+  local r = find(self, id, 2)
+  local out = r:row()
+  local ok, text = pcall(self.model.text, self.model, r.out)
+  out.text, out.cycles = ok and text or nil, r.cycles or r.session and r.session:cycles() or {}
+  return out
+end
+
+-- The session of a request that runs, to look at and to fork; nil otherwise. The batch decodes it.
+function Batch:session(id)
+  return find(self, id, 2).session
+end
+
+-- Ends a request that is not finished; whether there was something to end.
+function Batch:cancel(id)
+  local r = find(self, id, 2)
+  if r.ended then return false end
+  for i, waiting in ipairs(self.queue) do
+    if waiting == r then table.remove(self.queue, i) break end
+  end
+  r:finish "cancelled"
+  sweep(self)
+  return true
+end
+
+function Batch:stats()
+  local memory = {limit = self.memory, peak = self.counts.peak, used = bytes_with(self, NOTHING)}
+  return report.new(self, memory)
+end
+
+-- Ends all requests and lets go of the hot pool.
+function Batch:close()
+  if self.closed then return end
+  for _, r in ipairs(self.requests) do
+    if not r.ended then r:finish "cancelled" end
+  end
+  self.queue, self.running, self.closed = {}, {}, true
+  if self.commons then self.commons:close() end
+end
+
+function Batch:__tostring()
+  return self.closed and "batch (closed)" or tostring(self:stats())
+end
+
+return M
