@@ -33,6 +33,43 @@ describe("accounting of bytes", function()
   end)
 end)
 
+describe("accounting of requests", function()
+  -- A chunk's record and key in one CSA layer, an HCA entry of 6 tokens, a window of 2 tokens in two layers.
+  local tiny = {csa_layers = 1, hca_layers = 1, layers = 2, head_dim = 8, rope_dim = 4, window = 2, csa_rate = 3, hca_rate = 6,
+    index_dim = 4}
+  local sizes = {record = 10, key = 2, window = 5}
+
+  local function requests(more)
+    local opt = {tokens = 61}
+    for name, value in pairs(sizes) do opt[name] = value end
+    for name, value in pairs(more) do opt[name] = value end
+    return accounting.requests(tiny, opt)
+  end
+
+  it("divides what is left of the memory by what each request has there", function()
+    -- 20 chunks of 12 bytes, 10 HCA entries of 10, 2 tokens of 5 in 2 layers.
+    local r = requests {memory = 10000, weights = 1000, resident = 4, reserve = 5}
+    assert.same({240 + 100 + 20, 48 + 100 + 20, 60}, {r.full_bytes, r.lsa_bytes, r.reserve_bytes})
+    assert.same({math.floor(9000 / 360), math.floor(8940 / 168)}, {r.full, r.lsa})
+    assert.same({25, 24}, {requests {memory = 9000}.full, requests {memory = 8999}.full})
+    assert.same({0, 0}, {requests {memory = 359, resident = 20}.full, requests {memory = 10, weights = 20}.lsa})
+    assert.equal(requests {memory = 9000}.full_bytes, requests {memory = 9000, resident = 999}.lsa_bytes)
+  end)
+
+  it("counts as admission does", function()
+    local model = lsa.model(lsa.root .. "/tests/golden/flash")
+    local b = lsa.batch(model, {select = "recency", budget = 10, every = 4, stagger = false})
+    local tokens = {}
+    for i = 1, 200 do tokens[i] = i % 64 end
+    local lsa_id, full_id = b:submit{tokens = tokens, n = 8}, b:submit{tokens = tokens, n = 8, select = "full"}
+    local r = accounting.requests(model.config, {memory = 0, tokens = 208, resident = b:result(lsa_id).cells})
+    assert.equal(r.lsa_bytes, b:result(lsa_id).bytes + b:result(lsa_id).cells * b.chunk_bytes)
+    assert.equal(r.full_bytes, b:result(full_id).bytes)
+    local first = b:step() and b:stats()
+    assert.equal(r.lsa_bytes + r.full_bytes, first.memory.used)
+  end)
+end)
+
 describe("accounting of FLOPs", function()
   -- One layer of each kind, numbers small enough to add up by hand.
   local tiny = {vocab = 10, hidden = 8, layers = 3, csa_layers = 1, hca_layers = 1, heads = 2, head_dim = 4, rope_dim = 2, q_rank = 3,

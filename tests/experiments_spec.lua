@@ -129,3 +129,16 @@ describe("experiments/train_needle.lua", function()
     end)
   end)
 end)
+
+describe("experiments/batch.lua", function()
+  it("has more LSA requests than full ones in the same memory, and the paper's counts", function()
+    with_text(function(text)
+      local out = output("batch.lua", {"--tokens", "3000", "--contexts", "2", "--needles", "4", "--answer", "6", "--memory", "2",
+        "--every", "4", "--text", text, "--parts", "needles,paper"})
+      local full, lsa_count = out:match "\nfull attention +(%d+)", out:match "\nLSA +(%d+)"
+      assert.is_true(tonumber(full) >= 2 and tonumber(lsa_count) > tonumber(full))
+      assert.matches("\n1M +11 %-> +30", out)
+      assert.matches("full none does,\n +LSA none does", out)
+    end)
+  end)
+end)

@@ -2,6 +2,7 @@
 --
 --   accounting.bytes(config, {tokens = 2^20, resident = 24576})   cached bytes by kind
 --   accounting.flops(config, {tokens = 2^20, resident = 24576})   FLOPs of one decode step by part
+--   accounting.requests(config, {memory = 96e9, tokens = 2^20, resident = 24576})   how many requests fit in memory
 --
 -- config: model.config, or a table with its names (core/config.h); accounting.flash is V4-Flash. tokens: the context's.
 -- resident: chunks that Level 2 scores and that are in the hot tier; nil: all (plain DeepSeek-V4).
@@ -39,6 +40,23 @@ function M.bytes(config, opt)
     window = c.layers * math.min(opt.tokens, c.window) * (opt.window or 4 * c.head_dim),
   }
   out.resident = c.csa_layers * math.min(chunks, opt.resident or chunks) * record
+  return out
+end
+
+-- How many requests of `tokens` tokens fit in `memory` bytes beside `weights` bytes: with all of their KV and keys there, and with
+-- LSA, of which `resident` chunks (newborn ones included), their index keys, HCA entries and window are there, and once the
+-- `reserve` chunks that all requests share. opt.record, opt.key, opt.window as in bytes(). What a step computes with is part of `weights`.
+-- Returns {full =, lsa =, full_bytes =, lsa_bytes =, reserve_bytes =}: counts, and bytes of one request.
+function M.requests(config, opt)
+  local c = numbers(config)
+  local b = M.bytes(config, opt)
+  local chunk = (opt.record or record_bytes(c)) + (opt.key or c.index_dim + 4)
+  local out = {full_bytes = b.attention + b.keys + b.hca + b.window, reserve_bytes = c.csa_layers * (opt.reserve or 0) * chunk}
+  local resident = math.min(math.floor(opt.tokens / c.csa_rate), opt.resident or math.huge)
+  out.lsa_bytes = c.csa_layers * resident * chunk + b.hca + b.window
+  local room = opt.memory - (opt.weights or 0)
+  out.full = math.max(0, math.floor(room / out.full_bytes))
+  out.lsa = math.max(0, math.floor((room - out.reserve_bytes) / out.lsa_bytes))
   return out
 end
 
