@@ -7,18 +7,19 @@
 
 #include "core/error.h"
 #include "core/simd.h"
+#include "kernels/golden_labels_private.h"
 
 enum {
     MOST_THREADS = 64,
     MOST_LAYERS = 255,       /* votes are bytes */
-    ONE_BITS = 22,           /* a row's largest has a weight of 2^22 */
+    ONE_BITS = LSA_GOLDEN_ONE_BITS,
     FLUSH = 512,             /* so many weights make less than 2^32 */
     BOUNDS = 4,              /* tried at a time */
     PASSES = 4,              /* before a look at what is left */
     LOOKS = 8,               /* by then only equals are left, or nearly so */
     SHARE = 32,              /* of the weight: less than that is few entries */
     FEW = 24,                /* are sorted */
-    SLACK = 16               /* what collect may write past its end */
+    SLACK = LSA_GOLDEN_SLACK /* what collect may write past its end */
 };
 
 /* The payloads (the places themselves where payload is NULL) of places from .. to-1 with low <= value <= high, in order;
@@ -39,16 +40,19 @@ typedef struct batch {
 /* Where a layer's last row was cut, and how far cuts lie apart: the next one is looked for there first. */
 typedef struct guess {
     float value, spread;
+    float reach;             /* golden_labels_private.h */
 } guess;
 
 /* One thread's share of the workspace. k16: k rounded up. */
 typedef struct miner {
-    float *values;           /* [k16]: a row's logits, -inf where there is no entry */
-    int32_t *weights;        /* [k16] */
+    float *values;           /* [k16 + SLACK]: a row's logits, -inf where there is no entry */
+    int32_t *weights;        /* [k16 + SLACK] */
     int32_t *near;           /* [k16 + SLACK]: places of entries around the cut */
     int32_t *kept;           /* [layers * k + SLACK]: ids */
+    int32_t *candidates;     /* [layers * k + SLACK]: ids with votes enough */
     guess *guesses;          /* [layers] */
     uint64_t *golden;        /* [words]: bits of ids, zero between steps */
+    uint64_t *any;           /* [words of words]: which words of golden are not zero */
     uint8_t *votes;          /* [n], zero between steps */
 } miner;
 
@@ -67,7 +71,8 @@ static int64_t kept_room(int64_t layers, int64_t k) { return round_up(layers * k
 static int64_t thread_bytes(int64_t layers, int64_t k, int64_t n)
 {
     int64_t k16 = round_up(k, 16);
-    return round_up((3 * k16 + SLACK + kept_room(layers, k) + 2 * layers) * 4 + word_count(n) * 8 + n + 8, 64);
+    int64_t words = word_count(n) + word_count(word_count(n));
+    return round_up((3 * (k16 + SLACK) + 2 * kept_room(layers, k)) * 4 + layers * (int64_t)sizeof(guess) + words * 8 + n + 8, 64);
 }
 
 int64_t lsa_golden_labels_workspace(int64_t layers, int64_t k, int64_t n)
@@ -86,11 +91,13 @@ static miner share_of(void *workspace, int64_t part, int64_t layers, int64_t k, 
     int64_t k16 = round_up(k, 16);
     miner m;
     m.golden = (uint64_t *)(void *)((char *)workspace + part * thread_bytes(layers, k, n));
-    m.values = (float *)(void *)(m.golden + word_count(n));
-    m.weights = (int32_t *)(void *)(m.values + k16);
-    m.near = m.weights + k16;
+    m.any = m.golden + word_count(n);
+    m.values = (float *)(void *)(m.any + word_count(word_count(n)));
+    m.weights = (int32_t *)(void *)(m.values + k16 + SLACK);
+    m.near = m.weights + k16 + SLACK;
     m.kept = m.near + k16 + SLACK;
-    m.guesses = (guess *)(void *)(m.kept + kept_room(layers, k));
+    m.candidates = m.kept + kept_room(layers, k);
+    m.guesses = (guess *)(void *)(m.candidates + kept_room(layers, k));
     m.votes = (uint8_t *)(m.guesses + layers);
     return m;
 }
@@ -355,6 +362,13 @@ static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int
 {
     float most, lowest = -3.402823466e38f;
     int64_t total;
+#if defined(__x86_64__)
+    if (b->collect == collect_avx512 && !b->extra) {
+        lsa_golden_near near = {m->values, m->weights, m->near};
+        int64_t count = lsa_golden_row_avx512(kept, &near, ids, logits, b->k, b->top_p, &g->reach, b->layer_stride);
+        if (count >= 0) return count;
+    }
+#endif
     largest(ids, logits, b->k, &most);
     if (most == -INFINITY) return 0;
     weigh(m->values, m->weights, ids, logits, b->k, b->layer_stride, most, &total);
@@ -373,17 +387,20 @@ static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int
  * No branch depends on a vote: they are hard to foresee. */
 static int64_t vote(const miner *m, int64_t count, int32_t min_layers, int64_t n, int32_t *indices, int32_t *scores)
 {
-    int64_t found = 0, words = word_count(n);
-    for (int64_t i = 0; i < count; i++) m->votes[m->kept[i]]++;
+    int64_t found = 0, enough = 0, words = word_count(word_count(n));
     for (int64_t i = 0; i < count; i++) {
         int32_t id = m->kept[i];
-        m->golden[id >> 6] |= (uint64_t)(m->votes[id] >= min_layers) << (id & 63);
+        m->candidates[enough] = id;
+        enough += ++m->votes[id] == min_layers;
     }
-    for (int64_t from = 0; from < words; from += 8) {
-        uint64_t any = 0;
-        for (int64_t i = 0; i < 8; i++) any |= m->golden[from + i];
-        if (!any) continue;
-        for (int64_t word = from; word < from + 8; word++) {
+    for (int64_t i = 0; i < enough; i++) {
+        int32_t word = m->candidates[i] >> 6;
+        m->golden[word] |= 1ull << (m->candidates[i] & 63);
+        m->any[word >> 6] |= 1ull << (word & 63);
+    }
+    for (int64_t i = 0; i < words; i++) {
+        for (uint64_t any = m->any[i]; any; any &= any - 1) {
+            int64_t word = i * 64 + __builtin_ctzll(any);
             for (uint64_t bits = m->golden[word]; bits; bits &= bits - 1) {
                 int64_t id = word * 64 + __builtin_ctzll(bits);
                 indices[found] = (int32_t)id;
@@ -391,8 +408,11 @@ static int64_t vote(const miner *m, int64_t count, int32_t min_layers, int64_t n
             }
             m->golden[word] = 0;
         }
+        m->any[i] = 0;
     }
-    for (int64_t i = 0; i < count; i++) m->votes[m->kept[i]] = 0;
+    if (count > n / 64) memset(m->votes, 0, (size_t)n); /* no fewer lines than all of them */
+    else
+        for (int64_t i = 0; i < count; i++) m->votes[m->kept[i]] = 0;
     return found;
 }
 
@@ -410,7 +430,7 @@ static int64_t mine(const miner *m, const batch *b, int64_t from, int64_t to, in
                     int32_t *scores)
 {
     int64_t found = 0;
-    memset(m->golden, 0, (size_t)word_count(b->n) * 8);
+    memset(m->golden, 0, (size_t)(word_count(b->n) + word_count(word_count(b->n))) * 8);
     memset(m->votes, 0, (size_t)b->n);
     memset(m->guesses, 0, (size_t)b->layers * sizeof *m->guesses);
     for (int64_t t = from; t < to; t++) {

@@ -92,9 +92,15 @@ end
 
 local function f32(x) return tonumber(ffi.new("float", x)) end
 
-local KINDS = {"normal", "peaked", "flat", "tied", "equal", "spoiled", "clustered", "sparse"}
+local KINDS = {"normal", "peaked", "flat", "tied", "equal", "spoiled", "clustered", "sparse", "rising", "falling",
+  "neighbours", "misleading"}
 
-local function logit(kind, u)
+-- Of place i of k.
+local function logit(kind, u, i, k)
+  if kind == "rising" then return f32(4 * i / k) end
+  if kind == "falling" then return f32(-9 * i / k) end
+  if kind == "neighbours" then return f32(1 + math.floor(5 * u()) * 2 ^ -23) end
+  if kind == "misleading" then return f32(i <= k / 2 and -15 or i % 7 == 0 and 2 or 1.9 + 1e-6 * u()) end
   if kind == "normal" then return f32(3 * (u() + u() + u() + u() - 2)) end
   if kind == "peaked" then return f32(30 * u() ^ 4 - 10) end
   if kind == "flat" then return f32(7 + 1e-4 * u()) end
@@ -120,7 +126,7 @@ local function random_row(k, n, kind, u)
   end
   table.sort(ids)
   local row, none = {}, kind == "sparse" and math.floor(u() * (k + 1)) or 0
-  for i = 1, k do row[i] = {i <= none and -1 or ids[i], i <= none and NAN or logit(kind, u)} end
+  for i = 1, k do row[i] = {i <= none and -1 or ids[i], i <= none and NAN or logit(kind, u, i, k)} end
   return row
 end
 
@@ -212,6 +218,17 @@ describe("golden labels", function()
     local labels = 0
     for _, golden in ipairs(first) do labels = labels + #golden end
     assert.is_true(labels > 1000)
+  end)
+
+  it("are the same on rows of any length", function()
+    for _, k in ipairs {8192, 8200} do
+      local steps, first = random_steps(1, 2, k, 9000, "normal", k), nil
+      support.for_each_cpu_level(function()
+        local got = text(run(steps, 9000, 0.6, false, 1))
+        first = first or got
+        assert.equal(first, got)
+      end)
+    end
   end)
 
   it("leave the workspace clean for the next step", function()
