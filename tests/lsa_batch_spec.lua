@@ -373,6 +373,64 @@ describe("a batch", function()
     assert.same(s:generate{n = 8}, b:result(whole).tokens)
   end)
 
+  it("loses nothing to an interruption", function()
+    local b, requests = lsa.batch(flash, {hot = 260}), {}
+    for i = 1, 6 do
+      local r = request(i)
+      requests[b:submit(r)] = r
+    end
+    local steps, interruptions = 0, 0
+    repeat
+      steps = steps + 1
+      if steps % 3 == 0 then C.lsa_interrupt() end
+      local ok, left = pcall(b.step, b)
+      C.lsa_interrupt_clear()
+      if not ok then
+        assert.matches("interrupted", left)
+        interruptions = interruptions + 1
+      end
+    until ok and left == 0
+    assert.is_true(interruptions > 5)
+    assert.equal(6, b:stats().done)
+    run_and_compare(b, requests, {})
+  end)
+
+  it("ends at most the requests that memory runs out for, and has all cells back", function()
+    local expected, options = {}, {hot = 60, evict = "arc", stagger = false}
+    local requests = {}
+    for i, budget in ipairs {6, 12, 9} do
+      requests[i] = {tokens = tokens_of(60 + i, i), n = 9, select = "random", budget = budget, every = 3}
+      expected[i] = alone(requests[i], {})
+    end
+    local failed, raised = 0, 0
+    quiet(function()
+      for n = 0, 400, 3 do
+        local b = lsa.batch(flash, options)
+        for i = 1, 3 do b:submit(requests[i]) end
+        for _ = 1, n % 5 do b:step() end
+        C.lsa_memory_fail_after(math.floor(n / 3))
+        local ok, problem = pcall(b.step, b)
+        C.lsa_memory_fail_after(-1)
+        if not ok then
+          raised = raised + 1
+          assert.matches("out of memory", problem)
+        end
+        local report = b:run()
+        for i, row in ipairs(report.rows) do
+          if row.state == "failed" then
+            failed = failed + 1
+            assert.matches("out of memory", row.error)
+          elseif row.policy_errors == 0 then -- a cycle that memory ran out for leaves the set before
+            assert.same(expected[i], row.tokens)
+          end
+        end
+        assert.same({60, 0, 0}, {report.cells.free, report.cells.promised, report.running})
+        b:close()
+      end
+    end)
+    assert.is_true(failed > 5, ("%d requests failed, %d steps"):format(failed, raised))
+  end)
+
   it("runs models without chunks, which have nothing but windows and entries", function()
     for _, name in ipairs {"swa", "hca_only"} do
       local model = lsa.model(golden .. name)

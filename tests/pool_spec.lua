@@ -155,7 +155,10 @@ describe("a pool", function()
     assert.is_true(same(record(1, 2, 1), hot_record(fork, 1, 2)))
     assert.same({1, 3, 1}, {tonumber(C.lsa_pool_held_cells(a)), tonumber(C.lsa_pool_held_cells(b)),
       tonumber(C.lsa_pool_free_cells(host))})
-    C.lsa_pool_free(ffi.gc(b, nil))
+    check(C.lsa_pool_evict(b, ids {2}, 1))
+    check(C.lsa_pool_start(b, ids {8, 9}, 2))
+    assert.same({4, 0}, {tonumber(C.lsa_pool_held_cells(b)), tonumber(C.lsa_pool_free_cells(host))})
+    C.lsa_pool_free(ffi.gc(b, nil)) -- with two units on their way
     assert.same({1, 4}, {tonumber(C.lsa_pool_held_cells(a)), tonumber(C.lsa_pool_free_cells(host))})
     C.lsa_pool_free(ffi.gc(host, nil))
     assert.is_true(same(record(1, 1, 1), hot_record(a, 1, 1)))

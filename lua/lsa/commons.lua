@@ -63,8 +63,9 @@ local function fit_cells(self)
   evictions.resize(self.policy, math.max(1, self:cells()))
 end
 
--- A new eviction object that knows what is present.
+-- A new eviction object that knows what is present. `stale` until that is done: memory can run out.
 function Commons:rebuild()
+  self.stale = true
   self.policy = evictions.make(self.entry, math.max(1, self:cells()))
   for _, member in ipairs(self.members) do
     member.known = member:present()
@@ -72,6 +73,7 @@ function Commons:rebuild()
       if unit < member.size then self.policy:insert(member.base + unit) end
     end
   end
+  self.stale = false
 end
 
 -- The share that an id belongs to.
@@ -98,6 +100,7 @@ local function outstanding(self, share)
 end
 
 function Commons:join(pool, owner, need)
+  local known = set.new(0)
   local base, size = self.ranges:take(need.units)
   local quota = need.cells
   self.promised = self.promised + quota
@@ -107,19 +110,19 @@ function Commons:join(pool, owner, need)
     if self.ranges:span() > self.idle:size() then self.idle = self.idle:resize(self.ranges:span()) end
   end)
   if not ok then
-    self.promised = self.promised - quota
+    self.promised, self.stale = self.promised - quota, true
     self.ranges:give(base)
     error(problem, 0)
   end
   local share = setmetatable({c = pool, owner = owner, commons = self, evict = self.evict, fixed = quota, idle = 0, promise = 0,
-    known = set.new(0), base = base, size = size, longest = need.longest}, Share)
+    known = known, base = base, size = size, longest = need.longest}, Share)
   self.members[#self.members + 1] = share
   return share
 end
 
 -- After the pools of those who left are free: fewer cells where their number is not fixed. Cells too many harm nobody.
 function Commons:settle()
-  pcall(fit_cells, self)
+  self.stale = not pcall(fit_cells, self) or self.stale
 end
 
 function Commons:close()
@@ -147,7 +150,7 @@ function Share:leave()
     for unit in self.known:each() do commons.policy:remove(self.base + unit) end
   end)
   commons.promised, self.base = commons.promised - self.fixed, nil
-  if not ok then commons:rebuild() end
+  if not ok then commons.stale = true end
 end
 
 -- The page that the next chunk goes to, where it is begun: it holds a cell whether it is resident or not.
@@ -163,7 +166,8 @@ local function tell_new(self, present)
   self.known = present
 end
 
--- Decides, without moving anything: what to load, who leaves (ids), who is idle then.
+-- Decides, without moving anything: what to load, who leaves (ids), who is idle then, and what its request has then. No set is
+-- made from here on, so that memory can run out in the transfer alone.
 local function plan(self, wanted, spare, present)
   local commons, base = self.commons, self.base
   local policy, allowed, own = commons.policy, commons.idle:copy(), present:minus(wanted)
@@ -174,7 +178,8 @@ local function plan(self, wanted, spare, present)
   end
   put_range(allowed, self, own)
   local free = commons:free() - spare - outstanding(commons, self)
-  local out = {loads = ffi.new("int32_t[?]", math.max(1, wanted:count())), n = 0, leavers = {}, hits = 0, idle = allowed}
+  local out = {loads = ffi.new("int32_t[?]", math.max(1, wanted:count())), n = 0, leavers = {}, hits = 0, idle = allowed,
+    own = own:count(), known = present:union(wanted)}
   local function make_room(incoming)
     out.leavers[#out.leavers + 1] = tier.choose_victim(commons, allowed, incoming)
     free = free + 1
@@ -195,19 +200,21 @@ local function plan(self, wanted, spare, present)
   return out
 end
 
--- Takes the cells of the units with these ids from their pools.
-local function evict(self, leavers)
+-- Takes the cells of the units that leave from their pools.
+local function evict(self, share, planned)
+  share.known, share.idle = planned.known, planned.own
   local lists = {}
-  for _, id in ipairs(leavers) do
+  for _, id in ipairs(planned.leavers) do
     local member = owner_of(self, id)
     lists[member] = lists[member] or {}
     table.insert(lists[member], id - member.base)
   end
   for member, list in pairs(lists) do
     check(C.lsa_pool_evict(member.c, ffi.new("int32_t[?]", #list, list), #list))
-    member.known:remove(list)
-    member.idle = math.max(0, member.idle - #list)
+    for _, unit in ipairs(list) do member.known:remove(unit) end
+    member.idle = member.idle - #list
   end
+  self.idle = planned.idle
 end
 
 -- As Tier:apply: makes `wanted` present, or errors before anything moves and the eviction object is made anew.
@@ -216,6 +223,7 @@ function Share:apply(wanted, spare)
   if present:size() > self.size then
     error(("the request was announced with %d units at most, and has %d"):format(self.size, present:size()), 0)
   end
+  if commons.stale then commons:rebuild() end
   local ok, planned = xpcall(function()
     tell_new(self, present)
     self:check_fit(wanted, spare, "the request's share of the hot pool is")
@@ -225,8 +233,7 @@ function Share:apply(wanted, spare)
     commons:rebuild()
     error(planned, 0)
   end
-  evict(commons, planned.leavers)
-  commons.idle = planned.idle
+  evict(commons, self, planned)
   local rc = C.lsa_pool_fetch(self.c, planned.loads, planned.n)
   if rc < 0 then
     local message = ffi.string(C.lsa_error())
@@ -235,13 +242,7 @@ function Share:apply(wanted, spare)
     commons:rebuild()
     error(message, 0)
   end
-  self.known = self:present()
   self.promise = wanted:count() + spare
-  local own = self.known:minus(wanted)
-  local begun = begun_page(self, self.known)
-  if begun and own:has(begun) then own:remove(begun) end
-  put_range(commons.idle, self, own)
-  self.idle = own:count()
   return planned.hits
 end
 
@@ -250,7 +251,7 @@ function Share.start() end
 function Share.finish() end
 
 function Share:refresh()
-  if self.commons.entry:refresh() then self.commons:rebuild() end
+  if self.commons.entry:refresh() then self.commons.stale = true end
 end
 
 -- A fork's tier is its own, with cells for what is to be born until its next cycle.

@@ -233,7 +233,7 @@ function Request:finish(state, problem)
   local ok, stats = pcall(s.stats, s)
   self.stats, self.cycles = ok and stats or nil, s:cycles()
   s:close()
-  self.session = nil
+  self.session, self.opt.session = nil, nil
 end
 
 function Request:running()
