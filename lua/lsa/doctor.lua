@@ -127,7 +127,7 @@ local function libraries()
   thing("cjson", module_version("cjson", "_VERSION"), "apt-get install lua-cjson; no JSON in scripts")
   thing("penlight", module_version("pl.lapp", "_"), "apt-get install lua-penlight; scripts take no options")
   thing("MPI", output "command -v mpirun" ~= "" and (output "mpirun --version":match "^[^\n]+") or nil,
-    "apt-get install openmpi-bin libopenmpi-dev; training runs on one rank")
+    "./lsa --with-mpi installs it; training runs on one rank")
   thing("text", output "command -v bible" ~= "" and "bible-kjv" or nil,
     "apt-get install bible-kjv; no real text for haystacks")
 end
