@@ -12,9 +12,7 @@
 enum {
     CHECKSUM = 8,
     STRIDE_ALIGN = 64,
-    PIECE = 256 << 10,
     WRITE_PIECE = 1 << 20,
-    DEPTH = 32,
     GAP = 32 << 10
 };
 
@@ -50,8 +48,8 @@ int lsa_cold_file_new(lsa_cold_file **out, const char *directory, int64_t item, 
     }
     atomic_init(&f->references, 1);
     pthread_mutex_init(&f->lock, NULL);
-    if (!o.piece) o.piece = PIECE;
-    if (!o.depth) o.depth = DEPTH;
+    if (!o.piece) o.piece = LSA_COLD_PIECE;
+    if (!o.depth) o.depth = LSA_COLD_DEPTH;
     if (o.gap < 0) o.gap = GAP;
     f->options = o;
     f->item = item;

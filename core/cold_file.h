@@ -6,7 +6,11 @@
 #define LSA_COLD_FILE_H
 #include "core/io_batch.h"
 
-enum { LSA_COLD_SEGMENT = 1024 };
+enum {
+    LSA_COLD_SEGMENT = 1024,
+    LSA_COLD_PIECE = 262144, /* bytes of a transfer at most, by default */
+    LSA_COLD_DEPTH = 32      /* transfers under way, by default */
+};
 
 typedef struct lsa_cold_file lsa_cold_file;
 

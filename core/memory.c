@@ -140,6 +140,8 @@ void lsa_pages_free(void *pages, int64_t bytes)
     lsa_free(pages);
 }
 #else
+enum { HUGE = 1 << 19 };
+
 void *lsa_pages_alloc(int64_t bytes)
 {
     void *pages = MAP_FAILED;
@@ -149,6 +151,8 @@ void *lsa_pages_alloc(int64_t bytes)
         lsa_fail(LSA_ENOMEM, "out of memory: %lld bytes could not be allocated", (long long)bytes);
         return NULL;
     }
+    /* Records of a few pages each, anywhere: with small pages a fetch waits for the tables. */
+    if (bytes >= HUGE) madvise(pages, (size_t)bytes, MADV_HUGEPAGE);
     atomic_fetch_add_explicit(&in_use, (long long)bytes, memory_order_relaxed);
     return pages;
 }

@@ -10,6 +10,7 @@
 --       device = false,                           -- true: run() starts work on the GPU, which is waited for
 --       setup = function() return buffers end,    -- only called where the filter wants the case
 --       run = function(buffers) end,
+--       note = function(ns) return "text" end,    -- beside the rest of the row; may be left out
 --     }
 --   end
 --
@@ -183,6 +184,7 @@ function Bench:case(case)
   local list = times(function() run(state) end,
     case.device and function() check(C.lsa_device_synchronize()) end)
   case.ns, case.best = median(list), list[1]
+  case.note = case.note and case.note(case.ns)
   self:row(case)
 end
 

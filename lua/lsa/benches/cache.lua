@@ -20,6 +20,7 @@ return function(bench)
     bench:case{
       op = "cache " .. name, shape = ("%d touches, %d of %d pages"):format(N, CAPACITY, IDS),
       setup = trace,
+      note = function(ns) return ("%.1f million touches/s"):format(N / ns * 1e3) end,
       run = function(pages) cache{pages = pages, capacity = CAPACITY, evict = name} end,
     }
   end
