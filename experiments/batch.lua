@@ -86,7 +86,7 @@ local function needles(model, policy, contexts)
 end
 
 local function rows(model, policy, contexts)
-  print "\nTokens per second of decode steps, by requests at once (weights that caches hold are little to share: see ./lsa bench batch):"
+  print "\nTokens per second of decode steps, by requests at once (`./lsa bench batch` has a model that caches do not hold):"
   local one
   for _, most in ipairs {1, 2, 4, 8} do
     if most > opt.most then break end
