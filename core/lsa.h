@@ -40,6 +40,7 @@
 #include "kernels/copy.h"
 #include "kernels/elementwise.h"
 #include "kernels/ensemble.h"
+#include "kernels/softmax_sum.h"
 #include "kernels/gemm.h"
 #include "kernels/golden_labels.h"
 #include "kernels/hadamard.h"

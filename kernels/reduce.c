@@ -106,7 +106,10 @@ static inline LSA_BODY void rows_body(float *out, const float *in, int64_t rows,
 LSA_PATHS(rows, (float *out, const float *in, int64_t rows, int64_t n, int32_t op),
           (out, in, rows, n, op))
 
-enum { COLUMNS = 64 }; /* side by side: whole cache lines of every row */
+enum {
+    COLUMNS = 64, /* side by side: whole cache lines of every row */
+    PART = 4096   /* columns of a task */
+};
 
 /* m columns (at most COLUMNS), j going down them. */
 static inline LSA_BODY void column_block(float *out, const float *in, int64_t n, int64_t inner,
@@ -128,17 +131,28 @@ static inline LSA_BODY void column_block(float *out, const float *in, int64_t n,
         out[c] = (float)(op == LSA_REDUCE_MEAN ? a[c] / (double)n : a[c]);
 }
 
-/* One outer element. */
+/* m columns of one outer element. */
 static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n, int64_t inner,
-                                         int32_t op)
+                                         int64_t m, int32_t op)
 {
     int64_t i = 0;
-    for (; i + COLUMNS <= inner; i += COLUMNS)
-        column_block(out + i, in + i, n, inner, COLUMNS, op);
-    if (i < inner) column_block(out + i, in + i, n, inner, inner - i, op);
+    for (; i + COLUMNS <= m; i += COLUMNS) column_block(out + i, in + i, n, inner, COLUMNS, op);
+    if (i < m) column_block(out + i, in + i, n, inner, m - i, op);
 }
-LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int32_t op),
-          (out, in, n, inner, op))
+LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int64_t m, int32_t op),
+          (out, in, n, inner, m, op))
+
+static void reduce_columns(float *out, const float *in, int64_t outer, int64_t n, int64_t inner,
+                           int32_t op, int threads)
+{
+    int64_t parts = (inner + PART - 1) / PART;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t task = 0; task < outer * parts; task++) {
+        int64_t o = task / parts, from = task % parts * PART;
+        columns(out + o * inner + from, in + o * n * inner + from, n, inner,
+                inner - from < PART ? inner - from : PART, op);
+    }
+}
 
 int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op,
                    void *stream)
@@ -154,17 +168,15 @@ int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_
         return lsa_fail(LSA_ESHAPE, "reduce: no elements to take the %s of",
                         op == LSA_REDUCE_MIN ? "minimum" : "maximum");
     int threads = lsa_threads_for(outer * n * inner / 8);
+    if (inner > 1) {
+        reduce_columns(out, in, outer, n, inner, op, threads);
+        return LSA_OK;
+    }
     if (threads > outer) threads = (int)outer;
     int64_t piece = (outer + threads - 1) / threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t from = 0; from < outer; from += piece) {
-        int64_t to = outer - from < piece ? outer : from + piece;
-        if (inner == 1)
-            rows(out + from, in + from * n, to - from, n, op);
-        else
-            for (int64_t o = from; o < to; o++)
-                columns(out + o * inner, in + o * n * inner, n, inner, op);
-    }
+    for (int64_t from = 0; from < outer; from += piece)
+        rows(out + from, in + from * n, outer - from < piece ? outer - from : piece, n, op);
     return LSA_OK;
 }
 

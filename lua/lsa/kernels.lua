@@ -181,6 +181,8 @@ op("compress", "kv f32 [tokens, width]; gate f32 [tokens, width]; bias f32 [m, w
 op("ensemble", "logits f32 [layers, n]; how = max|mean; > y f32 [n]",
   function(f, a) return f(a.y, a.logits, a.layers, a.n, a.how, nil) end)
 
+op("softmax_sum", "x f32 [rows, n]; > y f32 [n]", function(f, a) return f(a.y, a.x, a.rows, a.n, nil) end)
+
 -- Record formats, in the order of LSA_KV_*.
 local FORMATS = "f32|bf16|fp8"
 

@@ -4,10 +4,7 @@
 --   score'(s) = max of votes(s - radius .. s + radius)
 --   opt.w 32 (at most what the session keeps)   opt.radius 3
 -- Source: Y. Li et al., "SnapKV: LLM knows what you are looking for before generation", 2024 (attention's votes there).
-local function softmax(row)
-  local e = row:sub(row:max()):exp()
-  return e:div(e:sum())
-end
+local kernels = require "lsa.kernels"
 
 -- The maximum within `radius` of each place.
 local function spread(x, radius)
@@ -25,11 +22,8 @@ return function(cycle, opt)
   if cycle.n == 0 then return {} end
   local votes
   for layer = 0, cycle.csa_layers - 1 do
-    local window = cycle.window(layer, opt.w or 32)
-    for i = 0, #window - 1 do
-      local vote = softmax(window:row(i))
-      votes = votes and votes:add(vote) or vote
-    end
+    local vote = kernels.softmax_sum(cycle.window(layer, opt.w or 32))
+    votes = votes and votes:add(vote) or vote
   end
   return cycle.top(spread(votes, opt.radius or 3))
 end
