@@ -19,16 +19,20 @@ local function union(list, k)
   return all
 end
 
--- The largest k for which the union of each one's best k has at most `most` ids, and the union. Unions grow about evenly with k, so
--- the next k to try is where a line between two known ones says; a try in the middle now and then bounds their number.
+-- The largest k for which the union of each one's best k has at most `most` ids, and the union. Unions grow about evenly with k, the
+-- slower the more the lists agree: the next k to try is as far as the last one that fits promises, and once one was too large, where
+-- a line between the two says; a try in the middle now and then bounds their number.
 local function widest(list, most)
   local low, fits, fitting = 0, set.new(list[1]:count()), 0
-  local high, count = most + 1, #list * (most + 1)     -- high does not fit, or need not be tried
+  local high, count = most + 1, nil                    -- does not fit, or need not be tried
   local tries = 0
   while high - low > 1 do
     tries = tries + 1
-    local share = tries % 3 == 0 and 0.5 or (most + 0.5 - fitting) / (count - fitting)
-    local k = math.max(low + 1, math.min(high - 1, math.floor(low + (high - low) * share)))
+    local k
+    if tries % 4 == 0 then k = (low + high) / 2
+    elseif count then k = low + (high - low) * (most + 0.5 - fitting) / (count - fitting)
+    else k = low > 0 and low * (most + 0.5) / fitting or most / #list end
+    k = math.max(low + 1, math.min(high - 1, math.floor(k)))
     local all = union(list, k)
     local n = all:count()
     if n <= most then low, fits, fitting = k, all, n else high, count = k, n end
