@@ -472,6 +472,29 @@ int lsa_session_set_residents(lsa_session *s, const int32_t *chunks, int64_t n)
     return rc;
 }
 
+void lsa_session_drop_absent(lsa_session *s)
+{
+    int64_t kept = 0, unit = s->pool ? lsa_pool_unit(s->pool) : 1, key = s->pool ? lsa_pool_key_bytes(s->pool) : 0;
+    for (int64_t i = 0; i < s->resident_count; i++) {
+        if (!lsa_pool_has(s->pool, s->residents[i] / unit)) continue;
+        for (int64_t j = 0; i > kept && j < s->model->config.layers; j++) {
+            lsa_layer_state *l = &s->layers[j];
+            if (l->csa < 0) continue;
+            memcpy(l->resident_keys + kept * key, l->resident_keys + i * key, (size_t)key);
+            if (s->observed_by_chunk) continue;
+            l->used[kept] = l->used[i];
+            l->mass[kept] = l->mass[i];
+        }
+        s->residents[kept++] = s->residents[i];
+    }
+    for (int64_t j = 0; !s->observed_by_chunk && j < s->model->config.layers; j++) /* who is born next starts at zero */
+        for (int64_t i = kept; s->layers[j].csa >= 0 && i < s->resident_count; i++) {
+            s->layers[j].used[i] = 0;
+            s->layers[j].mass[i] = 0;
+        }
+    s->resident_count = kept;
+}
+
 int64_t lsa_session_residents(const lsa_session *s, int32_t *chunks)
 {
     if (chunks && s->resident_count) memcpy(chunks, s->residents, (size_t)s->resident_count * sizeof *chunks);

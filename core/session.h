@@ -53,6 +53,9 @@ int64_t lsa_session_demand_cells(const lsa_session *session, int64_t chunks);
  * first that has none; the old set then stays). Chunks born later join by themselves, as long as the pool has
  * free cells. Resets what is observed. */
 int lsa_session_set_residents(lsa_session *session, const int32_t *chunks, int64_t n);
+
+/* Residents that have no cell any more, after transfers that failed, leave the set. Allocates nothing. */
+void lsa_session_drop_absent(lsa_session *session);
 int64_t lsa_session_residents(const lsa_session *session, int32_t *chunks);   /* chunks may be NULL: counts */
 
 const lsa_model *lsa_session_model(const lsa_session *session);

@@ -66,6 +66,14 @@ describe("a snapshot", function()
     assert.equal(1, object.get())
   end)
 
+  it("tells functions apart that are on one line", function()
+    local function pair() local n = 0 return {add = function() n = n + 1 return n end, take = function() n = n - 1 return n end} end
+    local object = pair()
+    object.add()
+    local got = again(object, {pair()})
+    assert.same({2, 1, 0}, {got.add(), got.take(), got.take()})
+  end)
+
   it("says what it cannot hold, and where that is", function()
     says("the value.a.b is a thread, which", snapshot.encode, {a = {b = coroutine.create(print)}})
     says("the state.f is a function %(.*snapshot_spec.lua:%d+", snapshot.encode, {f = function() return says end}, {}, "the state")

@@ -4,6 +4,7 @@
 --   source:position()            tokens known, chunks that are candidates
 --   source:resident()            the set of resident chunks
 --   source:set_resident(chunks)  Level 2's set from here on: all at once
+--   source:drop_absent()         residents that have lost their cells leave the set
 --   source:coverage()            covered, total: how much of the native top-k at the last token is resident
 --   source.observed_all          whether every chunk was observed since the last set took over
 --   and what lua/lsa/cycle.lua asks for
@@ -196,18 +197,36 @@ local function complain(self, message, level)
   self.complained = message
 end
 
+-- The most steps for which a pool of `cells` has room for what is born.
+local function longest_tau(self, cells)
+  local room = self.unit == 1 and cells - 1 or (cells - 1) * self.unit - 1
+  return math.max(1, room * self.rate)
+end
+
+-- Of a chunk set, what lies in its newest `most` units.
+local function newest_units(self, chunks, most)
+  local units = self.unit == 1 and chunks or chunks:pages(self.unit)
+  local over = units:count() - math.max(0, most)
+  if over <= 0 then return chunks end
+  local ids = units:ids()
+  for i = 0, over - 1 do units:remove(ids:get(i)) end
+  return self.unit == 1 and units or units:chunks(self.unit, chunks:size()):intersect(chunks)
+end
+
 -- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
--- always resident. A pool too small for that and for what will be born loses its oldest chunks.
+-- always resident. A pool too small for that and for what will be born loses its oldest chunks; one that is too small
+-- for what is born in so many steps has its next cycle sooner.
 local function fall_back(self, source, cycle)
   pcall(self.tier.spill, self.tier) -- a full disk leaves everything in memory
-  local wanted = self.appended and cycle.resident:union(cycle.keep) or cycle.resident
-  local most = self.tier.fixed and self.tier.fixed * self.unit - self:born_room(self.tau)
-  if most and wanted:count() > most then
-    local ids, fitting = wanted:ids():totable(), set.new(cycle.n)
-    for i = #ids - math.max(0, most) + 1, #ids do fitting:add(ids[i]) end
-    wanted = fitting
+  local wanted, cells = self.appended and cycle.resident:union(cycle.keep) or cycle.resident:copy(), self.tier.fixed
+  if cells then
+    self.tau = math.min(self.tau, longest_tau(self, cells))
+    wanted = newest_units(self, wanted, cells - self:spare_cells(self.tau))
   end
-  make_resident(self, source, wanted, self.tau)
+  local ok, problem = pcall(make_resident, self, source, wanted, self.tau)
+  if ok then return end
+  source:drop_absent()
+  error(problem, 0)
 end
 
 local function sample_coverage(self, source)

@@ -54,6 +54,12 @@ function Replay:set_resident(chunks)
   self.since = self.row + 1
 end
 
+function Replay:drop_absent()
+  local present = self.tier:present()
+  local unit = loops.unit(self.loop.opt)
+  self:set_resident(self:resident():intersect(unit == 1 and present or present:chunks(unit, self.n)))
+end
+
 local function row_of(self, name, layer)
   local column = self.columns[name .. layer]
   return column.data + self.row * column.width

@@ -292,6 +292,10 @@ function Session:set_resident(chunks)
   lib.check(C.lsa_session_set_residents(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count()))
 end
 
+function Session:drop_absent()
+  C.lsa_session_drop_absent(self.c)
+end
+
 function Session:coverage()
   local covered, total = ffi.new "int64_t[1]", ffi.new "int64_t[1]"
   lib.check(C.lsa_session_coverage(self.c, covered, total))

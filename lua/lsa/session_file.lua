@@ -149,7 +149,7 @@ local function loop_state(session)
   local loop, held = session.loop, session.tier
   local out = {observed_all = session.observed_all, policy_flops = session.policy_flops, sampler = session.sampler}
   for _, name in ipairs(loops.saved) do out[name] = loop[name] end
-  if held then out.known, out.arrived = held.known, held.arrived end
+  if held then out.known, out.arrived, out.stale = held.known, held.arrived, held.stale end
   return out
 end
 
@@ -310,6 +310,7 @@ end
 
 -- Takes a piece that comes next into the tensor's checksum; `last`: there is no other.
 function File:hash(name, pointer, bytes, last)
+  if bytes == 0 then return end
   self.at[name] = hash(pointer, bytes, self.at[name])
   if last and self.at[name] ~= self.sums[name] then error(("tensor %s is damaged: its checksum differs"):format(name), 0) end
 end
@@ -439,7 +440,7 @@ end
 -- The hot tier's books. An eviction policy whose code has changed since begins with what is present, as after a reload.
 local function restore_tier(file, session, about, saved, cells)
   local held = tier.new(session.pool, session, session.opt.evict, nil, 1)
-  held.fixed, held.known, held.arrived = cells, saved.known, saved.arrived
+  held.fixed, held.known, held.arrived, held.stale = cells, saved.known, saved.arrived, saved.stale
   if about.unsaved.evict or about.eviction_text ~= text_hash(held.entry.text) then
     held:rebuild()
   else

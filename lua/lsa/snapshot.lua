@@ -64,45 +64,89 @@ local function module_names()
   return names
 end
 
--- Finds functions and classes from roots on: {at = {place = value, or false where several}, names = module_names()}.
-local function code_of(roots)
-  local code, seen = {at = {}, example = {}, names = module_names()}, {}
-  local function note(place, value)
-    if not place then return end
-    code.example[place] = code.example[place] or value
-    if code.at[place] == nil then code.at[place] = value
-    elseif code.at[place] ~= value then code.at[place] = false end
+local function code_hash(fn)
+  local bytes = string.dump(fn, true)
+  return bit.tohex(C.lsa_hash(bytes, #bytes, 0ULL))
+end
+
+-- Functions of other code at the same place, two on a line, are told apart by their code.
+local function note_variant(code, place, value)
+  local first = code.example[place]
+  if first == value or type(first) ~= "function" then return end
+  local own, others = code_hash(value), code.variants[place]
+  if not others then
+    local hash = code_hash(first)
+    if hash == own then return end
+    others = {[hash] = first}
+    code.variants[place] = others
   end
-  local list, n = {}, 0
+  others[own] = others[own] or value
+end
+
+local function note(code, place, value)
+  if not place then return end
+  code.example[place] = code.example[place] or value
+  if type(value) == "function" then note_variant(code, place, value) end
+  if code.at[place] == nil then code.at[place] = value
+  elseif code.at[place] ~= value then code.at[place] = false end
+end
+
+-- Notes the functions and classes from the values in `list` on.
+local function walk(code, list)
+  local seen, at = code.seen, 0
   local function visit(value)
     local kind = type(value)
     if (kind ~= "table" and kind ~= "function") or seen[value] then return end
     seen[value] = true
-    n = n + 1
-    list[n] = value
+    list[#list + 1] = value
   end
-  for _, root in ipairs(roots) do visit(root) end
-  for name, module in pairs(package.loaded) do
-    if own_module(name) then visit(module) else seen[module] = true end
-  end
-  local at = 0
-  while at < n do
+  for _, value in ipairs(list) do seen[value] = true end
+  while at < #list do
     at = at + 1
     local value = list[at]
     if type(value) == "function" then
-      note(place_of(value), value)
+      note(code, place_of(value), value)
       for i = 1, math.huge do
         local name, item = debug.getupvalue(value, i)
         if not name then break end
         visit(item)
       end
     else
-      if is_class(value) then note(class_place(value), value) end
+      if is_class(value) then note(code, class_place(value), value) end
       for _, item in next, value do visit(item) end
       local meta = getmetatable(value)
       if type(meta) == "table" then visit(meta) end
     end
   end
+end
+
+-- What the library's modules have: found once for as many modules as are loaded.
+local library
+
+local function library_code()
+  local count = 0
+  for _ in pairs(package.loaded) do count = count + 1 end
+  if library and library.count == count then return library end
+  library = {count = count, at = {}, example = {}, variants = {}, names = module_names(), seen = {}}
+  local list = {}
+  for name, module in pairs(package.loaded) do
+    if own_module(name) then list[#list + 1] = module else library.seen[module] = true end
+  end
+  walk(library, list)
+  return library
+end
+
+-- Where code is, from the library and the roots on: {at = {place = value, or false where there are several}, example = {place =
+-- one of them}, variants = {place = {hash = one of that code}} where the code there is not one, names = module_names()}.
+local function code_of(roots)
+  local base = library_code()
+  local function over(t) return setmetatable({}, {__index = t}) end
+  local code = {at = over(base.at), example = over(base.example), variants = over(base.variants), names = base.names, seen = over(base.seen)}
+  local list = {}
+  for _, root in ipairs(roots) do
+    if not code.seen[root] then list[#list + 1] = root end
+  end
+  walk(code, list)
   return code
 end
 
@@ -156,8 +200,9 @@ function Encoder:closure(value, path, depth)
   if not place or not self.code.example[place] then
     error(("%s is a function (%s), which cannot be in a file"):format(path, place or "of C"), 0)
   end
+  local variants = self.code.variants[place]
   self:put "f"
-  self:text(place)
+  self:text(variants and place .. "#" .. code_hash(value) or place)
   for i = 1, debug.getinfo(value, "u").nups do
     local cell = debug.upvalueid(value, i)
     local known = self.cells[cell]
@@ -313,7 +358,10 @@ end
 
 function read.f(self, depth)
   local place = self:text()
+  local at, hash = place:match "^(.*)#(%x+)$"
+  local variants = self.code.variants[at or place]
   local example = self.code.example[place]
+  if at then example = variants and variants[hash] elseif variants then example = nil end
   if type(example) ~= "function" then
     error(("code that it refers to is not here any more, or not the same: %s"):format(place), 0)
   end

@@ -32,7 +32,7 @@ end
 function Tier:fork(c, owner, evict, cells, level)
   if not evict and cells == self.fixed then
     return setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry,
-      policy = self.policy:clone(), known = self.known}, Tier)
+      policy = self.policy:clone(), known = self.known, stale = self.stale}, Tier)
   end
   return M.on_fork(c, owner, evict or self.evict, cells, (level or 1) + 1)
 end
@@ -62,9 +62,24 @@ end
 
 -- A new eviction object that knows what is present.
 function Tier:rebuild()
+  self.stale = true
+  local present = self:present()
   self.policy = evictions.make(self.entry, math.max(1, self.fixed or self:cells()))
-  self.known = self:present()
-  for id in self.known:each() do self.policy:insert(id) end
+  for id in present:each() do self.policy:insert(id) end
+  self.known, self.stale = present, false
+end
+
+-- What is present, which the eviction object knows then. While self.stale is set, it may have been told what did not come
+-- about, and is made anew by whoever is next.
+local function begin(self)
+  if self.fixed and self.stale then self:rebuild() end
+  local present = self:present()
+  if self.fixed then
+    self.stale = true
+    self:tell_new(present)
+    self.stale = false
+  end
+  return present
 end
 
 -- Has the eviction policy of `self`, a tier or commons, name one of the units of `allowed`, which leaves it.
@@ -151,28 +166,22 @@ function Tier:check_fit(wanted, spare, whose)
 end
 
 -- Makes `wanted` (a set of units) present. Errors, before anything moves, when it does not fit; when the eviction policy
--- fails, its object is made anew from what is present. Returns the number of hits: what was present, and did not come by a
--- transfer that has just been finished.
+-- fails, or what it planned does, its object is made anew from what is present. Returns the number of hits: what was
+-- present, and did not come by a transfer that has just been finished.
 function Tier:apply(wanted, spare)
   self:finish()
-  local present = self:present()
-  if self.fixed then self:tell_new(present) end
+  local present = begin(self)
   if self.fixed then self:check_fit(wanted, spare, "the hot pool has") end
+  self.stale = self.fixed ~= nil
   local ok, plan = xpcall(self.plan, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
     present)
-  if not ok then
-    self:rebuild()
-    error(plan, 0)
-  end
+  if not ok then error(plan, 0) end
   if not self.fixed then set.release(present) end -- else it is what the eviction policy knows
   check(C.lsa_pool_evict(self.c, plan.leavers, plan.left))
   if plan.cells > self:cells() or self.fixed then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
-  local rc = C.lsa_pool_fetch(self.c, plan.loads, plan.n)
-  if rc < 0 then
-    if self.fixed then self:rebuild() end
-    check(rc)
-  end
+  check(C.lsa_pool_fetch(self.c, plan.loads, plan.n))
   self.known, self.arrived = self.fixed and self:present(), nil
+  self.stale = false
   return plan.hits
 end
 
@@ -200,16 +209,14 @@ end
 -- Starts to bring what of `wanted` fits beside `kept`; Tier:finish has it. Where the number of cells is not fixed, all fits.
 function Tier:start(wanted, spare, kept)
   self:finish()
-  local present = self:present()
-  if self.fixed then self:tell_new(present) end
+  local present = begin(self)
+  self.stale = self.fixed ~= nil
   local ok, plan = xpcall(plan_ahead, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
     kept, present)
-  if not ok then
-    self:rebuild()
-    error(plan, 0)
-  end
+  if not ok then error(plan, 0) end
   check(C.lsa_pool_evict(self.c, ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers), plan.left))
   self.known = self:present()
+  self.stale = false
   if plan.cells > self:cells() then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
   check(C.lsa_pool_start(self.c, plan.loads, plan.n))
 end
