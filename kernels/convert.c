@@ -161,6 +161,12 @@ static inline LSA_BODY void convert_body(uint8_t *out, const uint8_t *in, int64_
 LSA_PATHS(convert, (uint8_t *out, const uint8_t *in, int64_t n, int32_t to, int32_t from),
           (out, in, n, to, from))
 
+static void convert_piece(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype)
+{
+    if (in_dtype == out_dtype) memcpy(out, in, (size_t)bytes_of(n, in_dtype));
+    else convert(out, in, n, out_dtype, in_dtype);
+}
+
 int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
                     void *stream)
 {
@@ -173,14 +179,14 @@ int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int
     if (in_dtype == LSA_F4_E2M1 && n % 2)
         return lsa_fail(LSA_ESHAPE, "convert: %lld fp4 values do not fill whole bytes",
                         (long long)n);
-    /* A number takes some tenths of a nanosecond. */
-    #pragma omp parallel for schedule(static) num_threads(lsa_threads_for(n / 4))
-    for (int64_t from = 0; from < n; from += PIECE) {
-        int64_t part = n - from < PIECE ? n - from : PIECE;
-        const uint8_t *source = (const uint8_t *)in + bytes_of(from, in_dtype);
-        uint8_t *target = (uint8_t *)out + bytes_of(from, out_dtype);
-        if (in_dtype == out_dtype) memcpy(target, source, (size_t)bytes_of(part, in_dtype));
-        else convert(target, source, part, out_dtype, in_dtype);
+    int threads = lsa_threads_for(n / 4); /* a number takes some tenths of a nanosecond */
+    if (threads == 1) { /* a parallel region of one thread takes as long as thousands of numbers */
+        convert_piece(out, in, n, out_dtype, in_dtype);
+        return LSA_OK;
     }
+    #pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t from = 0; from < n; from += PIECE)
+        convert_piece((uint8_t *)out + bytes_of(from, out_dtype), (const uint8_t *)in + bytes_of(from, in_dtype),
+                      n - from < PIECE ? n - from : PIECE, out_dtype, in_dtype);
     return LSA_OK;
 }

@@ -67,31 +67,44 @@ static void start_engine(void)
     if (engine_status == dnnl_success) engine_status = dnnl_stream_create(&queue, engine, dnnl_stream_default_flags);
 }
 
-/* One product as oneDNN objects; the compiled code behind them is kept in oneDNN's own cache. */
+/* A product's sizes: what its oneDNN objects are made for. */
+typedef struct sizes {
+    int64_t m, n, k, c_stride, a_stride, b_stride, threads;
+} sizes;
+
+/* One product as oneDNN objects. */
 typedef struct product {
+    sizes sizes;
     dnnl_primitive_desc_t desc;
     dnnl_primitive_t primitive;
     dnnl_exec_arg_t args[3];
 } product;
 
-static dnnl_status_t make(product *p, float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
-                          int64_t c_stride, int64_t a_stride, int64_t b_stride)
+/* Products to be used again, the last used one last: making one takes longer than a small product does. Who runs one has taken it out,
+ * since its scratch memory serves one thread. */
+enum { KEPT = 32 };
+static product kept[KEPT];
+static int kept_count;
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static dnnl_status_t make(product *p, const sizes *s)
 {
-    dnnl_dims_t sizes[3] = {{m, k}, {k, n}, {m, n}}, strides[3] = {{a_stride, 1}, {1, b_stride}, {c_stride, 1}};
+    dnnl_dims_t dims[3] = {{s->m, s->k}, {s->k, s->n}, {s->m, s->n}};
+    dnnl_dims_t strides[3] = {{s->a_stride, 1}, {1, s->b_stride}, {s->c_stride, 1}};
     const dnnl_data_type_t types[3] = {dnnl_bf16, dnnl_bf16, dnnl_f32};
     const int slots[3] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
-    void *data[3] = {(void *)(uintptr_t)a, (void *)(uintptr_t)b, c};
     dnnl_memory_desc_t memory[3];
     dnnl_matmul_desc_t matmul;
     dnnl_status_t status = dnnl_success;
+    *p = (product){.sizes = *s};
     for (int i = 0; !status && i < 3; i++)
-        status = dnnl_memory_desc_init_by_strides(&memory[i], 2, sizes[i], types[i], strides[i]);
+        status = dnnl_memory_desc_init_by_strides(&memory[i], 2, dims[i], types[i], strides[i]);
     if (!status) status = dnnl_matmul_desc_init(&matmul, &memory[0], &memory[1], NULL, &memory[2]);
     if (!status) status = dnnl_primitive_desc_create(&p->desc, &matmul, NULL, engine, NULL);
     if (!status) status = dnnl_primitive_create(&p->primitive, p->desc);
     for (int i = 0; !status && i < 3; i++) {
         p->args[i].arg = slots[i];
-        status = dnnl_memory_create(&p->args[i].memory, &memory[i], engine, data[i]);
+        status = dnnl_memory_create(&p->args[i].memory, &memory[i], engine, DNNL_MEMORY_NONE);
     }
     return status;
 }
@@ -104,6 +117,35 @@ static void release(product *p)
     if (p->desc) dnnl_primitive_desc_destroy(p->desc);
 }
 
+static product remove_kept(int at)
+{
+    product p = kept[at];
+    memmove(kept + at, kept + at + 1, (size_t)(--kept_count - at) * sizeof *kept);
+    return p;
+}
+
+/* Takes out a kept product of these sizes; 0 where there is none. */
+static int take(product *p, const sizes *s)
+{
+    int at;
+    pthread_mutex_lock(&kept_lock);
+    for (at = kept_count - 1; at >= 0 && memcmp(&kept[at].sizes, s, sizeof *s) != 0;) at--;
+    if (at >= 0) *p = remove_kept(at);
+    pthread_mutex_unlock(&kept_lock);
+    return at >= 0;
+}
+
+/* Keeps a product; the one that was used longest ago makes room. */
+static void keep(const product *p)
+{
+    product oldest = {0};
+    pthread_mutex_lock(&kept_lock);
+    if (kept_count == KEPT) oldest = remove_kept(0);
+    kept[kept_count++] = *p;
+    pthread_mutex_unlock(&kept_lock);
+    release(&oldest);
+}
+
 int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
                       int64_t c_stride, int64_t a_stride, int64_t b_stride, void *stream)
 {
@@ -113,11 +155,15 @@ int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m,
     if (rc || is_empty(c, m, n, k, c_stride)) return rc;
     pthread_once(&once, start_engine);
     use_threads(m, n, k);
+    const sizes s = {m, n, k, c_stride, a_stride, b_stride, omp_get_max_threads()};
+    void *data[3] = {(void *)(uintptr_t)a, (void *)(uintptr_t)b, c};
     product p = {0};
     dnnl_status_t status = engine_status;
-    if (!status) status = make(&p, c, a, b, m, n, k, c_stride, a_stride, b_stride);
+    if (!status && !take(&p, &s)) status = make(&p, &s);
+    for (int i = 0; !status && i < 3; i++) status = dnnl_memory_set_data_handle(p.args[i].memory, data[i]);
     if (!status) status = dnnl_primitive_execute(p.primitive, queue, 3, p.args);
     if (!status) status = dnnl_stream_wait(queue);
-    release(&p);
+    if (status) release(&p);
+    else keep(&p);
     return failed("gemm_bf16", status);
 }

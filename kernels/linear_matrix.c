@@ -78,8 +78,12 @@ static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float
         int64_t n = call->rows - r < held ? call->rows - r : held;
         const uint16_t *rows = (const uint16_t *)w->data + (call->row_from + r) * w->cols;
         if (!is_dense(w, LSA_BF16)) {
-            densify(dense, w, call->row_from + r, n, 1);
-            lsa_convert_cpu(dense16, dense, n * w->cols, LSA_BF16, LSA_F32, NULL);
+            const float *whole = (const float *)w->data + (call->row_from + r) * w->cols;
+            if (!is_dense(w, LSA_F32)) {
+                densify(dense, w, call->row_from + r, n, 1);
+                whole = dense;
+            }
+            lsa_convert_cpu(dense16, whole, n * w->cols, LSA_BF16, LSA_F32, NULL);
             rows = dense16;
         }
         int rc = lsa_gemm_bf16_cpu(call->y + r, x16, rows, call->tokens, n, w->cols, call->y_stride, w->cols, w->cols,
@@ -87,6 +91,16 @@ static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float
         if (rc) return rc;
     }
     return LSA_OK;
+}
+
+/* Rows of x in bf16, packed: at once where they are packed already, for each call has its price. */
+static void round_rows(uint16_t *out, const float *x, int64_t rows, int64_t cols, int64_t stride)
+{
+    if (stride == cols) {
+        lsa_convert_cpu(out, x, rows * cols, LSA_BF16, LSA_F32, NULL);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++) lsa_convert_cpu(out + i * cols, x + i * stride, cols, LSA_BF16, LSA_F32, NULL);
 }
 
 int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
@@ -101,8 +115,7 @@ int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
         lsa_linear_call part = *call;
         part.tokens = call->tokens - t < held ? call->tokens - t : held;
         part.y = call->y + t * call->y_stride;
-        for (int64_t i = 0; i < part.tokens; i++)
-            lsa_convert_cpu(x16 + i * w->cols, call->x + (t + i) * call->x_stride, w->cols, LSA_BF16, LSA_F32, NULL);
+        round_rows(x16, call->x + t * call->x_stride, part.tokens, w->cols, call->x_stride);
         int rc = multiply_bf16(&part, x16, dense, dense16);
         if (rc) return rc;
     }

@@ -80,6 +80,23 @@ describe("lsa_gemm", function()
     end
   end)
 
+  it("has bf16 products of many sizes, again and again, from wherever the factors are", function()
+    for round = 1, 3 do
+      for size = 1, 40 do
+        local m, n, k = size, 1 + size % 7, 2 + size % 5
+        local a, b, c = support.buffer("uint16_t", m * k), support.buffer("uint16_t", n * k), support.buffer("float", m * n)
+        for i = 0, m * k - 1 do a[i] = 0x3f80 + 0x80 * ((i + round) % 2) end -- 1 or 2
+        for i = 0, n * k - 1 do b[i] = 0x4000 end                              -- 2
+        check(C.lsa_gemm_bf16_cpu(c, a, b, m, n, k, n, k, k, nil))
+        for i = 0, m - 1 do
+          local want = 0
+          for l = 0, k - 1 do want = want + 2 * (1 + (i * k + l + round) % 2) end
+          for j = 0, n - 1 do assert.equal(want, c[i * n + j]) end
+        end
+      end
+    end
+  end)
+
   it("writes zeros where nothing is summed, and nothing where there is nothing", function()
     local c = support.normals(6, 1)
     check(C.lsa_gemm_cpu(c, nil, nil, 2, 3, 0, 3, 0, 3, 0, 0, nil))
