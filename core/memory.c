@@ -173,7 +173,13 @@ char *lsa_strdup(const char *text)
     return copy;
 }
 
-void lsa_memory_give_back(void) { raw_give_back(); }
+void lsa_memory_give_back(void)
+{
+    pthread_mutex_lock(&kept_lock);
+    while (kept_count) raw_free(remove_kept(0));
+    pthread_mutex_unlock(&kept_lock);
+    raw_give_back();
+}
 
 int64_t lsa_memory_in_use(void) { return atomic_load(&in_use); }
 

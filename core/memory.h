@@ -22,7 +22,7 @@ void lsa_pages_free(void *pages, int64_t bytes);
 /* A copy of a NUL-terminated string. */
 char *lsa_strdup(const char *text);
 
-/* Returns memory that was freed to the operating system, where the allocator holds on to it. */
+/* Returns memory that was freed to the operating system: what the allocator holds on to, and blocks kept for the next who asks. */
 void lsa_memory_give_back(void);
 
 /* Bytes now allocated. */

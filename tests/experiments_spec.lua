@@ -142,3 +142,27 @@ describe("experiments/batch.lua", function()
     end)
   end)
 end)
+
+describe("experiments/memory.lua", function()
+  it("measures both tiers in processes of their own, and uses a saved context again", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local command = ("%s %s --tokens 5000 --steps 8 --chunks 2048 --save-every 3000 --text %s --directory %s --csv"):format(
+          process.program, process.quote(lsa.root .. "/experiments/memory.lua"), text, folder)
+        local csv, problem, code = process.shell(command)
+        assert.equal(0, code, problem)
+        local share = {}
+        for name, rss, pss, part in csv:gmatch "\n([^,\n]+[^\n]-),(%-?%d+),(%-?%d+),%-?%d+,(%-?[%d.]+)," do
+          share[name] = {tonumber(rss), tonumber(pss), tonumber(part)}
+        end
+        assert.is_true(share["context; cold tier on disk"] ~= nil and share["context; everything resident"][2] > 0)
+        assert.is_true(share["pool; in memory"][2] > 2048 * 21 * 584 * 0.9)
+        assert.is_true(share["pool; on disk"][3] < 0.6)
+        local saved = folder .. "/context-5000-1-f32.safetensors"
+        local before = files.read(saved)
+        assert.equal(0, select(3, process.shell(command)))
+        assert.is_true(before == files.read(saved))
+      end)
+    end)
+  end)
+end)
