@@ -215,6 +215,13 @@ done:
     return rc;
 }
 
+void lsa_file_forget(const void *data, int64_t bytes)
+{
+    uintptr_t from = ((uintptr_t)data + LSA_FILE_ALIGN - 1) / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
+    uintptr_t end = ((uintptr_t)data + (uintptr_t)bytes) / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
+    if (end > from) madvise((void *)from, end - from, MADV_DONTNEED); /* pages that others have a part of stay */
+}
+
 void lsa_file_unmap(void *data, int64_t bytes)
 {
     if (bytes > 0) munmap(data, (size_t)bytes);

@@ -46,6 +46,9 @@ int lsa_file_sync(lsa_file *file);
 int lsa_file_map(void **data, int64_t *bytes, const char *path);
 void lsa_file_unmap(void *data, int64_t bytes);
 
+/* A part of a mapped file has been read and takes no memory any more; who reads it again reads the file again. */
+void lsa_file_forget(const void *data, int64_t bytes);
+
 /* A whole file of at most `limit` bytes (LSA_EFORMAT beyond), NUL-terminated, freed by lsa_free. */
 int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t limit);
 

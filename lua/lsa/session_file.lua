@@ -345,9 +345,11 @@ local function read_chunks(file, session, sizes, spill)
       local piece = keys[layer] + from * sizes.key
       file:hash(key_name(layer), piece, n * sizes.key, last)
       ffi.copy(together + layer * n * sizes.key, piece, n * sizes.key)
+      C.lsa_file_forget(piece, n * sizes.key)
     end
     check(C.lsa_session_restore_chunks(session.c, from + n, spill))
     check(C.lsa_pool_write_chunks(session.pool, from, n, records + from * sizes.record, together))
+    C.lsa_file_forget(records + from * sizes.record, n * sizes.record)
   end
   release(held)
 end
