@@ -69,6 +69,9 @@ local function open_model()
   return lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model, {compute = opt.compute})
 end
 
+-- A Memory Indexer of one target layer, whose keys alone stay in memory.
+local function one_layer(model) return lsa.indexer{model = model, layers = {0}} end
+
 local function build()
   local text = texts.open(opt.text)
   local made = needle.build(rng.new(opt.seed), text, needle.words(text), opt.tokens, 1)
@@ -80,9 +83,9 @@ local saved = ("%s/context-%d-%d-%s.safetensors"):format(folder, opt.tokens, opt
 -- A session that has as much of `tokens` as its file has.
 local function begun(model)
   local file = io.open(saved)
-  if not file then return model:session{select = "full"} end
+  if not file then return model:session{select = "full", indexer = one_layer(model)} end
   file:close()
-  return model:restore(saved)
+  return model:restore(saved, {indexer = one_layer(model)})
 end
 
 -- The context and the question but for its last token are prefilled, and saved.
@@ -113,7 +116,7 @@ local function decode(options)
   local model = open_model()
   local _, one = build()
   local question, expected = model:tokens(one.question), model:tokens(one.answer)
-  options.indexer = lsa.indexer{model = model, layers = {0}}
+  options.indexer = one_layer(model)
   local before = memory()
   local s = model:restore(saved, options)
   local token, right = question[#question], true
@@ -187,7 +190,8 @@ local function run(name)
   local pipe = assert(io.popen(table.concat(words, " ")))
   local text = pipe:read "*a"
   local line = text:match "({[^\n]*})\n?$"
-  if not pipe:close() and not line then error(("memory.lua: the run %s failed"):format(name), 0) end
+  pipe:close()
+  if not line then error(("memory.lua: the run %s failed"):format(name), 0) end
   return cjson.decode(line)
 end
 
