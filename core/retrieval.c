@@ -148,6 +148,22 @@ int lsa_retrieval_add(lsa_retrieval_counts *counts, const float *scores, const f
     return rows ? count_rows(counts, &r, rows, threads < rows ? threads : (int)rows) : LSA_OK;
 }
 
+int lsa_retrieval_check(const int32_t *ids, int64_t rows, int64_t k, const int64_t *positions, int64_t rate)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t chunks = (positions[row] + 1) / rate, before = -1, ended = 0;
+        for (int64_t j = 0; j < k; j++) {
+            int32_t id = ids[row * k + j];
+            ended |= id == -1;
+            if (ended ? id != -1 : id <= before || id >= chunks)
+                return lsa_fail(LSA_EFORMAT, "chunk %d at place %lld of row %lld, which has %lld chunks", id, (long long)j,
+                                (long long)row, (long long)chunks);
+            before = id;
+        }
+    }
+    return LSA_OK;
+}
+
 int64_t lsa_retrieval_covered(const uint64_t *bits, const int32_t *ids, int64_t rows, int64_t k, int64_t *total)
 {
     int64_t covered = 0;

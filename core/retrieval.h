@@ -23,6 +23,10 @@ int lsa_retrieval_add(lsa_retrieval_counts *counts, const float *scores, const f
                       const lsa_horizon *horizon, const int64_t *steps, const int64_t *limits, int64_t rows, int64_t stride,
                       double theta, int32_t strict, int64_t k);
 
+/* Whether `rows` rows of k ids are what lsa_retrieval_covered takes: in row r, ascending ids of chunks that are whole at
+ * positions[r], chunks of `rate` tokens, and behind them only -1. LSA_EFORMAT names the first that is not. */
+int lsa_retrieval_check(const int32_t *ids, int64_t rows, int64_t k, const int64_t *positions, int64_t rate);
+
 /* How many of `rows` rows of k ids, one after the other and each ending at its first id < 0, are in the bitmap; *total gets how
  * many ids there are. Every id has its bit. */
 int64_t lsa_retrieval_covered(const uint64_t *bits, const int32_t *ids, int64_t rows, int64_t k, int64_t *total);

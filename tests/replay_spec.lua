@@ -83,4 +83,104 @@ describe("replay", function()
     assert.is_false(ok)
     assert.matches("is no recording of a session", e)
   end)
+
+  -- A trace with what `change` makes of its tensors and of its metadata's text.
+  local function changed(folder, change)
+    local path = folder .. "/trace.safetensors"
+    local tensors, metadata = lsa.load(path)
+    local copy = {}
+    for name, t in pairs(tensors) do copy[name] = t:copy() end
+    metadata.about = change(copy, metadata.about) or metadata.about
+    lsa.save(folder .. "/changed.safetensors", copy, metadata)
+    return folder .. "/changed.safetensors"
+  end
+
+  it("takes scores that cycles had from the recording, and computes others, with the same counts", function()
+    files.with_folder(function(folder)
+      live(model, {select = "lsa_topk", budget = 0.4, every = 8}, folder .. "/trace.safetensors")
+      local path = folder .. "/trace.safetensors"
+      local bare = changed(folder, function(t)
+        local found = 0
+        for name in pairs(t) do
+          if name:find "scores" then
+            t[name] = nil
+            found = found + 1
+          end
+        end
+        assert.equal(2 * (#model.csa_layers + 1), found)
+      end)
+      for _, opt in ipairs {{}, {every = 4}, {every = 5}, {select = "lsa_page_max", page = 4}, {select = "native_topk"},
+        {select = {"lsa_threshold", theta = 0.4}, budget = 1}} do
+        local a, b = lsa.replay(path, opt), lsa.replay(bare, opt)
+        assert.same(a:cycles()[1].resident, b:cycles()[1].resident)
+        for _, name in ipairs {"cycles", "fetched_chunks", "hits", "resident_bytes", "step_coverage", "coverage"} do
+          assert.equal(a:stats()[name], b:stats()[name], name)
+        end
+      end
+      -- Scores are what the file says: others there, other sets.
+      local other = changed(folder, function(t) t.ensemble_scores:fill(0) end)
+      assert.not_equal(lsa.replay(path):stats().step_coverage, lsa.replay(other):stats().step_coverage)
+    end)
+  end)
+
+  it("refuses recordings that do not fit together, by tensor and value", function()
+    files.with_folder(function(folder)
+      live(model, {select = "lsa_topk", budget = 0.4, every = 8}, folder .. "/trace.safetensors")
+      local function refused(pattern, change)
+        local ok, message = pcall(lsa.replay, changed(folder, change))
+        assert.is_false(ok, pattern)
+        assert.matches(pattern, message)
+        assert.matches("changed%.safetensors", message)
+      end
+      refused("no tensor decoded", function(t) t.decoded = nil end)
+      refused("positions is i32", function(t) t.positions = t.positions:to "i32" end)
+      refused("position 5 of row 3; ascending ones", function(t) t.positions:set(3, 5) end)
+      refused("position 1000000 of row %d+; ascending ones below 200", function(t) t.positions:set(t.positions:count() - 1, 1e6) end)
+      refused("native_layer_1: chunk 4000 at place 0 of row 2", function(t) t.native_layer_1:set(2, 0, 4000) end)
+      refused("picked_layer_0: chunk %-2 at place 0", function(t) t.picked_layer_0:set(0, 0, -2) end)
+      refused("picked_layer_0: chunk 0 at place 1", function(t)
+        t.picked_layer_0:set(4, 0, 0)
+        t.picked_layer_0:set(4, 1, 0)
+      end)
+      refused("mass_layer_0 is f32 %[%d+, %d+%]; f32 %[%d+, %d+%] is wanted", function(t) t.mass_layer_0 = t.mass_layer_0:narrow(1, 0, 1):copy() end)
+      refused("compk_layer_1", function(t) t.compk_layer_1 = t.compk_layer_1:narrow(0, 0, 5):copy() end)
+      refused("memory_query_layer_0", function(t) t.memory_query_layer_0 = nil end)
+      refused("ensemble_scores_rows: row 900", function(t) t.ensemble_scores_rows:set(0, 900) end)
+      refused("ensemble_scores is f32", function(t) t.ensemble_scores = t.ensemble_scores:narrow(0, 0, 7):copy() end)
+      refused("observed_used_layer_0_0", function(t) t.observed_used_layer_0_0 = lsa.zeros({3}, "i32") end)
+      refused("label_pointers: 7 of row 1", function(t)
+        t.label_pointers, t.label_indices = lsa.zeros({t.positions:count() + 1}, "i32"), lsa.zeros({2}, "i32")
+        t.label_pointers:set(1, 7)
+      end)
+      refused("csa_rate is 0", function(_, about) return (about:gsub('"csa_rate":%d+', '"csa_rate":0')) end)
+      refused("target layer 7", function(_, about) return (about:gsub('"layers":%[0', '"layers":[7')) end)
+      refused("kv is f8", function(_, about) return (about:gsub('"kv":"fp8","', '"kv":"f8","')) end)
+      refused("no recording", function() return "{" end)
+    end)
+  end)
+
+  it("survives damaged recordings", function()
+    files.with_folder(function(folder)
+      live(model, {select = "lsa_topk", budget = 0.4, every = 8}, folder .. "/trace.safetensors")
+      local bytes, random = files.read(folder .. "/trace.safetensors"), rng.new(11)
+      local refused = 0
+      for _ = 1, 300 do
+        local parts, at = {}, 0
+        for _ = 1, 1 + random(3) do -- most of what matters is in the header and in ids
+          local place = at + random(random(2) == 0 and math.min(6000, #bytes - at) or #bytes - at)
+          parts[#parts + 1] = bytes:sub(at + 1, place) .. string.char(random(256))
+          at = math.min(#bytes, place + 1)
+          if at == #bytes then break end
+        end
+        parts[#parts + 1] = bytes:sub(at + 1)
+        files.write(folder .. "/damaged.safetensors", table.concat(parts))
+        local ok, message = pcall(lsa.replay, folder .. "/damaged.safetensors")
+        if not ok then
+          assert.equal("string", type(message))
+          refused = refused + 1
+        end
+      end
+      assert.is_true(refused > 50, refused .. " were refused")
+    end)
+  end)
 end)

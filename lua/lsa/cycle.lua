@@ -46,6 +46,12 @@ end
 
 local function floats(t) return ffi.cast("float *", t.c.data) end
 
+-- Scores that a session records.
+local function told(source, name, scores)
+  if source.recorder then source.recorder:scored(name, scores) end
+  return scores
+end
+
 -- Fields computed once: name -> function(source, cycle).
 local fields = {}
 
@@ -54,7 +60,7 @@ function fields.scores(source, cycle)
   if known then return known end
   local logits = {}
   for i, layer in ipairs(source.indexer.layers) do logits[i] = cycle.logits(layer) end
-  return source.indexer:join(logits)
+  return told(source, "ensemble_scores", source.indexer:join(logits))
 end
 
 function fields.observed(source, cycle)
@@ -118,13 +124,13 @@ function by_layer.logits(source, cycle, layer)
   local known = source.recorded_scores and source:recorded_scores("memory_", layer, cycle.n)
   if known then return known end
   local q, w, heads = source.indexer:query(layer, source:hidden_state(layer), cycle.t - 1, source.format)
-  return source:index_scores(layer, q, w, heads, cycle.n)
+  return told(source, "memory_scores_layer_" .. layer, source:index_scores(layer, q, w, heads, cycle.n))
 end
 
 function by_layer.native(source, cycle, layer)
   if source.recorded_scores then return source:recorded_scores("", layer, cycle.n) end
   local q, w = cycle.queries(layer, 1)
-  return source:index_scores(layer, floats(q), floats(w), w:count(), cycle.n)
+  return told(source, "native_scores_layer_" .. layer, source:index_scores(layer, floats(q), floats(w), w:count(), cycle.n))
 end
 
 function by_layer.window(_, cycle, layer, w) return cycle.score(layer, cycle.queries(layer, w)) end

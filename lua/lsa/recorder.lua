@@ -14,6 +14,11 @@
 --   native_layer_{L} [S, K] i32    its top-k among all chunks, ascending, then -1
 --   picked_layer_{L} [S, K] i32, mass_layer_{L} [S, K] f32     what the step attended to, and the mass each chunk got
 --   observed_used_layer_{L}_{row}, observed_mass_layer_{L}_{row} [n]           what a prefill had observed
+-- and of each cycle the scores that its policy asked for, n of the row before it, cycle behind cycle, so that replay need not
+-- compute them:
+--   memory_scores_layer_{L} [...] f32, memory_scores_layer_{L}_rows [C] i32    the Memory Indexer's logits
+--   native_scores_layer_{L}, native_scores_layer_{L}_rows                      the Lightning Indexer's
+--   ensemble_scores, ensemble_scores_rows                                      cycle.scores
 -- Metadata: the session's options and dimensions.
 local ffi = require "ffi"
 local cjson = require "cjson"
@@ -27,6 +32,9 @@ Recorder.__index = Recorder
 
 local M = {}
 
+-- Scores of a name that are kept at most; later cycles' are computed again by who needs them.
+local SCORES = 2 ^ 26
+
 -- A growing array of rows of `width` elements.
 local Column = {}
 Column.__index = Column
@@ -37,16 +45,17 @@ local function column(dtype, width, shape)
     row_bytes = width * ffi.sizeof(ctype)}, Column)
 end
 
--- Where the next row goes.
-function Column:push()
-  if self.rows == self.room then
-    local room = math.max(64, 2 * self.room)
+-- Where the next row goes, or the next n.
+function Column:push(n)
+  n = n or 1
+  if self.rows + n > self.room then
+    local room = math.max(64, 2 * self.room, self.rows + n)
     local data = ffi.new(self.ctype, room * self.width)
     if self.rows > 0 then ffi.copy(data, self.data, self.rows * self.row_bytes) end
     self.data, self.room = data, room
   end
-  self.rows = self.rows + 1
-  return self.data + (self.rows - 1) * self.width
+  self.rows = self.rows + n
+  return self.data + (self.rows - n) * self.width
 end
 
 function Column:tensor()
@@ -118,6 +127,18 @@ function Recorder:row(decoded)
     ffi.copy(self.columns[("memory_query_layer_%d"):format(layer)]:push(), q, heads * dim * 4)
     ffi.copy(self.columns[("memory_weight_layer_%d"):format(layer)]:push(), w, heads * 4)
   end
+end
+
+-- Scores that a cycle's policy asked for, under the name of a trace's tensor.
+function Recorder:scored(name, scores)
+  local kept, n = self.columns[name], scores:count()
+  if not kept then
+    kept = column("f32", 1, {})
+    self.columns[name], self.columns[name .. "_rows"] = kept, column("i32", 1, {})
+  end
+  if n == 0 or kept.rows + n > SCORES then return end
+  ffi.copy(kept:push(n), scores:contiguous().c.data, 4 * n)
+  self.columns[name .. "_rows"]:push()[0] = self.columns.positions.rows - 1
 end
 
 -- Options of a session that a file can hold: a function or an object is told by its name alone.

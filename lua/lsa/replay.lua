@@ -11,11 +11,11 @@
 -- A policy sees cycle.future here: native, a set of what the native top-k of the next tau steps picks in any layer; counts, [n] f32, how
 -- often; golden, the trace's labels of these steps where it has any (else nil).
 local ffi = require "ffi"
-local cjson = require "cjson"
 local lib = require "lsa.ffi"
 local indexers = require "lsa.indexer"
 local loops = require "lsa.loop"
 local options = require "lsa.options"
+local recordings = require "lsa.recording"
 local set = require "lsa.set"
 local stats = require "lsa.stats"
 local tensor = require "lsa.tensor"
@@ -163,8 +163,21 @@ end
 
 local function memory_block(self) return block_of(self, "memory", "memory_", self.indexer.layers) end
 
+-- What a cycle at this row had when it was recorded, or nil.
+local function kept_scores(self, name, n)
+  local kept = self.kept[name]
+  local at = kept and kept.places[self.row]
+  if not at then return nil end
+  local out = tensor.empty({n}, "f32")
+  ffi.copy(out.c.data, kept.data + at, 4 * n)
+  return out
+end
+
 function Replay:recorded_scores(kind, layer, n)
-  if kind == "" then
+  local native = kind == ""
+  local kept = (native or self.indexer.recorded) and kept_scores(self, (native and "native" or "memory") .. "_scores_layer_" .. layer, n)
+  if kept then return kept end
+  if native then
     local block = block_of(self, layer, kind, {layer})
     return copy_of_row(self, block, block.scores, n)
   end
@@ -176,6 +189,8 @@ end
 
 function Replay:recorded_ensemble(n)
   if not self.indexer.recorded then return nil end
+  local kept = kept_scores(self, "ensemble_scores", n)
+  if kept then return kept end
   local block = memory_block(self)
   return copy_of_row(self, block, block.ensemble, n)
 end
@@ -366,19 +381,12 @@ local function same(a, b)
   return true
 end
 
-local function read(path, level)
-  local trace, metadata = require("lsa.files").load(path)
-  if not metadata or metadata.format ~= "lsa trace 1" then
-    error(("lsa.replay: %s is no recording of a session (s:record makes one)"):format(tostring(path)), level + 1)
-  end
-  return trace, cjson.decode(metadata.about)
-end
-
 local allowed = {indexer = false}
 for name, value in pairs(loops.options) do allowed[name] = value end
 
 function M.new(path, given)
-  local trace, about = read(path, 2)
+  local recording = recordings.open(path)
+  local trace, about = recording.tensors, recording.about
   local own = options.check(given, allowed, "lsa.replay", 2)
   local recorded, opt = recorded_options(about), {}
   for name, value in pairs(own) do opt[name] = value end
@@ -388,7 +396,8 @@ function M.new(path, given)
   loops.check_options(opt, 2)
   local self = setmetatable({trace = trace, about = about, path = path, row = 0, t = 0, n = 0, since = 0, observed_all = true,
     covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0, ahead = {}}, Replay)
-  self.rows, self.csa_layers, self.topk, self.dim = trace.positions:count(), about.csa_layers, about.index_topk, about.index_dim
+  self.kept, self.rows, self.csa_layers, self.topk, self.dim = recording.scores, recording.rows, about.csa_layers,
+    about.index_topk, about.index_dim
   self.format, self.compute = indexers.formats[about.kv], about.compute == "bf16" and 1 or 0
   self.key_bytes = tonumber(C.lsa_index_key_bytes(self.format, self.dim))
   open_columns(self)
