@@ -134,38 +134,108 @@ describe("a set", function()
     assert.equal(100, b:count())
   end)
 
-  it("dilates by any radius", function()
-    for_sets(function(n, a, has_a)
-      for _, radius in ipairs {0, 1, 2, 7, 31, 62, 63, 64, 65, 130, 2000} do
-        local want = {}
-        for id in pairs(has_a) do
-          for near = math.max(0, id - radius), math.min(n - 1, id + radius) do want[near] = true end
+  -- The ids within `radius` of a member of a sorted list, as runs {from, to}, ascending and apart.
+  local function runs_of(list, n, radius)
+    local runs = {}
+    for _, id in ipairs(list) do
+      local from, to, last = math.max(0, id - radius), math.min(n - 1, id + radius), runs[#runs]
+      if last and from <= last[2] + 1 then last[2] = to else runs[#runs + 1] = {from, to} end
+    end
+    return runs
+  end
+
+  local function assert_runs(runs, n, s)
+    local want = set.new(n)
+    for _, run in ipairs(runs) do want:range(run[1], run[2] + 1) end
+    assert.is_true(s:equals(want))
+  end
+
+  it("dilates by any radius, on every code path", function()
+    support.for_each_cpu_level(function()
+      for_sets(function(n, a, has_a)
+        local list = list_of(has_a, n)
+        for _, radius in ipairs {0, 1, 2, 7, 31, 32, 33, 62, 63, 64, 65, 127, 128, 130, 2000, 2 ^ 52} do
+          assert_runs(runs_of(list, n, radius), n, a:dilate(radius))
         end
-        assert_members(want, n, a:dilate(radius))
-      end
+      end)
     end)
   end)
 
-  it("turns ids into pages and pages into ids", function()
+  local page_sizes = {1, 2, 3, 4, 5, 7, 8, 13, 16, 24, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 192, 500, 512, 513, 640, 700, 2 ^ 52}
+
+  it("turns ids into pages and pages into ids, on every code path", function()
     for_sets(function(n, a, has_a)
-      for _, size in ipairs {1, 2, 3, 4, 8, 16, 32, 63, 64, 65, 128, 500} do
+      for _, size in ipairs(page_sizes) do
         local pages, chunks, counts = {}, {}, {}
-        for p = 1, math.ceil(n / size) do counts[p] = 0 end
+        local p_count = math.ceil(n / size)
+        for p = 1, p_count do counts[p] = 0 end
         for id in pairs(has_a) do
           local p = math.floor(id / size)
           pages[p] = true
           counts[p + 1] = counts[p + 1] + 1
         end
         for id = 0, n - 1 do chunks[id] = pages[math.floor(id / size)] end
-        local s = a:pages(size)
-        assert_members(pages, math.ceil(n / size), s)
-        assert_members(chunks, n, s:chunks(size, n))
-        assert_members(chunks, n, s:copy():union(s):chunks(size))
-        assert_members(chunks, n, a:density(size):add(0.25):gt(1):chunks(size))
-        assert.equal(math.ceil(n / size) * size, set.new(math.ceil(n / size)):chunks(size):size())
-        assert.same(counts, a:density(size):totable())
+        support.for_each_cpu_level(function()
+          local s = a:pages(size)
+          assert_members(pages, p_count, s)
+          assert_members(chunks, n, s:chunks(size, n))
+        end)
+        if size < 1000 then
+          local s = a:pages(size)
+          assert_members(chunks, n, s:copy():union(s):chunks(size))
+          assert_members(chunks, n, a:density(size):add(0.25):gt(1):chunks(size))
+          assert.equal(p_count * size, set.new(p_count):chunks(size):size())
+          assert.same(counts, a:density(size):totable())
+        end
       end
     end)
+  end)
+
+  -- Members here and there: around what one thread, one block of words and one word take.
+  local function sparse(n)
+    local list, seen = {}, {}
+    local uniform = support.uniform(3)
+    local function take(id)
+      if id >= 0 and id < n and not seen[id] then
+        seen[id] = true
+        list[#list + 1] = id
+      end
+    end
+    for _, at in ipairs {0, 64, 4096, 32768, n / 4, n / 2, n - 32768, n} do
+      for d = -70, 70, 7 do take(math.floor(at) + d) end
+    end
+    for _ = 1, 100 do take(math.floor(uniform(0, n))) end
+    table.sort(list)
+    return list, set.new(n):add(list)
+  end
+
+  it("does the same in many blocks of words, and where threads share the work", function()
+    for _, n in ipairs {70001, 4000037} do
+      local list, a = sparse(n)
+      assert.equal(#list, a:count())
+      for _, radius in ipairs {1, 50, 63, 64, 1000, 3000000} do
+        assert_runs(runs_of(list, n, radius), n, a:dilate(radius))
+      end
+      for _, size in ipairs {2, 3, 8, 16, 48, 64, 65, 300, 1000} do
+        local runs, pages = {}, set.new(math.ceil(n / size))
+        for _, id in ipairs(list) do
+          local p = math.floor(id / size)
+          pages:add(p)
+          runs[#runs + 1] = {p * size, math.min(n, (p + 1) * size) - 1}
+        end
+        local s = a:pages(size)
+        assert.is_true(s:equals(pages))
+        assert_runs(runs, n, s:chunks(size))
+      end
+      local half = set.new(n):range(0, math.floor(n / 2))
+      local low = 0
+      for _, id in ipairs(list) do low = low + (id < math.floor(n / 2) and 1 or 0) end
+      assert.equal(low, a:intersect(half):count())
+      assert.equal(low, a:intersect_count(half))
+      assert.equal(#list - low, a:minus(half):count())
+      assert.equal(half:count() + #list - low, a:union(half):count())
+      assert.equal(n, a:invert():union(a):count())
+    end
   end)
 
   it("is the same after a copy, and its own", function()

@@ -8,7 +8,7 @@ local function random_set(bench, n)
   local box = ffi.new "lsa_set *[1]"
   check(C.lsa_set_new(box, n))
   local s = ffi.gc(box[0], C.lsa_set_free)
-  local seeds, words = bench:random("float", 4096, n % 1000 + 7), n / 64
+  local seeds, words = bench:random("float", 4096, n % 1000 + 7), math.floor(n / 64)
   for w = 0, words - 1 do
     local v = (seeds[w % 4096] + 1) / 2
     s.bits[w] = v < 0.5 and 0 or bit.rshift(0x5a5a00ff33ULL, math.floor(v * 40))
@@ -23,7 +23,10 @@ return function(bench)
       limit = n > 2 ^ 25 and "read" or nil,
       setup = function()
         local s = {a = random_set(bench, n), b = random_set(bench, n), out = random_set(bench, n)}
-        s.pages = random_set(bench, n / 64)
+        s.pages = setmetatable({}, {__index = function(pages, size)
+          pages[size] = random_set(bench, math.ceil(n / size))
+          return pages[size]
+        end})
         if n <= 2 ^ 20 then s.ids, s.ids_owner = bench:alloc("int32_t", n) end
         s.members = s.ids and C.lsa_set_ids(s.a, s.ids)
         return s
@@ -38,10 +41,13 @@ return function(bench)
     case("set_minus", n, 3 * bytes, function(s) check(C.lsa_set_minus(s.out, s.a, s.b)) end)
     case("set_count", n, bytes, function(s) return C.lsa_set_count(s.a) end)
     case("set_intersect_count", n, 2 * bytes, function(s) return C.lsa_set_intersect_count(s.a, s.b) end)
-    case("set_pages", n, bytes, function(s) check(C.lsa_set_pages(s.pages, s.a, 64)) end, " in pages of 64")
-    case("set_chunks", n, bytes, function(s) check(C.lsa_set_chunks(s.out, s.pages, 64)) end, " of pages of 64")
-    case("set_dilate", n, 2 * bytes, function(s) check(C.lsa_set_dilate(s.out, s.a, 8)) end, " by 8")
-    case("set_dilate", n, 2 * bytes, function(s) check(C.lsa_set_dilate(s.out, s.a, 200)) end, " by 200")
+    for _, page in ipairs {4, 16, 48, 64, 100, 1024} do
+      case("set_pages", n, bytes, function(s) check(C.lsa_set_pages(s.pages[page], s.a, page)) end, " in pages of " .. page)
+      case("set_chunks", n, bytes, function(s) check(C.lsa_set_chunks(s.out, s.pages[page], page)) end, " of pages of " .. page)
+    end
+    for _, radius in ipairs {1, 8, 63, 200, 5000} do
+      case("set_dilate", n, 2 * bytes, function(s) check(C.lsa_set_dilate(s.out, s.a, radius)) end, " by " .. radius)
+    end
   end
   case("set_ids", 2 ^ 20, 2 ^ 17, function(s) return C.lsa_set_ids(s.a, s.ids) end)
   case("set_add_ids", 2 ^ 20, 2 ^ 17, function(s) check(C.lsa_set_add_ids(s.out, s.ids, s.members)) end)
