@@ -75,7 +75,8 @@ static int64_t state_floats(int64_t heads, int64_t padded)
 /* Queries that go through the records together; several only where all share the records. */
 static int64_t queries_together(int64_t heads, int64_t padded)
 {
-    int64_t n = QUERY_BYTES / (2 * (int64_t)sizeof(float) * heads * padded);
+    int64_t bytes = 2 * (int64_t)sizeof(float) * heads * padded;
+    int64_t n = bytes > 0 ? QUERY_BYTES / bytes : 1; /* no heads: a call that check() refuses */
     return n > MOST_QUERIES ? MOST_QUERIES : n < 1 ? 1 : n;
 }
 

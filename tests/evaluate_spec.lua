@@ -109,8 +109,8 @@ describe("lsa.evaluate", function()
   it("refuses what is missing or unknown", function()
     local ix = lsa.indexer{model = model, layers = LAYERS}
     for opt, message in pairs{
-      [{traces = traces}] = "indexer is missing",
-      [{indexer = ix}] = "traces is no list",
+      [{traces = traces}] = "indexer is nil",
+      [{indexer = ix}] = "traces is nil",
       [{indexer = ix, traces = traces, kk = 1}] = "no option 'kk'",
       [{indexer = ix, traces = traces, k = 0}] = "k is 0",
     } do

@@ -197,7 +197,7 @@ describe("a Memory Indexer", function()
     local s, ix = session "fp8", lsa.indexer{model = model, layers = {0}}
     local hidden, keys = s:hidden(0), s:keys(0)
     assert.matches("layer 7; the model has 3 CSA layers", message_of(lsa.indexer, {model = model, layers = {7}}))
-    assert.matches("model is missing", message_of(lsa.indexer, {}))
+    assert.matches("model, whose rope and key dimension are needed, is nil", message_of(lsa.indexer, {}))
     assert.matches('ensemble is "sum"', message_of(lsa.indexer, {model = model, ensemble = "sum"}))
     assert.matches("layer 2 is no target", message_of(ix.logits, ix, 2, hidden, keys, 1))
     assert.matches("keys are a u8 tensor", message_of(ix.logits, ix, 0, hidden, keys:narrow(1, 0, 8):contiguous(), 1))

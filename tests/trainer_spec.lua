@@ -315,7 +315,7 @@ describe("lsa.trainer", function()
       [{loss = "mse"}] = 'loss is "mse"; it can be: bce, focal, none',
       [{steps = 0}] = "steps is 0",
       [{rate = 0 / 0}] = "rate is",
-      [{traces = {}}] = "traces is no list",
+      [{traces = {}}] = "traces is empty",
       [{sampler = "nobody"}] = "no sampler 'nobody'; there are: hard, uniform",
     } do
       local ok, why = pcall(new, opt)

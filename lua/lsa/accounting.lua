@@ -8,6 +8,11 @@
 -- resident: chunks that Level 2 scores and that are in the hot tier; nil: all (plain DeepSeek-V4).
 -- A multiplication and an addition are two FLOPs. Counted are products of matrices, index scores, attention and the mixing of streams;
 -- norms, rope, softmax, top-k and Sinkhorn rounds are left out.
+local ffi = require "ffi"
+require "lsa.ffi" -- declares lsa_config
+local options = require "lsa.options"
+local raise = require "lsa.raise"
+
 local M = {}
 
 M.flash = {vocab = 129280, hidden = 4096, layers = 43, csa_layers = 21, hca_layers = 20, heads = 64, head_dim = 512, rope_dim = 64,
@@ -15,9 +20,26 @@ M.flash = {vocab = 129280, hidden = 4096, layers = 43, csa_layers = 21, hca_laye
   o_rank = 1024, hc_mult = 4, experts = 256, experts_per_token = 6, shared_experts = 1, moe_hidden = 2048}
 
 local function numbers(config)
-  local out = {}
-  for name in pairs(M.flash) do out[name] = tonumber(config[name]) end
+  if type(config) ~= "table" and not ffi.istype("lsa_config", config) then
+    error(("accounting: config is %s; model.config or a table of its names is wanted"):format(options.shown(config)), 3)
+  end
+  local out = setmetatable({}, {__index = function(_, name) raise("accounting: config has no %s", name) end})
+  for name in pairs(M.flash) do
+    local value = config[name]
+    if value ~= nil then out[name] = options.number(tonumber(value), 0, "accounting: config." .. name, 3) end
+  end
   return out
+end
+
+local names = {tokens = false, resident = false, record = false, key = false, window = false, attended = false, memory = false,
+  weights = false, reserve = false}
+
+-- Numbers by name, those of `needed` among them.
+local function amounts(opt, needed)
+  opt = options.check(opt, names, "accounting", 3)
+  for name, value in pairs(opt) do options.number(value, 0, "accounting: " .. name, 3) end
+  for _, name in ipairs(needed) do options.number(opt[name], 0, "accounting: " .. name, 3) end
+  return opt
 end
 
 -- fp8 records: see kernels/kv_record.h.
@@ -31,6 +53,7 @@ end
 -- Returns attention, keys, hca, window, and resident: what the hot tier holds of the attention KV.
 function M.bytes(config, opt)
   local c = numbers(config)
+  opt = amounts(opt, {"tokens"})
   local record, key = opt.record or record_bytes(c), opt.key or c.index_dim + 4
   local chunks = math.floor(opt.tokens / c.csa_rate)
   local out = {
@@ -49,6 +72,7 @@ end
 -- Returns {full =, lsa =, full_bytes =, lsa_bytes =, reserve_bytes =}: counts, and bytes of one request.
 function M.requests(config, opt)
   local c = numbers(config)
+  opt = amounts(opt, {"tokens", "memory"})
   local b = M.bytes(config, opt)
   local chunk = (opt.record or record_bytes(c)) + (opt.key or c.index_dim + 4)
   local out = {full_bytes = b.attention + b.keys + b.hca + b.window, reserve_bytes = c.csa_layers * (opt.reserve or 0) * chunk}
@@ -94,6 +118,7 @@ end
 -- (Level 2), attention; total. opt.attended: FLOPs of one head on one key, 4 * head_dim (q . k and the value) when nil.
 function M.flops(config, opt)
   local c = numbers(config)
+  opt = amounts(opt, {"tokens"})
   local out = dense(c)
   local chunks = math.floor(opt.tokens / c.csa_rate)
   local scored = math.min(chunks, opt.resident or chunks)

@@ -60,7 +60,7 @@ local function measure(self, opt, level)
 end
 
 function M.new(model, opt)
-  if type(model) ~= "table" or not model.config then error("lsa.batch: the first argument is a model", 2) end
+  require("lsa.model").check(model, "lsa.batch: the first argument", 2)
   local all, mine = {}, {}
   for name, value in pairs(session.defaults) do all[name] = value end
   for name, value in pairs(own) do all[name] = value end
@@ -120,6 +120,11 @@ end
 
 local function open(self)
   if self.closed then error("the batch is closed", 3) end
+end
+
+-- In a step, scripts' functions are called, which may look at the batch and submit to it.
+local function idle(self, what)
+  if self.stepping then error(what .. ": a step of the batch is under way, from which this was called", 3) end
 end
 
 function Batch:submit(opt)
@@ -187,7 +192,7 @@ end
 local function decode(self)
   local rows, sessions, tokens = {}, {}, {}
   for _, r in ipairs(self.running) do
-    if not r.session.c then
+    if r:running() and not r.session.c then
       r:finish("failed", "its session was closed")
     elseif r.state == "decode" then
       rows[#rows + 1] = r
@@ -207,13 +212,21 @@ local function decode(self)
   if stopped then error(stopped, 0) end
 end
 
-function Batch:step()
-  open(self)
-  local start = request.seconds()
+local function step(self)
   admit(self)
   prefill(self)
   decode(self)
   sweep(self)
+end
+
+function Batch:step()
+  open(self)
+  idle(self, "step")
+  local start = request.seconds()
+  self.stepping = true
+  local ok, problem = pcall(step, self)
+  self.stepping = false
+  if not ok then error(problem, 0) end
   self.counts.seconds = self.counts.seconds + request.seconds() - start
   return #self.running + #self.queue
 end
@@ -222,6 +235,7 @@ local run_options = {progress = false}
 
 function Batch:run(opt)
   open(self)
+  idle(self, "run")
   opt = options.check(opt, run_options, "run", 2)
   local left = #self.running + #self.queue
   local bar = opt.progress and progress(left, "requests")
@@ -259,6 +273,7 @@ end
 -- Ends a request that is not finished; whether there was something to end.
 function Batch:cancel(id)
   local r = find(self, id, 2)
+  idle(self, "cancel")
   if r.ended then return false end
   for i, waiting in ipairs(self.queue) do
     if waiting == r then table.remove(self.queue, i) break end
@@ -276,6 +291,7 @@ end
 -- Ends all requests and lets go of the hot pool.
 function Batch:close()
   if self.closed then return end
+  idle(self, "close")
   for _, r in ipairs(self.requests) do
     if not r.ended then r:finish "cancelled" end
   end

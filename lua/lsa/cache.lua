@@ -80,8 +80,8 @@ function M.new(arg)
   end
   local entry = registry.open("evictions", arg.evict or "lru", 2)
   if entry.opt.future == nil then entry.opt.future = {ids = pages, n = n} end
-  local object = evictions.make(entry, capacity)
-  local present = presence(most, capacity)
+  local object = evictions.make(entry, math.min(capacity, n)) -- as many never leave
+  local present = presence(most, math.min(capacity, n))
   local function complain(victim, i)
     error(("lsa.cache: eviction policy %s: victim() returned %s at access %d, which is not present"):format(
       entry.name, tostring(victim), i), 0)

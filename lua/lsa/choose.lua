@@ -8,6 +8,7 @@
 --
 -- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: a chunk's rank is
 -- the best that it has in any of them, and the lower ranks come first; among equals, the earlier of the list.
+local options = require "lsa.options"
 local set = require "lsa.set"
 local tensor = require "lsa.tensor"
 
@@ -52,10 +53,30 @@ local function by_rank(list, most)
   return all
 end
 
+-- What a policy gives. The level is of the policy's line, two functions beyond choose.lua's own.
+local function check(good, name, what, value, wanted)
+  if not good then error(("cycle.%s: %s is %s; %s is wanted"):format(name, what, options.shown(value), wanted), 5) end
+end
+
+local function check_count(name, most)
+  check(type(most) == "nil" or type(most) == "number" and most == math.floor(most) and most < 2 ^ 53, name, "most", most, "a whole number")
+end
+
+-- A list of scores, each of n elements.
+local function score_list(scores, n, name)
+  local list = tensor.is(scores) and {scores} or scores
+  check(type(list) == "table", name, "scores", scores, "a tensor or a list of tensors")
+  for i, row in ipairs(list) do
+    check(tensor.is(row) and #row:shape() == 1 and row:count() == n, name, "scores " .. i - 1,
+      tensor.is(row) and "a tensor of " .. row:count() or row, ("a tensor [%d]"):format(n))
+  end
+  return list
+end
+
 -- The best `most` ids of a list of scores among the set `open`.
 local function best(scores, open, most)
   local list = {}
-  for i, row in ipairs(tensor.is(scores) and {scores} or scores) do list[i] = row:where(open, -math.huge) end
+  for i, row in ipairs(scores) do list[i] = row:where(open, -math.huge) end
   most = math.min(most, open:size())
   local chosen
   if #list == 0 or most <= 0 then chosen = set.new(open:size())
@@ -66,14 +87,20 @@ local function best(scores, open, most)
 end
 
 -- What is left of the budget beside keep and `taken`, and the set of both.
-local function left(cycle, taken)
-  if not taken then return cycle.room, cycle.keep end
+local function left(cycle, taken, name)
+  if type(taken) == "nil" then return cycle.room, cycle.keep end
+  if not set.is(taken) or taken:size() ~= cycle.n then
+    error(("cycle.%s: taken is %s; a set over %d is wanted"):format(name, set.is(taken) and "a set over " .. taken:size() or
+      options.shown(taken), cycle.n), 5)
+  end
   local all = cycle.keep:union(taken)
   return math.max(0, cycle.budget - all:count()), all
 end
 
 function M.top(cycle, scores, most, taken)
-  local room, gone = left(cycle, taken)
+  local room, gone = left(cycle, taken, "top")
+  check_count("top", most)
+  scores = score_list(scores, cycle.n, "top")
   return best(scores, gone:invert(), math.min(most or room, room))
 end
 
@@ -81,6 +108,7 @@ end
 -- pages fill what is left beside the kept chunks.
 function M.top_pages(cycle, scores)
   local kept = cycle.keep:pages(cycle.page)
+  scores = score_list(scores, kept:size(), "top_pages")
   local whole = math.floor(cycle.budget / cycle.page) - kept:count()
   local fits = whole >= 0
   local pages = best(scores, kept:invert(), fits and whole or math.floor(cycle.room / cycle.page))
@@ -89,7 +117,8 @@ end
 
 -- The start of the run moves back by the ids in it that are there anyway, until none are added.
 function M.newest(cycle, most, taken)
-  local room, gone = left(cycle, taken)
+  local room, gone = left(cycle, taken, "newest")
+  check_count("newest", most)
   most = math.min(most or room, room)
   local n, before = cycle.n, nil
   local from = math.max(0, n - most)

@@ -137,22 +137,6 @@ function Share:outstanding()
   return math.max(0, self.promise - (tonumber(C.lsa_pool_held_cells(self.c)) - self.idle))
 end
 
--- Gives the promise and the ids back; the reserve has nothing of it from here on.
-function Share:leave()
-  local commons = self.commons
-  if not self.base then return end
-  for i, member in ipairs(commons.members) do
-    if member == self then table.remove(commons.members, i) end
-  end
-  put_range(commons.idle, self)
-  commons.ranges:give(self.base)
-  local ok = pcall(function()
-    for unit in self.known:each() do commons.policy:remove(self.base + unit) end
-  end)
-  commons.promised, self.base = commons.promised - self.fixed, nil
-  if not ok then commons.stale = true end
-end
-
 -- The page that the next chunk goes to, where it is begun: it holds a cell whether it is resident or not.
 local function begun_page(self, present)
   local unit, chunks = tonumber(C.lsa_pool_unit(self.c)), tonumber(C.lsa_pool_chunks(self.c))
@@ -217,8 +201,7 @@ local function evict(self, share, planned)
   self.idle = planned.idle
 end
 
--- As Tier:apply: makes `wanted` present, or errors before anything moves and the eviction object is made anew.
-function Share:apply(wanted, spare)
+local function apply(self, wanted, spare)
   local commons, present = self.commons, self:present()
   if present:size() > self.size then
     error(("the request was announced with %d units at most, and has %d"):format(self.size, present:size()), 0)
@@ -244,6 +227,38 @@ function Share:apply(wanted, spare)
   end
   self.promise = wanted:count() + spare
   return planned.hits
+end
+
+-- f(...), in which the eviction policy is asked; meanwhile no session that shares it may change (Session's idle()).
+local function asking(commons, f, ...)
+  local outer = commons.under_way
+  commons.under_way = "the eviction policy's turn"
+  local ok, answer = pcall(f, ...)
+  commons.under_way = outer
+  return ok, answer
+end
+
+-- As Tier:apply: makes `wanted` present, or errors before anything moves and the eviction object is made anew.
+function Share:apply(wanted, spare)
+  local ok, hits = asking(self.commons, apply, self, wanted, spare)
+  if not ok then error(hits, 0) end
+  return hits
+end
+
+-- Gives the promise and the ids back; the reserve has nothing of it from here on.
+function Share:leave()
+  local commons = self.commons
+  if not self.base then return end
+  for i, member in ipairs(commons.members) do
+    if member == self then table.remove(commons.members, i) end
+  end
+  put_range(commons.idle, self)
+  commons.ranges:give(self.base)
+  local ok = asking(commons, function()
+    for unit in self.known:each() do commons.policy:remove(self.base + unit) end
+  end)
+  commons.promised, self.base = commons.promised - self.fixed, nil
+  if not ok then commons.stale = true end
 end
 
 -- Nothing is fetched ahead: what is on its way would be neither idle nor within the quota.

@@ -32,6 +32,7 @@
 --   recorded_ensemble(n)                the ensemble of the latter
 local ffi = require "ffi"
 local choose = require "lsa.choose"
+local options = require "lsa.options"
 local set = require "lsa.set"
 local tensor = require "lsa.tensor"
 
@@ -87,9 +88,29 @@ end
 
 fields.top, fields.top_pages, fields.newest = method(choose.top), method(choose.top_pages), method(choose.newest)
 
+local function check_layer(source, name, layer)
+  if type(layer) == "number" and layer == math.floor(layer) and layer >= 0 and layer < source.csa_layers then return end
+  error(("cycle.%s: layer is %s; there are %d CSA layers, from 0 on"):format(name, options.shown(layer), source.csa_layers), 4)
+end
+
+-- Queries or head weights as the kernels take them: f32 [rows, heads, dim] or [rows, heads]; false for a size that is free.
+local function rows_of(t, what, ...)
+  local wanted, shape = {...}, tensor.is(t) and t:shape() or {}
+  local good = #shape == #wanted
+  for i, n in ipairs(wanted) do good = good and (not n or shape[i] == n) end
+  if good then return t:to "cpu":to "f32":contiguous() end
+  for i, n in ipairs(wanted) do wanted[i] = n or "any" end
+  error(("cycle.score: %s is %s; [%s] is wanted"):format(what, tensor.is(t) and "[" .. table.concat(shape, ", ") .. "]" or
+    options.shown(t), table.concat(wanted, ", ")), 4)
+end
+
 fields.score = method(function(cycle, layer, q, w)
+  local source = cycle.source
+  check_layer(source, "score", layer)
+  q = rows_of(q, "q", false, false, source.dim or tonumber(source.model.config.index_dim))
   local shape = q:shape()
-  return cycle.source:index_scores(layer, floats(q), floats(w), shape[2], cycle.n, shape[1])
+  w = rows_of(w, "w", shape[1], shape[2])
+  return source:index_scores(layer, floats(q), floats(w), shape[2], cycle.n, shape[1])
 end)
 
 function fields.tokens(source, cycle)
@@ -139,6 +160,14 @@ function by_layer.queries(source, _, layer, w) return source:recent_queries(laye
 function by_layer.used(source, cycle, layer) return (source:observations(layer, cycle.n)) end
 function by_layer.mass(source, cycle, layer) return (select(2, source:observations(layer, cycle.n))) end
 
+-- Chunks or tokens, where they are given.
+local function check_count(name, what, n)
+  if type(n) == "nil" or type(n) == "number" and n == math.floor(n) and n >= 0 and n < 2 ^ 53 then return end
+  error(("cycle.%s: %s is %s; a whole number of at least 0 is wanted"):format(name, what, options.shown(n)), 4)
+end
+
+local count_names = {keys = "from", queries = "w", window = "w"}
+
 function meta.__index(cycle, name)
   local source = rawget(cycle, "source")
   if fields[name] then
@@ -152,6 +181,8 @@ function meta.__index(cycle, name)
   local function ask(first, ...)
     local layer, w = first, ...
     if is_cycle(first) then layer, w = ... end
+    check_layer(source, name, layer)
+    if count_names[name] then check_count(name, count_names[name], w) end
     local key = tostring(layer) .. ":" .. tostring(w)
     known[key] = known[key] or {compute(source, cycle, layer, w)}
     return unpack(known[key])
@@ -172,8 +203,10 @@ function inner_meta.__index(cycle, name)
 end
 
 fields.within = method(function(cycle, given)
-  given.outer, given.keep = cycle, given.keep or cycle.keep
-  return setmetatable(given, inner_meta)
+  if type(given) ~= "table" then error(("cycle.within: given is %s; a table of fields is wanted"):format(options.shown(given)), 4) end
+  local fields_given = options.copy(given)
+  fields_given.outer, fields_given.keep = cycle, given.keep or cycle.keep
+  return setmetatable(fields_given, inner_meta)
 end)
 
 -- given: what is known already (t, n, number, resident, keep, budget, page, state, rng).
@@ -198,7 +231,13 @@ function M.as_set(answer, n)
   if type(answer) == "table" and not tensor.is(answer) then
     local out = set.new(n)
     if type(answer[1]) ~= "table" then return out:add(answer) end
-    for _, run in ipairs(answer) do out:range(run[1], run[2]) end
+    for i, run in ipairs(answer) do
+      local a, b = type(run) == "table" and run[1], type(run) == "table" and run[2]
+      if type(a) ~= "number" or type(b) ~= "number" then
+        error(("the policy's run %d is %s; {a, b} is wanted"):format(i, options.shown(run)), 0)
+      end
+      out:range(a, b)
+    end
     return out
   end
   error(("the policy returned a %s; a set, a list of ids, or runs {{a, b}, …} is wanted"):format(kind), 0)

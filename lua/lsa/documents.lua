@@ -24,7 +24,7 @@ local function shape_text(t) return t:dtype() .. " [" .. table.concat(t:shape(),
 -- The tensor, checked: dtypes is a list of those that it may have, shape has false where any size will do.
 local function want(doc, name, dtypes, shape)
   local t = doc.tensors[name]
-  if not t then raise("trace %s: no tensor %s", doc.name, name) end
+  if not tensor.is(t) then raise("trace %s: no tensor %s", doc.name, name) end
   local ok = #t:shape() == #shape
   for i, n in ipairs(shape) do ok = ok and (not n or t:shape()[i] == n) end
   local known = false
@@ -82,7 +82,8 @@ function M.horizon(model, window, first)
 end
 
 function M.load(trace)
-  if type(trace) ~= "string" then return trace, "(tensors)" end
+  if type(trace) == "table" then return trace, "(tensors)" end
+  if type(trace) ~= "string" then raise("trace is %s; a file or a table of its tensors is wanted", raise.kind(trace)) end
   return require("lsa.files").load(trace), trace
 end
 

@@ -80,7 +80,12 @@ local function series_of(opt, doc, steps, n)
     local scores = tensor.zeros({#steps, n}, "f32")
     for i, step in ipairs(steps) do
       local count = doc:candidates(step)
-      scores:row(i - 1):narrow(0, 0, count):copy(opt.also[name](doc, step, count))
+      local given = opt.also[name](doc, step, count)
+      if not tensor.is(given) or given:count() ~= count then
+        raise("lsa.evaluate: also.%s gave %s; a tensor [%d] is wanted", name, tensor.is(given) and ("one of %d"):format(given:count())
+          or options.shown(given), count)
+      end
+      scores:row(i - 1):narrow(0, 0, count):copy(given)
     end
     list[#list + 1] = {name, scores, scores}
   end
@@ -149,11 +154,26 @@ end
 
 function M.run(opt)
   opt = options.check(opt, defaults, "lsa.evaluate", 2)
-  if type(opt.indexer) ~= "table" or not opt.indexer.weights then error("lsa.evaluate: indexer is missing", 2) end
-  if type(opt.traces) ~= "table" or #opt.traces == 0 then error("lsa.evaluate: traces is no list of files", 2) end
+  if type(opt.indexer) ~= "table" or not opt.indexer.weights then
+    error(("lsa.evaluate: indexer is %s; one that lsa.indexer or trainer:indexer() gives is wanted"):format(
+      options.shown(opt.indexer)), 2)
+  end
+  options.list(opt.traces, "lsa.evaluate: traces", 2)
+  options.number(opt.theta, 0, "lsa.evaluate: theta", 2)
+  options.whole(opt.first, 0, "lsa.evaluate: first", 2)
+  options.boolean(opt.strict or false, "lsa.evaluate: strict", 2)
+  if opt.tail then options.whole(opt.tail, 0, "lsa.evaluate: tail", 2) end
+  if opt.also and type(opt.also) ~= "table" then
+    error(("lsa.evaluate: also is %s; functions by name are wanted"):format(options.shown(opt.also)), 2)
+  end
   for _, name in ipairs{"k", "every", "window"} do options.whole(opt[name], 1, "lsa.evaluate: " .. name, 2) end
   opt.names = {}
-  for name in pairs(opt.also or {}) do opt.names[#opt.names + 1] = name end
+  for name, f in pairs(opt.also or {}) do
+    if type(name) ~= "string" or type(f) ~= "function" then
+      error(("lsa.evaluate: also[%s] is %s; functions by name are wanted"):format(options.shown(name), options.shown(f)), 2)
+    end
+    opt.names[#opt.names + 1] = name
+  end
   table.sort(opt.names)
   local ix = opt.indexer
   local horizon = documents.horizon(ix.model, opt.window, opt.first)

@@ -21,13 +21,18 @@ local M = {}
 
 local METHODS = {"hit", "insert", "victim", "remove"}
 
--- Makes the object of an open entry; registry errors and the policy's own name the policy's file.
-function M.make(entry, capacity)
-  local ok, object = xpcall(entry.fn, function(e) return registry.located(e, entry.source) end, capacity, entry.opt)
-  if not ok then error(object, 0) end
+-- f(...), a policy's function; what it raises names the policy's file.
+local function call(entry, f, ...)
+  local ok, answer = xpcall(f, function(e) return registry.located(e, entry.source) end, ...)
+  if not ok then error(answer, 0) end
+  return answer
+end
+
+-- An object that a policy's function gave.
+local function checked(entry, object, whose)
   if type(object) ~= "table" then
-    error(("eviction policy %s: returns a %s, and returns an object with hit, insert, victim, remove"):format(
-      entry.name, type(object)), 0)
+    error(("eviction policy %s: %sreturns a %s, and returns an object with hit, insert, victim, remove"):format(
+      entry.name, whose, type(object)), 0)
   end
   for _, method in ipairs(METHODS) do
     if type(object[method]) ~= "function" then
@@ -36,6 +41,16 @@ function M.make(entry, capacity)
   end
   if object.clone == nil then object.clone = M.copy end
   return object
+end
+
+-- Makes the object of an open entry; registry errors and the policy's own name the policy's file.
+function M.make(entry, capacity)
+  return checked(entry, call(entry, entry.fn, capacity, entry.opt), "")
+end
+
+-- The copy of an entry's object that its clone() gives.
+function M.fork(entry, object)
+  return checked(entry, call(entry, object.clone, object), "clone() ")
 end
 
 -- The object and the entry that it came from. `level` says whose line an unknown name's error points at.
@@ -47,7 +62,9 @@ end
 -- After entry:refresh() took a new version over: an object of that version that holds `ids` (a list, oldest first).
 function M.rebuild(entry, capacity, ids)
   local object = M.make(entry, capacity)
-  for _, id in ipairs(ids) do object:insert(id) end
+  call(entry, function()
+    for _, id in ipairs(ids) do object:insert(id) end
+  end)
   return object
 end
 

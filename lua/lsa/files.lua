@@ -108,6 +108,9 @@ end
 function M.save(path, tensors, metadata)
   if type(path) ~= "string" then raise("save: path is %s, a string is wanted", raise.kind(path)) end
   if type(tensors) ~= "table" then raise("save: tensors is %s, a table by name is wanted", raise.kind(tensors)) end
+  if type(metadata) ~= "nil" and type(metadata) ~= "table" then
+    raise("save: metadata is %s, a table of strings is wanted", raise.kind(metadata))
+  end
   if path:find "%.pkl$" then raise("save: %s: pickles are only read; .pt and .safetensors are written", path) end
   for name in pairs(tensors) do
     if type(name) ~= "string" then raise("save: the name %s is %s, a string is wanted", tostring(name), type(name)) end

@@ -4,6 +4,8 @@
 --   t.rows, t.columns               t:csv() t:markdown() tostring(t)     text
 --   t:write "results.csv"           by the file's ending: .csv or .md
 --   t:column "accuracy" -> list
+local options = require "lsa.options"
+
 local M = {}
 
 local Grid = {}
@@ -58,6 +60,7 @@ function Grid:markdown()
 end
 
 function Grid:write(path)
+  options.path(path, "write: path", 2)
   local text = path:find "%.md$" and self:markdown() or path:find "%.csv$" and self:csv()
   if not text then error(("%s: a table is written as .csv or .md"):format(path), 2) end
   local file, why = io.open(path, "w")

@@ -11,6 +11,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local tensor = require "lsa.tensor"
 
 local C = lib.C
@@ -78,14 +79,14 @@ end
 
 local defaults = {model = false, layers = false, from = "native", ensemble = false}
 
-function M.new(opt, level)
-  level = (level or 1) + 1
+-- For the library: `level` points at the caller's line as in error().
+function M.open(opt, level)
+  level = level + 1
   opt = options.check(opt, defaults, "lsa.indexer", level)
   local model = opt.model
-  if type(model) ~= "table" or not model.csa_layers then
-    error("lsa.indexer: model is missing; the indexer needs its rope and key dimension", level)
-  end
-  local name = type(opt.from) == "table" and "tensors" or tostring(opt.from)
+  require("lsa.model").check(model, "lsa.indexer: model, whose rope and key dimension are needed,", level)
+  if type(opt.from) ~= "table" then options.path(opt.from, "lsa.indexer: from", level) end
+  local name = type(opt.from) == "table" and "tensors" or opt.from
   local file, metadata = type(opt.from) == "table" and opt.from or nil, {}
   if not file and name ~= "native" then file, metadata = require("lsa.files").load(opt.from) end
   local ensemble = opt.ensemble or metadata.ensemble or "max"
@@ -95,7 +96,8 @@ function M.new(opt, level)
   if not opt.layers and not file then
     for i = 0, #model.csa_layers - 1 do self.layers[#self.layers + 1] = i end
   end
-  if #self.layers == 0 then error(("lsa.indexer: %s has no target layer"):format(name), level) end
+  if not opt.layers and #self.layers == 0 then error(("lsa.indexer: %s has no target layer"):format(name), level) end
+  options.list(self.layers, "lsa.indexer: layers", level)
   for _, ordinal in ipairs(self.layers) do
     options.whole(ordinal, 0, "lsa.indexer: layer", level)
     if ordinal >= #model.csa_layers then
@@ -110,11 +112,16 @@ function M.new(opt, level)
   return self
 end
 
+function M.new(opt)
+  local indexer = M.open(opt, 2) -- no tail call: errors point past this frame
+  return indexer
+end
+
 -- Queries and head weights of one hidden state (an f32 array) at position p, against keys of a format.
 function Indexer:query(layer, hidden, p, format)
   local l = self.weights[layer]
   if not l then
-    error(("indexer: layer %s is no target; these are: %s"):format(tostring(layer), table.concat(self.layers, ", ")), 3)
+    raise("indexer: layer %s is no target; these are: %s", options.shown(layer), table.concat(self.layers, ", "))
   end
   local q = ffi.new("float[?]", tonumber(l.heads * l.dim))
   local w = ffi.new("float[?]", tonumber(l.heads))
@@ -127,19 +134,24 @@ end
 local formats_by_dtype = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, u8 = C.LSA_KV_FP8}
 
 function Indexer:logits(layer, hidden, keys, p)
+  for name, value in pairs {hidden = hidden or false, keys = keys or false} do
+    if not tensor.is(value) then raise("indexer: %s is %s, a tensor is wanted", name, raise.kind(value)) end
+  end
+  if type(p) ~= "number" or p ~= math.floor(p) or p < 0 or p >= 2 ^ 53 then
+    raise("indexer: position is %s, a whole number of at least 0 is wanted", options.shown(p))
+  end
   local format = formats_by_dtype[keys:dtype()]
   local dim = self.model.config.index_dim
   local shape = keys:shape()
   local bytes = format and tonumber(C.lsa_index_key_bytes(format, dim))
   local expected = format and bytes / (format == C.LSA_KV_FP8 and 1 or format == C.LSA_KV_BF16 and 2 or 4)
   if not format or #shape ~= 2 or shape[2] ~= expected then
-    error(("indexer: keys are a %s tensor %s; [n, %d] f32 or bf16, or [n, %d] u8 records are wanted"):format(keys:dtype(),
-      table.concat(shape, " x "), tonumber(dim), tonumber(dim) + 4), 2)
+    raise("indexer: keys are a %s tensor %s; [n, %d] f32 or bf16, or [n, %d] u8 records are wanted", keys:dtype(),
+      table.concat(shape, " x "), tonumber(dim), tonumber(dim) + 4)
   end
   hidden = hidden:to "f32":contiguous()
   if hidden:count() ~= tonumber(self.model.config.hidden) then
-    error(("indexer: hidden has %d values, the model's hidden size is %d"):format(hidden:count(),
-      tonumber(self.model.config.hidden)), 2)
+    raise("indexer: hidden has %d values, the model's hidden size is %d", hidden:count(), tonumber(self.model.config.hidden))
   end
   keys = keys:contiguous()
   local q, w, heads = self:query(layer, ffi.cast("const float *", hidden.c.data), p, format)
@@ -175,9 +187,9 @@ end
 function Indexer:score(hidden, keys, p)
   local logits = {}
   for i, layer in ipairs(self.layers) do
-    local h = tensor.is(hidden) and hidden or hidden[layer]
-    local k = tensor.is(keys) and keys or keys[layer]
-    if not h or not k then
+    local h = type(hidden) == "table" and hidden[layer] or hidden
+    local k = type(keys) == "table" and keys[layer] or keys
+    if not tensor.is(h) or not tensor.is(k) then
       error(("indexer: no hidden state or keys of layer %d are given"):format(layer), 2)
     end
     logits[i] = self:logits(layer, h, k, p)
@@ -205,6 +217,7 @@ end
 
 -- A .pt file is a plain state dict, as the released checkpoint is, and does not say the ensemble.
 function Indexer:save(path)
+  options.path(path, "indexer save: path", 2)
   require("lsa.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble} or nil)
 end
 

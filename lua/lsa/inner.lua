@@ -10,14 +10,15 @@ local registry = require "lsa.registry"
 
 local M = {}
 
--- Entries by what they were opened from.
+-- Entries of files, by what they were opened from. A function's entry would keep its own key, and is made quickly.
 local opened = setmetatable({}, {__mode = "k"})
 
 local function entry_of(spec, name)
-  if spec == nil then error(("%s is nil; it is the inner policy, as in {\"dilate\", of = \"lsa_topk\"}"):format(name), 0) end
-  opened[spec] = opened[spec] or registry.open("policies", spec)
-  opened[spec]:refresh()
-  return opened[spec]
+  if type(spec) == "nil" then error(("%s is nil; it is the inner policy, as in {\"dilate\", of = \"lsa_topk\"}"):format(name), 0) end
+  local entry = opened[spec] or registry.open("policies", spec)
+  if entry.path then opened[spec] = entry end
+  entry:refresh()
+  return entry
 end
 
 function M.ask(cycle, spec, name, room, keep)

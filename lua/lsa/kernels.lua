@@ -141,8 +141,13 @@ op("moe_route", "logits f32 [tokens, experts]; k integer; bias? f32 [experts]; f
 
 -- ---- hyper-connections ----
 
+local MOST_ITERATIONS = 10000
+
 local function hc_widths(name, width)
   return function(a)
+    if a.iters % 1 ~= 0 or a.iters < 0 or a.iters > MOST_ITERATIONS then
+      raise("%s: iters is %s, a whole number from 0 to %d is wanted", name, tostring(a.iters), MOST_ITERATIONS)
+    end
     local want = width(a.hc)
     if a.mix_width ~= want then raise("%s: mix has %d columns, %d streams make %d", name, a.mix_width, a.hc, want) end
   end
@@ -225,6 +230,20 @@ op("index_score", "q f32 [tokens, heads, dim]; w f32 [tokens, heads]; keys u8 [n
 -- All records in one block: a shift that no id reaches.
 local ONE_BLOCK = 31
 
+-- Which records queries see has to be there: the kernel looks at nothing else.
+local function check_records(a)
+  local counts = ffi.cast("const int32_t *", a.counts)
+  local ids = a.ids and ffi.cast("const int32_t *", a.ids)
+  for t = 0, a.tokens - 1 do
+    if counts[t] < 0 or counts[t] > a.most then
+      raise("attention: counts has %d for query %d, there are %d %s", counts[t], t, a.most, ids and "ids" or "records")
+    end
+    for j = t * a.most, ids and t * a.most + counts[t] - 1 or -1 do
+      if ids[j] < 0 or ids[j] >= a.n then raise("attention: ids has %d for query %d, there are %d records", ids[j], t, a.n) end
+    end
+  end
+end
+
 op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks f32 [heads]; records? u8 [n, bytes]; " ..
   "counts? i32 [tokens]; ids? i32 [tokens, most]; rope_dim integer; own integer; window_size integer; scale number; " ..
   "format = " .. FORMATS .. "; > out f32 [tokens, heads, dim]; > mass? f32 [tokens, most]",
@@ -243,10 +262,12 @@ op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks 
     if a.own < 0 or a.own + a.tokens > a.rows_held then
       raise("attention: window has %d rows, queries' own rows are %d..%d", a.rows_held, a.own, a.own + a.tokens - 1)
     end
+    if a.heads == 0 or a.dim == 0 then raise("attention: q has %d heads of %d dimensions", a.heads, a.dim) end
     if not a.records then return end
     record_bytes("attention", a, C.lsa_kv_record_bytes(a.format, a.dim, a.rope_dim))
     if not a.counts then raise "attention: records come with counts" end
     a.most = a.most or a.n
+    if a.device == "cpu" then check_records(a) end
   end)
 
 -- ---- training ----

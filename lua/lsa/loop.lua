@@ -13,6 +13,7 @@ local cycles = require "lsa.cycle"
 local evictions = require "lsa.evictions"
 local options = require "lsa.options"
 local owned = require "lsa.owned"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local rng = require "lsa.rng"
 local set = require "lsa.set"
@@ -45,9 +46,12 @@ function M.check_options(opt, level)
   options.one_of(opt.granularity, {"chunk", "page"}, "session: granularity", level)
   options.whole(opt.page, 1, "session: page", level)
   options.whole(opt.sink, 0, "session: sink", level)
+  options.whole(opt.seed, 0, "session: seed", level)
+  options.boolean(opt.async or false, "session: async", level)
+  options.boolean(opt.strict or false, "session: strict", level)
   if opt.tail then options.whole(opt.tail, 0, "session: tail", level) end
-  if type(opt.budget) ~= "number" or not (opt.budget >= 0) then
-    error(("session: budget is %s; a share (0 to 1) or a number of chunks is wanted"):format(tostring(opt.budget)), level)
+  if type(opt.budget) ~= "number" or not (opt.budget >= 0 and opt.budget < 2 ^ 31) then
+    error(("session: budget is %s; a share (0 to 1) or a number of chunks is wanted"):format(options.shown(opt.budget)), level)
   end
 end
 
@@ -110,7 +114,7 @@ function Loop:fork(opt, changed, tier, level)
   level = level + 1
   local fork = setmetatable({}, Loop)
   for name, value in pairs(self) do fork[name] = value end
-  fork.opt, fork.tier = opt, tier
+  fork.opt, fork.tier, fork.under_way = opt, tier, nil
   fork:reset_counts()
   fork.state, fork.rng = evictions.copy(self.state), self.rng:clone()
   if changed.seed then fork.rng = rng.new(opt.seed) end
@@ -190,9 +194,9 @@ local function make_resident(self, source, chunks, tau)
   return chunks, hits
 end
 
-local function complain(self, message, level)
+local function complain(self, message)
   self.policy_errors, self.last_error = self.policy_errors + 1, message
-  if self.opt.strict then error(message, level + 1) end
+  if self.opt.strict then raise("%s", message) end
   if self.complained ~= message then registry.warn("lsa: " .. message .. "; the previous set stays in force") end
   self.complained = message
 end
@@ -289,8 +293,17 @@ local function save_memory()
   C.lsa_memory_give_back()
 end
 
--- Runs the cycle that is due.
-function Loop:cycle(source)
+-- Runs f, in which a script's functions are called, so that the session stays as it is until f is done: see Session's idle().
+function Loop:guarded(what, f, ...)
+  local outer = self.under_way
+  self.under_way = what
+  local ok, answer = pcall(f, ...)
+  self.under_way = outer
+  if not ok then error(answer, 0) end
+  return answer
+end
+
+local function cycle_of(self, source)
   local started, before = seconds(), self.tier:counters()
   local t, n = source:position()
   local row = {number = #self.rows, t = t, n = n}
@@ -301,7 +314,7 @@ function Loop:cycle(source)
   if not ok then
     row.error = tostring(problem)
     fall_back(self, source, cycle)
-    complain(self, row.error, 2)
+    complain(self, row.error)
   end
   self.appended, self.due, row.tau = false, self.tau, self.tau
   local after = self.tier:counters()
@@ -313,6 +326,11 @@ function Loop:cycle(source)
   if self.tier:spilled() then save_memory() end
   row.stall_ms = ms(started)
   self.rows[#self.rows + 1] = row
+end
+
+-- Runs the cycle that is due.
+function Loop:cycle(source)
+  self:guarded("a cycle", cycle_of, self, source)
 end
 
 -- On demand there are no cycles. Before a step: cells for what it can pick, at least, and after a prefill for the budget; the

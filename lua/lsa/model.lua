@@ -13,7 +13,15 @@ local C = lib.C
 local Model = {}
 Model.__index = Model
 
-local M = {}
+local M = {class = Model}
+
+-- Raises unless it is a model.
+function M.check(value, what, level)
+  if getmetatable(value) ~= Model then
+    error(("%s is %s; a model (lsa.model) is wanted"):format(what, options.shown(value)), (level or 1) + 1)
+  end
+  return value
+end
 
 -- device: "cpu" (the CUDA library has single kernels, not the whole decode path). compute: "f32" or "bf16". piece: the most
 -- tokens that a prefill runs at once.
@@ -26,9 +34,7 @@ local function fitting_piece(config, piece)
 end
 
 function M.new(directory, opt)
-  if type(directory) ~= "string" then
-    error(("lsa.model: the first argument is a directory's path, this is a %s"):format(type(directory)), 2)
-  end
+  options.path(directory, "lsa.model: directory", 2)
   opt = options.check(opt, defaults, "lsa.model", 2)
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute", 2)
   if opt.device ~= "cpu" then

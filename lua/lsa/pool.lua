@@ -50,27 +50,47 @@ function M.new(opt)
   return self
 end
 
+local MOST_ID = 2 ^ 31 - 1
+local NOWHERE = 200 -- the level of an error that gets its line later: there is no such function
+
 local function open(self)
   if not self.c then error("the pool is closed", 3) end
+end
+
+-- Open, and not in the middle of what calls the eviction policy, which may look at the pool, not change it.
+local function idle(self, what)
+  if not self.c then error("the pool is closed", 3) end
+  if self.busy then error(("pool: %s: the eviction policy is being asked, which called this"):format(what), 3) end
+end
+
+-- Runs f(self.tier, ...), in which the eviction policy is asked; errors point at the script.
+local function asking(self, f, ...)
+  self.busy = true
+  local ok, answer = pcall(f, self.tier, ...)
+  self.busy = false
+  if not ok then error(answer, 3) end
+  return answer
 end
 
 -- An int32_t array of a set's, list's or tensor's ids, with its length and what keeps it alive.
 local function id_array(ids, level)
   if set.is(ids) then ids = ids:ids() end
   if tensor.is(ids) then
-    ids = ids:to "i32":contiguous()
+    if ids:dtype() ~= "i32" then error(("pool: ids are a tensor of %s; i32 is wanted"):format(ids:dtype()), level + 1) end
+    ids = ids:to "cpu":contiguous()
     return ffi.cast("const int32_t *", ids.c.data), ids:count(), ids
   end
   if type(ids) ~= "table" then
     error(("pool: ids are a list, an i32 tensor or a set; this is a %s"):format(type(ids)), level + 1)
   end
-  for i = 1, #ids do options.whole(ids[i], 0, ("pool: id %d"):format(i - 1), level + 1) end
+  for i = 1, #ids do options.whole(ids[i], 0, ("pool: id %d"):format(i - 1), level + 1, MOST_ID) end
   local array = ffi.new("int32_t[?]", #ids, ids)
   return array, #ids, array
 end
 
 function Pool:write(layer, ids, bytes)
-  open(self)
+  idle(self, "write")
+  options.whole(layer, 0, "pool: layer", 2)
   local array, n, keep = id_array(ids, 2)
   if not tensor.is(bytes) or bytes:dtype() ~= "u8" or bytes:count() ~= n * self.opt.record then
     error(("pool: bytes are %s; a u8 tensor [%d, %d] is wanted"):format(tensor.is(bytes) and ("a %s tensor of %d"):format(
@@ -82,6 +102,7 @@ end
 
 function Pool:read(layer, ids)
   open(self)
+  options.whole(layer, 0, "pool: layer", 2)
   local array, n = id_array(ids, 2)
   local out = tensor.zeros({n, self.opt.record}, "u8")
   lib.check(C.lsa_pool_read(self.c, layer, array, n, out.c.data), 2)
@@ -95,27 +116,26 @@ end
 
 -- Returns how many of the set were present already.
 function Pool:fetch(ids)
-  open(self)
+  idle(self, "fetch")
   local wanted = as_set(self, ids)
-  self.tier:refresh()
-  local ok, hits = pcall(function()
-    self.tier:spill()
-    return self.tier:apply(wanted, 0)
+  local hits = asking(self, function(own)
+    own:refresh()
+    own:spill()
+    return own:apply(wanted, 0)
   end)
-  if not ok then error(hits, 2) end
   return hits
 end
 
 -- With cold = "disk:DIR": whole segments of 1,024 chunks go to the file, from memory. Every fetch does this first.
 function Pool:spill()
-  open(self)
+  idle(self, "spill")
   lib.check(C.lsa_pool_spill(self.c), 2)
   return self
 end
 
 -- Everything is in memory again.
 function Pool:load()
-  open(self)
+  idle(self, "load")
   lib.check(C.lsa_pool_load(self.c), 2)
   return self
 end
@@ -123,25 +143,24 @@ end
 -- The same in two parts: start fetches on a thread of its own what of the set fits, letting go only of chunks that
 -- are not in `kept`; finish waits for it. Until then it is absent.
 function Pool:start(ids, kept)
-  open(self)
-  local ok, problem = pcall(function()
-    self.tier:spill()
-    self.tier:start(as_set(self, ids), 0, as_set(self, kept or {}))
+  idle(self, "start")
+  local wanted, staying = as_set(self, ids), as_set(self, kept or {})
+  asking(self, function(own)
+    own:spill()
+    own:start(wanted, 0, staying)
   end)
-  if not ok then error(problem, 2) end
   return self
 end
 
 function Pool:finish()
-  open(self)
-  local ok, problem = pcall(self.tier.finish, self.tier)
-  if not ok then error(problem, 2) end
+  idle(self, "finish")
+  asking(self, self.tier.finish)
   return self
 end
 
 function Pool:evict(ids)
-  open(self)
-  self.tier:drop(as_set(self, ids))
+  idle(self, "evict")
+  asking(self, self.tier.drop, (as_set(self, ids)))
   return self
 end
 
@@ -152,18 +171,19 @@ end
 
 -- More chunks (new ones are zero), or fewer.
 function Pool:resize(chunks)
-  open(self)
+  idle(self, "resize")
+  options.whole(chunks, 0, "pool: chunks", 2)
   lib.check(C.lsa_pool_resize(self.c, chunks), 2)
   return self
 end
 
 function Pool:fork()
-  open(self)
+  idle(self, "fork")
   local out = ffi.new "lsa_pool *[1]"
   C.lsa_pool_write_back(self.c) -- once, for all forks; where it fails, each spills for itself
   lib.check(C.lsa_pool_fork(out, self.c), 2)
   local fork = setmetatable({c = wrap(out), opt = self.opt}, Pool)
-  fork.tier = self.tier:fork(fork.c, fork, nil, self.tier.fixed, 2)
+  fork.tier = asking(self, self.tier.fork, fork.c, fork, nil, self.tier.fixed, NOWHERE)
   return fork
 end
 
@@ -190,6 +210,7 @@ end
 
 function Pool:close()
   if not self.c then return end
+  idle(self, "close")
   C.lsa_pool_free(ffi.gc(self.c, nil))
   self.c, self.tier = nil, nil
 end

@@ -65,6 +65,7 @@ local function check_options(opt, level)
   options.cold(opt.cold, "session: cold", level + 1)
   if opt.ensemble then options.one_of(opt.ensemble, {"max", "mean"}, "session: ensemble", level + 1) end
   loops.check_options(opt, level + 1)
+  options.boolean(opt.on_demand or false, "session: on_demand", level + 1)
   if opt.on_demand then check_on_demand(opt, level + 1) end
 end
 
@@ -79,7 +80,7 @@ local function open_indexer(self, opt, level)
   local beside = self.model.directory .. "/indexer.safetensors"
   if not from then from = exists(beside) and beside or "native" end
   if type(from) == "table" then return from end
-  return require("lsa.indexer").new({model = self.model, from = from, ensemble = opt.ensemble}, level + 1)
+  return require("lsa.indexer").open({model = self.model, from = from, ensemble = opt.ensemble}, level + 1)
 end
 
 -- Only the Memory Indexer's target layers are asked for all their keys at every cycle, so theirs stay in memory. On demand all do.
@@ -107,7 +108,7 @@ local function bare(model, opt, level)
   self.pool = C.lsa_session_pool(self.c)
   if self.csa_layers > 0 then
     self.indexer = open_indexer(self, opt, level)
-    open_disk(self, opt, level)
+    open_disk(self, opt, level + 1)
   end
   return self
 end
@@ -140,29 +141,50 @@ local function open(self, level)
   if not self.c then error("the session is closed", level + 1) end
 end
 
+-- Open, and not in the middle of what calls a script's functions: these may look at the session, not change it.
+local function idle(self, what, level)
+  open(self, level + 1)
+  local commons = self.tier and self.tier.commons
+  local doing = self.loop and self.loop.under_way or commons and commons.under_way
+  if doing then
+    error(("%s: %s is under way in the session, from which this was called"):format(what, doing), level + 1)
+  end
+end
+
 ---- running ----
+
+-- The level of an error that gets its line later: there is no such function.
+local NOWHERE = 200
+
+local function vocabulary(self) return tonumber(self.model.config.vocab) end
+
+local function check_token(self, token, what, level)
+  options.whole(token, 0, what, level + 1)
+  if token >= vocabulary(self) then
+    error(("%s is %.0f; the vocabulary has %d"):format(what, token, vocabulary(self)), level + 1)
+  end
+end
 
 -- An int32_t array of token ids and its length, from a list, an i32 tensor, or text.
 local function token_array(self, tokens, level)
   if type(tokens) == "string" then tokens = self.model:tokens(tokens) end
   if tensor.is(tokens) then
-    tokens = tokens:to "i32":contiguous()
+    if tokens:dtype() ~= "i32" then error(("tokens are a tensor of %s; i32 is wanted"):format(tokens:dtype()), level + 1) end
+    tokens = tokens:to "cpu":contiguous()
     return ffi.cast("const int32_t *", tokens.c.data), tokens:count(), tokens
   end
   if type(tokens) ~= "table" then
     error(("tokens are a list, an i32 tensor or text; this is a %s"):format(type(tokens)), level + 1)
   end
-  for i = 1, #tokens do options.whole(tokens[i], 0, ("token %d"):format(i - 1), level + 1) end
+  for i = 1, #tokens do check_token(self, tokens[i], "token " .. i - 1, level + 1) end
   local ids = ffi.new("int32_t[?]", #tokens, tokens)
   return ids, #tokens, ids
 end
 
-local function vocabulary(self) return tonumber(self.model.config.vocab) end
-
 local prefill_options = {all = false, trace = false}
 
 function Session:prefill(tokens, opt)
-  open(self, 2)
+  idle(self, "prefill", 2)
   opt = options.check(opt, prefill_options, "prefill", 2)
   local ids, n, keep = token_array(self, tokens, 2)
   local out = opt.all and tensor.zeros({n, vocabulary(self)}, "f32") or tensor.zeros({vocabulary(self)}, "f32")
@@ -180,10 +202,10 @@ function Session:prefill(tokens, opt)
 end
 
 function Session:decode(token)
-  open(self, 2)
+  idle(self, "decode", 2)
+  check_token(self, token, "decode: token", 2)
   self.loop:before_step(self)
   local out = tensor.zeros({vocabulary(self)}, "f32")
-  options.whole(token, 0, "decode: token", 2)
   lib.check(C.lsa_session_decode(self.c, token, ffi.cast("float *", out.c.data)), 2)
   self.loop:after_step()
   if self.recorder then self.recorder:row(true) end
@@ -195,13 +217,17 @@ end
 function M.decode_together(sessions, tokens)
   local rows, at, problems = ffi.new("lsa_batch_row[?]", #sessions), {}, {}
   for i, s in ipairs(sessions) do
-    open(s, 2)
-    local ok, problem = pcall(s.loop.before_step, s.loop, s)
-    if ok then
+    local ok, problem = pcall(function()
+      idle(s, "decode", 1)
+      s.loop:before_step(s)
+    end)
+    if not ok then problems[i] = tostring(problem) end
+  end
+  for i, s in ipairs(sessions) do -- not before all cycles are over: one session's policy may close another
+    if not problems[i] and not s.c then problems[i] = "the session is closed" end
+    if not problems[i] then
       rows[#at].session, rows[#at].token = s.c, tokens[i]
       at[#at + 1] = i
-    else
-      problems[i] = tostring(problem)
     end
   end
   lib.check(C.lsa_batch_decode(rows, #at), 2)
@@ -250,8 +276,10 @@ local generate_options = {n = 64, temperature = 0, stop = false}
 
 -- n: at most so many tokens. stop: a token id, or text whose last byte ends the generation (included in the result).
 function Session:generate(opt)
-  open(self, 2)
+  idle(self, "generate", 2)
   opt = options.check(opt, generate_options, "generate", 2)
+  options.whole(opt.n, 0, "generate: n", 2)
+  options.number(opt.temperature, 0, "generate: temperature", 2)
   if C.lsa_session_tokens(self.c) == 0 then error("generate: nothing has been prefilled", 2) end
   local stop = M.stop_token(self.model, opt.stop)
   local logits, out = self:logits(), {}
@@ -271,6 +299,7 @@ function Session:position()
 end
 
 function Session:resident()
+  open(self, 2)
   local _, n = self:position()
   if self.opt.on_demand then return self.tier:present() end
   if self.loop.full then return set.new(n):invert() end
@@ -367,8 +396,9 @@ end
 ---- forks and the end ----
 
 function Session:fork(opt)
-  open(self, 2)
-  opt = opt or {}
+  idle(self, "fork", 2)
+  if type(opt) == "nil" then opt = {} end
+  if type(opt) ~= "table" then error(("fork: options are a table {name = value}, this is a %s"):format(type(opt)), 2) end
   local merged = {}
   for name, value in pairs(self.opt) do merged[name] = value end
   for name, value in pairs(opt) do
@@ -395,11 +425,13 @@ function Session:fork(opt)
   fork.c, fork.opt = wrap(out), merged
   fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
   fork.sampler = opt.seed and rng.new(opt.seed + 1) or self.sampler:clone()
-  if self.tier then
-    fork.tier = self.tier:fork(fork.pool, fork, opt.evict, loops.cells(merged, chunk_bytes(fork), 2), 2)
-  end
-  if fork.tier and merged.on_demand ~= self.opt.on_demand then fork.tier:rebuild() end
-  fork.loop = self.loop:fork(merged, opt, fork.tier, 2)
+  local cells = loops.cells(merged, chunk_bytes(fork), 2)
+  local ok, problem = pcall(self.loop.guarded, self.loop, "a fork", function()
+    if self.tier then fork.tier = self.tier:fork(fork.pool, fork, opt.evict, cells, NOWHERE) end
+    if fork.tier and merged.on_demand ~= self.opt.on_demand then fork.tier:rebuild() end
+    fork.loop = self.loop:fork(merged, opt, fork.tier, NOWHERE)
+  end)
+  if not ok then error(problem, 2) end
   if next(opt) then set_way(fork, 2) end
   return fork
 end
@@ -411,7 +443,8 @@ function Session:join(commons, need)
   self.tier:finish()
   local share = commons:join(self.pool, self, need)
   self.tier, self.loop.tier = share, share
-  local ok = pcall(share.apply, share, unit == 1 and resident or resident:pages(unit), self.loop:spare_cells())
+  local ok = pcall(self.loop.guarded, self.loop, "joining a batch", share.apply, share,
+    unit == 1 and resident or resident:pages(unit), self.loop:spare_cells())
   if not ok then lib.check(C.lsa_session_set_residents(self.c, nil, 0)) end
   self.loop.due = 0
   return share
@@ -419,7 +452,8 @@ end
 
 -- Records from here on into a trace for lsa.replay, written by s:close() or s:record(false).
 function Session:record(path)
-  open(self, 2)
+  idle(self, "record", 2)
+  if path then options.path(path, "record: path", 2) end
   if self.opt.on_demand then error("record: an on_demand session has no cycles, so there is nothing to replay", 2) end
   if self.csa_layers == 0 then error("record: the model has no CSA layers, so there is nothing to replay", 2) end
   if self.recorder then
@@ -431,6 +465,7 @@ end
 
 function Session:close()
   if not self.c then return end
+  idle(self, "close", 2)
   if self.recorder then self:record(false) end
   if self.tier and self.tier.leave then self.tier:leave() end
   C.lsa_session_free(ffi.gc(self.c, nil))
@@ -441,10 +476,10 @@ end
 
 -- Everything that decoding on depends on; see lua/lsa/session_file.lua. What an observer has (s:record) is no part of it.
 function Session:save(path)
-  open(self, 2)
-  if type(path) ~= "string" then error(("save: path is a %s, a string is wanted"):format(type(path)), 2) end
+  idle(self, "save", 2)
+  options.path(path, "save: path", 2)
   if self.tier and self.tier.leave then error("save: the session is in a batch; save a fork of it", 2) end
-  local ok, problem = pcall(require("lsa.session_file").save, self, path)
+  local ok, problem = pcall(self.loop.guarded, self.loop, "saving", require("lsa.session_file").save, self, path)
   if not ok then error(problem, 2) end
 end
 
@@ -453,7 +488,7 @@ local restorable = {cold = true, indexer = true}
 
 function M.restore(model, path, given, level)
   level = (level or 1) + 1
-  if type(path) ~= "string" then error(("restore: path is a %s, a string is wanted"):format(type(path)), level) end
+  options.path(path, "restore: path", level)
   local changes, valid = {}, {}
   for name in pairs(forkable) do valid[name] = false end
   for name in pairs(restorable) do valid[name] = false end
@@ -480,11 +515,13 @@ end
 
 function Session:keys(layer)
   open(self, 2)
+  options.whole(layer, 0, "keys: layer", 2)
   return (raw_keys(self, layer, 0, tonumber(C.lsa_session_chunks(self.c)), 2))
 end
 
 function Session:hidden(layer)
   open(self, 2)
+  options.whole(layer, 0, "hidden: layer", 2)
   local out = tensor.zeros({tonumber(self.model.config.hidden)}, "f32")
   lib.check(C.lsa_session_hidden(self.c, layer, ffi.cast("float *", out.c.data)), 2)
   return out
@@ -492,6 +529,7 @@ end
 
 function Session:entries(layer)
   open(self, 2)
+  options.whole(layer, 0, "entries: layer", 2)
   local n = tonumber(C.lsa_session_chunks(self.c))
   local out = tensor.zeros({n, tonumber(self.model.config.head_dim)}, "f32")
   lib.check(C.lsa_session_entries(self.c, layer, 0, n, ffi.cast("float *", out.c.data)), 2)

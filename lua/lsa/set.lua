@@ -115,6 +115,7 @@ function Set:range(a, b)
 end
 
 function Set:has(id)
+  if type(id) ~= "number" then raise("set has: id is %s, a whole number is wanted", raise.kind(id)) end
   return C.lsa_set_has(self.c, id) == 1
 end
 

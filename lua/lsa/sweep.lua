@@ -63,8 +63,14 @@ local function combinations(given)
   for _, axis in ipairs(axes) do
     if given[axis[1]] then list[#list + 1] = {axis[2], given[axis[1]], axis[1]} end
   end
+  if given.grid and type(given.grid) ~= "table" then
+    error(("lsa.sweep: grid is %s; lists of values by name are wanted"):format(options.shown(given.grid)), 3)
+  end
   local names = {}
-  for name in pairs(given.grid or {}) do names[#names + 1] = name end
+  for name in pairs(given.grid or {}) do
+    if type(name) ~= "string" then error(("lsa.sweep: grid has %s; names are wanted"):format(options.shown(name)), 3) end
+    names[#names + 1] = name
+  end
   table.sort(names)
   for _, name in ipairs(names) do list[#list + 1] = {name, given.grid[name], "grid." .. name} end
   local out, columns = {{}}, {}
@@ -124,6 +130,18 @@ end
 function M.new(given)
   given = options.check(given, allowed, "lsa.sweep", 2)
   local run = given.run
+  if run and type(run) ~= "function" then
+    error(("lsa.sweep: run is %s; a function of the parameters is wanted"):format(options.shown(run)), 2)
+  end
+  for _, name in ipairs(given.columns and options.list(given.columns, "lsa.sweep: columns", 2) or {}) do
+    if type(name) ~= "string" then error(("lsa.sweep: columns have %s; names are wanted"):format(options.shown(name)), 2) end
+  end
+  for _, name in ipairs {"about", "label"} do
+    if given[name] and type(given[name]) ~= "string" then
+      error(("lsa.sweep: %s is %s; a text is wanted"):format(name, options.shown(given[name])), 2)
+    end
+  end
+  if given.results then options.path(given.results, "lsa.sweep: results", 2) end
   if not run then
     if not given.model then error("lsa.sweep: there is neither run nor model", 2) end
     local task = require("lsa.tasks.needle").task(given.model, given.task)

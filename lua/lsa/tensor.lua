@@ -411,7 +411,7 @@ function Tensor:reshape(shape)
   local rank, total = read_shape(filled, "reshape: shape", dims), 1
   for i = 0, rank - 1 do total = total * tonumber(dims[i]) end
   if total ~= n then
-    raise("reshape: shape [%s] has %d elements, the tensor %s has %d", table.concat(shape, ", "), total,
+    raise("reshape: shape [%s] has %.0f elements, the tensor %s has %d", table.concat(filled, ", "), total,
       shape_text(self.c), n)
   end
   local source, stride = self:contiguous(), 1

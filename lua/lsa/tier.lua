@@ -32,7 +32,7 @@ end
 function Tier:fork(c, owner, evict, cells, level)
   if not evict and cells == self.fixed then
     return setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry,
-      policy = self.policy:clone(), known = self.known, stale = self.stale}, Tier)
+      policy = evictions.fork(self.entry, self.policy), known = self.known, stale = self.stale}, Tier)
   end
   return M.on_fork(c, owner, evict or self.evict, cells, (level or 1) + 1)
 end
@@ -64,9 +64,17 @@ end
 function Tier:rebuild()
   self.stale = true
   local present = self:present()
-  self.policy = evictions.make(self.entry, math.max(1, self.fixed or self:cells()))
-  for id in present:each() do self.policy:insert(id) end
+  self.policy = evictions.rebuild(self.entry, math.max(1, self.fixed or self:cells()), present:ids():totable())
   self.known, self.stale = present, false
+end
+
+-- f(self, ...), which asks the eviction policy; what it raises names the policy's file. The object is stale until the caller
+-- has seen to what it was told.
+local function ask(self, f, ...)
+  self.stale = self.fixed ~= nil
+  local ok, answer = xpcall(f, function(e) return registry.located(e, self.entry.source) end, self, ...)
+  if not ok then error(answer, 0) end
+  return answer
 end
 
 -- What is present, which the eviction object knows then. While self.stale is set, it may have been told what did not come
@@ -75,8 +83,7 @@ local function begin(self)
   if self.fixed and self.stale then self:rebuild() end
   local present = self:present()
   if self.fixed then
-    self.stale = true
-    self:tell_new(present)
+    ask(self, self.tell_new, present)
     self.stale = false
   end
   return present
@@ -172,10 +179,7 @@ function Tier:apply(wanted, spare)
   self:finish()
   local present = begin(self)
   if self.fixed then self:check_fit(wanted, spare, "the hot pool has") end
-  self.stale = self.fixed ~= nil
-  local ok, plan = xpcall(self.plan, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
-    present)
-  if not ok then error(plan, 0) end
+  local plan = ask(self, self.plan, wanted, spare, present)
   if not self.fixed then set.release(present) end -- else it is what the eviction policy knows
   check(C.lsa_pool_evict(self.c, plan.leavers, plan.left))
   if plan.cells > self:cells() or self.fixed then check(C.lsa_pool_set_cells(self.c, plan.cells)) end
@@ -209,11 +213,7 @@ end
 -- Starts to bring what of `wanted` fits beside `kept`; Tier:finish has it. Where the number of cells is not fixed, all fits.
 function Tier:start(wanted, spare, kept)
   self:finish()
-  local present = begin(self)
-  self.stale = self.fixed ~= nil
-  local ok, plan = xpcall(plan_ahead, function(e) return registry.located(e, self.entry.source) end, self, wanted, spare,
-    kept, present)
-  if not ok then error(plan, 0) end
+  local plan = ask(self, plan_ahead, wanted, spare, kept, begin(self))
   check(C.lsa_pool_evict(self.c, ffi.new("int32_t[?]", math.max(1, plan.left), plan.leavers), plan.left))
   self.known = self:present()
   self.stale = false
@@ -249,12 +249,15 @@ end
 
 -- Takes the cells of a set of units.
 function Tier:drop(units)
-  for id in units:each() do
-    if C.lsa_pool_has(self.c, id) == 1 then self.policy:remove(id) end
-  end
+  begin(self)
+  ask(self, function()
+    for id in units:each() do
+      if C.lsa_pool_has(self.c, id) == 1 then self.policy:remove(id) end
+    end
+  end)
   local ids = units:ids()
   check(C.lsa_pool_evict(self.c, ffi.cast("const int32_t *", ids.c.data), units:count()))
-  self.known = self:present()
+  self.known, self.stale = self:present(), false
 end
 
 -- A file of the eviction policy that changed takes over, knowing what is present.

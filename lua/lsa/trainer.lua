@@ -52,25 +52,29 @@ local defaults = {
   parallel = false,        -- "mpi": the ranks of this mpirun share each batch; rank 0 writes the checkpoint
 }
 
+local MOST_CHUNKS = 2 ^ 28  -- of a training step
+
 local pointwise = {none = C.LSA_POINTWISE_NONE, bce = C.LSA_POINTWISE_BCE, focal = C.LSA_POINTWISE_FOCAL}
 local pairwise = {none = C.LSA_PAIRWISE_NONE, hinge = C.LSA_PAIRWISE_HINGE, bpr = C.LSA_PAIRWISE_BPR}
 
 local function positive(opt, names, level)
-  for _, name in ipairs(names) do
-    local x = opt[name]
-    if type(x) ~= "number" or not (x >= 0 and x < math.huge) then
-      error(("lsa.trainer: %s is %s; a number of at least 0 is wanted"):format(name, tostring(x)), level + 1)
-    end
-  end
+  for _, name in ipairs(names) do options.number(opt[name], 0, "lsa.trainer: " .. name, level + 1) end
 end
 
 local function checked(opt, level)
   level = level + 1
   opt = options.check(opt, defaults, "lsa.trainer", level)
-  if type(opt.model) ~= "table" or not opt.model.csa_layers then
-    error("lsa.trainer: model is missing; it gives the rope and the indexer's sizes", level)
+  require("lsa.model").check(opt.model, "lsa.trainer: model, which gives the rope and the indexer's sizes,", level)
+  options.list(opt.traces, "lsa.trainer: traces", level)
+  if opt.layers then
+    for _, layer in ipairs(options.list(opt.layers, "lsa.trainer: layers", level)) do
+      options.whole(layer, 0, "lsa.trainer: layer", level, #opt.model.csa_layers - 1)
+    end
   end
-  if type(opt.traces) ~= "table" or #opt.traces == 0 then error("lsa.trainer: traces is no list of files", level) end
+  if opt.checkpoint then options.path(opt.checkpoint, "lsa.trainer: checkpoint", level) end
+  for _, name in ipairs {"rank", "heads", "min_layers"} do
+    if opt[name] then options.whole(opt[name], 1, "lsa.trainer: " .. name, level, 2 ^ 20) end
+  end
   options.one_of(opt.loss, {"bce", "focal", "none"}, "lsa.trainer: loss", level)
   options.one_of(opt.pairwise, {"none", "hinge", "bpr"}, "lsa.trainer: pairwise", level)
   options.one_of(opt.weights, {"votes", "none"}, "lsa.trainer: weights", level)
@@ -79,6 +83,10 @@ local function checked(opt, level)
   end
   for _, name in ipairs{"first", "warmup", "seed"} do options.whole(opt[name], 0, "lsa.trainer: " .. name, level) end
   positive(opt, {"rate", "decay", "beta1", "beta2", "eps", "clip", "negatives", "factor", "margin", "frequent"}, level)
+  if opt.batch * opt.positives * (1 + opt.negatives) > MOST_CHUNKS then
+    error(("lsa.trainer: batch %d of %d positives with %g negatives each; at most %d chunks a step are possible"):format(opt.batch,
+      opt.positives, opt.negatives, MOST_CHUNKS), level)
+  end
   return opt
 end
 
@@ -205,7 +213,7 @@ function Trainer:tensors() return state.weights(self) end
 
 function Trainer:indexer(opt)
   opt = options.check(opt, {ensemble = self.opt.ensemble}, "trainer:indexer", 2)
-  return require("lsa.indexer").new({model = self.model, layers = self.layers, from = self:tensors(),
+  return require("lsa.indexer").open({model = self.model, layers = self.layers, from = self:tensors(),
     ensemble = opt.ensemble}, 2)
 end
 
