@@ -200,7 +200,10 @@ int lsa_pool_resize(lsa_pool *p, int64_t chunks)
 int lsa_pool_set_cells(lsa_pool *p, int64_t cells)
 {
     int64_t used = p->hot->cells - p->hot->free_count;
-    if (cells < used || cells < 0 || cells > INT32_MAX / p->unit)
+    int64_t most = INT32_MAX / p->unit;
+    if (cells > most)
+        return lsa_fail(LSA_EARG, "pool: %lld cells, at most %lld are possible", (long long)cells, (long long)most);
+    if (cells < used || cells < 0)
         return lsa_fail(LSA_ESTATE, "pool: %lld cells, %lld are in use", (long long)cells, (long long)used);
     return lsa_hot_set_cells(p->hot, cells);
 }

@@ -576,6 +576,28 @@ describe("the scripting API, where it is called from within itself:", function()
     assert.is_true(left <= 1, left) -- the last one's may be on the stack still
   end)
 
+  it("a recording holds options that no file can hold as text, and one that cannot be written costs a request no cells", function()
+    files.with_folder(function(folder)
+      local looped = {1}
+      looped[2] = looped
+      local s = model:session {select = {"recency", a = math.huge, b = looped, c = {[1] = 1, x = 2}, d = lsa.set(3)}, budget = 0.5}
+      s:prefill(tokens(20))
+      s:record(folder .. "/trace")
+      s:decode(1)
+      s:close()
+      assert.equal(1, lsa.replay(folder .. "/trace"):stats().steps)
+    end)
+    local b = lsa.batch(model, {select = "recency", budget = 0.3})
+    local id = b:submit {tokens = tokens(9), n = 3}
+    b:step()
+    b:session(id):record "/nonexistent/folder/trace"
+    b:run()
+    assert.equal("done", b:result(id).state)
+    assert.matches("/nonexistent/folder/trace", b:result(id).error)
+    assert.equal(0, b.commons.promised)
+    b:close()
+  end)
+
   it("queries without heads, and ids beyond the records, are errors", function()
     local K, none = lsa.kernels, lsa.zeros {0}
     says("q has 0 heads of 4 dimensions", K.attention, {q = lsa.zeros {1, 0, 4}, window = lsa.zeros {1, 4}, sinks = none, rope_dim = 0,

@@ -141,6 +141,20 @@ function Recorder:scored(name, scores)
   self.columns[name .. "_rows"]:push()[0] = self.columns.positions.rows - 1
 end
 
+-- What a file can hold of a policy's option; the rest, and what is nested beyond sense, as text.
+local function plain_value(value, depth)
+  local kind = type(value)
+  if kind == "string" or kind == "boolean" then return value end
+  if kind == "number" and value - value == 0 then return value end
+  if kind ~= "table" or getmetatable(value) or depth > 8 then return tostring(value) end
+  local out, n = {}, #value
+  for key, item in pairs(value) do out[n > 0 and key or tostring(key)] = plain_value(item, depth + 1) end
+  for key in pairs(value) do
+    if n > 0 and (type(key) ~= "number" or key < 1 or key > n or key % 1 ~= 0) then return tostring(value) end
+  end
+  return out
+end
+
 -- Options of a session that a file can hold: a function or an object is told by its name alone.
 local function plain(options)
   local out = {}
@@ -151,7 +165,7 @@ local function plain(options)
     elseif kind == "table" and type(value[1]) == "string" then
       local options_of = {}
       for key, option in pairs(value) do
-        if key ~= 1 and type(option) ~= "function" then options_of[key] = option end
+        if key ~= 1 and type(option) ~= "function" then options_of[tostring(key)] = plain_value(option, 1) end
       end
       out[name] = {name = value[1], options = options_of}
     else

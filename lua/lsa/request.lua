@@ -232,7 +232,12 @@ function Request:finish(state, problem)
   if not s then return end
   local ok, stats = pcall(s.stats, s)
   self.stats, self.cycles = ok and stats or nil, s:cycles()
-  s:close()
+  local closed, why = pcall(s.close, s)
+  if not closed then -- a recording that cannot be written; its cells are free all the same
+    self.error = self.error or tostring(why)
+    s.recorder = nil
+    s:close()
+  end
   self.session, self.opt.session = nil, nil
 end
 
