@@ -598,6 +598,13 @@ describe("the scripting API, where it is called from within itself:", function()
     b:close()
   end)
 
+  it("a sweep's values and results that are nested in themselves are errors", function()
+    local looped = {1}
+    looped[2] = looped
+    says("budgets has a value that is nested deeper than 16", lsa.sweep, {budgets = {looped}, run = function() return {} end})
+    says("run's result has a value that is nested", lsa.sweep, {budgets = {1}, run = function() return looped end})
+  end)
+
   it("queries without heads, and ids beyond the records, are errors", function()
     local K, none = lsa.kernels, lsa.zeros {0}
     says("q has 0 heads of 4 dimensions", K.attention, {q = lsa.zeros {1, 0, 4}, window = lsa.zeros {1, 4}, sinks = none, rope_dim = 0,

@@ -111,6 +111,9 @@ function M.save(path, tensors, metadata)
   if type(metadata) ~= "nil" and type(metadata) ~= "table" then
     raise("save: metadata is %s, a table of strings is wanted", raise.kind(metadata))
   end
+  for key in pairs(metadata or {}) do
+    if type(key) ~= "string" then raise("save: the metadata's name %s is %s, a string is wanted", tostring(key), raise.kind(key)) end
+  end
   if path:find "%.pkl$" then raise("save: %s: pickles are only read; .pt and .safetensors are written", path) end
   for name in pairs(tensors) do
     if type(name) ~= "string" then raise("save: the name %s is %s, a string is wanted", tostring(name), type(name)) end

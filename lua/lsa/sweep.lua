@@ -14,6 +14,7 @@ local cjson = require "cjson"
 local grid = require "lsa.grid"
 local options = require "lsa.options"
 local progress = require "lsa.progress"
+local raise = require "lsa.raise"
 
 local M = {}
 
@@ -57,6 +58,15 @@ local function append(path, text)
   if not ok or not closed then error(problem or late, 0) end
 end
 
+local DEPTH = 16
+
+-- Raises where a value is nested deeper than any policy's options are: in itself, say.
+local function check_depth(value, what, depth)
+  if type(value) ~= "table" then return end
+  if depth > DEPTH then raise("lsa.sweep: %s has a value that is nested deeper than %d", what, DEPTH) end
+  for _, item in pairs(value) do check_depth(item, what, depth + 1) end
+end
+
 -- Every combination, the first axis changing slowest.
 local function combinations(given)
   local list = {}
@@ -77,6 +87,7 @@ local function combinations(given)
   for i, axis in ipairs(list) do
     columns[i] = axis[1]
     if type(axis[2]) ~= "table" then error(("lsa.sweep: %s is a %s, a list is wanted"):format(axis[3], type(axis[2])), 3) end
+    for _, value in ipairs(axis[2]) do check_depth(value, axis[3], 1) end
     local longer = {}
     for _, params in ipairs(out) do
       for _, value in ipairs(axis[2]) do
@@ -119,6 +130,7 @@ local function obtain(given, run, params, known)
   if not row then
     row = run(params)
     if type(row) ~= "table" then error(("lsa.sweep: run returned a %s, a table of results is wanted"):format(type(row)), 0) end
+    check_depth(row, "run's result", 1)
     if key then append(given.results, text_of {key = key, row = row} .. "\n") end
   end
   local out = {}
