@@ -605,6 +605,13 @@ describe("the scripting API, where it is called from within itself:", function()
     says("run's result has a value that is nested", lsa.sweep, {budgets = {1}, run = function() return looped end})
   end)
 
+  it("a name with a zero byte is no other file's name", function()
+    local path = golden .. "flash/model.safetensors\0.old"
+    says("load: path is .* which has a zero byte", lsa.load, path)
+    says("save: path is .* which has a zero byte", lsa.save, path, {})
+    says("lsa.model: directory is .*; a file's name is wanted", lsa.model, golden .. "flash\0")
+  end)
+
   it("queries without heads, and ids beyond the records, are errors", function()
     local K, none = lsa.kernels, lsa.zeros {0}
     says("q has 0 heads of 4 dimensions", K.attention, {q = lsa.zeros {1, 0, 4}, window = lsa.zeros {1, 4}, sinks = none, rope_dim = 0,

@@ -60,6 +60,12 @@ M.formats = {
 
 -- ---- load and save ----
 
+-- C would end a name at its first zero byte, and take another file.
+local function check_path(path, what)
+  if type(path) ~= "string" then raise("%s: path is %s, a string is wanted", what, raise.kind(path)) end
+  if path:find("\0", 1, true) then raise("%s: path is %q, which has a zero byte", what, path) end
+end
+
 local function head_of(path)
   local file, why = io.open(path, "rb")
   if not file then raise("load: %s", why) end
@@ -80,7 +86,7 @@ end
 
 -- The tensors print themselves as a list of names, dtypes and shapes.
 function M.load(path)
-  if type(path) ~= "string" then raise("load: path is %s, a string is wanted", raise.kind(path)) end
+  check_path(path, "load")
   local head, known = head_of(path), {}
   for _, format in ipairs(M.formats) do
     if format.matches(head, path) then
@@ -106,7 +112,7 @@ end
 
 -- metadata: strings by name. The file is replaced at once, or not at all.
 function M.save(path, tensors, metadata)
-  if type(path) ~= "string" then raise("save: path is %s, a string is wanted", raise.kind(path)) end
+  check_path(path, "save")
   if type(tensors) ~= "table" then raise("save: tensors is %s, a table by name is wanted", raise.kind(tensors)) end
   if type(metadata) ~= "nil" and type(metadata) ~= "table" then
     raise("save: metadata is %s, a table of strings is wanted", raise.kind(metadata))
