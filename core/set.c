@@ -10,14 +10,14 @@
 
 typedef long long ll; /* what %lld prints */
 
-int lsa_set_new(lsa_set **out, int64_t n)
+static int make(lsa_set **out, int64_t n, void *alloc(int64_t bytes))
 {
     if (n < 0 || n > INT32_MAX)
         return lsa_fail(LSA_EARG, "set: %lld ids, from 0 to %d are possible", (ll)n, INT32_MAX);
     lsa_set *set = lsa_alloc(sizeof *set);
     if (!set) return LSA_ENOMEM;
     set->n = n;
-    set->bits = lsa_alloc_zero(lsa_set_words(n) * 8);
+    set->bits = alloc(lsa_set_words(n) * 8);
     if (!set->bits) {
         lsa_free(set);
         return LSA_ENOMEM;
@@ -25,6 +25,10 @@ int lsa_set_new(lsa_set **out, int64_t n)
     *out = set;
     return LSA_OK;
 }
+
+int lsa_set_new(lsa_set **out, int64_t n) { return make(out, n, lsa_alloc_zero); }
+
+int lsa_set_make(lsa_set **out, int64_t n) { return make(out, n, lsa_alloc); }
 
 void lsa_set_free(lsa_set *set)
 {
@@ -77,6 +81,13 @@ int lsa_set_add_range(lsa_set *set, int64_t from, int64_t to)
         return lsa_fail(LSA_EARG, "set: range %lld..%lld (end excluded) is outside 0..%lld",
                         (ll)from, (ll)to, (ll)set->n);
     if (from < to) fill(set, from, to);
+    return LSA_OK;
+}
+
+int lsa_set_add_every(lsa_set *set, int64_t step)
+{
+    if (step < 1) return lsa_fail(LSA_EARG, "set: every %lld-th id, at least 1 is wanted", (ll)step);
+    for (int64_t id = 0; id < set->n; id += step) set->bits[id / 64] |= 1ull << (id % 64);
     return LSA_OK;
 }
 

@@ -8,13 +8,15 @@ typedef struct lsa_set {
     uint64_t *bits;        /* (n + 63) / 64 words; the bits past n are zero, always */
 } lsa_set;
 
-int lsa_set_new(lsa_set **out, int64_t n);
+int lsa_set_new(lsa_set **out, int64_t n);                       /* empty */
+int lsa_set_make(lsa_set **out, int64_t n);                      /* its bits undefined: for a result, which is written whole */
 void lsa_set_free(lsa_set *set);
 
 int lsa_set_add(lsa_set *set, int64_t id);                       /* LSA_EARG out of range, in all of these */
 int lsa_set_remove(lsa_set *set, int64_t id);
 int lsa_set_has(const lsa_set *set, int64_t id);                 /* 1, 0; 0 out of range */
 int lsa_set_add_range(lsa_set *set, int64_t from, int64_t to);   /* from .. to - 1 */
+int lsa_set_add_every(lsa_set *set, int64_t step);               /* 0, step, 2 step ..; LSA_EARG below 1 */
 int lsa_set_add_ids(lsa_set *set, const int32_t *ids, int64_t n);
 int64_t lsa_set_count(const lsa_set *set);
 int64_t lsa_set_ids(const lsa_set *set, int32_t *ids);           /* ascending; returns how many */

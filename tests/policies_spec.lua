@@ -222,7 +222,7 @@ describe("policies of index scores", function()
         -- A page of one chunk is bounded by its score.
         if n - p * page == 1 then assert.is_true(math.abs(bounds:get(p) - scores:get(n - 1)) <= 1e-5) end
       end
-      assert.equal(math.floor(n / page), #state[0])
+      assert.equal(math.floor(n / page), state[0].pages)
     end
     -- By hand: bounds of pages of two for q = (1, -1), w = 1: 1 - 0, 3 - (-2), 2 - 2.
     local by_hand = {keys = {lsa.tensor {{1, 1}, {0, 0}, {3, 1}, {0, -2}, {2, 2}}}, page = 2, budget = 2,

@@ -92,6 +92,16 @@ describe("a set", function()
     end
   end)
 
+  it("takes every so many-th id", function()
+    for _, n in ipairs(sizes) do
+      for _, step in ipairs {1, 2, 7, 64, 100, 5000} do
+        local want = {}
+        for id = 0, n - 1, step do want[id] = true end
+        assert_members(want, n, set.new(n):every(step))
+      end
+    end
+  end)
+
   it("gives its ids as a tensor, on every code path", function()
     support.for_each_cpu_level(function()
       for_sets(function(n, a, has_a)
@@ -307,6 +317,7 @@ describe("a set", function()
       {"set intersect: r is nil, a set is wanted", function() s:intersect() end},
       {"set add: ids: element 2 is a string, an id is wanted", function() s:add {1, "x"} end},
       {"set add: id is 1.5, a whole number is wanted", function() s:add(1.5) end},
+      {"set: every 0-th id, at least 1 is wanted", function() s:every(0) end},
       {"set pages: size is 0, at least 1 is wanted", function() s:pages(0) end},
       {"set: -1 ids, from 0 to 2147483647 are possible", function() set.new(-1) end},
       {"set chunks: 11 ids are 3 pages of 4, the set of pages has 5", function() s:chunks(4, 11) end},
@@ -321,9 +332,9 @@ describe("a set", function()
 
   it("is refused when memory is short", function()
     collectgarbage()
-    for n = 0, 1 do
-      C.lsa_memory_fail_after(n)
-      local ok, message = pcall(set.new, 1000)
+    for n = 0, 3 do
+      C.lsa_memory_fail_after(n % 2)
+      local ok, message = pcall(n < 2 and set.new or set.result, 1000)
       C.lsa_memory_fail_after(-1)
       assert.is_false(ok)
       assert.is_truthy(message:find "out of memory")

@@ -14,19 +14,20 @@ local tensor = require "lsa.tensor"
 
 local M = {}
 
-local function union(list, k)
-  local all = list[1]:topk(k)
-  for i = 2, #list do all = all:union(list[i]:topk(k)) end
-  return all
+-- `all` becomes the union of each one's best k; `one` is scratch.
+local function unite(all, one, list, k)
+  list[1]:topk(k, all)
+  for i = 2, #list do all:add(list[i]:topk(k, one)) end
+  return all:count()
 end
 
--- The largest k for which the union of each one's best k has at most `most` ids, and the union. Unions grow about evenly with k, the
--- slower the more the lists agree: the next k to try is as far as the last one that fits promises, and once one was too large, where
--- a line between the two says; a try in the middle now and then bounds their number.
-local function widest(list, most)
+-- The largest k for which the union of each one's best k has at most `most` ids, and the union; `one` is scratch. Unions grow about
+-- evenly with k, the slower the more the lists agree: the next k to try is as far as the last one that fits promises, and once one was
+-- too large, where a line between the two says; a try in the middle now and then bounds their number.
+local function widest(list, most, one)
   local low, fits, fitting = 0, set.new(list[1]:count()), 0
   local high, count = most + 1, nil                    -- does not fit, or need not be tried
-  local tries = 0
+  local tries, all = 0, set.result(list[1]:count())
   while high - low > 1 do
     tries = tries + 1
     local k
@@ -34,22 +35,27 @@ local function widest(list, most)
     elseif count then k = low + (high - low) * (most + 0.5 - fitting) / (count - fitting)
     else k = low > 0 and low * (most + 0.5) / fitting or most / #list end
     k = math.max(low + 1, math.min(high - 1, math.floor(k)))
-    local all = union(list, k)
-    local n = all:count()
-    if n <= most then low, fits, fitting = k, all, n else high, count = k, n end
+    local n = unite(all, one, list, k)
+    if n <= most then
+      low, fits, fitting, all = k, all, n, fits
+    else
+      high, count = k, n
+    end
   end
-  return low, fits
+  set.release(all)
+  return low, fits, fitting
 end
 
 -- What is left beside the widest union goes to the next rank, one of the list after the other.
 local function by_rank(list, most)
-  local k, all = widest(list, most)
-  local left = most - all:count()
+  local next_one = set.result(list[1]:count())
+  local k, all, count = widest(list, most, next_one)
   for _, row in ipairs(list) do
-    if left == 0 then break end
-    local next_one = row:topk(k + 1):minus(all)
-    all, left = all:union(next_one), left - next_one:count()
+    if count == most then break end
+    all:add(row:topk(k + 1, next_one))
+    count = all:count()
   end
+  set.release(next_one)
   return all
 end
 
@@ -73,9 +79,9 @@ local function score_list(scores, n, name)
   return list
 end
 
--- The best `most` ids of a list of scores among the set `open`.
-local function best(scores, open, most)
-  local list = {}
+-- The best `most` ids of a list of scores outside the set `gone`.
+local function best(scores, gone, most)
+  local open, list = gone:invert(), {}
   for i, row in ipairs(scores) do list[i] = row:where(open, -math.huge) end
   most = math.min(most, open:size())
   local chosen
@@ -83,6 +89,7 @@ local function best(scores, open, most)
   elseif #list == 1 then chosen = list[1]:topk(most)
   else chosen = by_rank(list, most) end
   for _, row in ipairs(list) do tensor.release(row) end
+  set.release(open)
   return chosen
 end
 
@@ -100,8 +107,9 @@ end
 function M.top(cycle, scores, most, taken)
   local room, gone = left(cycle, taken, "top")
   check_count("top", most)
-  scores = score_list(scores, cycle.n, "top")
-  return best(scores, gone:invert(), math.min(most or room, room))
+  local chosen = best(score_list(scores, cycle.n, "top"), gone, math.min(most or room, room))
+  if taken then set.release(gone) end
+  return chosen
 end
 
 -- As the reference deployment has it, the pages of kept chunks are whole and the first; where they do not fit, whole
@@ -111,8 +119,12 @@ function M.top_pages(cycle, scores)
   scores = score_list(scores, kept:size(), "top_pages")
   local whole = math.floor(cycle.budget / cycle.page) - kept:count()
   local fits = whole >= 0
-  local pages = best(scores, kept:invert(), fits and whole or math.floor(cycle.room / cycle.page))
-  return (fits and pages:union(kept) or pages):chunks(cycle.page, cycle.n)
+  local pages = best(scores, kept, fits and whole or math.floor(cycle.room / cycle.page))
+  if fits then pages:add(kept) end
+  local chosen = pages:chunks(cycle.page, cycle.n)
+  set.release(kept)
+  set.release(pages)
+  return chosen
 end
 
 -- The start of the run moves back by the ids in it that are there anyway, until none are added.
@@ -126,8 +138,11 @@ function M.newest(cycle, most, taken)
     before = from
     local run = set.new(n):range(from, n)
     from = math.max(0, n - most - run:intersect_count(gone))
+    set.release(run)
   end
-  return set.new(n):range(from, n):minus(gone)
+  local newest = set.new(n):range(from, n):remove(gone)
+  if taken then set.release(gone) end
+  return newest
 end
 
 return M

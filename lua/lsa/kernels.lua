@@ -188,6 +188,12 @@ op("ensemble", "logits f32 [layers, n]; how = max|mean; > y f32 [n]",
 
 op("softmax_sum", "x f32 [rows, n]; > y f32 [n]", function(f, a) return f(a.y, a.x, a.rows, a.n, nil) end)
 
+op("spread", "x f32 [n]; radius integer; > y f32 [n]", function(f, a) return f(a.y, a.x, a.n, a.radius, nil) end)
+
+op("bound_query", "q f32 [rows, heads, dim]; w f32 [rows, heads]; > both f32 [rows, heads2, dim2]; > weights f32 [rows, heads2]",
+  function(f, a) return f(a.both, a.weights, a.q, a.w, a.rows, a.heads, a.dim, nil) end,
+  function(a) a.heads2, a.dim2 = 2 * a.heads, 2 * a.dim end)
+
 -- Record formats, in the order of LSA_KV_*.
 local FORMATS = "f32|bf16|fp8"
 

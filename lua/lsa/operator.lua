@@ -71,7 +71,7 @@ local function parse(text)
     return arg
   end
   arg.kind = kind == "set" and "set" or "tensor"
-  arg.dtypes = kind
+  arg.dtypes, arg.refers = kind, kind:find("@", 1, true) ~= nil
   arg.is_dtype = {}
   for _, dtype in ipairs(words(kind, "|")) do arg.is_dtype[dtype] = true end
   parse_shape(arg, rest:match "^%[(.*)%]$")
@@ -103,15 +103,26 @@ local function agree_leading(a, arg, shape, n)
   end
   if not a.lead then
     a.lead, a.rows, a.bound_by.lead = lead, rows, arg.name
-  elseif shape_text(a.lead) ~= shape_text(lead) then
+    return
+  end
+  local same = #a.lead == n
+  for i = 1, n do same = same and a.lead[i] == lead[i] end
+  if not same then
     raise("%s: %s has leading dimensions %s, %s has %s", a.kernel, arg.name, shape_text(lead), a.bound_by.lead,
       shape_text(a.lead))
   end
 end
 
+-- An argument's dtypes, or the one that it refers to.
+local function dtype_of(a, arg)
+  if not arg.refers then return arg.dtypes end
+  return (arg.dtypes:gsub("@(%w+)", a.given))
+end
+
 local function check_tensor(a, arg, t)
   if not tensor.is(t) then raise("%s: %s is %s, a tensor is wanted", a.kernel, arg.name, raise.kind(t)) end
-  local dtype, wanted = t:dtype(), arg.dtypes:gsub("@(%w+)", a.given)
+  local dtype = t:dtype()
+  local wanted = dtype_of(a, arg)
   a.given[arg.name] = dtype
   if not (arg.is_dtype.any or arg.is_dtype[dtype] or dtype == wanted) then
     raise("%s: %s is %s, %s is wanted", a.kernel, arg.name, dtype, wanted)
@@ -196,7 +207,7 @@ local dims = ffi.new "int64_t[6]"
 local function make(a, arg)
   local shape = result_shape(a, arg)
   if arg.kind == "set" then return set.new(shape[1]) end
-  local dtype = arg.dtypes:gsub("@(%w+)", a.given)
+  local dtype = dtype_of(a, arg)
   if a.device ~= "cuda" then return tensor.empty(shape, dtype) end
   for i, n in ipairs(shape) do dims[i - 1] = n end
   return require("lsa.device").empty("cuda", C.lsa_dtype_of(dtype), #shape, dims)

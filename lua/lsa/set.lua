@@ -2,6 +2,7 @@
 --
 --   s:add(x) s:remove(x)     x is an id, a list of ids, an i32 tensor of ids, or a set; they change s and return it
 --   s:range(a, b)            adds a .. b-1
+--   s:every(step)            adds 0, step, 2 step, ...
 --   s:has(id) s:count() #s s:size()     size is n
 --   s:ids()                  an i32 tensor, ascending;  for id in s:each() do ... end
 --   s:union(r) s:intersect(r) s:minus(r) s:invert() s:dilate(radius) s:copy()          new sets
@@ -22,12 +23,26 @@ local Set = {}
 local check = raise.check
 local box = ffi.new "lsa_set *[1]"
 
+-- Looked up when it is first used: tensors need sets, too.
+local tensors
+local function tensor_module()
+  tensors = tensors or require "lsa.tensor"
+  return tensors
+end
+
 -- A struct of its own, because only cdata (not tables) have a length operator in this Lua.
 local object
 
 -- of: how many ids the set's pages were made of, where it is a set of pages; 0 otherwise.
 local function new(n, of)
   check(C.lsa_set_new(box, n))
+  owned(tonumber(n) / 8)
+  return object(box[0], of or 0)
+end
+
+-- As new, with undefined contents: for results that are then written whole.
+local function result(n, of)
+  check(C.lsa_set_make(box, n))
   owned(tonumber(n) / 8)
   return object(box[0], of or 0)
 end
@@ -58,6 +73,8 @@ end
 -- A set of n pages of `of` ids.
 M.of_pages = new
 
+M.result = result
+
 -- An int32_t array and its length from a list or tensor of ids; the last result keeps the memory alive.
 local function id_array(x, what)
   if type(x) == "table" then
@@ -72,7 +89,7 @@ local function id_array(x, what)
     end
     return ids, n, ids
   end
-  local tensor = require "lsa.tensor"
+  local tensor = tensor_module()
   if not tensor.is(x) then
     raise("%s is %s; an id, a list of ids, an i32 tensor or a set is wanted", what, raise.kind(x))
   end
@@ -114,6 +131,11 @@ function Set:range(a, b)
   return self
 end
 
+function Set:every(step)
+  check(C.lsa_set_add_every(self.c, want_whole(step, "set every: step")))
+  return self
+end
+
 function Set:has(id)
   if type(id) ~= "number" then raise("set has: id is %s, a whole number is wanted", raise.kind(id)) end
   return C.lsa_set_has(self.c, id) == 1
@@ -124,7 +146,7 @@ function Set:count()
 end
 
 function Set:ids()
-  local t = require("lsa.tensor").empty({self:count()}, "i32")
+  local t = tensor_module().empty({self:count()}, "i32")
   C.lsa_set_ids(self.c, ffi.cast("int32_t *", t.c.data))
   return t
 end
@@ -141,7 +163,7 @@ function Set:each()
 end
 
 function Set:copy()
-  local out = new(self.c.n, self.of)
+  local out = result(self.c.n, self.of)
   check(C.lsa_set_copy(out.c, self.c))
   return out
 end
@@ -154,19 +176,19 @@ local function operand(self, x, what)
 end
 
 function Set:union(r)
-  local other, out = operand(self, r, "set union: r"), new(self.c.n, self.of)
+  local other, out = operand(self, r, "set union: r"), result(self.c.n, self.of)
   check(C.lsa_set_union(out.c, self.c, other.c))
   return out
 end
 
 function Set:intersect(r)
-  local other, out = operand(self, r, "set intersect: r"), new(self.c.n, self.of)
+  local other, out = operand(self, r, "set intersect: r"), result(self.c.n, self.of)
   check(C.lsa_set_intersect(out.c, self.c, other.c))
   return out
 end
 
 function Set:minus(r)
-  local other, out = operand(self, r, "set minus: r"), new(self.c.n, self.of)
+  local other, out = operand(self, r, "set minus: r"), result(self.c.n, self.of)
   check(C.lsa_set_minus(out.c, self.c, other.c))
   return out
 end
@@ -179,7 +201,7 @@ end
 
 function Set:dilate(radius)
   want_whole(radius, "set dilate: radius")
-  local out = new(self.c.n, self.of)
+  local out = result(self.c.n, self.of)
   check(C.lsa_set_dilate(out.c, self.c, radius))
   return out
 end
@@ -191,7 +213,7 @@ end
 
 function Set:pages(size)
   page_size(size, "set pages: size")
-  local out = new(math.ceil(self:size() / size), self.c.n)
+  local out = result(math.ceil(self:size() / size), self.c.n)
   check(C.lsa_set_pages(out.c, self.c, size))
   return out
 end
@@ -202,7 +224,7 @@ function Set:chunks(size, n)
     local of = tonumber(self.of)
     n = math.ceil(of / size) == self:size() and of or self:size() * size
   end
-  local out = new(want_whole(n, "set chunks: n"))
+  local out = result(want_whole(n, "set chunks: n"))
   check(C.lsa_set_chunks(out.c, self.c, size))
   return out
 end
@@ -210,11 +232,11 @@ end
 function Set:resize(n)
   want_whole(n, "set resize: n")
   if n >= self.c.n then
-    local out = new(n)
+    local out = result(n)
     check(C.lsa_set_copy(out.c, self.c))
     return out
   end
-  local out = new(n)
+  local out = result(n)
   local words = math.ceil(n / 64)
   ffi.copy(out.c.bits, self.c.bits, words * 8)
   if n % 64 ~= 0 then
@@ -234,7 +256,7 @@ end
 -- How many members of each page of `size` ids, as an f32 tensor.
 function Set:density(size)
   page_size(size, "set density: size")
-  local out = require("lsa.tensor").empty {math.ceil(self:size() / size)}
+  local out = tensor_module().empty {math.ceil(self:size() / size)}
   out.of = self.c.n
   check(C.lsa_density_cpu(ffi.cast("float *", out.c.data), self.c.bits, self.c.n, size, nil))
   return out

@@ -9,7 +9,7 @@
 --   x + y, x - y, x * y, x / y, -x;   x:exp() x:log() x:sigmoid()
 --   x:where(set, y)     [n]: x's element where the set has its id, y's (or the number y) elsewhere
 --   x:pages(size, "sum"|"max"|"mean"|"min")    the last dimension in pages
---   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets
+--   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets; x:topk(k, s) makes s that set
 -- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it.
 -- A tensor's C object is x.c (core/tensor.h); x:pointer() is its first element.
 local ffi = require "ffi"
@@ -37,6 +37,13 @@ for code = 0, tonumber(C.LSA_DTYPES) - 1 do
   direct[code] = name == "f32" or name:find "^[iu]" ~= nil
 end
 local F32 = codes.f32
+
+-- Sets need tensors, too: each is looked up when it is first used, and once, since require is not compiled.
+local sets
+local function set_module()
+  sets = sets or require "lsa.set"
+  return sets
+end
 
 -- ---- making ----
 
@@ -470,7 +477,7 @@ function Tensor:sigmoid() return (unary(self, C.LSA_SIGMOID)) end
 function Tensor:where(chosen, y)
   local a = f32(self)
   local out, n = like(a), count(a.c)
-  if not require("lsa.set").is(chosen) then raise("where: set is %s, a set is wanted", shown(chosen)) end
+  if not set_module().is(chosen) then raise("where: set is %s, a set is wanted", shown(chosen)) end
   if a.c.rank ~= 1 or tonumber(chosen.c.n) ~= n then
     raise("where: the set is over %d ids, the tensor has shape %s", tonumber(chosen.c.n), shape_text(a.c))
   end
@@ -550,9 +557,16 @@ end
 
 -- ---- selection ----
 
-local function row_of_scores(t, what)
+local function row_of_scores(t, what, into)
   if t.c.rank ~= 1 then raise("%s: the tensor has shape %s, 1-D is wanted", what, shape_text(t.c)) end
-  return f32(t), require("lsa.set").of_pages(tonumber(t.c.shape[0]), t.of)
+  local set = set_module()
+  if into == nil then return f32(t), set.result(tonumber(t.c.shape[0]), t.of) end
+  if not set.is(into) then raise("%s: into is %s, a set is wanted", what, shown(into)) end
+  if into.c.n ~= t.c.shape[0] then
+    raise("%s: into is over %d ids, the tensor has shape %s", what, tonumber(into.c.n), shape_text(t.c))
+  end
+  into.of = t.of
+  return f32(t), into
 end
 
 local workspace = {bytes = 0}
@@ -576,9 +590,10 @@ end
 function Tensor:ge(v) return (above(self, v, 0, "ge")) end
 function Tensor:gt(v) return (above(self, v, 1, "gt")) end
 
-function Tensor:topk(k)
+-- into: a set that becomes the result; for whoever asks again and again.
+function Tensor:topk(k, into)
   want_whole(k, "topk: k")
-  local a, out = row_of_scores(self, "topk")
+  local a, out = row_of_scores(self, "topk", into)
   check(C.lsa_select_topk_cpu(out.c.bits, floats(a), out.c.n, k, select_workspace(out.c.n), nil))
   return out
 end

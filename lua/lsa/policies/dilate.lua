@@ -3,6 +3,7 @@
 --   opt.of       the policy; default lsa_topk
 --   opt.radius   1
 local inner = require "lsa.inner"
+local set = require "lsa.set"
 
 local ROUNDS = 4
 
@@ -14,7 +15,10 @@ return function(cycle, opt)
     if room < 1 then break end
     local chosen = inner.ask(cycle, opt.of or "lsa_topk", "of", room, keep)
     if chosen:count() == 0 then break end
-    keep = keep:union(chosen:dilate(radius))
+    local wider = chosen:dilate(radius)
+    keep = keep:union(wider)
+    set.release(wider)
+    set.release(chosen)
   end
   return keep
 end

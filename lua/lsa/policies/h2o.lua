@@ -4,13 +4,18 @@
 --   opt.recent 0.5   share of the budget that the newest chunks get
 -- Source: Z. Zhang et al., "H2O: heavy-hitter oracle for efficient generative inference of large language models", 2023.
 local grow = require "lsa.grow"
+local tensor = require "lsa.tensor"
 
 -- The totals; each cycle's mass joins them once, however often the policy is asked.
 local function totals(cycle)
   local state = cycle.state
   if state.number == cycle.number then return state.total end
   local total = grow(state.total, {cycle.n}, 0)
-  for layer = 0, cycle.csa_layers - 1 do total = total:add(cycle.mass(layer)) end
+  for layer = 0, cycle.csa_layers - 1 do
+    local before = total
+    total = total:add(cycle.mass(layer))
+    tensor.release(before)
+  end
   state.number, state.total = cycle.number, total
   return total
 end
@@ -18,5 +23,5 @@ end
 return function(cycle, opt)
   local total = totals(cycle)
   local recent = cycle.newest(math.floor(cycle.room * (opt.recent or 0.5)))
-  return cycle.top(total, nil, recent):union(recent)
+  return cycle.top(total, nil, recent):add(recent)
 end

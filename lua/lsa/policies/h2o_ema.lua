@@ -5,17 +5,25 @@
 -- Source: H2O (see h2o.lua) with the mean of a window in the place of the sum of all time, as in
 -- Z. Liu et al., "Scissorhands: exploiting the persistence of importance hypothesis for LLM KV cache compression", 2023.
 local grow = require "lsa.grow"
+local tensor = require "lsa.tensor"
 
 local function means(cycle, decay)
   local state = cycle.state
   if state.number == cycle.number then return state.mean end
   local mean, mass = grow(state.mean, {cycle.n}, 0), nil
   for layer = 0, cycle.csa_layers - 1 do
-    local m = cycle.mass(layer)
-    mass = mass and mass:add(m) or m
+    local before = mass
+    mass = before and before:add(cycle.mass(layer)) or cycle.mass(layer)
+    if layer > 1 then tensor.release(before) end         -- the first one is the cycle's
   end
   local sum = mass:sum()
-  if sum > 0 then mean = mean:mul(decay):add(mass:mul((1 - decay) / sum)):where(cycle.observed, mean) end
+  if sum > 0 then
+    local older, share = mean:mul(decay), mass:mul((1 - decay) / sum)
+    local all, before = older:add(share), mean
+    mean = all:where(cycle.observed, before)
+    for _, done in ipairs {older, share, all, before} do tensor.release(done) end
+  end
+  if cycle.csa_layers > 1 then tensor.release(mass) end
   state.number, state.mean = cycle.number, mean
   return mean
 end
@@ -23,5 +31,5 @@ end
 return function(cycle, opt)
   local mean = means(cycle, opt.decay or 0.7)
   local recent = cycle.newest(math.floor(cycle.room * (opt.recent or 0.5)))
-  return cycle.top(mean, nil, recent):union(recent)
+  return cycle.top(mean, nil, recent):add(recent)
 end

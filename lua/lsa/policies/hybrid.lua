@@ -4,6 +4,7 @@
 --   opt.shares   numbers, one a policy, of any sum; equal when nothing is said
 -- Default: half recency, half lsa_topk.
 local inner = require "lsa.inner"
+local set = require "lsa.set"
 
 local DEFAULT = {"recency", "lsa_topk"}
 
@@ -11,11 +12,13 @@ return function(cycle, opt)
   local of = opt.of or DEFAULT
   local shares, sum = opt.shares or {}, 0
   for i = 1, #of do sum = sum + (shares[i] or 1) end
-  local keep, upto = cycle.keep, 0
+  local keep, upto, kept = cycle.keep, 0, cycle.keep:count()
   for i, spec in ipairs(of) do
     upto = upto + (shares[i] or 1)
-    local room = math.floor(cycle.room * upto / sum) - (keep:count() - cycle.keep:count())
-    keep = keep:union(inner.ask(cycle, spec, "of " .. i, math.max(0, room), keep))
+    local room = math.floor(cycle.room * upto / sum) - (keep:count() - kept)
+    local chosen = inner.ask(cycle, spec, "of " .. i, math.max(0, room), keep)
+    keep = keep:union(chosen)
+    set.release(chosen)
   end
   return keep
 end

@@ -6,13 +6,23 @@
 -- Source: the Schmitt trigger.
 local grow = require "lsa.grow"
 local inner = require "lsa.inner"
+local set = require "lsa.set"
+local tensor = require "lsa.tensor"
 
 return function(cycle, opt)
   local chosen = inner.ask(cycle, opt.of or "lsa_topk", "of", math.floor(cycle.room * (1 - (opt.margin or 0.2))))
   local state = cycle.state
-  local last = grow(state.last, {cycle.n}, -math.huge)       -- the cycle that last selected each chunk
-  last = grow(nil, {cycle.n}, cycle.number):where(chosen, last)
+  local before, others = grow(state.last, {cycle.n}, -math.huge), chosen:invert()
+  local last = before:where(others, cycle.number)            -- the cycle that last selected each chunk
   state.last = last
-  local staying = cycle.top(last:where(last:ge(cycle.number - (opt.wait or 4)), -math.huge), nil, chosen)
-  return chosen:union(staying)
+  local late = last:ge(cycle.number - (opt.wait or 4))
+  local candidates = last:where(late, -math.huge)
+  local staying = cycle.top(candidates, nil, chosen)
+  set.release(others)
+  set.release(late)
+  tensor.release(candidates)
+  tensor.release(before)
+  staying:add(chosen)
+  set.release(chosen)
+  return staying
 end

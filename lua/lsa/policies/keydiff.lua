@@ -9,7 +9,17 @@ local tensor = require "lsa.tensor"
 
 local TINY = 1e-20
 
--- Inverse norms [n] and the sum of unit keys [dim].
+-- Index scores are ReLU'd: -x = ReLU(-x) - ReLU(x) is what weights of -1 and 1 make of the anchor and what is opposite to it.
+local WEIGHTS = tensor.new {{-1, 1}}
+
+local function queries_of(sum, n)
+  local q, anchor = tensor.empty {1, 2, #sum}, sum:mul(1 / n)
+  q:row(0):row(0):copy(anchor)
+  q:row(0):row(1):copy(anchor:mul(-1))
+  return q
+end
+
+-- Inverse norms [n], the sum of unit keys [dim], and the queries that it makes.
 local function update(cycle, layer)
   local state = cycle.state[layer] or {}
   cycle.state[layer] = state
@@ -22,26 +32,21 @@ local function update(cycle, layer)
     -- rmsnorm makes rows of length sqrt(dim).
     local unit = kernels.rmsnorm{x = keys, eps = TINY}:sum(0):mul(dim ^ -0.5)
     state.sum = state.sum and state.sum:add(unit) or unit
+    state.q = queries_of(state.sum, cycle.n)
   end
   return state
 end
 
--- k_s . v of every key. Index scores are ReLU'd: x = ReLU(x) - ReLU(-x).
-local function products(cycle, layer, v)
-  local dim = #v
-  local q = tensor.empty {1, 2, dim}
-  q:row(0):row(0):copy(v)
-  q:row(0):row(1):copy(v:mul(-1))
-  return cycle.score(layer, q, tensor.new {{1, -1}}):row(0)
-end
-
 return function(cycle)
+  if cycle.n == 0 then return {} end
   local layers = {}
   for layer = 0, cycle.csa_layers - 1 do
     local state = update(cycle, layer)
-    if cycle.n > 0 then
-      layers[layer + 1] = products(cycle, layer, state.sum:mul(1 / cycle.n)):mul(state.inverse):mul(-1)
-    end
+    local products = cycle.score(layer, state.q, WEIGHTS)
+    layers[layer + 1] = products:row(0):mul(state.inverse)
+    tensor.release(products)
   end
-  return cycle.n == 0 and {} or cycle.top(layers)
+  local chosen = cycle.top(layers)
+  for _, layer in ipairs(layers) do tensor.release(layer) end
+  return chosen
 end

@@ -5,17 +5,19 @@
 --   opt.w 32 (at most what the session keeps)   opt.radius 3
 -- Source: Y. Li et al., "SnapKV: LLM knows what you are looking for before generation", 2024 (attention's votes there).
 local kernels = require "lsa.kernels"
+local tensor = require "lsa.tensor"
 
--- The maximum within `radius` of each place.
+local MOST = 512                                 -- of what kernels.spread takes at once
+
+-- The maximum within `radius` of each place; x is gone.
 local function spread(x, radius)
-  local n, out = #x, x
-  for d = 1, math.min(radius, n - 1) do
-    local wider = out:copy()
-    wider:narrow(0, d, n - d):copy(wider:narrow(0, d, n - d):maximum(x:narrow(0, 0, n - d)))
-    wider:narrow(0, 0, n - d):copy(wider:narrow(0, 0, n - d):maximum(x:narrow(0, d, n - d)))
-    out = wider
-  end
-  return out
+  radius = math.min(radius, #x)
+  repeat
+    local wider = kernels.spread(x, math.min(radius, MOST))
+    tensor.release(x)
+    x, radius = wider, radius - MOST
+  until radius <= 0
+  return x
 end
 
 return function(cycle, opt)
@@ -23,7 +25,15 @@ return function(cycle, opt)
   local votes
   for layer = 0, cycle.csa_layers - 1 do
     local vote = kernels.softmax_sum(cycle.window(layer, opt.w or 32))
-    votes = votes and votes:add(vote) or vote
+    local before = votes
+    votes = before and before:add(vote) or vote
+    if before then
+      tensor.release(before)
+      tensor.release(vote)
+    end
   end
-  return cycle.top(spread(votes, opt.radius or 3))
+  local scores = spread(votes, opt.radius or 3)
+  local chosen = cycle.top(scores)
+  tensor.release(scores)
+  return chosen
 end

@@ -8,7 +8,7 @@ return function(cycle, opt)
   if state.number ~= cycle.number then
     state.number, state.before, state.latest = cycle.number, state.latest, chosen
   end
-  local before = (state.before or chosen):resize(cycle.n):minus(cycle.keep)
+  local before = (state.before or chosen):resize(cycle.n):remove(cycle.keep)
   local over = before:count() - cycle.room
   return over > 0 and before:minus(before:ids():narrow(0, 0, over)) or before
 end
