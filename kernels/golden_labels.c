@@ -37,12 +37,6 @@ typedef struct batch {
     collect_fn *collect;
 } batch;
 
-/* Where a layer's last row was cut, and how far cuts lie apart: the next one is looked for there first. */
-typedef struct guess {
-    float value, spread;
-    float reach;             /* golden_labels_private.h */
-} guess;
-
 /* One thread's share of the workspace. k16: k rounded up. */
 typedef struct miner {
     float *values;           /* [k16 + SLACK]: a row's logits, -inf where there is no entry */
@@ -50,7 +44,7 @@ typedef struct miner {
     int32_t *near;           /* [k16 + SLACK]: places of entries around the cut */
     int32_t *kept;           /* [layers * k + SLACK]: ids */
     int32_t *candidates;     /* [layers * k + SLACK]: ids with votes enough */
-    guess *guesses;          /* [layers] */
+    lsa_golden_guess *guesses;          /* [layers] */
     uint64_t *golden;        /* [words]: bits of ids, zero between steps */
     uint64_t *any;           /* [words of words]: which words of golden are not zero */
     uint8_t *votes;          /* [n], zero between steps */
@@ -72,7 +66,8 @@ static int64_t thread_bytes(int64_t layers, int64_t k, int64_t n)
 {
     int64_t k16 = round_up(k, 16);
     int64_t words = word_count(n) + word_count(word_count(n));
-    return round_up((3 * (k16 + SLACK) + 2 * kept_room(layers, k)) * 4 + layers * (int64_t)sizeof(guess) + words * 8 + n + 8, 64);
+    int64_t guesses = layers * (int64_t)sizeof(lsa_golden_guess);
+    return round_up((3 * (k16 + SLACK) + 2 * kept_room(layers, k)) * 4 + guesses + words * 8 + n + 8, 64);
 }
 
 int64_t lsa_golden_labels_workspace(int64_t layers, int64_t k, int64_t n)
@@ -97,7 +92,7 @@ static miner share_of(void *workspace, int64_t part, int64_t layers, int64_t k, 
     m.near = m.weights + k16 + SLACK;
     m.kept = m.near + k16 + SLACK;
     m.candidates = m.kept + kept_room(layers, k);
-    m.guesses = (guess *)(void *)(m.candidates + kept_room(layers, k));
+    m.guesses = (lsa_golden_guess *)(void *)(m.candidates + kept_room(layers, k));
     m.votes = (uint8_t *)(m.guesses + layers);
     return m;
 }
@@ -126,25 +121,27 @@ static inline LSA_BODY void largest_body(const int32_t *ids, const float *logits
 }
 LSA_PATHS(largest, (const int32_t *ids, const float *logits, int64_t k, float *most), (ids, logits, k, most))
 
-/* round(2^22 e^x), x <= 0. The polynomial is that of f32x16_exp; fused, each path gives the same bits. */
+/* round(2^22 e^x), x <= 0: 2^n 2^f with a polynomial for 2^f, f in -1/2 .. 1/2, of relative error 3e-9. Fused, each path gives
+ * the same bits. */
 static inline LSA_BODY int32_t weight_of(float x)
 {
-    const float rounder = 12582912.0f; /* adding it rounds to an integer, which the low bits hold */
-    x = x > -20.0f ? x : -20.0f;       /* gives 0 */
-    float shifted = fmaf(x, 1.44269504088896341f, rounder), whole = shifted - rounder;
-    float r = fmaf(whole, 2.12194440e-4f, fmaf(whole, -0.693359375f, x));
-    float p = fmaf(r, 1.9875691500e-4f, 1.3981999507e-3f);
-    p = fmaf(p, r, 8.3334519073e-3f);
-    p = fmaf(p, r, 4.1665795894e-2f);
-    p = fmaf(p, r, 1.6666665459e-1f);
-    p = fmaf(p, r, 5.0000001201e-1f);
-    p = fmaf(p, r * r, r) + 1.0f;
+    const float log2_e = 1.44269504088896341f, rounder = 12582912.0f; /* adding it rounds, and the low bits hold what it gives */
+    x = x > -20.0f ? x : -20.0f;                                      /* gives 0 */
+    float shifted = fmaf(x, log2_e, rounder), f = fmaf(x, log2_e, -(shifted - rounder));
+    float p = fmaf(f, 1.5594677825e-4f, 1.3406643411e-3f);
+    p = fmaf(p, f, 9.6176927909e-3f);
+    p = fmaf(p, f, 5.5503103882e-2f);
+    p = fmaf(p, f, 2.4022652209e-1f);
+    p = fmaf(p, f, 6.9314724207e-1f);
+    p = fmaf(p, f, 1.0f);
     int32_t n, bits;
     memcpy(&n, &shifted, sizeof n);
     memcpy(&bits, &p, sizeof bits);
     bits += (int32_t)((uint32_t)(n - 0x4b400000 + ONE_BITS) << 23); /* p 2^(n + 22) */
     memcpy(&p, &bits, sizeof p);
-    return (int32_t)(p + 0.5f);
+    p += rounder;
+    memcpy(&bits, &p, sizeof bits);
+    return bits - 0x4b400000;
 }
 
 /* Entries and their weights, relative to most; *total the weights' sum. Where most is +inf, it alone has weight.
@@ -302,7 +299,7 @@ static void sort_places(int32_t *places, int64_t n, const float *values)
 }
 
 /* Leaves the places of the bracket's entries in m->near, sorted, once it has few; returns how many. */
-static int64_t close_in(const miner *m, const batch *b, bracket *r, int64_t total, int64_t limit, const guess *g)
+static int64_t close_in(const miner *m, const batch *b, bracket *r, int64_t total, int64_t limit, const lsa_golden_guess *g)
 {
     int64_t count = b->k;
     if (count > FEW && g->value > r->low && g->value < r->high) {
@@ -336,7 +333,7 @@ static cut one_more(const miner *m, int64_t k, cut c)
 }
 
 /* Where the row that weigh has prepared is cut; the weight up to there exceeds the limit, which is below the total. */
-static cut cut_row(const miner *m, const batch *b, float most, int64_t total, int64_t limit, guess *g)
+static cut cut_row(const miner *m, const batch *b, float most, int64_t total, int64_t limit, lsa_golden_guess *g)
 {
     int64_t count, i = 0, weight;
     if (most == INFINITY) {
@@ -358,14 +355,15 @@ static cut cut_row(const miner *m, const batch *b, float most, int64_t total, in
 }
 
 /* Writes a row's kept ids; returns how many. */
-static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int32_t *ids, const float *logits, guess *g)
+static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int32_t *ids, const float *logits,
+                        lsa_golden_guess *g)
 {
     float most, lowest = -3.402823466e38f;
     int64_t total;
 #if defined(__x86_64__)
     if (b->collect == collect_avx512 && !b->extra) {
         lsa_golden_near near = {m->values, m->weights, m->near};
-        int64_t count = lsa_golden_row_avx512(kept, &near, ids, logits, b->k, b->top_p, &g->reach, b->layer_stride);
+        int64_t count = lsa_golden_row_avx512(kept, &near, ids, logits, b->k, b->top_p, g, b->layer_stride);
         if (count >= 0) return count;
     }
 #endif
