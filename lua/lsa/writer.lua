@@ -169,8 +169,8 @@ function Writer:finish()
   check(C.lsa_file_write(self.file, header, #header, 0))
   local file = ffi.gc(self.file, nil)
   self.file = nil
+  remove_parts(self)                             -- before the file is there: nobody comes back for a finished one's parts
   check(C.lsa_file_publish(file, self.path))
-  remove_parts(self)
 end
 
 function Writer:abandon()
