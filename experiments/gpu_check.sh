@@ -79,7 +79,7 @@ done
 step 120 cpu.log "$lsa" test tests/index_score_spec.lua tests/topk_spec.lua && say "cpu: $(tail -n 1 "$logs/cpu.log")"
 step 120 bench_cuda.log "$lsa" bench index_score_cuda && cat "$logs/bench_cuda.log"
 step 120 bench_cpu.log "$lsa" bench "index_score " && tail -n +6 "$logs/bench_cpu.log"
-step 60 bench_topk.log "$lsa" bench topk && tail -n +7 "$logs/bench_topk.log"
+step 60 bench_topk.log "$lsa" bench topk_push && tail -n +7 "$logs/bench_topk.log"
 if command -v ncu >/dev/null; then
     step 120 ncu.log ncu --clock-control none --kernel-name regex:index_score_mma --launch-skip 2 --launch-count 1 \
         --section SpeedOfLight --section Occupancy --section WarpStateStats "$lsa" bench "index_score_cuda 1 x 64 heads x 128, 1000000 keys fp8" &&
