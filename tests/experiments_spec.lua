@@ -3,6 +3,8 @@ local lsa = require "lsa"
 local files = require "file_support"
 local process = require "process_support"
 
+local sanitized = require("lsa.ffi").build:find "sanitize" ~= nil
+
 -- What a script writes with these arguments.
 local function output(script, arguments)
   local out = {}
@@ -157,7 +159,7 @@ describe("experiments/memory.lua", function()
         end
         assert.is_true(share["context; cold tier on disk"] ~= nil and share["context; everything resident"][2] > 0)
         assert.is_true(share["pool; in memory"][2] > 2048 * 21 * 584 * 0.9)
-        assert.is_true(share["pool; on disk"][3] < 0.6)
+        if not sanitized then assert.is_true(share["pool; on disk"][3] < 0.6) end -- a sanitizer keeps what is freed
         local saved = folder .. "/context-5000-1-f32.safetensors"
         local before = files.read(saved)
         assert.equal(0, select(3, process.shell(command)))
