@@ -32,8 +32,7 @@ for _, name in ipairs(opt.parts) do parts[name] = true end
 
 local function open_model()
   local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
-  local trained = io.open(model.directory .. "/indexer.safetensors")
-  if trained then trained:close() end
+  local trained = model:indexer_file()
   -- By threshold, but no more than was admitted. Without a trained Memory Indexer, the native one of the first CSA layer stands
   -- in, and the budget decides.
   return model, trained and "lsa_cap" or "lsa_topk", not trained and lsa.indexer{model = model, layers = {0}} or nil

@@ -28,10 +28,6 @@ local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/mode
 local warn = registry.warn
 registry.warn = function() end           -- what failed is told below the table
 
--- Without a trained Memory Indexer, the native one of the first CSA layer stands in.
-local trained = io.open(model.directory .. "/indexer.safetensors")
-if trained then trained:close() end
-
 -- Golden chunks are labels of recordings; questions have none.
 local left_out = {oracle_golden = true}
 local policies = {}
@@ -69,8 +65,9 @@ local function oracle(name, budget)
   end
 end
 
+-- Without a trained Memory Indexer, the native one of the first CSA layer stands in.
 local task = needle.task(model, {tokens = opt.tokens, needles = opt.needles, contexts = opt.contexts, seed = opt.seed,
-  session = {indexer = not trained and lsa.indexer{model = model, layers = {0}} or nil},
+  session = {indexer = not model:indexer_file() and lsa.indexer{model = model, layers = {0}} or nil},
   text = opt.text})
 
 local columns = {"accuracy", "digits", "coverage", "evidence", "fetched_bytes", "resident_bytes", "resident_pct", "error"}

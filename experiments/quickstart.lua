@@ -25,8 +25,7 @@ local text = texts.open(opt.text)
 local words = needle.words(text)
 -- A trained Memory Indexer beside the model decides by threshold. Without one, the native Lightning Indexer of the first CSA
 -- layer stands in: its scores are not calibrated, so the budget decides.
-local trained = io.open(model.directory .. "/indexer.safetensors")
-if trained then trained:close() end
+local trained = model:indexer_file()
 local lsa_policy = trained and "lsa_threshold" or "lsa_topk"
 local indexer = not trained and lsa.indexer{model = model, layers = {0}} or nil
 local policies = {

@@ -56,6 +56,15 @@ function M.new(directory, opt)
   return self
 end
 
+-- The model's own Memory Indexer, which sessions score with by default: indexer.safetensors beside its weights; nil without one.
+function Model:indexer_file()
+  local path = self.directory .. "/indexer.safetensors"
+  local file = io.open(path)
+  if not file then return nil end
+  file:close()
+  return path
+end
+
 function Model:session(opt)
   local session = require("lsa.session").new(self, opt, 2) -- no tail call: errors point past this frame
   return session

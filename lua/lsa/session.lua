@@ -40,12 +40,6 @@ M.class, M.defaults, M.forkable = Session, defaults, forkable
 local formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
 local dtypes = {f32 = "f32", bf16 = "bf16"}
 
-local function exists(path)
-  local file = io.open(path)
-  if file then file:close() end
-  return file ~= nil
-end
-
 ---- options ----
 
 -- Replay does not know this option: on demand there are no cycles.
@@ -77,8 +71,7 @@ Session.chunk_bytes = chunk_bytes
 
 local function open_indexer(self, opt, level)
   local from = opt.indexer
-  local beside = self.model.directory .. "/indexer.safetensors"
-  if not from then from = exists(beside) and beside or "native" end
+  if not from then from = self.model:indexer_file() or "native" end
   if type(from) == "table" then return from end
   return require("lsa.indexer").open({model = self.model, from = from, ensemble = opt.ensemble}, level + 1)
 end
@@ -125,7 +118,7 @@ function M.new(model, opt, level)
   check_options(opt, level)
   if opt.on_demand then opt.select = "full" end
   if not opt.select then
-    opt.select = exists(model.directory .. "/indexer.safetensors") and "lsa_threshold" or "lsa_topk"
+    opt.select = model:indexer_file() and "lsa_threshold" or "lsa_topk"
     if #model.csa_layers == 0 then opt.select = "full" end
   end
   local self = bare(model, opt, level + 1)
