@@ -48,8 +48,8 @@ local warnings = { "-std=c11", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fn
 project "liblsa"
     targetname "lsa"
     kind "SharedLib"
-    files { "core/*.c", "kernels/*.c" }
-    excludes { "core/main.c", "core/collective_mpi.c" }
+    files { "core/**.c", "kernels/*.c" }
+    excludes { "core/host/main.c", "core/mpi/collective_mpi.c" }
     buildoptions(warnings)
     buildoptions { "-fPIC", "-fopenmp" }
     linkoptions { "-fopenmp", "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- OpenMP threads outlive a dlclose
@@ -67,7 +67,7 @@ project "liblsa"
 project "lsa_executable"
     targetname "lsa"
     kind "ConsoleApp"
-    files "core/main.c"
+    files "core/host/main.c"
     includedirs "/usr/include/luajit-2.1"
     buildoptions(warnings)
     linkoptions "-rdynamic"
@@ -88,7 +88,7 @@ if os.isfile(cuda .. "/bin/nvcc") then
 project "liblsa_cuda"
     targetname "lsa_cuda"
     kind "SharedLib"
-    files { "core/*.cu", "kernels/*.cu" }
+    files { "core/**.cu", "kernels/*.cu" }
     if not old then rules "cuda" end
     buildoptions { "-O3", "-lineinfo", "-gencode=arch=compute_90a,code=sm_90a", "-Xcompiler=-Wall,-Wextra,-fPIC", "-Werror=all-warnings" }
     libdirs(cuda .. "/lib64")
@@ -100,7 +100,7 @@ if os.isfile "/usr/bin/mpicc" then
 project "liblsa_mpi"
     targetname "lsa_mpi"
     kind "SharedLib"
-    files "core/collective_mpi.c"
+    files "core/mpi/collective_mpi.c"
     buildoptions(warnings)
     buildoptions { "-fPIC", "$(shell /usr/bin/mpicc --showme:compile)" }
     linkoptions { "$(shell /usr/bin/mpicc --showme:link)", "-Wl,-rpath,'$$ORIGIN'", "-Wl,--no-undefined" }

@@ -1,8 +1,8 @@
 /* AdamW on the CPU: one pass that reads four arrays and writes three. */
 #include "kernels/adamw.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 enum { PART = 1 << 16 };                     /* what a thread takes at a time: the same whatever their number */
 

@@ -10,8 +10,8 @@
 #include <omp.h>
 #include <string.h>
 
-#include "core/cpu.h"
-#include "core/error.h"
+#include "core/base/cpu.h"
+#include "core/base/error.h"
 #include "kernels/attention_tile.h"
 
 enum {

@@ -3,15 +3,6 @@
 #define LSA_KERNELS_ATTENTION_H
 #include "kernels/kv_record.h"
 
-/* Where the records of one layer lie: record i is at
- * blocks[i >> block_shift] + (i & (2^block_shift - 1)) * stride + offset. */
-typedef struct lsa_records {
-    const uint8_t *const *blocks;
-    int64_t stride, offset;
-    int32_t block_shift;
-    int32_t format;        /* LSA_KV_F32, LSA_KV_BF16, LSA_KV_FP8 */
-} lsa_records;
-
 /* out[t, h] = sum_j p_j v_j over the keys of query t, K = V, p = softmax of q[t, h] . k_j * scale with
  * one more logit, sinks[h], in the denominator (it contributes no value).
  *

@@ -1,7 +1,7 @@
 /* Owns the queries of page bounds; they are few and short. */
 #include "kernels/bound_query.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 static float above(float x) { return x < 0 ? 0 : x; }
 

@@ -1,7 +1,7 @@
 /* Compressors on the CPU: vectors of channels, windows and channel blocks over the threads. */
 #include "kernels/compress.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/vector_math.h"
 
 /* m slots of one series: rows `stride` floats apart, the biases `bias_stride`. */

@@ -2,7 +2,7 @@
  * to integer, in a buffer that stays in the first-level cache. */
 #include "kernels/convert.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/number_formats.h"
 
 enum { BLOCK = 512, PIECE = 1 << 16 };

@@ -1,7 +1,7 @@
 /* Conversion between dtypes, exact to the standard. */
 #ifndef LSA_KERNELS_CONVERT_H
 #define LSA_KERNELS_CONVERT_H
-#include "core/tensor.h"
+#include "core/base/tensor.h"
 
 /* out[i] = in[i] as out_dtype, for n contiguous elements. out and in do not overlap.
  *

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "core/error.h"
-#include "core/tensor.h"
+#include "core/base/error.h"
+#include "core/base/tensor.h"
 
 typedef struct dims {
     int32_t rank;

@@ -1,8 +1,8 @@
 /* Owns arithmetic on f32 elements, sixteen at a time, the same in every code path. */
 #include "kernels/elementwise.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
 enum { LANES = 16, PIECE = 1 << 16 }; /* PIECE: elements one thread takes at a time */

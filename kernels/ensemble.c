@@ -1,8 +1,8 @@
 /* Ensemble of indexer logits on the CPU. */
 #include "kernels/ensemble.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
 enum { PART = 4096 }; /* chunks of a task */

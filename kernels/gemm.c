@@ -9,8 +9,8 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "core/cpu.h"
-#include "core/error.h"
+#include "core/base/cpu.h"
+#include "core/base/error.h"
 
 enum { FLOPS_PER_NS = 100 };
 

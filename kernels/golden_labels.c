@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stddef.h>
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/golden_labels_private.h"
 
 enum {

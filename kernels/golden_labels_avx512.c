@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "core/simd.h"
+#include "core/base/simd.h"
 
 #if defined(__x86_64__)
 

@@ -2,8 +2,8 @@
  * code path, so that every path gives the same bits. */
 #include "kernels/hadamard.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 enum { VECTORS = 8, ROW_PIECE = 64 };
 

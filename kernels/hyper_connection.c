@@ -1,7 +1,7 @@
 /* Hyper-connections on the CPU: the small algebra on sixteen tokens at once, one a lane. */
 #include "kernels/hyper_connection.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/vector_math.h"
 
 enum { MOST_STREAMS = 16, LANES = 16 };

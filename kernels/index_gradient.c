@@ -4,8 +4,8 @@
  * padded with zeros to whole vectors, and the products [heads][n] between them. Register tiles are 4 heads by 2 vectors. */
 #include "kernels/index_gradient.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/number_formats.h"
 
 enum { TILE = 32, HEADS = 4 };

@@ -1,7 +1,7 @@
 /* Losses of the Memory Indexer's training on the CPU, and their derivatives by the logits. */
 #include "kernels/index_loss.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/vector_math.h"
 
 /* sigmoid(-u) and -log sigmoid(u) = softplus(-u) from one exponential. */

@@ -9,7 +9,7 @@
 
 #include <stddef.h>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/linear.h"
 #include "kernels/number_formats.h"
 

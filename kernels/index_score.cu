@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 extern "C" {
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/index_score.h"
 #include "kernels/linear.h"
 }

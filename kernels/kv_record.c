@@ -1,7 +1,7 @@
 /* Owns the records' bytes: how attention KV and index keys are stored, and read back. */
 #include "kernels/kv_record.h"
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "kernels/hadamard.h"
 #include "kernels/number_formats.h"
 

@@ -14,6 +14,15 @@ enum { LSA_KV_F32 = 0, LSA_KV_BF16 = 1, LSA_KV_FP8 = 2 };
  * V4-Flash (512, 64): 448 + 128 + 7 + 1 = 584 bytes. Unknown formats give 0. */
 int64_t lsa_kv_record_bytes(int32_t format, int64_t dim, int64_t rope_dim);
 
+/* Where the records of one layer lie: record i is at
+ * blocks[i >> block_shift] + (i & (2^block_shift - 1)) * stride + offset. */
+typedef struct lsa_records {
+    const uint8_t *const *blocks;
+    int64_t stride, offset;
+    int32_t block_shift;
+    int32_t format;        /* LSA_KV_F32, LSA_KV_BF16, LSA_KV_FP8 */
+} lsa_records;
+
 /* out: n records, `out_stride` bytes apart (at least a record's bytes; those between are left alone);
  * in: [n, dim] contiguous f32. */
 typedef int lsa_kv_encode_fn(void *out, const float *in, int64_t n, int64_t dim, int64_t rope_dim,

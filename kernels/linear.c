@@ -1,6 +1,6 @@
 /* Owns lsa_linear_cpu: checks the call and gives it to the path that suits its number of tokens. */
-#include "core/cpu.h"
-#include "core/error.h"
+#include "core/base/cpu.h"
+#include "core/base/error.h"
 #include "kernels/linear_private.h"
 
 enum {

@@ -1,7 +1,7 @@
 /* Linear layers: y = x W^T, with the weight in the format in which a checkpoint stores it. */
 #ifndef LSA_KERNELS_LINEAR_H
 #define LSA_KERNELS_LINEAR_H
-#include "core/tensor.h"
+#include "core/base/tensor.h"
 
 enum { LSA_COMPUTE_F32 = 0, LSA_COMPUTE_BF16 = 1 };
 

@@ -1,8 +1,8 @@
 /* Owns the many-token path: weight rows made dense in the workspace, some at a time, and multiplied by the BLAS. */
 #include <stddef.h>
 
-#include "core/cpu.h"
-#include "core/error.h"
+#include "core/base/cpu.h"
+#include "core/base/error.h"
 #include "kernels/convert.h"
 #include "kernels/gemm.h"
 #include "kernels/linear_private.h"

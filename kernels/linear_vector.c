@@ -1,6 +1,6 @@
 /* Owns the few-token path: every row of the weight is read once, for at most LSA_LINEAR_GROUP
  * tokens. */
-#include "core/cpu.h"
+#include "core/base/cpu.h"
 #include "kernels/linear_private.h"
 #include "kernels/number_formats.h"
 

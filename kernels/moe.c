@@ -1,8 +1,8 @@
 /* Owns the router's choice of experts and the gated activation. */
 #include "kernels/moe.h"
 
-#include "core/cpu.h"
-#include "core/error.h"
+#include "core/base/cpu.h"
+#include "core/base/error.h"
 #include "kernels/vector_math.h"
 
 /* Rough cost of an expert's score, of a gated value. A team of one costs more than small calls

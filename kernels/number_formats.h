@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "core/simd.h"
+#include "core/base/simd.h"
 
 static inline LSA_BODY uint32_t f32_bits(float x)
 {

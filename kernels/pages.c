@@ -1,8 +1,8 @@
 /* Owns page scores: reductions of consecutive, equally long parts of a row. */
 #include "kernels/pages.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 int lsa_pages_cpu(float *out, const float *in, int64_t rows, int64_t n, int64_t size, int32_t op,
                   void *stream)

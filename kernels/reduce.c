@@ -1,8 +1,8 @@
 /* Owns reductions along one dimension, in one order whatever the code path and the thread count. */
 #include "kernels/reduce.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
 enum { LANES = 16 };

@@ -1,8 +1,8 @@
 /* RMSNorm on the CPU: one row at a time, rows over the threads. */
 #include "kernels/rmsnorm.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 /* Four partial sums hide the latency of the additions. */
 static inline LSA_BODY float sum_of_squares(const float *x, int64_t n)

@@ -1,8 +1,8 @@
 /* The gradient of RMSNorm on the CPU: a few hundred rows at the most, on the calling thread. */
 #include "kernels/rmsnorm_gradient.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 /* n (<= 16) values of a row: adds to the sums of squares and of products. */
 static inline LSA_BODY void add_sums(f32x16 *squares, f32x16 *products, const float *dy, const float *x,

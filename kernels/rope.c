@@ -2,8 +2,8 @@
 #define _GNU_SOURCE /* sincosf */
 #include "kernels/rope.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 int lsa_rope_table_cpu(float *table, const float *inv_freq, int64_t n, int64_t half, int64_t start,
                        int64_t step, void *stream)

@@ -11,9 +11,9 @@
 
 #include <float.h>
 
-#include "core/error.h"
-#include "core/memory.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/memory.h"
+#include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
 enum { SAMPLES = 4096, BINS = 2048, SHORT = 16384, BOUNDS = 3 };

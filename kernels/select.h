@@ -3,7 +3,7 @@
 #define LSA_KERNELS_SELECT_H
 #include <stdint.h>
 
-/* Every kernel here writes `bits`, the (n + 63) / 64 words of a set (core/set.h) of n ids,
+/* Every kernel here writes `bits`, the (n + 63) / 64 words of a set (core/base/set.h) of n ids,
  * whole. scores: [n] f32. NaN is never selected. -0 and 0 are equal. n = 0 is legal. */
 
 /* The ids whose score is >= threshold, or > threshold when strict is not 0. None when threshold

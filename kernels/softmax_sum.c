@@ -2,8 +2,8 @@
  * writing them to memory and back. */
 #include "kernels/softmax_sum.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
 enum {

@@ -1,8 +1,8 @@
 /* Owns the maximum near each element: by doubling windows, a block at a time in the first cache. */
 #include "kernels/spread.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
 enum { LANES = 16, BLOCK = 1024 };

@@ -7,8 +7,8 @@
 #include <omp.h>
 #include <stddef.h>
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 enum {
     LEAST_SLACK = 1024, /* room beyond k: a cut is some 20 passes over the buffer, so must be rare */

@@ -1,8 +1,8 @@
 /* Owns random numbers that need no state: SplitMix64 at any place of its sequence. */
 #include "kernels/uniform.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 /* The finisher of SplitMix64, whose state advances by a constant. */
 static inline LSA_BODY uint64_t mixed(uint64_t seed, int64_t i)

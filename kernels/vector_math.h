@@ -5,7 +5,7 @@
  * against double precision. */
 #ifndef LSA_VECTOR_MATH_H
 #define LSA_VECTOR_MATH_H
-#include "core/simd.h"
+#include "core/base/simd.h"
 
 /* yes where the mask is set (-1), no elsewhere (0). */
 static inline LSA_BODY f32x16 f32x16_select(i32x16 mask, f32x16 yes, f32x16 no)

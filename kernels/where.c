@@ -1,8 +1,8 @@
 /* Owns the choice between two rows by a set, sixteen elements at a time. */
 #include "kernels/where.h"
 
-#include "core/error.h"
-#include "core/simd.h"
+#include "core/base/error.h"
+#include "core/base/simd.h"
 
 enum { LANES = 16, WORD = 64 };
 

@@ -3,7 +3,7 @@
 #define LSA_KERNELS_WHERE_H
 #include <stdint.h>
 
-/* out[i] = a[i] where the set `bits` (core/set.h) of n ids has i, else b[i * b_step], to the
+/* out[i] = a[i] where the set `bits` (core/base/set.h) of n ids has i, else b[i * b_step], to the
  * bit. a, out: [n] f32; b: [n] with b_step 1, one number with b_step 0. out may be a, or b with b_step
  * 1. n = 0 is legal. */
 typedef int lsa_where_fn(float *out, const uint64_t *bits, const float *a, const float *b,

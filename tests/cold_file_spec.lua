@@ -27,7 +27,7 @@ end
 
 -- What C calls back must come from code that is not compiled.
 local function write(file, segments, first_chunks, counts, item, version)
-  local make = ffi.cast("lsa_cold_make *", function(_, chunk, to)
+  local make = ffi.cast("lsa_cold_tier_make *", function(_, chunk, to)
     ffi.copy(to, expected(tonumber(chunk), item, version), item)
   end)
   local n = #segments
@@ -41,7 +41,7 @@ jit.off(write, true)
 -- Reads chunks: code, and a list of the items by place in `chunks`.
 local function read(file, segment_of, chunks, item)
   local got, order = {}, {}
-  local take = ffi.cast("lsa_cold_take *", function(_, i, from)
+  local take = ffi.cast("lsa_cold_tier_take *", function(_, i, from)
     i = tonumber(i)
     got[i + 1] = ffi.string(from, item)
     order[#order + 1] = i

@@ -64,7 +64,7 @@ describe("the launcher", function()
     for _ = 1, 2 do
       local out, err, code = shell(launcher .. " -e 'print(1)'")
       assert.equals("", out)
-      assert.is_truthy(err:find("core/main.c:%d+:%d+: ") and err:find "lsa: the build failed\n$")
+      assert.is_truthy(err:find("core/host/main.c:%d+:%d+: ") and err:find "lsa: the build failed\n$")
       assert.equals(1, code)
     end
     assert.equals(0, os.execute(("cp %s %s"):format(quote(folder .. "/main.c"), main)))

@@ -186,7 +186,7 @@ describe("the prompt", function()
 
   it("ends at a second Ctrl-C where the first found no way in", function()
     terminal:enter "C = require 'lsa.ffi'.C" -- a call that does not look at the flag for a long time
-    terminal:send "io.write('run', 'ning\\n') C.lsa_peak_f32(1e15)\r"
+    terminal:send "io.write('run', 'ning\\n') C.lsa_roofline_f32(1e15)\r"
     terminal:expect "running\n"
     terminal:pause(0.5) -- until the call has begun
     terminal:send "\3"

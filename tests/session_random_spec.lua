@@ -457,7 +457,7 @@ describe("sessions", function()
         evict = folder .. "/evict.lua"}, World)
       support.write(self.policy, POLICY)
       support.write(self.evict, EVICT)
-      local function memory() return support.memory() - tonumber(C.lsa_scratch_bytes(model.scratch)) end
+      local function memory() return support.memory() - tonumber(C.lsa_activations_bytes(model.scratch)) end
       local before = memory()
       local done, why = xpcall(run, function(e)
         e = tostring(e)

@@ -4,7 +4,7 @@
 --   accounting.flops(config, {tokens = 2^20, resident = 24576})   FLOPs of one decode step by part
 --   accounting.requests(config, {memory = 96e9, tokens = 2^20, resident = 24576})   how many requests fit in memory
 --
--- config: model.config, or a table with its names (core/config.h); accounting.flash is V4-Flash. tokens: the context's.
+-- config: model.config, or a table with its names (core/model/config.h); accounting.flash is V4-Flash. tokens: the context's.
 -- resident: chunks that Level 2 scores and that are in the hot tier; nil: all (plain DeepSeek-V4).
 -- A multiplication and an addition are two FLOPs. Counted are products of matrices, index scores, attention and the mixing of streams;
 -- norms, rope, softmax, top-k and Sinkhorn rounds are left out.

@@ -7,7 +7,7 @@
 --   b:result(id)   b:session(id)   b:cancel(id)   b:stats()   b:close()
 --
 -- A step admits, prefills up to `piece` tokens, and decodes one token of every request that has its prompt behind it, all in one
--- pass (core/batch.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
+-- pass (core/session/batch.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
 -- need are not promised to others, and its bytes fit in what `memory` leaves; lua/lsa/request.lua has the sums.
 --
 --   hot       size of the hot pool; without it the pool has as many cells as are promised, and no reserve beyond
@@ -68,7 +68,7 @@ function M.new(model, opt)
   all.on_demand = nil -- has its own hot pool, which no policy fills
   opt = options.check(opt, all, "lsa.batch", 2)
   for name in pairs(own) do mine[name] = opt[name] end
-  local room = tonumber(C.lsa_scratch_piece(model.scratch))
+  local room = tonumber(C.lsa_activations_piece(model.scratch))
   if options.whole(mine.most, 1, "lsa.batch: most", 2) > room then
     error(("lsa.batch: most is %d; the model's pieces have %d rows (lsa.model's option piece)"):format(mine.most, room), 2)
   end

@@ -97,7 +97,7 @@ function limits.copy(bench)
   local to, to_owner = bench:alloc("uint8_t", bytes)
   ffi.fill(from, bytes, 1)
   ffi.fill(to, bytes, 2)
-  local best = times(function() C.lsa_peak_copy(to, from, bytes) end)[1]
+  local best = times(function() C.lsa_roofline_copy(to, from, bytes) end)[1]
   return 2 * bytes / best, from_owner, to_owner
 end
 
@@ -105,7 +105,7 @@ function limits.read(bench)
   local bytes = working_set()
   local from, owner = bench:alloc("uint8_t", bytes)
   ffi.fill(from, bytes, 1)
-  return bytes / times(function() C.lsa_peak_read(from, bytes) end)[1], owner
+  return bytes / times(function() C.lsa_roofline_read(from, bytes) end)[1], owner
 end
 
 local function peak(run)
@@ -114,9 +114,9 @@ local function peak(run)
   return flops > 0 and flops / times(function() run(rounds) end)[1] or nil
 end
 
-function limits.f32() return peak(C.lsa_peak_f32) end
+function limits.f32() return peak(C.lsa_roofline_f32) end
 
-function limits.bf16() return peak(C.lsa_peak_bf16) end
+function limits.bf16() return peak(C.lsa_roofline_bf16) end
 
 limits["device copy"] = function(bench)
   if C.lsa_device_count() == 0 then return nil end

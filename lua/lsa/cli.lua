@@ -1,4 +1,4 @@
--- Owns the command line: core/main.c runs this file with the arguments; what it returns is the exit code.
+-- Owns the command line: core/host/main.c runs this file with the arguments; what it returns is the exit code.
 local trace = require "lsa.trace"
 
 -- Room for the machine code of everything that a session's scripts compile: LuaJIT's own 512 KiB hold a few eviction

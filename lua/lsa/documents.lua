@@ -4,7 +4,7 @@
 --   doc = documents.open(trace, layers, model, horizon)      trace: a file, or a table of its tensors
 --   doc.name, doc.steps, doc.chunks                          rows of hidden states; index keys
 --   doc.hidden[layer] [steps, hidden], doc.keys[layer] [chunks, bytes]      tensors, by CSA ordinal
---   doc.golden                                               the labels as core/samples.h has them
+--   doc.golden                                               the labels as core/train/sampling.h has them
 --   doc:candidates(step), doc:positives(step)                a number; i32 tensors of ids and of votes
 --   doc:eligible()                                           an i32 array of steps that have a positive, and how many
 --   documents.horizon(model, window, first)

@@ -250,7 +250,7 @@ local function write_document(model, tokens, path, opt, description)
   local n, most = #tokens, tonumber(model.config.max_positions)
   if n > most then raise("dump: %s would have %d tokens; the model's max_position_embeddings is %d", path, n, most) end
   local self = {model = model, opt = opt, about = description, chunks = math.floor(n / tonumber(model.config.csa_rate)),
-    piece = tonumber(C.lsa_scratch_piece(model.scratch))}
+    piece = tonumber(C.lsa_activations_piece(model.scratch))}
   self.steps = n > opt.from and math.floor((n - 1 - opt.from) / opt.every) + 1 or 0
   self.with_logits = math.min(opt.logits, self.steps)
   self.writer = open_writer(self, path)

@@ -22,7 +22,7 @@ local M = {}
 local Result = {}
 Result.__index = Result
 
-local BINS = tonumber(C.LSA_RETRIEVAL_BINS)
+local BINS = tonumber(C.LSA_RECALL_BINS)
 local MOST = 2 ^ 22        -- logits of a layer that are held at once
 
 local defaults = {
@@ -104,11 +104,11 @@ local function add(opt, result, doc, steps, n)
   for i, series in ipairs(series_of(opt, doc, steps, n)) do
     local row = result[i]
     if not row then
-      row = {name = series[1], counts = {ffi.new "lsa_retrieval_counts", ffi.new "lsa_retrieval_counts"}}
+      row = {name = series[1], counts = {ffi.new "lsa_recall_counts", ffi.new "lsa_recall_counts"}}
       result[i] = row
     end
     for j, limits in ipairs{all, outside} do
-      check(C.lsa_retrieval_add(row.counts[j], series[2]:pointer(), series[3]:pointer(), doc.golden, doc.horizon, at, limits,
+      check(C.lsa_recall_add(row.counts[j], series[2]:pointer(), series[3]:pointer(), doc.golden, doc.horizon, at, limits,
         rows, n, opt.theta, opt.strict and 1 or 0, opt.k))
     end
   end

@@ -22,7 +22,7 @@ end
 
 declare "core/lsa.h"
 
--- In plain luajit the thread library comes with liblsa: its threads are to sleep, not spin (core/main.c).
+-- In plain luajit the thread library comes with liblsa: its threads are to sleep, not spin (core/host/main.c).
 ffi.cdef "int setenv(const char *, const char *, int);"
 ffi.C.setenv("OMP_WAIT_POLICY", "passive", 0)
 

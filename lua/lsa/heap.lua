@@ -1,4 +1,4 @@
--- Owns a heap of slots 1 .. room in Lua's memory (core/heap.h has the order): the slot with the least key first, among
+-- Owns a heap of slots 1 .. room in Lua's memory (core/base/heap.h has the order): the slot with the least key first, among
 -- equal keys the one with the least tie. For eviction policies that order ids by a number.
 --
 --   h = heap.new(room)   h:put(slot, key, tie)   adds the slot or moves it; grows

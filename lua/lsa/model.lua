@@ -1,6 +1,6 @@
 -- Owns models: a directory's weights, and the sessions on them. model = lsa.model(directory, options).
 --
---   model.config           the architecture's numbers, by the names of core/config.h
+--   model.config           the architecture's numbers, by the names of core/model/config.h
 --   model:session{...}     see lua/lsa/session.lua;  model:restore(path, {...}) has a saved one again
 --   model:tokens "text"    a list of token ids;  model:text(tokens)
 --   model.csa_layers       model layers with compressed sparse attention, in order: a CSA ordinal's layer is [ordinal + 1]
@@ -46,9 +46,9 @@ function M.new(directory, opt)
   local self = setmetatable({directory = directory, compute = opt.compute, device = opt.device}, Model)
   self.c = ffi.gc(out[0], C.lsa_model_free)
   self.config = self.c.config
-  local scratch = ffi.new "lsa_scratch *[1]"
-  lib.check(C.lsa_scratch_new(scratch, self.c, fitting_piece(self.config, opt.piece)), 2)
-  self.scratch = ffi.gc(scratch[0], C.lsa_scratch_release)
+  local scratch = ffi.new "lsa_activations *[1]"
+  lib.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, opt.piece)), 2)
+  self.scratch = ffi.gc(scratch[0], C.lsa_activations_release)
   self.csa_layers = {}
   for i = 0, tonumber(self.config.layers) - 1 do
     if self.config.layer_type[i] == C.LSA_LAYER_CSA then table.insert(self.csa_layers, i) end

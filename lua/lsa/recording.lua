@@ -78,7 +78,7 @@ end
 
 local function check_ids(self, name)
   local ids = want(self, name, "i32", {self.rows, self.about.index_topk})
-  if C.lsa_retrieval_check(ids:pointer(), self.rows, self.about.index_topk, self.tensors.positions:pointer(), self.about.csa_rate) < 0 then
+  if C.lsa_recall_check(ids:pointer(), self.rows, self.about.index_topk, self.tensors.positions:pointer(), self.about.csa_rate) < 0 then
     refuse(self, "%s: %s", name, ffi.string(C.lsa_error()))
   end
 end

@@ -70,7 +70,7 @@ end
 local function covered_in_rows(self, row, n)
   local covered, all = 0, 0
   for layer = 0, self.csa_layers - 1 do
-    local found = C.lsa_retrieval_covered(self.residents.c.bits, self.native[layer] + row * self.topk, n, self.topk, total)
+    local found = C.lsa_recall_covered(self.residents.c.bits, self.native[layer] + row * self.topk, n, self.topk, total)
     covered, all = covered + tonumber(found), all + tonumber(total[0])
   end
   return self.full and all or covered, all

@@ -1,4 +1,4 @@
--- Owns sessions as scripts see them: options, the LSA cycle, forks, statistics. The forward pass is core/forward.c.
+-- Owns sessions as scripts see them: options, the LSA cycle, forks, statistics. The forward pass is core/session/forward.c.
 --
 --   s = model:session{select = "recency", budget = 0.1}
 --   logits = s:prefill(tokens)      [vocab] of the last token; {all = true}: [T, vocab]; {trace = true}: also a table of

@@ -3,7 +3,7 @@
 --
 -- It is a safetensors file, written and read in pieces:
 --   about                      what session it is: model, options, and what could not be saved (lua/lsa/plain.lua)
---   head                       core/session_parts.h's numbers
+--   head                       core/session/session_fields.h's numbers
 --   tokens, logits, layer.N.*, pool.*      its parts, as the C core names them
 --   records [chunks, bytes], keys.L [chunks, bytes]     the cold tier, wherever it was
 --   loop, state, eviction      the cycle loop, the policy's table, the eviction object (lua/lsa/snapshot.lua)

@@ -12,7 +12,7 @@
 --   s:density(size)          an f32 tensor: members of each page
 --   s:resize(n)              ids from n on are dropped
 --   s:equals(r) s:intersect_count(r)
--- A set's C object is s.c (core/set.h).
+-- A set's C object is s.c (core/base/set.h).
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"

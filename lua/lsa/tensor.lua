@@ -11,7 +11,7 @@
 --   x:pages(size, "sum"|"max"|"mean"|"min")    the last dimension in pages
 --   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets; x:topk(k, s) makes s that set
 -- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it.
--- A tensor's C object is x.c (core/tensor.h); x:pointer() is its first element.
+-- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"

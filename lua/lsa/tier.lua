@@ -1,5 +1,5 @@
 -- Owns the hot tier of a pool: which units (chunks, or pages of chunks) come in and which leave. The transfers are
--- core/pool.c's; who leaves is the eviction policy's. Serves sessions and lsa.pool alike. A hot tier that several pools share
+-- core/pool/pool.c's; who leaves is the eviction policy's. Serves sessions and lsa.pool alike. A hot tier that several pools share
 -- is lua/lsa/commons.lua's.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"

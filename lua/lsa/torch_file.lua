@@ -1,5 +1,5 @@
 -- Owns PyTorch's files: checkpoints of torch.save (.pt) are read and written, pickles of tensors and arrays (.pkl) read.
--- Nothing of a pickle is ever run (core/pickle.h); tensors are views on the mapped file.
+-- Nothing of a pickle is ever run (core/files/pickle.h); tensors are views on the mapped file.
 --
 --   tensors, metadata, refused = torch_file.load(path)     nested names are joined by "."; what is no tensor is metadata
 --   torch_file.save(path, names, tensors, metadata)        a state dict; metadata under the key __metadata__

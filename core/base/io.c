@@ -1,0 +1,393 @@
+/* Owns every call that touches a file. */
+#define _GNU_SOURCE
+#include "core/base/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/base/error.h"
+#include "core/base/memory.h"
+
+struct lsa_file {
+    int fd;
+    char *path;
+};
+
+struct lsa_replace {
+    lsa_file *file;     /* the temporary one */
+    char *path;
+    int64_t bytes;
+};
+
+static atomic_llong fail_countdown = -1;
+static atomic_uint temporaries;
+
+void lsa_io_fail_after(int64_t n) { atomic_store(&fail_countdown, n); }
+
+int lsa_io_fault(void)
+{
+    if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) < 0) return 0;
+    if (atomic_fetch_sub(&fail_countdown, 1) != 0) return 0;
+    errno = EIO;
+    return 1;
+}
+
+static int fault(void) { return lsa_io_fault(); }
+
+static int fail_errno(const char *what, const char *path)
+{
+    int code = errno;
+    char reason[128];
+    return lsa_fail(LSA_EIO, "%s: %s: %s", path, what, strerror_r(code, reason, sizeof reason));
+}
+
+/* A file around an open descriptor, which it takes over, even on failure. */
+static int wrap(lsa_file **out, int fd, const char *path)
+{
+    lsa_file *file = lsa_alloc(sizeof *file);
+    char *copy = file ? lsa_strdup(path) : NULL;
+    if (!copy) {
+        lsa_free(file);
+        close(fd);
+        return LSA_ENOMEM;
+    }
+    file->fd = fd;
+    file->path = copy;
+    *out = file;
+    return LSA_OK;
+}
+
+static int check_regular(int fd, const char *path)
+{
+    struct stat st;
+    if (fault() || fstat(fd, &st)) return fail_errno("cannot be examined", path);
+    if (!S_ISREG(st.st_mode)) return lsa_fail(LSA_EIO, "%s: is not a regular file", path);
+    return LSA_OK;
+}
+
+int lsa_file_open(lsa_file **out, const char *path, int32_t mode)
+{
+    static const int flags[] = {
+        [LSA_FILE_READ] = O_RDONLY,
+        [LSA_FILE_WRITE] = O_WRONLY | O_CREAT | O_TRUNC,
+        [LSA_FILE_UPDATE] = O_RDWR | O_CREAT,
+    };
+    if (mode < LSA_FILE_READ || mode > LSA_FILE_UPDATE)
+        return lsa_fail(LSA_EARG, "%s: mode %d is unknown", path, mode);
+    /* O_NONBLOCK: opening a pipe returns, to be refused, instead of waiting for its other end. */
+    int fd = fault() ? -1 : open(path, flags[mode] | O_CLOEXEC | O_NONBLOCK, 0666);
+    if (fd < 0) return fail_errno("cannot be opened", path);
+    int rc = check_regular(fd, path);
+    if (rc) {
+        close(fd);
+        return rc;
+    }
+    return wrap(out, fd, path);
+}
+
+int lsa_file_open_unnamed(lsa_file **out, const char *directory)
+{
+    int64_t room = (int64_t)strlen(directory) + 64;
+    char *name = lsa_alloc(room);
+    if (!name) return LSA_ENOMEM;
+    int fd = -1;
+    for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
+        snprintf(name, (size_t)room, "%s/lsa-%ld-%u", directory, (long)getpid(), atomic_fetch_add(&temporaries, 1));
+        fd = fault() ? -1 : open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    int rc = fd < 0 ? fail_errno("cannot be created", name) : LSA_OK;
+    if (!rc && (unlink(name) || fault())) {
+        rc = fail_errno("cannot be unlinked", name);
+        close(fd);
+    }
+    if (!rc) rc = wrap(out, fd, name);
+    lsa_free(name);
+    return rc;
+}
+
+int lsa_file_close(lsa_file *file)
+{
+    if (!file) return LSA_OK;
+    int failed = fault();
+    /* Linux frees the descriptor whatever close returns; a signal in between is no error. */
+    if (close(file->fd) && errno != EINTR) failed = 1;
+    int rc = failed ? fail_errno("cannot be closed", file->path) : LSA_OK;
+    lsa_free(file->path);
+    lsa_free(file);
+    return rc;
+}
+
+const char *lsa_file_path(const lsa_file *file) { return file->path; }
+
+int lsa_file_descriptor(const lsa_file *file) { return file->fd; }
+
+int lsa_file_size(int64_t *bytes, const lsa_file *file)
+{
+    struct stat st;
+    if (fault() || fstat(file->fd, &st)) return fail_errno("cannot be examined", file->path);
+    *bytes = st.st_size;
+    return LSA_OK;
+}
+
+int lsa_file_resize(lsa_file *file, int64_t bytes)
+{
+    if (fault() || ftruncate(file->fd, bytes)) return fail_errno("cannot be resized", file->path);
+    return LSA_OK;
+}
+
+int lsa_file_allocate(lsa_file *file, int64_t bytes)
+{
+    int code = fault() ? errno : posix_fallocate(file->fd, 0, bytes);
+    if (!code) return LSA_OK;
+    errno = code;
+    return fail_errno("cannot be given space", file->path);
+}
+
+int lsa_file_direct(lsa_file *file)
+{
+    int flags = fcntl(file->fd, F_GETFL);
+    return flags >= 0 && fcntl(file->fd, F_SETFL, flags | O_DIRECT) == 0;
+}
+
+int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset)
+{
+    for (int64_t done = 0; done < bytes;) {
+        ssize_t n = fault() ? -1 : pread(file->fd, (char *)data + done, (size_t)(bytes - done),
+                                         offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_errno("cannot be read", file->path);
+        if (n == 0)
+            return lsa_fail(LSA_EFORMAT, "%s: ends at byte %lld, %lld more were expected", file->path,
+                            (long long)(offset + done), (long long)(bytes - done));
+        done += n;
+    }
+    return LSA_OK;
+}
+
+int lsa_file_write(lsa_file *file, const void *data, int64_t bytes, int64_t offset)
+{
+    for (int64_t done = 0; done < bytes;) {
+        ssize_t n = fault() ? -1 : pwrite(file->fd, (const char *)data + done,
+                                          (size_t)(bytes - done), offset + done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fail_errno("cannot be written", file->path);
+        done += n;
+    }
+    return LSA_OK;
+}
+
+int lsa_file_sync(lsa_file *file)
+{
+    if (fault() || fsync(file->fd)) return fail_errno("cannot be synced", file->path);
+    return LSA_OK;
+}
+
+int lsa_file_map(void **data, int64_t *bytes, const char *path)
+{
+    static char nothing[1];
+    lsa_file *file;
+    int64_t size;
+    int rc = lsa_file_open(&file, path, LSA_FILE_READ);
+    if (rc) return rc;
+    if ((rc = lsa_file_size(&size, file))) goto done;
+    void *mapped = nothing;
+    if (size > 0) {
+        mapped = fault() ? MAP_FAILED : mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, file->fd, 0);
+        if (mapped == MAP_FAILED) {
+            rc = fail_errno("cannot be mapped", path);
+            goto done;
+        }
+    }
+    *data = mapped;
+    *bytes = size;
+done:
+    /* The mapping outlives the descriptor, and closing one that was only read loses nothing. */
+    close(file->fd);
+    lsa_free(file->path);
+    lsa_free(file);
+    return rc;
+}
+
+void lsa_file_forget(const void *data, int64_t bytes)
+{
+    uintptr_t from = ((uintptr_t)data + LSA_FILE_ALIGN - 1) / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
+    uintptr_t end = ((uintptr_t)data + (uintptr_t)bytes) / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
+    if (end > from) madvise((void *)from, end - from, MADV_DONTNEED); /* pages that others have a part of stay */
+}
+
+void lsa_file_unmap(void *data, int64_t bytes)
+{
+    if (bytes > 0) munmap(data, (size_t)bytes);
+}
+
+int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t limit)
+{
+    lsa_file *file;
+    char *block = NULL;
+    int64_t size;
+    int rc = lsa_file_open(&file, path, LSA_FILE_READ);
+    if (rc) return rc;
+    if ((rc = lsa_file_size(&size, file))) goto done;
+    if (size > limit) {
+        rc = lsa_fail(LSA_EFORMAT, "%s: has %lld bytes, at most %lld are allowed", path,
+                      (long long)size, (long long)limit);
+        goto done;
+    }
+    block = lsa_alloc(size + 1);
+    if (!block) {
+        rc = LSA_ENOMEM;
+        goto done;
+    }
+    if ((rc = lsa_file_read(file, block, size, 0))) goto done;
+    block[size] = 0;
+    *text = block;
+    *bytes = size;
+    block = NULL;
+done:
+    lsa_free(block);
+    int closed = lsa_file_close(file);
+    if (!rc && closed) {
+        lsa_free(*text);
+        return closed;
+    }
+    return rc;
+}
+
+int lsa_file_exists(const char *path)
+{
+    struct stat st;
+    if (fault() || stat(path, &st)) {
+        if (errno == ENOENT || errno == ENOTDIR) return 0;
+        return fail_errno("cannot be examined", path);
+    }
+    return S_ISREG(st.st_mode) ? 1 : lsa_fail(LSA_EIO, "%s: is not a regular file", path);
+}
+
+int lsa_file_remove(const char *path)
+{
+    if (!fault() && (unlink(path) == 0 || errno == ENOENT)) return LSA_OK;
+    return fail_errno("cannot be removed", path);
+}
+
+/* Opens a new file of a name that nobody has, beside `path`, with the permissions of the file it replaces. */
+static int open_temporary(lsa_file **out, const char *path)
+{
+    int64_t room = (int64_t)strlen(path) + 40;
+    char *name = lsa_alloc(room);
+    struct stat old;
+    if (!name) return LSA_ENOMEM;
+    int fd = -1;
+    for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
+        snprintf(name, (size_t)room, "%s.tmp-%ld-%u", path, (long)getpid(),
+                 atomic_fetch_add(&temporaries, 1));
+        fd = fault() ? -1 : open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    int rc = fd < 0 ? fail_errno("cannot be created", name) : LSA_OK;
+    if (!rc && stat(path, &old) == 0 && S_ISREG(old.st_mode) &&
+        (fault() || fchmod(fd, old.st_mode & 07777))) {
+        rc = fail_errno("cannot be given the old file's permissions", name);
+        close(fd);
+        unlink(name);
+    }
+    if (!rc && (rc = wrap(out, fd, name))) unlink(name);
+    lsa_free(name);
+    return rc;
+}
+
+int lsa_replace_begin(lsa_replace **out, const char *path)
+{
+    lsa_replace *r = lsa_alloc_zero(sizeof *r);
+    if (!r) return LSA_ENOMEM;
+    r->path = lsa_strdup(path);
+    int rc = r->path ? open_temporary(&r->file, path) : LSA_ENOMEM;
+    if (rc) {
+        lsa_free(r->path);
+        lsa_free(r);
+        return rc;
+    }
+    *out = r;
+    return LSA_OK;
+}
+
+int lsa_replace_write(lsa_replace *replace, const void *data, int64_t bytes)
+{
+    int rc = lsa_file_write(replace->file, data, bytes, replace->bytes);
+    if (!rc) replace->bytes += bytes;
+    return rc;
+}
+
+/* Makes the rename durable: the directory's entry is what fsync of the file does not cover. */
+static int sync_directory(const char *path)
+{
+    char *directory = lsa_strdup(path);
+    if (!directory) return LSA_ENOMEM;
+    char *slash = strrchr(directory, '/');
+    if (slash == directory) slash++;
+    if (slash) *slash = 0;
+    const char *name = slash ? directory : ".";
+    int fd = fault() ? -1 : open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = LSA_OK;
+    if (fd < 0 || fault() || fsync(fd)) rc = fail_errno("cannot be synced", name);
+    if (fd >= 0) close(fd);
+    lsa_free(directory);
+    return rc;
+}
+
+static void replace_free(lsa_replace *replace)
+{
+    lsa_free(replace->path);
+    lsa_free(replace);
+}
+
+/* Syncs, closes and renames; the file is freed, its name is passed on. */
+static int close_and_rename(lsa_file *file, const char *path, char **name)
+{
+    int rc = lsa_file_sync(file);
+    /* Closed here rather than by lsa_file_close: the name is still needed. */
+    int failed = fault();
+    *name = file->path;
+    if (close(file->fd) && errno != EINTR) failed = 1;
+    if (!rc && failed) rc = fail_errno("cannot be closed", file->path);
+    if (!rc && (fault() || rename(file->path, path))) rc = fail_errno("cannot be replaced", path);
+    lsa_free(file);
+    return rc;
+}
+
+int lsa_file_publish(lsa_file *file, const char *path)
+{
+    char *name;
+    int rc = close_and_rename(file, path, &name);
+    lsa_free(name);
+    return rc ? rc : sync_directory(path);
+}
+
+int lsa_replace_commit(lsa_replace *replace)
+{
+    char *temporary;
+    int rc = close_and_rename(replace->file, replace->path, &temporary);
+    if (rc)
+        unlink(temporary);
+    else
+        rc = sync_directory(replace->path);
+    lsa_free(temporary);
+    replace_free(replace);
+    return rc;
+}
+
+void lsa_replace_abandon(lsa_replace *replace)
+{
+    if (!replace) return;
+    unlink(replace->file->path);
+    close(replace->file->fd);
+    lsa_free(replace->file->path);
+    lsa_free(replace->file);
+    replace_free(replace);
+}

@@ -1,0 +1,160 @@
+/* Owns the loops that reach the processor's limits. */
+#define _DEFAULT_SOURCE
+#include "core/base/roofline.h"
+
+#include <omp.h>
+#include <unistd.h>
+
+#include "core/base/simd.h"
+
+enum {
+    CHAINS = 24, /* independent sums: what two pipes of this latency need, and more */
+    FLOPS_F32 = 2 * 16 * CHAINS,
+    FLOPS_BF16 = 4 * 16 * CHAINS
+};
+
+/* What a loop computed, so that it is not left out. */
+static volatile float sink;
+
+static inline LSA_BODY void chains_f32_body(int64_t rounds)
+{
+    f32x16 sum[CHAINS], a = f32x16_set(1.0f + (float)rounds * 1e-20f), b = f32x16_set(1e-6f);
+    for (int i = 0; i < CHAINS; i++) sum[i] = f32x16_set((float)i);
+    for (int64_t n = 0; n < rounds; n++)
+        for (int i = 0; i < CHAINS; i++) sum[i] = sum[i] * a + b;
+    for (int i = 1; i < CHAINS; i++) sum[0] += sum[i];
+    sink = f32x16_sum(sum[0]);
+}
+
+static void chains_f32_generic(int64_t rounds) { chains_f32_body(rounds); }
+
+#if defined(__x86_64__)
+
+/* Eight lanes, and as many registers as there are. */
+LSA_TARGET_AVX2
+static void chains_f32_avx2(int64_t rounds)
+{
+    enum { N = 12 };
+    __m256 sum[N], a = _mm256_set1_ps(1.0f), b = _mm256_set1_ps(1e-6f);
+    for (int i = 0; i < N; i++) sum[i] = _mm256_set1_ps((float)i);
+    for (int64_t n = 0; n < rounds * (2 * CHAINS / N); n++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < N; i++) sum[i] = _mm256_fmadd_ps(a, b, sum[i]);
+        __asm__ volatile("" : "+x"(a), "+x"(b));
+    }
+    for (int i = 1; i < N; i++) sum[0] = _mm256_add_ps(sum[0], sum[i]);
+    sink = _mm256_cvtss_f32(sum[0]);
+}
+
+LSA_TARGET_AVX512
+static void chains_f32_avx512(int64_t rounds)
+{
+    __m512 sum[CHAINS], a = _mm512_set1_ps(1.0f), b = _mm512_set1_ps(1e-6f);
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_set1_ps((float)i);
+    for (int64_t n = 0; n < rounds; n++) {
+#pragma GCC unroll 24
+        for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_fmadd_ps(a, b, sum[i]);
+        __asm__ volatile("" : "+v"(a), "+v"(b));
+    }
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    sink = _mm512_reduce_add_ps(sum[0]);
+}
+
+LSA_TARGET_AVX512_BF16
+static void chains_bf16(int64_t rounds)
+{
+    __m512 sum[CHAINS];
+    __m512i a = _mm512_set1_epi16(0x3f80), b = _mm512_set1_epi16(0x3586);
+    for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_set1_ps((float)i);
+    for (int64_t n = 0; n < rounds; n++) {
+#pragma GCC unroll 24
+        for (int i = 0; i < CHAINS; i++)
+            sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)a, (__m512bh)b);
+        __asm__ volatile("" : "+v"(a), "+v"(b));
+    }
+    for (int i = 1; i < CHAINS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    sink = _mm512_reduce_add_ps(sum[0]);
+}
+
+#endif
+
+static int64_t in_all_threads(void (*work)(int64_t), int64_t rounds, int64_t flops)
+{
+    int threads = lsa_threads();
+#pragma omp parallel num_threads(threads)
+    work(rounds);
+    return rounds * flops * threads;
+}
+
+int64_t lsa_roofline_f32(int64_t rounds)
+{
+#if defined(__x86_64__)
+    int level = lsa_cpu_level();
+    if (level >= LSA_CPU_AVX512) return in_all_threads(chains_f32_avx512, rounds, FLOPS_F32);
+    if (level == LSA_CPU_AVX2) return in_all_threads(chains_f32_avx2, rounds, FLOPS_F32);
+#endif
+    return in_all_threads(chains_f32_generic, rounds, FLOPS_F32);
+}
+
+int64_t lsa_roofline_bf16(int64_t rounds)
+{
+#if defined(__x86_64__)
+    if (lsa_cpu_level() >= LSA_CPU_AVX512_BF16)
+        return in_all_threads(chains_bf16, rounds, FLOPS_BF16);
+#endif
+    return (void)rounds, 0;
+}
+
+/* This thread's share of `bytes`, in whole cache lines. */
+static int64_t share(int64_t bytes, int64_t *from)
+{
+    int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
+    int64_t end = (bytes * (own + 1) / threads) & ~63LL;
+    *from = (bytes * own / threads) & ~63LL;
+    return (own + 1 == threads ? bytes : end) - *from;
+}
+
+void lsa_roofline_copy(void *to, const void *from, int64_t bytes)
+{
+    int threads = lsa_threads();
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t at, n = share(bytes, &at);
+        memcpy((char *)to + at, (const char *)from + at, (size_t)n);
+    }
+}
+
+static inline LSA_BODY void read_all_body(const char *p, int64_t bytes)
+{
+    i32x16 a = {0}, b = {0}, c = {0}, d = {0};
+    for (int64_t i = 0; i + 256 <= bytes; i += 256) {
+        i32x16 x[4];
+        memcpy(x, p + i, sizeof x);
+        a |= x[0];
+        b |= x[1];
+        c |= x[2];
+        d |= x[3];
+    }
+    a |= b | c | d;
+    sink = (float)(a[0] | a[5] | a[10] | a[15]);
+}
+LSA_PATHS(read_all, (const char *p, int64_t bytes), (p, bytes))
+
+void lsa_roofline_read(const void *from, int64_t bytes)
+{
+    int threads = lsa_threads();
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t at, n = share(bytes, &at);
+        read_all((const char *)from + at, n);
+    }
+}
+
+int64_t lsa_cache_bytes(void)
+{
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (bytes > 0) return bytes;
+#endif
+    return 32 << 20;
+}

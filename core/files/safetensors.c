@@ -1,0 +1,516 @@
+/* Owns the safetensors format. A file: u64 n, little-endian; n bytes of JSON,
+ * {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {"k": "v"}}; the data. */
+#include "core/files/safetensors.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/error.h"
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "core/base/memory.h"
+
+static const int64_t HEADER_LIMIT = 100000000;
+enum { HEADER_ALIGN = 64 };   /* the data begins on a cache line */
+
+typedef struct entry {
+    const char *name;
+    const char *dtype_name;
+    int32_t dtype;              /* -1: a dtype that tensors do not have */
+    int32_t rank;
+    int64_t begin, end;         /* in the data */
+    int64_t shape[LSA_MAX_RANK];
+} entry;
+
+struct lsa_safetensors {
+    char *path;
+    lsa_storage *storage;       /* the mapping */
+    int64_t data_at;            /* where the data begins */
+    json_t *header;             /* owns the names and the metadata's strings */
+    json_t *metadata;
+    entry *entries;             /* in the order of the data */
+    int32_t *by_name;           /* their positions in the order of their names */
+    int64_t count;
+};
+
+/* Every dtype of the format; tensors have those with an lsa dtype. */
+static const struct {
+    const char *name;
+    int32_t bits, dtype;
+} formats[] = {
+    {"F32", 32, LSA_F32},          {"BF16", 16, LSA_BF16},        {"F16", 16, LSA_F16},
+    {"F8_E4M3", 8, LSA_F8_E4M3},   {"F8_E8M0", 8, LSA_F8_E8M0},   {"I8", 8, LSA_I8},
+    {"U8", 8, LSA_U8},             {"I32", 32, LSA_I32},          {"I64", 64, LSA_I64},
+    {"BOOL", 8, -1},               {"F4", 4, -1},                 {"F6_E2M3", 6, -1},
+    {"F6_E3M2", 6, -1},            {"F8_E5M2", 8, -1},            {"F8_E4M3FNUZ", 8, -1},
+    {"F8_E5M2FNUZ", 8, -1},        {"I16", 16, -1},               {"U16", 16, -1},
+    {"U32", 32, -1},               {"U64", 64, -1},               {"F64", 64, -1},
+    {"C64", 64, -1},
+};
+enum { FORMATS = sizeof formats / sizeof formats[0] };
+
+static int find_format(const char *name)
+{
+    for (int i = 0; i < FORMATS; i++)
+        if (strcmp(formats[i].name, name) == 0) return i;
+    return -1;
+}
+
+static int bad(const lsa_safetensors *f, const char *tensor, const char *what, const json_t *value)
+{
+    char text[160];
+    return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: %s is %s", f->path, tensor, what,
+                    lsa_json_show(text, sizeof text, value));
+}
+
+/* A JSON integer of at least 0, or -1. */
+static int64_t natural(const json_t *value)
+{
+    if (!json_is_integer(value)) return -1;
+    int64_t n = json_integer_value(value);
+    return n < 0 ? -1 : n;
+}
+
+/* Reads the shape into e; gives the bits of all elements. */
+static int read_shape(const lsa_safetensors *f, entry *e, const json_t *shape, int64_t *bits)
+{
+    int64_t product = *bits;
+    int empty = 0;
+    if (!json_is_array(shape)) return bad(f, e->name, "shape", shape);
+    size_t rank = json_array_size(shape);
+    if (rank > INT32_MAX) return bad(f, e->name, "shape", shape);
+    e->rank = (int32_t)rank;
+    for (size_t i = 0; i < rank; i++) {
+        int64_t n = natural(json_array_get(shape, i));
+        if (n < 0) return bad(f, e->name, "shape", shape);
+        if (i < LSA_MAX_RANK) e->shape[i] = n;
+        if (n == 0)
+            empty = 1;
+        else if (product > INT64_MAX / 4 / n)     /* zeros do not excuse the others: strides multiply them */
+            return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: its dimensions are too large", f->path,
+                            e->name);
+        else
+            product *= n;
+    }
+    *bits = empty ? 0 : product;
+    return LSA_OK;
+}
+
+static int read_entry(const lsa_safetensors *f, entry *e, const char *name, const json_t *value,
+                      int64_t data_bytes)
+{
+    e->name = name;
+    if (!json_is_object(value)) return bad(f, name, "its entry", value);
+    const json_t *dtype = json_object_get(value, "dtype");
+    int format = json_is_string(dtype) ? find_format(json_string_value(dtype)) : -1;
+    if (format < 0) return bad(f, name, "dtype", dtype);
+    e->dtype = formats[format].dtype;
+    e->dtype_name = formats[format].name;
+
+    int64_t bits = formats[format].bits;
+    int rc = read_shape(f, e, json_object_get(value, "shape"), &bits);
+    if (rc) return rc;
+
+    const json_t *offsets = json_object_get(value, "data_offsets");
+    if (!json_is_array(offsets) || json_array_size(offsets) != 2)
+        return bad(f, name, "data_offsets", offsets);
+    e->begin = natural(json_array_get(offsets, 0));
+    e->end = natural(json_array_get(offsets, 1));
+    if (e->begin < 0 || e->end < e->begin) return bad(f, name, "data_offsets", offsets);
+    if (e->end > data_bytes)
+        return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: ends at byte %lld, the file has %lld of data", f->path,
+                        name, (long long)e->end, (long long)data_bytes);
+    if (bits % 8 || e->end - e->begin != bits / 8)
+        return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: has %lld bytes, its shape and dtype %s make %lld bits",
+                        f->path, name, (long long)(e->end - e->begin), e->dtype_name, (long long)bits);
+    return LSA_OK;
+}
+
+static int read_metadata(lsa_safetensors *f, json_t *metadata)
+{
+    const char *key;
+    json_t *value;
+    if (!json_is_object(metadata)) return bad(f, "__metadata__", "its entry", metadata);
+    json_object_foreach(metadata, key, value)
+        if (!json_is_string(value))
+            return lsa_fail(LSA_EFORMAT, "%s: metadata %.300s: is not a string", f->path, key);
+    f->metadata = metadata;
+    return LSA_OK;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const entry *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    if (x->end != y->end) return x->end < y->end ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+/* The bytes of the data belong to one tensor each. */
+static int check_places(const lsa_safetensors *f, int64_t data_bytes)
+{
+    int64_t at = 0;
+    for (int64_t i = 0; i < f->count; i++) {
+        const entry *e = &f->entries[i];
+        if (e->begin != at)
+            return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: begins at byte %lld of the data, %s %lld", f->path,
+                            e->name, (long long)e->begin,
+                            e->begin < at ? "overlapping the one that ends at" : "leaving a hole from",
+                            (long long)at);
+        at = e->end;
+    }
+    if (at != data_bytes)
+        return lsa_fail(LSA_EFORMAT, "%s: has %lld bytes of data, its tensors have %lld", f->path,
+                        (long long)data_bytes, (long long)at);
+    return LSA_OK;
+}
+
+typedef struct named {
+    const char *name;
+    int32_t place;
+} named;
+
+static int compare_named(const void *a, const void *b)
+{
+    return strcmp(((const named *)a)->name, ((const named *)b)->name);
+}
+
+static int sort_names(lsa_safetensors *f)
+{
+    named *names = lsa_alloc(f->count * (int64_t)sizeof *names);
+    f->by_name = lsa_alloc(f->count * (int64_t)sizeof *f->by_name);
+    if (!names || !f->by_name) {
+        lsa_free(names);
+        return LSA_ENOMEM;
+    }
+    for (int64_t i = 0; i < f->count; i++) names[i] = (named){f->entries[i].name, (int32_t)i};
+    qsort(names, (size_t)f->count, sizeof *names, compare_named);
+    for (int64_t i = 0; i < f->count; i++) f->by_name[i] = names[i].place;
+    lsa_free(names);
+    return LSA_OK;
+}
+
+static int read_header(lsa_safetensors *f, int64_t data_bytes)
+{
+    const char *name;
+    json_t *value;
+    int64_t most = (int64_t)json_object_size(f->header);
+    int rc = LSA_OK;
+    if (most > INT32_MAX) return lsa_fail(LSA_EFORMAT, "%s: too many tensors", f->path);
+    f->entries = lsa_alloc_zero(most * (int64_t)sizeof *f->entries);
+    if (!f->entries) return LSA_ENOMEM;
+    json_object_foreach(f->header, name, value) {
+        if (strcmp(name, "__metadata__") == 0)
+            rc = read_metadata(f, value);
+        else
+            rc = read_entry(f, &f->entries[f->count++], name, value, data_bytes);
+        if (rc) return rc;
+    }
+    qsort(f->entries, (size_t)f->count, sizeof *f->entries, by_place);
+    if ((rc = check_places(f, data_bytes))) return rc;
+    return sort_names(f);
+}
+
+static void unmap(void *data, void *context)
+{
+    int64_t *bytes = context;
+    lsa_file_unmap(data, *bytes);
+    lsa_free(bytes);
+}
+
+static int map(lsa_safetensors *f)
+{
+    void *data;
+    int64_t bytes;
+    int rc = lsa_file_map(&data, &bytes, f->path);
+    if (rc) return rc;
+    int64_t *context = lsa_alloc(sizeof *context);
+    rc = context ? lsa_storage_wrap(&f->storage, data, bytes, unmap, context) : LSA_ENOMEM;
+    if (rc) {
+        lsa_free(context);
+        lsa_file_unmap(data, bytes);
+        return rc;
+    }
+    *context = bytes;
+    return LSA_OK;
+}
+
+static int parse(lsa_safetensors *f)
+{
+    const unsigned char *data = lsa_storage_data(f->storage);
+    int64_t bytes = lsa_storage_bytes(f->storage);
+    uint64_t length = 0;
+    if (bytes < 8)
+        return lsa_fail(LSA_EFORMAT, "%s: has %lld bytes, too few for a safetensors file", f->path,
+                        (long long)bytes);
+    for (int i = 7; i >= 0; i--) length = length << 8 | data[i];
+    if (length > (uint64_t)HEADER_LIMIT)
+        return lsa_fail(LSA_EFORMAT, "%s: its header claims %llu bytes, at most %lld are allowed", f->path,
+                        (unsigned long long)length, (long long)HEADER_LIMIT);
+    if ((int64_t)length > bytes - 8)
+        return lsa_fail(LSA_EFORMAT, "%s: its header claims %llu bytes, the file has %lld", f->path,
+                        (unsigned long long)length, (long long)bytes);
+    if (length == 0 || data[8] != '{')
+        return lsa_fail(LSA_EFORMAT, "%s: its header does not begin with {", f->path);
+    int rc = lsa_json_parse(&f->header, (const char *)data + 8, (int64_t)length, f->path);
+    if (rc) return rc;
+    f->data_at = 8 + (int64_t)length;
+    return read_header(f, bytes - f->data_at);
+}
+
+int lsa_safetensors_open(lsa_safetensors **out, const char *path)
+{
+    lsa_safetensors *f = lsa_alloc_zero(sizeof *f);
+    if (!f) return LSA_ENOMEM;
+    f->path = lsa_strdup(path);
+    int rc = f->path ? map(f) : LSA_ENOMEM;
+    if (!rc) rc = parse(f);
+    if (rc) {
+        lsa_safetensors_close(f);
+        return rc;
+    }
+    *out = f;
+    return LSA_OK;
+}
+
+void lsa_safetensors_close(lsa_safetensors *file)
+{
+    if (!file) return;
+    json_decref(file->header);
+    lsa_storage_release(file->storage);
+    lsa_free(file->entries);
+    lsa_free(file->by_name);
+    lsa_free(file->path);
+    lsa_free(file);
+}
+
+int64_t lsa_safetensors_count(const lsa_safetensors *file) { return file->count; }
+
+const char *lsa_safetensors_name(const lsa_safetensors *file, int64_t i)
+{
+    return i >= 0 && i < file->count ? file->entries[i].name : NULL;
+}
+
+int64_t lsa_safetensors_find(const lsa_safetensors *file, const char *name)
+{
+    int64_t low = 0, high = file->count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        int order = strcmp(file->entries[file->by_name[middle]].name, name);
+        if (order == 0) return file->by_name[middle];
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return -1;
+}
+
+/* A tensor whose elements do not lie where their type wants them is copied to where they do. */
+static int copy_aligned(lsa_tensor **t)
+{
+    lsa_tensor *copy;
+    int rc = lsa_tensor_new(&copy, (*t)->dtype, (*t)->rank, (*t)->shape);
+    if (rc) return rc;
+    memcpy(copy->data, (*t)->data,
+           (size_t)(lsa_tensor_count(*t) * lsa_dtype_size((*t)->dtype)));
+    copy->read_only = 1;
+    lsa_tensor_free(*t);
+    *t = copy;
+    return LSA_OK;
+}
+
+int lsa_safetensors_get(const lsa_safetensors *file, int64_t i, lsa_tensor **out)
+{
+    lsa_tensor *t;
+    if (i < 0 || i >= file->count)
+        return lsa_fail(LSA_EARG, "%s: tensor %lld of %lld", file->path, (long long)i,
+                        (long long)file->count);
+    const entry *e = &file->entries[i];
+    if (e->dtype < 0)
+        return lsa_fail(LSA_EDTYPE, "%s: tensor %.300s: dtype %s is not supported", file->path, e->name,
+                        e->dtype_name);
+    if (e->rank > LSA_MAX_RANK)
+        return lsa_fail(LSA_ESHAPE, "%s: tensor %.300s: has %d dimensions, at most %d are supported",
+                        file->path, e->name, e->rank, LSA_MAX_RANK);
+    int rc = lsa_tensor_on(&t, file->storage, file->data_at + e->begin, e->dtype, e->rank, e->shape);
+    if (rc) return rc;
+    t->read_only = 1;
+    if ((uintptr_t)t->data % (uintptr_t)lsa_dtype_size(t->dtype) && (rc = copy_aligned(&t))) {
+        lsa_tensor_free(t);
+        return rc;
+    }
+    *out = t;
+    return LSA_OK;
+}
+
+int64_t lsa_safetensors_metadata_count(const lsa_safetensors *file)
+{
+    return (int64_t)json_object_size(file->metadata);
+}
+
+static void *metadata_at(const lsa_safetensors *file, int64_t i)
+{
+    void *at = i < 0 ? NULL : json_object_iter(file->metadata);
+    while (at && i-- > 0) at = json_object_iter_next(file->metadata, at);
+    return at;
+}
+
+const char *lsa_safetensors_metadata_key(const lsa_safetensors *file, int64_t i)
+{
+    void *at = metadata_at(file, i);
+    return at ? json_object_iter_key(at) : NULL;
+}
+
+const char *lsa_safetensors_metadata_value(const lsa_safetensors *file, int64_t i)
+{
+    void *at = metadata_at(file, i);
+    return at ? json_string_value(json_object_iter_value(at)) : NULL;
+}
+
+/* What a save writes: the tensors ordered by falling element size, so that each one is aligned. */
+typedef struct saved {
+    const char *name;
+    const lsa_tensor *tensor;
+    int64_t bytes, given;
+} saved;
+
+static int by_element(const void *a, const void *b)
+{
+    const saved *x = a, *y = b;
+    int64_t sx = lsa_dtype_size(x->tensor->dtype), sy = lsa_dtype_size(y->tensor->dtype);
+    if (sx != sy) return sx > sy ? -1 : 1;
+    return x->given < y->given ? -1 : 1;
+}
+
+static const char *format_name(int32_t dtype)
+{
+    for (int i = 0; i < FORMATS; i++)
+        if (formats[i].dtype == dtype) return formats[i].name;
+    return NULL;
+}
+
+static int check_saved(const char *path, const saved *s)
+{
+    const lsa_tensor *t = s->tensor;
+    if (strcmp(s->name, "__metadata__") == 0)
+        return lsa_fail(LSA_EARG, "%s: a tensor cannot be called __metadata__", path);
+    if (t->device != LSA_CPU || !lsa_tensor_contiguous(t))
+        return lsa_fail(LSA_EARG, "%s: tensor %.300s: is not a contiguous tensor on the CPU", path,
+                        s->name);
+    if (!format_name(t->dtype))
+        return lsa_fail(LSA_EDTYPE, "%s: tensor %.300s: dtype %s cannot be saved", path, s->name,
+                        lsa_dtype_name(t->dtype));
+    return LSA_OK;
+}
+
+/* Puts `value` into `object`, taking it over. Duplicates and invalid UTF-8 are errors. */
+static int put(json_t *object, const char *key, json_t *value, const char *path)
+{
+    int twice = json_object_get(object, key) != NULL;
+    if (!twice && value && json_object_set(object, key, value) == 0) {
+        json_decref(value);
+        return LSA_OK;
+    }
+    json_decref(value);
+    if (lsa_json_out_of_memory()) return LSA_ENOMEM;
+    return lsa_fail(LSA_EARG, "%s: %.300s: %s", path, key, twice ? "is given twice" : "is not UTF-8");
+}
+
+static json_t *describe(const saved *s, int64_t begin)
+{
+    json_t *shape = json_array();
+    for (int32_t i = 0; shape && i < s->tensor->rank; i++)
+        if (json_array_append_new(shape, json_integer(s->tensor->shape[i]))) {
+            json_decref(shape);
+            shape = NULL;
+        }
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", format_name(s->tensor->dtype), "shape", shape,
+                     "data_offsets", (json_int_t)begin, (json_int_t)(begin + s->bytes));
+}
+
+static int build_header(json_t **out, const char *path, const saved *list, int64_t n, int64_t n_meta,
+                        const char *const *keys, const char *const *values)
+{
+    json_t *header = json_object(), *metadata = json_object();
+    int rc = header && metadata ? LSA_OK : LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < n_meta; i++)
+        rc = put(metadata, keys[i], json_string(values[i]), path);
+    if (!rc && n_meta) rc = put(header, "__metadata__", json_incref(metadata), path);
+    int64_t at = 0;
+    for (int64_t i = 0; !rc && i < n; i++) {
+        rc = put(header, list[i].name, describe(&list[i], at), path);
+        at += list[i].bytes;
+    }
+    json_decref(metadata);
+    if (rc)
+        json_decref(header);
+    else
+        *out = header;
+    return rc;
+}
+
+/* The header's text padded with spaces, its length before it. */
+static int format_header(char **out, int64_t *bytes, const json_t *header, const char *path)
+{
+    char *text = json_dumps(header, JSON_COMPACT);
+    if (!text) return LSA_ENOMEM;
+    int64_t length = (int64_t)strlen(text);
+    int64_t total = (8 + length + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN;
+    if (total - 8 > HEADER_LIMIT) {
+        lsa_free(text);
+        return lsa_fail(LSA_EARG, "%s: the header would have %lld bytes, at most %lld are allowed", path,
+                        (long long)length, (long long)HEADER_LIMIT);
+    }
+    char *block = lsa_alloc(total);
+    if (block) {
+        memset(block, ' ', (size_t)total);
+        for (int i = 0; i < 8; i++) block[i] = (char)((uint64_t)(total - 8) >> (8 * i));
+        memcpy(block + 8, text, (size_t)length);
+        *out = block;
+        *bytes = total;
+    }
+    lsa_free(text);
+    return block ? LSA_OK : LSA_ENOMEM;
+}
+
+static int write_all(const char *path, const char *header, int64_t header_bytes, const saved *list,
+                     int64_t n)
+{
+    lsa_replace *file;
+    int rc = lsa_replace_begin(&file, path);
+    if (rc) return rc;
+    rc = lsa_replace_write(file, header, header_bytes);
+    for (int64_t i = 0; !rc && i < n; i++)
+        rc = lsa_replace_write(file, list[i].tensor->data, list[i].bytes);
+    if (!rc) return lsa_replace_commit(file);
+    lsa_replace_abandon(file);
+    return rc;
+}
+
+int lsa_safetensors_save(const char *path, int64_t n, const char *const *names,
+                         const lsa_tensor *const *tensors, int64_t n_meta, const char *const *keys,
+                         const char *const *values)
+{
+    json_t *header = NULL;
+    char *text = NULL;
+    int64_t text_bytes = 0;
+    lsa_json_begin();
+    saved *list = lsa_alloc(n * (int64_t)sizeof *list);
+    int rc = list ? LSA_OK : LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < n; i++) {
+        list[i] = (saved){names[i], tensors[i], 0, i};
+        rc = check_saved(path, &list[i]);
+        if (!rc) list[i].bytes = lsa_tensor_count(tensors[i]) * lsa_dtype_size(tensors[i]->dtype);
+    }
+    if (!rc) {
+        qsort(list, (size_t)n, sizeof *list, by_element);
+        rc = build_header(&header, path, list, n, n_meta, keys, values);
+    }
+    if (!rc) rc = format_header(&text, &text_bytes, header, path);
+    if (!rc) rc = write_all(path, text, text_bytes, list, n);
+    json_decref(header);
+    lsa_free(text);
+    lsa_free(list);
+    return rc;
+}

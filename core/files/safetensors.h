@@ -1,0 +1,34 @@
+/* safetensors files: a memory-mapped reader and an atomic writer. */
+#ifndef LSA_SAFETENSORS_H
+#define LSA_SAFETENSORS_H
+#include "core/base/tensor.h"
+
+typedef struct lsa_safetensors lsa_safetensors;
+
+/* Maps `path` and checks all of its header: length, JSON, names once each, known dtypes' sizes, offsets
+ * inside the file, in order, not overlapping, without holes. LSA_EIO or LSA_EFORMAT, naming file and tensor. */
+int lsa_safetensors_open(lsa_safetensors **out, const char *path);
+void lsa_safetensors_close(lsa_safetensors *file);
+
+int64_t lsa_safetensors_count(const lsa_safetensors *file);
+const char *lsa_safetensors_name(const lsa_safetensors *file, int64_t i);
+
+/* Position of `name`, or -1. */
+int64_t lsa_safetensors_find(const lsa_safetensors *file, const char *name);
+
+/* A read-only view on the mapping, which lives as long as any view. LSA_EDTYPE for dtypes that tensors
+ * do not have (F64, I16, BOOL, ...). */
+int lsa_safetensors_get(const lsa_safetensors *file, int64_t i, lsa_tensor **out);
+
+/* The __metadata__ entries. */
+int64_t lsa_safetensors_metadata_count(const lsa_safetensors *file);
+const char *lsa_safetensors_metadata_key(const lsa_safetensors *file, int64_t i);
+const char *lsa_safetensors_metadata_value(const lsa_safetensors *file, int64_t i);
+
+/* Writes n contiguous CPU tensors and n_meta pairs (keys, values; may be NULL) to `path`: to a temporary
+ * file beside it first, synced, then renamed, so a killed write leaves the old file. */
+int lsa_safetensors_save(const char *path, int64_t n, const char *const *names,
+                         const lsa_tensor *const *tensors, int64_t n_meta, const char *const *keys,
+                         const char *const *values);
+
+#endif

@@ -1,0 +1,307 @@
+/* The executable: LuaJIT on mimalloc, the tree's Lua modules on its path, lua/lsa/cli.lua in
+ * charge. Owns what Lua cannot do itself: Ctrl-C, and a last word when the process crashes.
+ *
+ * What Lua gets, as package.loaded["lsa.host"]:
+ *   root, build        the tree, and the folder in it (build, build/sanitize) that holds liblsa
+ *   call(how, f, ...)  calls f with Ctrl-C enabled: true and f's results, or false, the message
+ *                      with its traceback, and whether Ctrl-C was the reason. how: "script" (what
+ *                      does not stop within a second is ended), "prompt" (it may go on; a second
+ *                      Ctrl-C ends lsa) or "process" (Ctrl-C ends the process at once)
+ *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
+ *   interrupt_fd       readable once it was pressed, for a wait that must not miss it */
+#define _GNU_SOURCE
+#include <lauxlib.h>
+#include <libgen.h>
+#include <limits.h>
+#include <lua.h>
+#include <lualib.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "core/base/error.h"
+
+#ifndef LSA_SYSTEM_MALLOC /* sanitizers want to see the C library's own allocator */
+#include <mimalloc.h>
+#define realloc mi_realloc
+#define free mi_free
+#endif
+
+enum { EXIT_SCRIPT = 1, EXIT_INTERRUPT = 130 };
+enum { GRACE_SECONDS = 1 };
+
+enum { IDLE, SCRIPT, PROMPT, PROCESS };
+static const char *const hows[] = {"idle", "script", "prompt", "process", NULL};
+
+static int explain(lua_State *L);
+
+static lua_State *state;
+static volatile sig_atomic_t how;     /* what call is doing */
+static volatile sig_atomic_t presses; /* of Ctrl-C since it began */
+static int interrupt_fd = -1;
+
+/* What is being done, for the last word; Lua writes it through the FFI. */
+char lsa_activity[256];
+
+static void *allocate(void *owner, void *block, size_t old_bytes, size_t bytes)
+{
+    (void)owner, (void)old_bytes;
+    if (bytes) return realloc(block, bytes);
+    free(block);
+    return NULL;
+}
+
+static void write_text(const char *text)
+{
+    ssize_t written = write(STDERR_FILENO, text, strlen(text));
+    (void)written;
+}
+
+static void set_grace(int seconds)
+{
+    struct itimerval timer = {.it_value.tv_sec = seconds};
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/* The hook that a signal leaves behind: raises where Lua is, and again wherever a pcall caught it,
+ * since what runs scripts' parts protected must not keep going. */
+static void raise_interrupt(lua_State *L, lua_Debug *where)
+{
+    lua_getinfo(L, "f", where);
+    if (lua_tocfunction(L, -1) == explain) { /* an error on its way out already */
+        lua_pop(L, 1);
+        return;
+    }
+    luaL_where(L, 0);
+    lua_pushliteral(L, "interrupted");
+    lua_concat(L, 2);
+    lua_error(L);
+}
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    presses = presses + 1;
+    lsa_interrupt();
+    if (how == IDLE) {
+        eventfd_write(interrupt_fd, 1);
+        return;
+    }
+    if (how == PROCESS || presses > 1) {
+        write_text("lsa: interrupted\n");
+        _exit(EXIT_INTERRUPT);
+    }
+    lua_sethook(state, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
+    set_grace(GRACE_SECONDS);
+}
+
+/* Compiled loops see no hooks, and not every C call looks at the flag. */
+static void on_grace_over(int number)
+{
+    (void)number;
+    if (how == SCRIPT) {
+        write_text("lsa: interrupted\n");
+        _exit(EXIT_INTERRUPT);
+    }
+    if (how == PROMPT) write_text("still running; Ctrl-C again ends lsa\n");
+}
+
+static void disarm(lua_State *L)
+{
+    how = IDLE;
+    set_grace(0);
+    lua_sethook(L, NULL, 0, 0);
+    lsa_interrupt_clear();
+}
+
+/* Turns an error into its message and traceback; nothing interrupts from here on. */
+static int explain(lua_State *L)
+{
+    disarm(L);
+    if (!lua_isstring(L, 1) && !luaL_callmeta(L, 1, "__tostring"))
+        lua_pushfstring(L, "an error that is a %s", luaL_typename(L, 1));
+    else if (lua_isstring(L, 1))
+        lua_settop(L, 1);
+    luaL_traceback(L, L, lua_tostring(L, -1), 1);
+    return 1;
+}
+
+static int host_call(lua_State *L)
+{
+    int wanted = luaL_checkoption(L, 1, NULL, hows);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_pushcfunction(L, explain);
+    lua_replace(L, 1);
+    presses = 0;
+    lsa_interrupt_clear();
+    how = wanted;
+    int failed = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 1);
+    disarm(L);
+    lua_pushboolean(L, !failed);
+    lua_replace(L, 1);
+    if (failed) lua_pushboolean(L, presses > 0);
+    return lua_gettop(L);
+}
+
+static int host_interrupted(lua_State *L)
+{
+    eventfd_t count;
+    eventfd_read(interrupt_fd, &count);
+    lua_pushboolean(L, presses > 0);
+    presses = 0;
+    lsa_interrupt_clear();
+    return 1;
+}
+
+static void handle(int number, void (*handler)(int), int flags)
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    sigaction(number, &action, NULL);
+}
+
+#ifdef LSA_SYSTEM_MALLOC /* sanitizers report crashes themselves, and better */
+void __sanitizer_set_death_callback(void (*callback)(void));
+const char *__ubsan_default_options(void);
+
+const char *__ubsan_default_options(void) { return "print_stacktrace=1"; }
+
+static void on_death(void)
+{
+    if (!lsa_activity[0]) return;
+    write_text("lsa: that was in: ");
+    write_text(lsa_activity);
+    write_text("\n");
+}
+#else
+static void on_crash(int number)
+{
+    const char *name = number == SIGSEGV  ? "SIGSEGV"
+                       : number == SIGBUS ? "SIGBUS"
+                       : number == SIGFPE ? "SIGFPE"
+                       : number == SIGILL ? "SIGILL"
+                                          : "SIGABRT";
+    write_text("\nlsa: crashed with ");
+    write_text(name);
+    if (lsa_activity[0]) write_text(", in: ");
+    write_text(lsa_activity);
+    write_text("\nlsa: ./lsa --sanitize with the same arguments may say where\n");
+    raise(number); /* the default action, since handlers are reset */
+}
+#endif
+
+static void handle_signals(void)
+{
+    interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    struct sigaction now;
+    sigaction(SIGINT, NULL, &now);
+    if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* nohup may have asked */
+    handle(SIGALRM, on_grace_over, SA_RESTART);
+#ifdef LSA_SYSTEM_MALLOC
+    __sanitizer_set_death_callback(on_death);
+#else
+    static char stack_bytes[65536]; /* a stack overflow leaves no other */
+    stack_t stack = {.ss_sp = stack_bytes, .ss_size = sizeof stack_bytes};
+    sigaltstack(&stack, NULL);
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    for (size_t i = 0; i < sizeof crashes / sizeof *crashes; i++)
+        handle(crashes[i], on_crash, (int)(SA_RESETHAND | SA_NODEFER | SA_ONSTACK));
+#endif
+}
+
+/* <root>/build/bin/lsa or <root>/build/CONFIGURATION/bin/lsa: pushes root, and what is between. */
+static int push_tree(lua_State *L)
+{
+    char program[PATH_MAX];
+    ssize_t bytes = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (bytes < 0) return 0;
+    program[bytes] = 0;
+    char *out = dirname(dirname(program));
+    char *name = strrchr(out, '/');
+    if (!name) return 0;
+    *name++ = 0;
+    int release = strcmp(name, "build") == 0;
+    lua_pushstring(L, release ? out : dirname(out));
+    lua_pushfstring(L, release ? "build" : "build/%s", name);
+    return 1;
+}
+
+/* Pushes the host table, and registers it. */
+static int push_host(lua_State *L)
+{
+    lua_createtable(L, 0, 5);
+    if (!push_tree(L)) return 0;
+    lua_setfield(L, -3, "build");
+    lua_setfield(L, -2, "root");
+    lua_pushcfunction(L, host_call);
+    lua_setfield(L, -2, "call");
+    lua_pushcfunction(L, host_interrupted);
+    lua_setfield(L, -2, "interrupted");
+    lua_pushinteger(L, interrupt_fd);
+    lua_setfield(L, -2, "interrupt_fd");
+
+    lua_getglobal(L, "package");
+    lua_getfield(L, -2, "root");
+    const char *root = lua_tostring(L, -1);
+    lua_getfield(L, -2, "path");
+    lua_pushfstring(L, "%s/lua/?.lua;%s/lua/?/init.lua;%s", root, root, lua_tostring(L, -1));
+    lua_setfield(L, -4, "path");
+    lua_pop(L, 2);
+    lua_getfield(L, -1, "loaded");
+    lua_pushvalue(L, -3);
+    lua_setfield(L, -2, "lsa.host");
+    lua_pop(L, 2);
+    return 1;
+}
+
+/* Runs lua/lsa/cli.lua with the arguments; its result is the exit code. */
+static int start(lua_State *L)
+{
+    int argc = (int)lua_tointeger(L, 1);
+    char **argv = lua_touserdata(L, 2);
+    luaL_openlibs(L);
+    if (!push_host(L)) return luaL_error(L, "the executable is not where it was built");
+    lua_getfield(L, -1, "root");
+    lua_pushfstring(L, "%s/lua/lsa/cli.lua", lua_tostring(L, -1));
+    if (luaL_loadfile(L, lua_tostring(L, -1))) return lua_error(L);
+    lua_createtable(L, argc, 0);
+    for (int i = 0; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i);
+    }
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+/* Threads with nothing to do sleep at once. By default they spin, and then a second program on the same cores makes
+ * every parallel loop wait for the scheduler. The thread library reads this before main, hence the new start. */
+static void let_threads_sleep(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1)) return;
+    execv("/proc/self/exe", argv);
+}
+
+int main(int argc, char **argv)
+{
+    let_threads_sleep(argv);
+    state = lua_newstate(allocate, NULL);
+    if (!state) {
+        fprintf(stderr, "lsa: LuaJIT could not start\n");
+        return EXIT_SCRIPT;
+    }
+    handle_signals();
+    lua_pushcfunction(state, explain);
+    lua_pushcfunction(state, start);
+    lua_pushinteger(state, argc);
+    lua_pushlightuserdata(state, argv);
+    int code = EXIT_SCRIPT;
+    if (lua_pcall(state, 2, 1, 1))
+        fprintf(stderr, "lsa: %s\n", lua_tostring(state, -1));
+    else
+        code = (int)lua_tointeger(state, -1);
+    lua_close(state);
+    return code;
+}

@@ -1,0 +1,177 @@
+/* Owns copy-on-write block arrays. Large blocks are pages of their own, so that memory which is let go of is free at
+ * once; their items begin on a page, which is why who shares a block is noted apart from it. */
+#include "core/pool/cow_blocks.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "core/base/error.h"
+#include "core/base/memory.h"
+
+enum { LARGE = 16 << 10 };
+
+struct lsa_block {
+    atomic_int references;
+    int64_t bytes;
+    uint8_t *data;
+};
+
+static int64_t block_bytes(const lsa_cow_blocks *b) { return b->item << b->shift; }
+
+static struct lsa_block *block_new(const lsa_cow_blocks *b)
+{
+    struct lsa_block *block = lsa_alloc(sizeof *block);
+    if (!block) return NULL;
+    atomic_init(&block->references, 1);
+    block->bytes = block_bytes(b);
+    block->data = block->bytes < LARGE ? lsa_alloc_zero(block->bytes) : lsa_pages_alloc(block->bytes);
+    if (block->data) return block;
+    lsa_free(block);
+    return NULL;
+}
+
+static void block_release(struct lsa_block *block)
+{
+    if (!block || atomic_fetch_sub(&block->references, 1) != 1) return;
+    if (block->bytes < LARGE) lsa_free(block->data);
+    else lsa_pages_free(block->data, block->bytes);
+    lsa_free(block);
+}
+
+/* Puts a block, or none, at its place. */
+static void place(lsa_cow_blocks *b, int64_t i, struct lsa_block *block)
+{
+    b->held[i] = block;
+    b->data[i] = block ? block->data : NULL;
+}
+
+void lsa_cow_blocks_init(lsa_cow_blocks *b, int64_t item_bytes, int32_t shift)
+{
+    memset(b, 0, sizeof *b);
+    b->item = item_bytes;
+    b->shift = shift;
+}
+
+void lsa_cow_blocks_free(lsa_cow_blocks *b)
+{
+    for (int64_t i = 0; i < b->blocks; i++) block_release(b->held[i]);
+    lsa_free(b->data);
+    lsa_free(b->held);
+    lsa_cow_blocks_init(b, b->item, b->shift);
+}
+
+static int room_for(lsa_cow_blocks *b, int64_t blocks)
+{
+    if (blocks <= b->room) return LSA_OK;
+    int64_t room = blocks > 2 * b->room ? blocks : 2 * b->room;
+    uint8_t **data = lsa_realloc(b->data, room * (int64_t)sizeof *data);
+    if (!data) return LSA_ENOMEM;
+    b->data = data;
+    struct lsa_block **held = lsa_realloc(b->held, room * (int64_t)sizeof *held);
+    if (!held) return LSA_ENOMEM;
+    b->held = held;
+    b->room = room;
+    return LSA_OK;
+}
+
+int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b)
+{
+    lsa_cow_blocks_init(out, b->item, b->shift);
+    if (!b->blocks) return LSA_OK;
+    if (room_for(out, b->blocks)) {
+        lsa_cow_blocks_free(out);
+        return LSA_ENOMEM;
+    }
+    out->blocks = b->blocks;
+    out->count = b->count;
+    for (int64_t i = 0; i < b->blocks; i++) {
+        place(out, i, b->held[i]);
+        if (b->held[i]) atomic_fetch_add(&b->held[i]->references, 1);
+    }
+    return LSA_OK;
+}
+
+/* Replaces a shared block by a copy of its own. */
+static int make_own(lsa_cow_blocks *b, int64_t i)
+{
+    struct lsa_block *shared = b->held[i];
+    if (atomic_load(&shared->references) == 1) return LSA_OK;
+    struct lsa_block *own = block_new(b);
+    if (!own) return LSA_ENOMEM;
+    memcpy(own->data, shared->data, (size_t)own->bytes);
+    place(b, i, own);
+    block_release(shared);
+    return LSA_OK;
+}
+
+int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
+{
+    int64_t per_block = (int64_t)1 << b->shift;
+    int64_t need = (count + per_block - 1) >> b->shift;
+    int64_t old = b->count;
+    if (count > old && old < b->blocks << b->shift) { /* the rest of the last block becomes items */
+        int64_t block = old >> b->shift;
+        if (make_own(b, block)) return LSA_ENOMEM;
+        int64_t end = (block + 1) << b->shift;
+        int64_t stop = count < end ? count : end;
+        memset(b->data[block] + (old - (block << b->shift)) * b->item, 0, (size_t)((stop - old) * b->item));
+    }
+    if (room_for(b, need)) return LSA_ENOMEM;
+    while (b->blocks < need) {
+        struct lsa_block *block = block_new(b);
+        if (!block) { /* as before: blocks beyond the old count hold nothing */
+            while (b->blocks > (old + per_block - 1) >> b->shift) block_release(b->held[--b->blocks]);
+            return LSA_ENOMEM;
+        }
+        place(b, b->blocks++, block);
+    }
+    while (b->blocks > need) block_release(b->held[--b->blocks]);
+    b->count = count;
+    return LSA_OK;
+}
+
+const uint8_t *lsa_cow_blocks_at(const lsa_cow_blocks *b, int64_t i)
+{
+    return b->data[i >> b->shift] + (i & (((int64_t)1 << b->shift) - 1)) * b->item;
+}
+
+uint8_t *lsa_cow_blocks_write(lsa_cow_blocks *b, int64_t i)
+{
+    if (make_own(b, i >> b->shift)) return NULL;
+    return (uint8_t *)lsa_cow_blocks_at(b, i);
+}
+
+void lsa_cow_blocks_let_go(lsa_cow_blocks *b, int64_t block)
+{
+    block_release(b->held[block]);
+    place(b, block, NULL);
+}
+
+int lsa_cow_blocks_have_again(lsa_cow_blocks *b, int64_t block)
+{
+    if (!b->held[block]) place(b, block, block_new(b));
+    return b->held[block] ? LSA_OK : LSA_ENOMEM;
+}
+
+void lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out)
+{
+    uint8_t *to = out;
+    for (int64_t i = from; i < from + n;) {
+        int64_t end = ((i >> b->shift) + 1) << b->shift;
+        if (end > from + n) end = from + n;
+        if (bytes == b->item) {
+            memcpy(to, lsa_cow_blocks_at(b, i), (size_t)((end - i) * bytes));
+            to += (end - i) * bytes;
+            i = end;
+        } else {
+            for (; i < end; i++, to += bytes) memcpy(to, lsa_cow_blocks_at(b, i), (size_t)bytes);
+        }
+    }
+}
+
+int64_t lsa_cow_blocks_bytes(const lsa_cow_blocks *b)
+{
+    int64_t held = 0;
+    for (int64_t i = 0; i < b->blocks; i++) held += b->data[i] != NULL;
+    return held * block_bytes(b);
+}

@@ -1,0 +1,31 @@
+/* Private: a hot tier that is filled on demand. Level 2 picks among all chunks; a picked chunk without a cell is fetched before
+ * attention reads it, into the cell of the chunk whose last use is longest ago. The order of the cells is a list. */
+#ifndef LSA_ON_DEMAND_H
+#define LSA_ON_DEMAND_H
+#include <stdint.h>
+
+struct lsa_pool;
+
+typedef struct lsa_on_demand {
+    int32_t *newer, *older;    /* [room]: neighbours by last use, NONE at an end; a cell that is not listed is its own newer one */
+    int32_t newest, oldest;
+    int64_t room;
+} lsa_on_demand;
+
+/* The list of what has a cell in the pool now, in the order of the units. */
+int lsa_on_demand_new(lsa_on_demand **out, const struct lsa_pool *pool);
+void lsa_on_demand_free(lsa_on_demand *demand);
+
+/* Of a fork of the pool, whose cells have the same numbers. */
+int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand);
+
+/* Has n chunks (ascending) in cells: fetches those that have none, and *hits gains the number of the others. What leaves was
+ * used before any of them. LSA_ESTATE when there are fewer cells than chunks. A failure loses no chunk. */
+int lsa_on_demand_use(lsa_on_demand *demand, struct lsa_pool *pool, const int32_t *chunks, int64_t n, int64_t *hits);
+
+/* The listed cells that are in use, newest first, into `cells` (NULL: counts); and a list from them, LSA_EFORMAT when they are
+ * not cells in use, each once. */
+int64_t lsa_on_demand_cells(const lsa_on_demand *demand, const struct lsa_pool *pool, int32_t *cells);
+int lsa_on_demand_restore(lsa_on_demand *demand, const struct lsa_pool *pool, const int32_t *cells, int64_t n);
+
+#endif

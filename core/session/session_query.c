@@ -1,0 +1,243 @@
+/* The questions that policies and scripts ask of a session; nothing here changes it. */
+#include <string.h>
+
+#include "core/base/error.h"
+#include "core/base/memory.h"
+#include "core/session/activations.h"
+#include "core/session/session.h"
+#include "core/session/session_state.h"
+#include "kernels/index_score.h"
+#include "kernels/kv_record.h"
+#include "kernels/topk.h"
+
+enum {
+    AT_A_TIME = 256,           /* records decoded */
+    KEYS_FROM_DISK = 4 << 20   /* bytes of keys read from the file before they are scored */
+};
+
+const lsa_model *lsa_session_model(const lsa_session *s) { return s->model; }
+lsa_pool *lsa_session_pool(lsa_session *s) { return s->pool; }
+int64_t lsa_session_tokens(const lsa_session *s) { return s->tokens; }
+const float *lsa_session_logits(const lsa_session *s) { return s->logits; }
+
+int64_t lsa_session_chunks(const lsa_session *s)
+{
+    return s->pool ? s->tokens / s->model->config.csa_rate : 0;
+}
+
+void lsa_session_token_ids(const lsa_session *s, int64_t from, int64_t n, int32_t *ids)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const uint8_t *id = lsa_cow_blocks_at(&s->token_ids, from + i);
+        ids[i] = 0;
+        memcpy(&ids[i], id, (size_t)s->token_ids.item); /* little-endian */
+    }
+}
+
+/* The layer of a CSA ordinal, or NULL with a message. */
+static const lsa_layer_state *layer_of(const lsa_session *s, int64_t csa)
+{
+    for (int64_t i = 0; i < s->model->config.layers; i++)
+        if (s->layers[i].csa == csa && csa >= 0) return &s->layers[i];
+    lsa_fail(LSA_EARG, "session: CSA layer %lld; the model has %lld", (long long)csa,
+             (long long)s->model->config.csa_layers);
+    return NULL;
+}
+
+static int check_chunks(const lsa_session *s, int64_t from, int64_t n)
+{
+    if (from >= 0 && n >= 0 && from + n <= lsa_session_chunks(s)) return LSA_OK;
+    return lsa_fail(LSA_EARG, "session: chunks %lld to %lld; there are %lld", (long long)from,
+                    (long long)(from + n - 1), (long long)lsa_session_chunks(s));
+}
+
+int lsa_session_hidden(const lsa_session *s, int64_t csa, float *hidden)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    if (!s->tokens) return lsa_fail(LSA_ESTATE, "session: no token has been run, so there is no hidden state");
+    memcpy(hidden, l->hidden, (size_t)s->model->config.hidden * sizeof *hidden);
+    return LSA_OK;
+}
+
+int lsa_session_keys(const lsa_session *s, int64_t csa, int64_t from, int64_t n, void *keys)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    int rc = check_chunks(s, from, n);
+    return rc ? rc : lsa_pool_read_keys(s->pool, csa, from, n, keys);
+}
+
+int lsa_session_entries(const lsa_session *s, int64_t csa, int64_t from, int64_t n, float *entries)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    int rc = check_chunks(s, from, n);
+    const lsa_config *c = &s->model->config;
+    int64_t bytes = lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
+    uint8_t *records = lsa_alloc(AT_A_TIME * bytes);
+    int32_t chunks[AT_A_TIME];
+    if (!rc && !records) rc = LSA_ENOMEM;
+    for (int64_t at = 0; !rc && at < n; at += AT_A_TIME) {
+        int64_t m = n - at < AT_A_TIME ? n - at : AT_A_TIME;
+        for (int64_t i = 0; i < m; i++) chunks[i] = (int32_t)(from + at + i);
+        rc = lsa_pool_read(s->pool, csa, chunks, m, records);
+        if (!rc)
+            rc = lsa_kv_decode_cpu(entries + at * c->head_dim, records, m, c->head_dim, c->rope_dim, bytes, s->kv_format,
+                                   NULL);
+    }
+    lsa_free(records);
+    return rc;
+}
+
+int64_t lsa_session_recent(const lsa_session *s) { return s->tokens < LSA_RECENT ? s->tokens : LSA_RECENT; }
+
+int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *queries, float *weights)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    if (w < 1 || w > lsa_session_recent(s))
+        return lsa_fail(LSA_EARG, "session: queries of the last %lld tokens; 1 to %lld are kept", (long long)w,
+                        (long long)lsa_session_recent(s));
+    memcpy(queries, lsa_row_history_at(&l->queries, s->tokens - w), (size_t)(w * l->queries.width) * sizeof *queries);
+    memcpy(weights, lsa_row_history_at(&l->query_weights, s->tokens - w),
+           (size_t)(w * l->query_weights.width) * sizeof *weights);
+    return LSA_OK;
+}
+
+int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, const float *w, int64_t rows,
+                          int64_t heads, int64_t chunks, float *scores)
+{
+    const lsa_config *c = &s->model->config;
+    int64_t key = lsa_pool_key_bytes(s->pool);
+    int64_t bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim, s->kv_format, s->compute);
+    void *workspace = lsa_activations_workspace(s->scratch, bytes);
+    int here = lsa_pool_has_keys(s->pool, csa);
+    int64_t run = here ? LSA_POOL_KEY_RUN : KEYS_FROM_DISK / key;
+    uint8_t *fetched = here ? NULL : lsa_alloc(run * key);
+    int rc = (bytes && !workspace) || (!here && !fetched) ? LSA_ENOMEM : LSA_OK;
+    for (int64_t from = 0; !rc && from < chunks; from += run) {
+        int64_t n = chunks - from < run ? chunks - from : run;
+        if (!here) rc = lsa_pool_read_keys(s->pool, csa, from, n, fetched);
+        for (int64_t at = 0; !rc && at < n; at += LSA_POOL_KEY_RUN) {
+            const uint8_t *keys = here ? lsa_pool_keys(s->pool, csa, from) : fetched + at * key;
+            rc = lsa_index_score_cpu(scores + from + at, q, w, keys, rows, n - at < LSA_POOL_KEY_RUN ? n - at : LSA_POOL_KEY_RUN,
+                                     heads, c->index_dim, key, chunks, s->kv_format, s->compute, workspace, NULL);
+        }
+    }
+    lsa_free(fetched);
+    return rc;
+}
+
+int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w, int64_t rows,
+                             int64_t heads, float *scores)
+{
+    if (!layer_of(s, csa)) return LSA_EARG;
+    return lsa_session_scores_of(s, csa, q, w, rows, heads, lsa_session_chunks(s), scores);
+}
+
+int lsa_session_observed(const lsa_session *s, int64_t csa, int32_t *used, float *mass)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    int64_t chunks = lsa_session_chunks(s);
+    memset(used, 0, (size_t)chunks * sizeof *used);
+    memset(mass, 0, (size_t)chunks * sizeof *mass);
+    int64_t n = s->observed_by_chunk ? chunks : s->resident_count;
+    for (int64_t i = 0; i < n && i < s->observed_room; i++) {
+        int64_t chunk = s->observed_by_chunk ? i : s->residents[i];
+        used[chunk] = l->used[i];
+        mass[chunk] = l->mass[i];
+    }
+    return LSA_OK;
+}
+
+static int is_resident(const lsa_session *s, int32_t chunk)
+{
+    int64_t low = 0, high = s->resident_count;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (s->residents[middle] < chunk) low = middle + 1;
+        else high = middle;
+    }
+    return low < s->resident_count && s->residents[low] == chunk;
+}
+
+int64_t lsa_session_picks(const lsa_session *s, int64_t csa, int32_t *ids, float *mass)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    memcpy(ids, l->last_ids, (size_t)l->last_count * sizeof *ids);
+    memcpy(mass, l->last_mass, (size_t)l->last_count * sizeof *mass);
+    return l->last_count;
+}
+
+/* The same picks as Level 2's where the keys are to be read from the file: scores of all chunks, then the best. */
+static int topk_from_disk(const lsa_session *s, int64_t csa, const float *q, const float *w, int32_t *ids, int32_t *count)
+{
+    int64_t chunks = lsa_session_chunks(s), heads = s->model->config.index_heads;
+    int32_t k = (int32_t)s->model->config.index_topk;
+    float *scores = lsa_alloc(chunks * (int64_t)sizeof *scores);
+    void *workspace = lsa_alloc(lsa_topk_workspace(1, k));
+    int32_t *best = lsa_alloc(k * (int64_t)sizeof *best);
+    int rc = scores && workspace && best ? LSA_OK : LSA_ENOMEM;
+    if (!rc) rc = lsa_session_scores_of(s, csa, q, w, 1, heads, chunks, scores);
+    if (!rc) rc = lsa_topk_cpu(best, NULL, count, scores, 1, chunks, chunks, k, workspace, NULL);
+    if (!rc) memcpy(ids, best, (size_t)*count * sizeof *ids);
+    lsa_free(scores);
+    lsa_free(workspace);
+    lsa_free(best);
+    return rc;
+}
+
+int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
+{
+    const lsa_layer_state *l = layer_of(s, csa);
+    if (!l) return LSA_EARG;
+    if (!s->tokens) return 0;
+    int32_t count = 0;
+    const float *q = lsa_row_history_at(&l->queries, s->tokens - 1), *w = lsa_row_history_at(&l->query_weights, s->tokens - 1);
+    int rc = lsa_pool_has_keys(s->pool, csa)
+                 ? lsa_level2(s, s->scratch, l - s->layers, q, w, 1, s->tokens - 1, 0, ids, NULL, &count)
+                 : topk_from_disk(s, csa, q, w, ids, &count);
+    return rc ? rc : count;
+}
+
+int lsa_session_coverage(const lsa_session *s, int64_t *covered, int64_t *total)
+{
+    *covered = *total = 0;
+    for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
+        int32_t *ids = s->scratch->ids;
+        if (!lsa_pool_has_keys(s->pool, csa)) continue; /* too dear for a sample */
+        int64_t count = lsa_session_native_topk(s, csa, ids);
+        if (count < 0) return (int)count;
+        for (int64_t j = 0; j < count; j++) *covered += !s->tiered || is_resident(s, ids[j]);
+        *total += count;
+    }
+    return LSA_OK;
+}
+
+void lsa_session_count(const lsa_session *s, lsa_session_counters *out) { *out = s->counters; }
+
+void lsa_session_memory(const lsa_session *s, lsa_session_bytes *out)
+{
+    const lsa_config *c = &s->model->config;
+    int64_t record = lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
+    int64_t chunks = lsa_session_chunks(s);
+    memset(out, 0, sizeof *out);
+    out->kv_total = chunks * record * c->csa_layers;
+    out->kv_resident = s->tiered ? s->resident_count * record * c->csa_layers : out->kv_total;
+    if (s->demand) out->kv_resident = lsa_pool_held_cells(s->pool) * record * c->csa_layers;
+    out->tokens = lsa_cow_blocks_bytes(&s->token_ids);
+    for (int64_t i = 0; i < c->layers; i++) {
+        const lsa_layer_state *l = &s->layers[i];
+        if (l->csa >= 0) out->index_keys += chunks * lsa_pool_key_bytes(s->pool);
+        out->hca += l->entries.count * l->entries.item;
+        int64_t rows = s->tokens < c->window ? s->tokens : c->window;
+        out->window += rows * l->window.width * (int64_t)sizeof(float);
+    }
+    if (!s->pool) return;
+    out->hot_cells = lsa_pool_hot_bytes(s->pool);
+    out->cold = lsa_pool_cold_bytes(s->pool);
+    out->disk = lsa_pool_disk_bytes(s->pool);
+}
