@@ -5,8 +5,8 @@
 local lsa = require "lsa"
 local accounting = lsa.accounting
 local needle = require "lsa.tasks.needle"
-local rng = require "lsa.rng"
-local stats = require "lsa.stats"
+local rng = require "lsa.cycle.rng"
+local stats = require "lsa.session.stats"
 local texts = require "lsa.texts"
 
 local opt = require "lsa.args" [[

@@ -2,9 +2,9 @@
 --
 --   ./lsa experiments/evictions.lua [--help]
 local lsa = require "lsa"
-local grid = require "lsa.grid"
+local grid = require "lsa.prompt.results_table"
 local registry = require "lsa.registry"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local texts = require "lsa.texts"
 
 local opt = require "lsa.args" [[
@@ -33,7 +33,7 @@ local traces = {}
 local function session_trace(base, ids, selection)
   local entry, pages, most = registry.open("policies", selection), {}, 0
   local fork = base:fork{budget = opt.budget, every = opt.every, select = function(cycle)
-    local chosen = require("lsa.cycle").as_set(entry.fn(cycle, entry.opt), cycle.n)
+    local chosen = require("lsa.cycle.cycle").as_set(entry.fn(cycle, entry.opt), cycle.n)
     local before = #pages
     for page in chosen:union(cycle.keep):pages(opt.page):each() do pages[#pages + 1] = page end
     most = math.max(most, #pages - before)

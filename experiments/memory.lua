@@ -10,8 +10,8 @@ local lib = require "lsa.ffi"
 local lsa = require "lsa"
 local needle = require "lsa.tasks.needle"
 local progress = require "lsa.progress"
-local rng = require "lsa.rng"
-local stats = require "lsa.stats"
+local rng = require "lsa.cycle.rng"
+local stats = require "lsa.session.stats"
 local texts = require "lsa.texts"
 
 local opt = require "lsa.args" [[

@@ -2,10 +2,10 @@
 --
 --   ./lsa experiments/policies.lua [--help]
 local lsa = require "lsa"
-local grid = require "lsa.grid"
+local grid = require "lsa.prompt.results_table"
 local needle = require "lsa.tasks.needle"
 local registry = require "lsa.registry"
-local stats = require "lsa.stats"
+local stats = require "lsa.session.stats"
 
 local opt = require "lsa.args" [[
 Needle recall, coverage and traffic of every selection policy.

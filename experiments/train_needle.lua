@@ -8,7 +8,7 @@ local dump = require "lsa.dump"
 local needle = require "lsa.tasks.needle"
 local progress = require "lsa.progress"
 local recall = require "lsa.tasks.recall"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local texts = require "lsa.texts"
 
 local opt = require "lsa.args" [[

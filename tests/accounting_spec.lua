@@ -1,7 +1,7 @@
 -- Bytes and FLOPs of a model against sums by hand and against the counts of running sessions.
 local lsa = require "lsa"
 local accounting = require "lsa.accounting"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 
 local flash = accounting.flash
 

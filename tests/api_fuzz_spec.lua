@@ -24,7 +24,7 @@ extern char lsa_activity[256];
 
 local OWN = debug.getinfo(1, "S").short_src:match "[^/]*$"
 local CALLS = 60                                             -- of a round
-local OPERATIONS = (package.loaded["lsa.test"] or {}).operations or 2400
+local OPERATIONS = (package.loaded["lsa.prompt.test"] or {}).operations or 2400
 local SECONDS = lib.build:find "sanitize" and 60 or 5        -- that a call may take
 local SEED = 1
 
@@ -87,8 +87,8 @@ end
 -- Right calls, by name: functions of the world that return arguments. A function that is not here gets garbage alone.
 local right = {}
 right["lsa.zeros"] = function() return {{2, 3}, "f32"} end
-right["lsa.tensor"] = function() return {{{1, 2}, {3, 4}}, "i32"} end
-right["lsa.set"] = function() return {10} end
+right["lsa.tensor.tensor"] = function() return {{{1, 2}, {3, 4}}, "i32"} end
+right["lsa.tensor.set"] = function() return {10} end
 right["lsa.load"] = function(w) return {w.file} end
 right["lsa.save"] = function(w) return {w.out, {a = w.tensor}, {key = "value"}} end
 right["lsa.model"] = function() return {golden .. "short", {compute = "f32", device = "cpu", piece = 16}} end

@@ -2,7 +2,7 @@
 -- place, callbacks that misbehave; and what a failure may say.
 local ffi = require "ffi"
 local lsa = require "lsa"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 
 local M = {}
 
@@ -203,17 +203,20 @@ local INTERNAL = {"attempt to ", "bad argument #", "cannot convert", "'%?'", "st
   "initial value must be", "wrong number of type", "size of C type is unknown", "too many initializers", "table overflow",
   "unfinished ", "malformed ", "invalid order function", "Cannot serialise", "excessive", "result too large", "nil %(a nil"}
 
+local RULES = {policies = true, evictions = true, schedules = true, samplers = true, tasks = true}
+
 -- Why a message is no good, or nil. own: the file of the calls.
 function M.fault(message, own)
   if type(message) ~= "string" then return "the error is a " .. type(message) end
   if #message == 0 then return "the message is empty" end
   if #message > 20000 then return ("the message has %d bytes"):format(#message) end
-  if message:find "lua/lsa/%l+/[%w_]+%.lua:%d+: " then return nil end -- a policy's line is a script's
+  local folder = message:match "lua/lsa/(%l+)/[%w_]+%.lua:%d+: "
+  if RULES[folder] then return nil end -- a policy's line is a script's
   for _, pattern in ipairs(INTERNAL) do
     if message:find(pattern) then return "the message is an internal one" end
   end
   local place, text = message:match "^([^\n]-):%d+: (.*)$"
-  if place and place:find "lua/lsa/[%w_]+%.lua$" then return "the message points into the library" end
+  if place and place:find "lua/lsa/[%w_/]+%.lua$" then return "the message points into the library" end
   if place and place:find(own, 1, true) then message = text end
   if not message:find "%a%a" then return "the message says nothing" end
 end

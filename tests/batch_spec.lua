@@ -1,7 +1,7 @@
 -- Batches: many sessions in one step give what each gives alone.
 local ffi = require "ffi"
 local lsa = require "lsa"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local session = require "lsa.session"
 local C = require("lsa.ffi").C
 

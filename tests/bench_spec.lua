@@ -1,4 +1,4 @@
-local bench = require "lsa.bench"
+local bench = require "lsa.prompt.bench"
 local C = require("lsa.ffi").C
 
 -- What main(arguments) printed, by lines, and its code.

@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local long = require "long_support"
 local registry = require "lsa.registry"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local support = require "file_support"
 local C = require("lsa.ffi").C
 

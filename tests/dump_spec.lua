@@ -3,10 +3,10 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local dump = require "lsa.dump"
-local labels = require "lsa.labels"
+local labels = require "lsa.train.labels"
 local files = require "file_support"
 local process = require "process_support"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 
 local C = lib.C
 local golden = lib.root .. "/tests/golden/"

@@ -14,7 +14,7 @@ end)
 
 -- Precision, recall, recall@k and calibration of scores(doc, step, n) by the definition, over steps 0, every, 2 every, ...
 local function by_hand(scores, ranks, opt, tail)
-  local documents = require "lsa.documents"
+  local documents = require "lsa.train.documents"
   local m = {selected = 0, right = 0, golden = 0, candidates = 0, recall = 0, steps = 0, bins = {}}
   for _, trace in ipairs(traces) do
     local doc = documents.open(trace, LAYERS, model, documents.horizon(model, opt.window, 1))

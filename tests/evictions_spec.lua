@@ -1,5 +1,5 @@
 -- Eviction policies: what all of them promise, and what sets each apart.
-local evictions = require "lsa.evictions"
+local evictions = require "lsa.cycle.eviction_objects"
 local registry = require "lsa.registry"
 local traces = require "traces"
 
@@ -612,7 +612,7 @@ describe("user-written eviction objects", function()
 
   it("are copied with arrays of numbers, cycles, and metatables, but not with modules", function()
     local ffi = require "ffi"
-    local lists = require "lsa.lists"
+    local lists = require "lsa.cycle.slot_lists"
     local object = evictions.new(function()
       local self = {hit = function() end, insert = function() end, victim = function() end, remove = function() end}
       self.array, self.fixed, self.big = ffi.new("double[?]", 3, {1, 2, 3}), ffi.new("uint8_t[2][4]"), 5LL

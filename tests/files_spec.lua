@@ -1,5 +1,5 @@
 local lsa = require "lsa"
-local tensor = require "lsa.tensor"
+local tensor = require "lsa.tensor.tensor"
 
 local function temporary(write)
   local path = os.tmpname()

@@ -255,9 +255,9 @@ describe("golden labels", function()
   end)
 end)
 
-describe("lsa.labels", function()
-  local labels = require "lsa.labels"
-  local tensor = require "lsa.tensor"
+describe("lsa.train.labels", function()
+  local labels = require "lsa.train.labels"
+  local tensor = require "lsa.tensor.tensor"
 
   local function mined(steps, n, opt)
     local ids, logits = {}, {}

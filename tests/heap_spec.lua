@@ -1,5 +1,5 @@
 -- The indexed heap against a search of everything.
-local heap = require "lsa.heap"
+local heap = require "lsa.cycle.slot_heap"
 local traces = require "traces"
 
 describe("the heap", function()

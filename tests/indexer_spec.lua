@@ -2,7 +2,7 @@
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local files = require "file_support"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 
 local golden = lib.root .. "/tests/golden/"
 

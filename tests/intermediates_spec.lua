@@ -74,7 +74,7 @@ describe("intermediates of a prefill", function()
   end)
 
   it("are let go, and collected anew", function()
-    local trace = require("lsa.intermediates").new {"a"}
+    local trace = require("lsa.session.intermediates").new {"a"}
     local data = ffi.new("float[6]", 1, 2, 3, 4, 5, 6)
     local before = C.lsa_memory_in_use()
     for _ = 1, 3 do

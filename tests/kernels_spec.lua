@@ -1,7 +1,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa"
 local raw = require "lsa.ffi"
-local kernels = require "lsa.kernels"
+local kernels = require "lsa.tensor.kernels"
 local support = require "kernel_support"
 
 local C = raw.C
@@ -38,7 +38,7 @@ local function softmax(list)
   return out
 end
 
-describe("lsa.kernels", function()
+describe("lsa.tensor.kernels", function()
   it("has every kernel that a header declares", function()
     local missing = {}
     local listing = assert(io.popen("ls " .. raw.root .. "/kernels/*.h"))

@@ -1,11 +1,11 @@
 -- lsa.batch: what each request gives alone, whatever runs beside it; who waits, who fails, whose cells are whose.
 local ffi = require "ffi"
 local lsa = require "lsa"
-local commons = require "lsa.commons"
-local ranges = require "lsa.ranges"
+local commons = require "lsa.serve.shared_hot_tier"
+local ranges = require "lsa.serve.id_ranges"
 local registry = require "lsa.registry"
-local rng = require "lsa.rng"
-local set = require "lsa.set"
+local rng = require "lsa.cycle.rng"
+local set = require "lsa.tensor.set"
 local C = require("lsa.ffi").C
 
 local golden = require("lsa.ffi").root .. "/tests/golden/"

@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local long = require "long_support"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local support = require "file_support"
 
 local C = lib.C

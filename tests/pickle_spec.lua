@@ -267,7 +267,7 @@ describe("pickles", function()
     local box = ffi.new "lsa_tensor *[1]"
     local rc = C.lsa_pickle_tensor(p, 0, box)
     check(rc)
-    return require("lsa.tensor").wrap(box[0]), keep, p
+    return require("lsa.tensor.tensor").wrap(box[0]), keep, p
   end
 
   it("have no tensor that goes beyond its storage", function()

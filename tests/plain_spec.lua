@@ -1,4 +1,4 @@
-local plain = require "lsa.plain"
+local plain = require "lsa.files.plain_data"
 
 describe("plain data", function()
   it("comes back as it was", function()

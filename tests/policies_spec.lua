@@ -1,7 +1,7 @@
 -- Selection policies: each formula by hand, then every policy on real models.
 local lsa = require "lsa"
 local registry = require "lsa.registry"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local files = require "file_support"
 local support = require "policy_support"
 
@@ -16,7 +16,7 @@ local function ask(spec, given)
   local cycle = getmetatable(given) and given or support.cycle(given)
   local ok, answer = registry.open("policies", spec):call(cycle)
   assert(ok, answer)
-  return require("lsa.cycle").as_set(answer, cycle.n):minus(cycle.keep):ids():totable()
+  return require("lsa.cycle.cycle").as_set(answer, cycle.n):minus(cycle.keep):ids():totable()
 end
 
 local function scores_of(list) return lsa.tensor(list) end

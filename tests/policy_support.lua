@@ -1,7 +1,7 @@
 -- Cycles for specs of policies, without a model: what is given are tensors, and index scores are computed by the kernel.
 local lsa = require "lsa"
-local cycles = require "lsa.cycle"
-local rng = require "lsa.rng"
+local cycles = require "lsa.cycle.cycle"
+local rng = require "lsa.cycle.rng"
 
 local M = {}
 

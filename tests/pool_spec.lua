@@ -5,7 +5,7 @@ local C, check = lib.C, lib.check
 
 local LAYERS, RECORD = 3, 24
 -- Operations of the random test; `./lsa test --operations 1e7` runs more.
-local OPERATIONS = (package.loaded["lsa.test"] or {}).operations or 1e6
+local OPERATIONS = (package.loaded["lsa.prompt.test"] or {}).operations or 1e6
 
 local function ids(list) return ffi.new("int32_t[?]", math.max(1, #list), list) end
 
@@ -175,7 +175,7 @@ describe("a pool", function()
   for _, unit in ipairs {1, 4, 6} do
     it(("keeps its invariants under random operations, cells of %d chunks"):format(unit), function()
       local seed = 20 + unit
-      local random = require("lsa.rng").new(seed)
+      local random = require("lsa.cycle.rng").new(seed)
       -- One shadow a pool: cold[layer][chunk] = version, which no other write has; has[unit] = true.
       -- shared: its cells are the host's.
       local pools, host, writes = {{c = new_pool(unit), cold = {}, has = {}, used = 0, chunks = 0}}, ffi.new "lsa_pool *[1]", 0

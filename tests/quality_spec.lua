@@ -1,7 +1,7 @@
 -- What is told of a policy's quality: needles found, evidence kept, coverage, churn.
 local lsa = require "lsa"
 local needle = require "lsa.tasks.needle"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 
 local model = lsa.model(lsa.root .. "/experiments/models/needle")
 local hay = ("The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "):rep(40)

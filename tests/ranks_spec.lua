@@ -117,7 +117,7 @@ end)
 
 describe("lsa.trainer's parallel option", function()
   it("names what there is", function()
-    local ok, why = pcall(require("lsa.ranks").join, "nccl")
+    local ok, why = pcall(require("lsa.train.ranks").join, "nccl")
     assert.is_false(ok)
     assert.truthy(why:find('parallel is nccl; it can be "mpi"', 1, true))
   end)

@@ -50,7 +50,7 @@ describe("statements on standard input", function()
 end)
 
 describe("values at the prompt", function()
-  local text = require "lsa.inspect".text
+  local text = require "lsa.prompt.inspect".text
 
   it("are bounded, however large, deep or circular", function()
     local long = {}
@@ -76,7 +76,7 @@ describe("values at the prompt", function()
 end)
 
 describe("completion", function()
-  local complete = require "lsa.complete".complete
+  local complete = require "lsa.prompt.complete".complete
   local environment = {
     alpha = 1,
     object = setmetatable({ field = 1 }, { __index = { method = print, _private = print } }),

@@ -1,6 +1,6 @@
 -- Replay of recorded sessions against the sessions themselves.
 local lsa = require "lsa"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local files = require "file_support"
 
 local golden = require("lsa.ffi").root .. "/tests/golden/"

@@ -5,7 +5,7 @@ local long = require "long_support"
 local lsa = require "lsa"
 local process = require "process_support"
 local registry = require "lsa.registry"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local support = require "file_support"
 
 local C = lib.C
@@ -220,7 +220,7 @@ describe("a restored session", function()
       local s = refuses({select = newest}, "select", "a function, which a file cannot hold; give it anew: model:restore%(path, {select = …}%)")
       assert_go_on_alike(s:fork{select = newest}, flash:restore(path, {select = newest}), 9, 1)
       refuses({select = "recency", every = function() return 3 end}, "every", "a function")
-      refuses({select = "recency", evict = {function(n) return require("lsa.evictions").new("lru", n) end}}, "evict", "a table with a function")
+      refuses({select = "recency", evict = {function(n) return require("lsa.cycle.eviction_objects").new("lru", n) end}}, "evict", "a table with a function")
       local policy = folder .. "/policy.lua"
       support.write(policy, "return function(cycle) cycle.state.f = io.stdout return cycle.newest() end")
       refuses({select = policy}, "select", "the policy's state.f is a userdata, which cannot be in a file")

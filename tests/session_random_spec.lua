@@ -7,12 +7,12 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local long = require "long_support"
 local registry = require "lsa.registry"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local sessions = require "lsa.session"
 local support = require "file_support"
 
 local C = lib.C
-local settings = package.loaded["lsa.test"] or {}
+local settings = package.loaded["lsa.prompt.test"] or {}
 local OPERATIONS = settings.operations or 1e4
 local SEED = 1
 local MOST_SESSIONS, MOST_TOKENS, LARGE = 7, 5200, 4300
@@ -34,7 +34,7 @@ end]]
 local EVICT = [[
 local calls = 0
 return function(capacity)
-  local lru = require("lsa.evictions").new("lru", capacity)
+  local lru = require("lsa.cycle.eviction_objects").new("lru", capacity)
   return {hit = function(_, id) lru:hit(id) end, insert = function(_, id) lru:insert(id) end,
     remove = function(_, id) lru:remove(id) end, victim = function(_, allowed)
       calls = calls + 1

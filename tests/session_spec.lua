@@ -7,7 +7,7 @@ local C = require("lsa.ffi").C
 local golden = require("lsa.ffi").root .. "/tests/golden/"
 local needle = require("lsa.ffi").root .. "/experiments/models/needle"
 
-local rng = require("lsa.rng")
+local rng = require("lsa.cycle.rng")
 
 local function tokens_of(model, n, seed)
   local random, out = rng.new(seed or 3), {}

@@ -1,7 +1,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local C = lsa.C
-local set = require "lsa.set"
+local set = require "lsa.tensor.set"
 local support = require "kernel_support"
 
 -- The oracle: a table with a key for each member, and n.
@@ -64,7 +64,7 @@ describe("a set", function()
   end)
 
   it("takes ids as lists, tensors and sets", function()
-    local tensor = require "lsa.tensor"
+    local tensor = require "lsa.tensor.tensor"
     local s = set.new(10):add({1, 2, 3}):add(tensor.new({7, 8}, "i32")):add(set.new(10):range(0, 2))
     assert.same({0, 1, 2, 3, 7, 8}, members(s))
     assert.same({1, 3, 7, 8}, members(s:remove({0, 2})))

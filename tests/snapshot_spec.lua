@@ -1,9 +1,9 @@
 -- Values of scripts as bytes and back.
 local ffi = require "ffi"
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 local lsa = require "lsa"
-local rng = require "lsa.rng"
-local snapshot = require "lsa.snapshot"
+local rng = require "lsa.cycle.rng"
+local snapshot = require "lsa.session.snapshot"
 
 local function again(value, roots) return snapshot.decode(snapshot.encode(value, roots), roots) end
 

@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local raw = require "lsa.ffi"
 local C = raw.C
-local tensor = require "lsa.tensor"
+local tensor = require "lsa.tensor.tensor"
 
 local INF, NAN = math.huge, 0 / 0
 local dtypes = {"f32", "bf16", "f16", "f8_e4m3", "f8_e8m0", "i8", "u8", "i32", "i64"}

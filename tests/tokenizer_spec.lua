@@ -1,9 +1,9 @@
 local json = require "cjson"
-local bpe = require "lsa.bpe"
+local bpe = require "lsa.text.bpe"
 local lsa = require "lsa.ffi"
-local regex = require "lsa.regex"
+local regex = require "lsa.text.regex"
 local support = require "file_support"
-local tokenizer = require "lsa.tokenizer"
+local tokenizer = require "lsa.text.tokenizer"
 local uniform = require("kernel_support").uniform
 
 local FOLDER = lsa.root .. "/tests/tokenizer/"

@@ -45,7 +45,7 @@ describe("lsa.trainer", function()
     local last = trainer:run().loss
     assert.is_true(last < 0.25 * first)
     local ix, held = trainer:indexer(), trace(3)
-    local doc = require("lsa.documents").open(held, LAYERS, model, ffi.new("lsa_horizon", {1, 2, 4}))
+    local doc = require("lsa.train.documents").open(held, LAYERS, model, ffi.new("lsa_horizon", {1, 2, 4}))
     local right, golden, wrong, others = 0, 0, 0, 0
     for step = 100, 380, 20 do
       local scores, n = {}, doc:candidates(step)

@@ -115,7 +115,7 @@ end
 -- There are `topics` directions; chunk s is about topic s % topics, and a step's topic changes every `stay` steps. Keys of a
 -- topic are alike. Tensors of a trace, by name. opt: steps, topics, stay, seed, noise; model gives the sizes.
 function M.trace(model, layers, opt)
-  local tensor = require "lsa.tensor"
+  local tensor = require "lsa.tensor.tensor"
   local hidden, dim = tonumber(model.config.hidden), tonumber(model.config.index_dim)
   local rate, uniform = tonumber(model.config.csa_rate), support.uniform(opt.seed)
   local steps, chunks = opt.steps, math.floor(opt.steps / rate)

@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
-local writer = require "lsa.writer"
+local writer = require "lsa.files.safetensors_writer"
 local files = require "file_support"
 
 local function array(ctype, list) return ffi.new(ctype .. "[?]", #list, list) end

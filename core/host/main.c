@@ -1,4 +1,4 @@
-/* The executable: LuaJIT on mimalloc, the tree's Lua modules on its path, lua/lsa/cli.lua in
+/* The executable: LuaJIT on mimalloc, the tree's Lua modules on its path, lua/lsa/prompt/cli.lua in
  * charge. Owns what Lua cannot do itself: Ctrl-C, and a last word when the process crashes.
  *
  * What Lua gets, as package.loaded["lsa.host"]:
@@ -257,7 +257,7 @@ static int push_host(lua_State *L)
     return 1;
 }
 
-/* Runs lua/lsa/cli.lua with the arguments; its result is the exit code. */
+/* Runs lua/lsa/prompt/cli.lua with the arguments; its result is the exit code. */
 static int start(lua_State *L)
 {
     int argc = (int)lua_tointeger(L, 1);
@@ -265,7 +265,7 @@ static int start(lua_State *L)
     luaL_openlibs(L);
     if (!push_host(L)) return luaL_error(L, "the executable is not where it was built");
     lua_getfield(L, -1, "root");
-    lua_pushfstring(L, "%s/lua/lsa/cli.lua", lua_tostring(L, -1));
+    lua_pushfstring(L, "%s/lua/lsa/prompt/cli.lua", lua_tostring(L, -1));
     if (luaL_loadfile(L, lua_tostring(L, -1))) return lua_error(L);
     lua_createtable(L, argc, 0);
     for (int i = 0; i < argc; i++) {

@@ -39,7 +39,7 @@ void lsa_golden_frequent(uint64_t *bits, const lsa_golden *golden, double share,
 void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes, int64_t n, int32_t least, int32_t layers,
                         const uint64_t *frequent);
 
-/* Random numbers: xorshift64*, as lua/lsa/rng.lua. A state of sample i of a step: the same for the same three numbers. */
+/* Random numbers: xorshift64*, as lua/lsa/cycle/rng.lua. A state of sample i of a step: the same for the same three numbers. */
 uint64_t lsa_sample_seed(uint64_t seed, uint64_t step, uint64_t i);
 
 /* n numbers of a normal distribution times `scale`. */

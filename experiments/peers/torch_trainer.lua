@@ -4,7 +4,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local lsa = require "lsa"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 local C, check = lib.C, lib.check
 
 local sizes = {

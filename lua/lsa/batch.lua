@@ -8,22 +8,22 @@
 --
 -- A step admits, prefills up to `piece` tokens, and decodes one token of every request that has its prompt behind it, all in one
 -- pass (core/session/batch.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
--- need are not promised to others, and its bytes fit in what `memory` leaves; lua/lsa/request.lua has the sums.
+-- need are not promised to others, and its bytes fit in what `memory` leaves; lua/lsa/serve/request.lua has the sums.
 --
 --   hot       size of the hot pool; without it the pool has as many cells as are promised, and no reserve beyond
 --   memory    bound of fast memory: the hot pool, and of each request HCA entries, window and resident index keys (of one that
 --             selects "full": all its KV and keys); without it nothing but `hot` and `most`, requests at once, bounds them
 --
 -- Each request's residents are its own, by identity. What leaves a resident set stays in its cell, the reserve, until the one
--- eviction object of the pool lets it go (lua/lsa/commons.lua). Cycles of requests with a numeric `every` are staggered unless
+-- eviction object of the pool lets it go (lua/lsa/serve/shared_hot_tier.lua). Cycles of requests with a numeric `every` are staggered unless
 -- stagger = false. What fails in a request ends it, and no other.
 local lib = require "lsa.ffi"
-local commons = require "lsa.commons"
-local loops = require "lsa.loop"
+local commons = require "lsa.serve.shared_hot_tier"
+local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local progress = require "lsa.progress"
-local report = require "lsa.batch_report"
-local request = require "lsa.request"
+local report = require "lsa.serve.batch_report"
+local request = require "lsa.serve.request"
 local session = require "lsa.session"
 
 local C = lib.C

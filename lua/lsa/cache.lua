@@ -6,10 +6,10 @@
 -- the page at once, and evicts first when `capacity` pages are present. evict: as in a session; default lru. The
 -- policy's option `future` is the trace itself unless it is given.
 local ffi = require "ffi"
-local evictions = require "lsa.evictions"
-local lists = require "lsa.lists"
+local evictions = require "lsa.cycle.eviction_objects"
+local lists = require "lsa.cycle.slot_lists"
 local registry = require "lsa.registry"
-local sequence = require "lsa.sequence"
+local sequence = require "lsa.cycle.id_sequence"
 
 -- Presence of the pages 0 .. most: a byte each while that is small, else by a map of those present.
 local Flags, Map = {}, {}

@@ -5,20 +5,20 @@
 --
 -- Every teacher-forced position is a step, or those of `from` and `every`: T steps over a document of N chunks; L is a CSA ordinal.
 --   hidden_layer_{L} [T, D] bf16, positions_layer_{L} [T] i64, compk_layer_{L} [N, bytes] u8    of the chosen layers
---   label_pointers [T + 1], label_indices, label_scores i32      golden labels (lua/lsa/labels.lua) of all CSA layers, in CSR
+--   label_pointers [T + 1], label_indices, label_scores i32      golden labels (lua/lsa/train/labels.lua) of all CSA layers, in CSR
 --   logits_layer_{L}_token_{i} [N] f32                           native logits of the first steps, -inf where a chunk is yet to come
 -- Memory does not grow with the document beyond its cache. A file appears when it is complete; dump.documents passes over those
 -- that are there, made with the same options from the same text.
 local ffi = require "ffi"
 local cjson = require "cjson"
 local bit = require "bit"
-local intermediates = require "lsa.intermediates"
-local labels = require "lsa.labels"
+local intermediates = require "lsa.session.intermediates"
+local labels = require "lsa.train.labels"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
-local tensor = require "lsa.tensor"
-local writer = require "lsa.writer"
+local tensor = require "lsa.tensor.tensor"
+local writer = require "lsa.files.safetensors_writer"
 
 local C = lib.C
 local check = raise.check
@@ -283,7 +283,7 @@ end
 local function finished(path, description)
   local there = check(C.lsa_file_exists(path))
   if there == 0 then return false end
-  local _, metadata = require("lsa.files").load(path)
+  local _, metadata = require("lsa.files.files").load(path)
   if metadata.format ~= "lsa document 1" or metadata.about ~= text_of(description) then
     raise("dump: %s is there, of another text or with other options; remove it, or choose another folder", path)
   end

@@ -9,11 +9,11 @@
 -- calibration error, bins its bins {from, to, count, score, golden} (means). `outside` leaves the recency tail out, which is
 -- resident whatever the scores.
 local ffi = require "ffi"
-local documents = require "lsa.documents"
+local documents = require "lsa.train.documents"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
-local tensor = require "lsa.tensor"
+local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
 local check = raise.check

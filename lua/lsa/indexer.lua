@@ -12,7 +12,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
-local tensor = require "lsa.tensor"
+local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
 
@@ -88,7 +88,7 @@ function M.open(opt, level)
   if type(opt.from) ~= "table" then options.path(opt.from, "lsa.indexer: from", level) end
   local name = type(opt.from) == "table" and "tensors" or opt.from
   local file, metadata = type(opt.from) == "table" and opt.from or nil, {}
-  if not file and name ~= "native" then file, metadata = require("lsa.files").load(opt.from) end
+  if not file and name ~= "native" then file, metadata = require("lsa.files.files").load(opt.from) end
   local ensemble = opt.ensemble or metadata.ensemble or "max"
   options.one_of(ensemble, {"max", "mean"}, "lsa.indexer: ensemble", level)
   local self = setmetatable({model = model, ensemble = ensemble, from = name, weights = {}, keep = {}}, Indexer)
@@ -203,7 +203,7 @@ function Indexer:tensors()
   for _, ordinal in ipairs(self.layers) do
     local l = self.weights[ordinal]
     local function copy(suffix, weight)
-      out[("retrievers.l%d.%s"):format(ordinal, suffix)] = require("lsa.weights").tensor(weight)
+      out[("retrievers.l%d.%s"):format(ordinal, suffix)] = require("lsa.files.weights").tensor(weight)
     end
     copy(parts.a, l.a)
     copy(parts.b, l.b)
@@ -218,7 +218,7 @@ end
 -- A .pt file is a plain state dict, as the released checkpoint is, and does not say the ensemble.
 function Indexer:save(path)
   options.path(path, "indexer save: path", 2)
-  require("lsa.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble} or nil)
+  require("lsa.files.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble} or nil)
 end
 
 function Indexer:__tostring()

@@ -4,12 +4,12 @@
 
 -- name = module, or module.field where the name is one function of it
 local names = {
-  zeros = "lsa.tensor:zeros",
-  tensor = "lsa.tensor:new",
-  set = "lsa.set:new",
-  load = "lsa.files:load",
-  save = "lsa.files:save",
-  kernels = "lsa.kernels",
+  zeros = "lsa.tensor.tensor:zeros",
+  tensor = "lsa.tensor.tensor:new",
+  set = "lsa.tensor.set:new",
+  load = "lsa.files.files:load",
+  save = "lsa.files.files:save",
+  kernels = "lsa.tensor.kernels",
   model = "lsa.model:new",
   indexer = "lsa.indexer:new",
   trainer = "lsa.trainer:new",

@@ -78,7 +78,7 @@ end
 
 -- The file's tokenizer, opened when it is first needed.
 local function tokenizer(self)
-  self.codec = self.codec or require("lsa.tokenizer").open(self.directory, tonumber(self.config.vocab))
+  self.codec = self.codec or require("lsa.text.tokenizer").open(self.directory, tonumber(self.config.vocab))
   return self.codec
 end
 

@@ -13,10 +13,10 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
-local set = require "lsa.set"
-local stats = require "lsa.stats"
-local tensor = require "lsa.tensor"
-local tier = require "lsa.tier"
+local set = require "lsa.tensor.set"
+local stats = require "lsa.session.stats"
+local tensor = require "lsa.tensor.tensor"
+local tier = require "lsa.cycle.hot_tier"
 
 local C = lib.C
 

@@ -1,5 +1,5 @@
 -- Owns how the library's Lua code raises: at the line of the script that called it, however deep inside the
--- mistake is noticed. The library is lua/lsa/*.lua; policies and the like, in directories below, are scripts.
+-- mistake is noticed. The library is lua/lsa, less the folders of rules, which are scripts.
 --
 --   raise("topk: k is %d, the tensor has %d elements", k, n)
 --   raise.check(rc)          raises the C library's message when rc < 0; passes rc otherwise
@@ -9,8 +9,10 @@ local lsa = require "lsa.ffi"
 
 local home = debug.getinfo(1, "S").source:match "^(.*/)raise%.lua$"
 
+local scripts = {policies = true, evictions = true, schedules = true, samplers = true, tasks = true, benches = true}
+
 local function in_library(source)
-  return source:sub(1, #home) == home and not source:find("/", #home + 1, true)
+  return source:sub(1, #home) == home and not scripts[source:match("^[^/]*", #home + 1)]
 end
 
 -- The level of the nearest function outside the library, as seen by the function that calls this one.

@@ -3,7 +3,7 @@
 --   r = lsa.replay("trace.safetensors", {select = "lsa_page_max", budget = 0.1, every = 32, evict = "arc", hot = 4096})
 --   r:stats() r:cycles()      as a session's; step_coverage is exact, over every step
 --
--- Options are a session's that concern the loop (lua/lsa/loop.lua); those not given are the recorded session's. indexer: a
+-- Options are a session's that concern the loop (lua/lsa/cycle/loop.lua); those not given are the recorded session's. indexer: a
 -- Memory Indexer to score with (lsa.indexer{...}); without it, the recorded one's queries are used.
 -- The same loop runs on the same numbers, so the recorded options give the recorded counts. Under other options replay is open-loop:
 -- what the steps computed is what they computed under the recorded residents. r.open_loop says which it is.
@@ -13,13 +13,13 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local indexers = require "lsa.indexer"
-local loops = require "lsa.loop"
+local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
-local recordings = require "lsa.recording"
-local set = require "lsa.set"
-local stats = require "lsa.stats"
-local tensor = require "lsa.tensor"
-local tier = require "lsa.tier"
+local recordings = require "lsa.session.recording_reader"
+local set = require "lsa.tensor.set"
+local stats = require "lsa.session.stats"
+local tensor = require "lsa.tensor.tensor"
+local tier = require "lsa.cycle.hot_tier"
 
 local C = lib.C
 
@@ -258,7 +258,7 @@ function Replay:future(tau, n)
   return {counts = counts, native = counts:gt(0), golden = self:golden(tau, n)}
 end
 
--- The labels of the next tau positions (lua/lsa/labels.lua), where the trace has them.
+-- The labels of the next tau positions (lua/lsa/train/labels.lua), where the trace has them.
 function Replay:golden(tau, n)
   local pointers, indices = self.trace.label_pointers, self.trace.label_indices
   if not pointers then return nil end

@@ -13,13 +13,13 @@
 local ffi = require "ffi"
 local accounting = require "lsa.accounting"
 local lib = require "lsa.ffi"
-local loops = require "lsa.loop"
+local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
-local rng = require "lsa.rng"
-local set = require "lsa.set"
-local stats = require "lsa.stats"
-local tensor = require "lsa.tensor"
-local tier = require "lsa.tier"
+local rng = require "lsa.cycle.rng"
+local set = require "lsa.tensor.set"
+local stats = require "lsa.session.stats"
+local tensor = require "lsa.tensor.tensor"
+local tier = require "lsa.cycle.hot_tier"
 
 local C = lib.C
 
@@ -28,7 +28,7 @@ Session.__index = Session
 
 local M = {}
 
--- What api names; false: no default. The loop's options are lua/lsa/loop.lua's.
+-- What api names; false: no default. The loop's options are lua/lsa/cycle/loop.lua's.
 local defaults = {indexer = false, ensemble = false, kv = "fp8", cold = "ram", on_demand = false}
 for name, value in pairs(loops.options) do defaults[name] = value end
 
@@ -181,7 +181,7 @@ function Session:prefill(tokens, opt)
   opt = options.check(opt, prefill_options, "prefill", 2)
   local ids, n, keep = token_array(self, tokens, 2)
   local out = opt.all and tensor.zeros({n, vocabulary(self)}, "f32") or tensor.zeros({vocabulary(self)}, "f32")
-  local trace = opt.trace and require("lsa.intermediates").new(opt.trace, 2)
+  local trace = opt.trace and require("lsa.session.intermediates").new(opt.trace, 2)
   local before = C.lsa_session_tokens(self.c)
   local rc = C.lsa_session_prefill(self.c, ids, n, opt.all and 1 or 0, ffi.cast("float *", out.c.data), trace, nil)
   if C.lsa_session_tokens(self.c) > before then
@@ -190,7 +190,7 @@ function Session:prefill(tokens, opt)
   end
   lib.check(rc, 2)
   if self.recorder then self.recorder:row(false) end
-  if trace then return out, require("lsa.intermediates").tables(trace), keep end
+  if trace then return out, require("lsa.session.intermediates").tables(trace), keep end
   return out
 end
 
@@ -285,7 +285,7 @@ function Session:generate(opt)
   return out
 end
 
----- what the loop and its policies ask (lua/lsa/loop.lua, lua/lsa/cycle.lua) ----
+---- what the loop and its policies ask (lua/lsa/cycle/loop.lua, lua/lsa/cycle/cycle.lua) ----
 
 function Session:position()
   return tonumber(C.lsa_session_tokens(self.c)), tonumber(C.lsa_session_chunks(self.c))
@@ -429,7 +429,7 @@ function Session:fork(opt)
   return fork
 end
 
--- From here on the session's cells are those of `commons` (lua/lsa/commons.lua, which says what `need` is). What is resident is
+-- From here on the session's cells are those of `commons` (lua/lsa/serve/shared_hot_tier.lua, which says what `need` is). What is resident is
 -- fetched there if it fits, else nothing is resident. A cycle is due.
 function Session:join(commons, need)
   local resident, unit = self:resident(), loops.unit(self.opt)
@@ -453,7 +453,7 @@ function Session:record(path)
     self.recorder:save()
     self.recorder = nil
   end
-  if path then self.recorder = require("lsa.recorder").new(self, path) end
+  if path then self.recorder = require("lsa.session.recording_writer").new(self, path) end
 end
 
 function Session:close()
@@ -467,12 +467,12 @@ end
 
 ---- files ----
 
--- Everything that decoding on depends on; see lua/lsa/session_file.lua. What an observer has (s:record) is no part of it.
+-- Everything that decoding on depends on; see lua/lsa/session/saved_session.lua. What an observer has (s:record) is no part of it.
 function Session:save(path)
   idle(self, "save", 2)
   options.path(path, "save: path", 2)
   if self.tier and self.tier.leave then error("save: the session is in a batch; save a fork of it", 2) end
-  local ok, problem = pcall(self.loop.guarded, self.loop, "saving", require("lsa.session_file").save, self, path)
+  local ok, problem = pcall(self.loop.guarded, self.loop, "saving", require("lsa.session.saved_session").save, self, path)
   if not ok then error(problem, 2) end
 end
 
@@ -490,7 +490,7 @@ function M.restore(model, path, given, level)
     if forkable[name] then changes[name] = value end
   end
   local ok, result = pcall(function()
-    local session = require("lsa.session_file").restore(path, model, given, function(opt)
+    local session = require("lsa.session.saved_session").restore(path, model, given, function(opt)
       check_options(opt, 1)
       return bare(model, opt, 1)
     end, 1)

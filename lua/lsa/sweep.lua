@@ -9,9 +9,9 @@
 --   results = "sweep.jsonl"    a line of JSON for each finished combination, only ever appended to; combinations that it has are not
 --                              run again. about: a text that tells these results from others in the file
 --   columns = {…}              of the table, after the parameters'; all that there are, by name, when nil
--- Returns a table object: t:csv() t:markdown() t:write(path) tostring(t), t.rows (lua/lsa/grid.lua).
+-- Returns a table object: t:csv() t:markdown() t:write(path) tostring(t), t.rows (lua/lsa/prompt/results_table.lua).
 local cjson = require "cjson"
-local grid = require "lsa.grid"
+local grid = require "lsa.prompt.results_table"
 local options = require "lsa.options"
 local progress = require "lsa.progress"
 local raise = require "lsa.raise"

@@ -6,17 +6,17 @@
 --   ix = trainer:indexer()            as lsa.indexer{…}, a copy of the weights as they are;  ix:save "indexer.safetensors"
 --   trainer:save(path)                weights, optimiser and sampler: what `checkpoint` is written with
 --
--- A sample is one decode step: golden chunks of its coming steps, and others (lua/lsa/batches.lua). The loss is the mean over
+-- A sample is one decode step: golden chunks of its coming steps, and others (lua/lsa/train/sampled_steps.lua). The loss is the mean over
 -- layers and samples. A step whose loss or gradient is no number changes nothing; ten in a row are an error.
 local ffi = require "ffi"
-local batches = require "lsa.batches"
-local documents = require "lsa.documents"
+local batches = require "lsa.train.sampled_steps"
+local documents = require "lsa.train.documents"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
-local ranks = require "lsa.ranks"
-local state = require "lsa.trainer_state"
-local tensor = require "lsa.tensor"
+local ranks = require "lsa.train.ranks"
+local state = require "lsa.train.trainer_state"
+local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
 local check = raise.check

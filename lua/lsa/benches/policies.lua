@@ -11,7 +11,7 @@ local LAYERS, DIM, HEADS, WINDOW = 3, 32, 4, 16
 
 -- Random tensors that a cycle's fields are taken from.
 local function fields_of(n)
-  local uniform = require("lsa.kernels").uniform
+  local uniform = require("lsa.tensor.kernels").uniform
   local f = {scores = uniform(n, 1), window = uniform(WINDOW * n, 2):reshape {WINDOW, n}, native = {}, mass = {}, keys = {}}
   for layer = 0, LAYERS - 1 do
     f.native[layer], f.mass[layer] = uniform(n, 3 + layer), uniform(n, 13 + layer)
@@ -22,7 +22,7 @@ local function fields_of(n)
 end
 
 local function cycle_of(n, f, number, state)
-  local cycles, set, rng = require "lsa.cycle", require "lsa.set", require "lsa.rng"
+  local cycles, set, rng = require "lsa.cycle.cycle", require "lsa.tensor.set", require "lsa.cycle.rng"
   local tail = math.floor(n / 128)
   return cycles.new({csa_layers = LAYERS}, {
     t = 4 * n, n = n, number = number, budget = math.floor(0.135 * n), page = 64, state = state, rng = rng.new(1),

@@ -24,7 +24,7 @@ return function(bench)
     if bench:wants("replay", shape) then
       local base = require("lsa.model").new(lsa.root .. "/experiments/models/needle"):session{select = "full", indexer = indexer}
       base:prefill(text())
-      local random, path = require("lsa.rng").new(7), os.tmpname()
+      local random, path = require("lsa.cycle.rng").new(7), os.tmpname()
       local session, live = base:fork{select = policy, every = TAU}, base:fork{select = policy, every = TAU}
       session:record(path)
       decode(session, STEPS, random)

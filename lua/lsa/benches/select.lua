@@ -66,7 +66,7 @@ return function(bench)
   bench:case {
     op = "policy", shape = ("scores:topk(35389) of %d"):format(N), bytes = N * 4,
     setup = function()
-      local scores = require("lsa.tensor").zeros {N}
+      local scores = require("lsa.tensor.tensor").zeros {N}
       local values, owner = scores_of(bench, "sigmoids")
       ffi.copy(scores:pointer(), values, N * 4)
       return {scores = scores, owner = owner}

@@ -6,7 +6,7 @@
 -- four lists at 2c, B2's oldest is forgotten.
 -- When the chosen list has no id that may leave, the other one is asked.
 -- Source: N. Megiddo, D. S. Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003, figure 4.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local T1, T2, B1, B2 = 1, 2, 3, 4
 

@@ -4,9 +4,9 @@
 --                each hit or insertion consumes the id's next occurrence. lsa.cache gives its own trace.
 -- Source: L. A. Belady, IBM Systems Journal 5(2), 1966; optimality: Mattson et al., IBM Systems Journal 9(2), 1970.
 local ffi = require "ffi"
-local heap = require "lsa.heap"
-local lists = require "lsa.lists"
-local sequence = require "lsa.sequence"
+local heap = require "lsa.cycle.slot_heap"
+local lists = require "lsa.cycle.slot_lists"
+local sequence = require "lsa.cycle.id_sequence"
 
 local Belady = {}
 Belady.__index = Belady

@@ -4,7 +4,7 @@
 --   opt.bits   1
 -- Source: F. J. Corbató, "A paging experiment with the Multics system", 1968; counters: R. W. Carr, J. L.
 -- Hennessy, "WSClock", SOSP 1981. Equal to FIFO with reinsertion: passed over is moved to the front.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local Clock = {}
 Clock.__index = Clock

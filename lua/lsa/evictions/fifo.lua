@@ -1,7 +1,7 @@
 -- First in, first out: the victim is the id that was inserted longest ago; hits change nothing.
 -- Source: L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems
 -- Journal 5(2), 1966.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local Fifo = {}
 Fifo.__index = Fifo

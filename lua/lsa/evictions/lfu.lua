@@ -7,7 +7,7 @@
 -- One list holds all ids by (count, when it was reached), the least at the back. Ids of equal count are a group:
 -- its count, its newest slot, and the groups of the next lower and higher counts. mark[slot] is the group.
 local ffi = require "ffi"
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local Lfu = {}
 Lfu.__index = Lfu

@@ -1,7 +1,7 @@
 -- Least recently used: the victim is the id whose last hit or insertion is longest ago.
 -- Source: P. J. Denning, "The working set model for program behavior", Communications of the ACM 11(5), 1968;
 -- R. L. Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local Lru = {}
 Lru.__index = Lru

@@ -4,7 +4,7 @@
 -- Journal of Statistical Software 8(14), 2003, 32 bits with shifts 13, 17, 5; libCacheSim's Random draws from another.
 local bit = require "bit"
 local ffi = require "ffi"
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 local bxor, lshift, rshift = bit.bxor, bit.lshift, bit.rshift
 
 local Random = {}

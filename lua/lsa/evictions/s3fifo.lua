@@ -9,7 +9,7 @@
 -- An id that may not leave stays where it is in the small queue, and is reinserted with its count in the main
 -- queue; a queue without a victim leaves the choice to the other.
 -- Source: J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023, algorithm 1.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local SMALL, MAIN, GHOST = 1, 2, 3
 local MOST = 3

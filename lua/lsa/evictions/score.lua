@@ -5,8 +5,8 @@
 --   self:score(id, value)   gives an id a score, whether it is present or not; it keeps it until it gets another
 -- Source: the density and threshold rules of arXiv 2606.09079 order chunks by I(t, s); as an eviction order it is
 -- the priority scheme of Mattson et al., IBM Systems Journal 9(2), 1970.
-local heap = require "lsa.heap"
-local lists = require "lsa.lists"
+local heap = require "lsa.cycle.slot_heap"
+local lists = require "lsa.cycle.slot_lists"
 
 local Score = {}
 Score.__index = Score

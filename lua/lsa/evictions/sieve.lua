@@ -3,7 +3,7 @@
 -- next eviction, and starts again at the oldest after the newest. New ids enter at the front, behind the hand's
 -- back: what is not hit soon leaves soon. An id that may not leave is passed over with its bit as it is.
 -- Source: Y. Zhang et al., "SIEVE is simpler than LRU", NSDI 2024, algorithm 1.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local Sieve = {}
 Sieve.__index = Sieve

@@ -7,7 +7,7 @@
 -- Computer 27(3), 1994 (two segments); four: Q. Huang et al., "An analysis of Facebook photo caching", SOSP 2013.
 -- libCacheSim gives no segment the remainder of capacity / segments, so its lowest segment may evict on a hit;
 -- counts are equal where the number of segments divides the capacity.
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 
 local Slru = {}
 Slru.__index = Slru

@@ -13,7 +13,7 @@
 -- (experiments/peers/libcachesim_counts.py).
 local bit = require "bit"
 local ffi = require "ffi"
-local lists = require "lsa.lists"
+local lists = require "lsa.cycle.slot_lists"
 local band, bor, bxor, rshift = bit.band, bit.bor, bit.bxor, bit.rshift
 
 local WINDOW, PROBATION, PROTECTED = 1, 2, 3

@@ -2,8 +2,8 @@
 -- of the room as is sure to suffice with all neighbours; what overlaps leave is shared out again the same way.
 --   opt.of       the policy; default lsa_topk
 --   opt.radius   1
-local inner = require "lsa.inner"
-local set = require "lsa.set"
+local inner = require "lsa.cycle.nested_policy"
+local set = require "lsa.tensor.set"
 
 local ROUNDS = 4
 

@@ -4,7 +4,7 @@
 --   opt.w 16 (at most what the session keeps)
 -- Source: A. Devoto et al., "Expected attention: KV cache compression by estimating attention from future queries", 2025,
 -- with the empirical distribution of queries in the place of a Gaussian.
-local tensor = require "lsa.tensor"
+local tensor = require "lsa.tensor.tensor"
 
 return function(cycle, opt)
   local layers = {}

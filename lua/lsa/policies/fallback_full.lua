@@ -4,7 +4,7 @@
 --   opt.of        the policy; default lsa_cap
 --   opt.least     1
 --   opt.entropy   nats; not looked at when nothing is said
-local inner = require "lsa.inner"
+local inner = require "lsa.cycle.nested_policy"
 
 return function(cycle, opt)
   local ok, chosen = pcall(inner.ask, cycle, opt.of or "lsa_cap", "of", cycle.room)

@@ -3,8 +3,8 @@
 -- A chunk that was not observed keeps the total that it had: nothing says that it would have got none.
 --   opt.recent 0.5   share of the budget that the newest chunks get
 -- Source: Z. Zhang et al., "H2O: heavy-hitter oracle for efficient generative inference of large language models", 2023.
-local grow = require "lsa.grow"
-local tensor = require "lsa.tensor"
+local grow = require "lsa.tensor.grown"
+local tensor = require "lsa.tensor.tensor"
 
 -- The totals; each cycle's mass joins them once, however often the policy is asked.
 local function totals(cycle)

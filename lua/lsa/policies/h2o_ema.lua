@@ -4,8 +4,8 @@
 --   opt.decay 0.7   opt.recent 0.5   share of the budget that the newest chunks get
 -- Source: H2O (see h2o.lua) with the mean of a window in the place of the sum of all time, as in
 -- Z. Liu et al., "Scissorhands: exploiting the persistence of importance hypothesis for LLM KV cache compression", 2023.
-local grow = require "lsa.grow"
-local tensor = require "lsa.tensor"
+local grow = require "lsa.tensor.grown"
+local tensor = require "lsa.tensor.tensor"
 
 local function means(cycle, decay)
   local state = cycle.state

@@ -3,8 +3,8 @@
 --   opt.of       policies: {"hybrid", of = {"recency", {"lsa_cap", theta = 0.3}}, shares = {1, 3}}
 --   opt.shares   numbers, one a policy, of any sum; equal when nothing is said
 -- Default: half recency, half lsa_topk.
-local inner = require "lsa.inner"
-local set = require "lsa.set"
+local inner = require "lsa.cycle.nested_policy"
+local set = require "lsa.tensor.set"
 
 local DEFAULT = {"recency", "lsa_topk"}
 

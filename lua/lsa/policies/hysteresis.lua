@@ -4,10 +4,10 @@
 --   opt.margin    0.2   share of the room that the policy does not get, so that others can stay
 --   opt.wait      4     cycles
 -- Source: the Schmitt trigger.
-local grow = require "lsa.grow"
-local inner = require "lsa.inner"
-local set = require "lsa.set"
-local tensor = require "lsa.tensor"
+local grow = require "lsa.tensor.grown"
+local inner = require "lsa.cycle.nested_policy"
+local set = require "lsa.tensor.set"
+local tensor = require "lsa.tensor.tensor"
 
 return function(cycle, opt)
   local chosen = inner.ask(cycle, opt.of or "lsa_topk", "of", math.floor(cycle.room * (1 - (opt.margin or 0.2))))

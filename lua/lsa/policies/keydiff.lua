@@ -3,9 +3,9 @@
 -- Layers are joined by rank; unit keys are summed, and norms computed, once a chunk.
 -- Source: J. Park et al., "KeyDiff: key similarity-based KV cache eviction for long-context LLM inference in
 -- resource-constrained environments", 2025.
-local grow = require "lsa.grow"
-local kernels = require "lsa.kernels"
-local tensor = require "lsa.tensor"
+local grow = require "lsa.tensor.grown"
+local kernels = require "lsa.tensor.kernels"
+local tensor = require "lsa.tensor.tensor"
 
 local TINY = 1e-20
 

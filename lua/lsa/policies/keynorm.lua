@@ -1,7 +1,7 @@
 -- Chunks whose index keys are short: keys with a low L2 norm draw attention in trained models.
 --   score(s) = -|k_s|, layers joined by rank; norms are computed once a chunk.
 -- Source: A. Devoto et al., "A simple and effective L2 norm-based strategy for KV cache compression", 2024.
-local grow = require "lsa.grow"
+local grow = require "lsa.tensor.grown"
 
 -- [n] negative norms of a layer's keys.
 local function norms_of(cycle, layer)

@@ -5,8 +5,8 @@
 -- so that one index scoring of twice the heads and twice the dimensions bounds all pages. Layers are joined by rank; the
 -- bounds of full pages are computed once.
 -- Source: J. Tang et al., "Quest: query-aware sparsity for efficient long-context LLM inference", 2024.
-local kernels = require "lsa.kernels"
-local tensor = require "lsa.tensor"
+local kernels = require "lsa.tensor.kernels"
+local tensor = require "lsa.tensor.tensor"
 
 -- Writes a page's bounds [high, low] into row p on; keys: [pages * size, dim].
 local function write(bounds, p, keys, pages, size)

@@ -4,8 +4,8 @@
 --   score'(s) = max of votes(s - radius .. s + radius)
 --   opt.w 32 (at most what the session keeps)   opt.radius 3
 -- Source: Y. Li et al., "SnapKV: LLM knows what you are looking for before generation", 2024 (attention's votes there).
-local kernels = require "lsa.kernels"
-local tensor = require "lsa.tensor"
+local kernels = require "lsa.tensor.kernels"
+local tensor = require "lsa.tensor.tensor"
 
 local MOST = 512                                 -- of what kernels.spread takes at once
 

@@ -1,7 +1,7 @@
 -- What a policy selected one cycle before: the staleness of an asynchronous engine, as a policy. The first cycle has no
 -- predecessor and uses its own. Where sink and tail have grown past what is left of the budget, the newest chunks stay.
 --   opt.of   the policy; default lsa_topk
-local inner = require "lsa.inner"
+local inner = require "lsa.cycle.nested_policy"
 
 return function(cycle, opt)
   local chosen, state = inner.ask(cycle, opt.of or "lsa_topk", "of", cycle.room), cycle.state

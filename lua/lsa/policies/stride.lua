@@ -1,5 +1,5 @@
 -- Every k-th chunk, k the smallest that the budget allows: an even thinning of the context.
-local set = require "lsa.set"
+local set = require "lsa.tensor.set"
 
 return function(cycle)
   if cycle.room == 0 then return {} end

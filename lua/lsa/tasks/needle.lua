@@ -1,7 +1,7 @@
 -- Owns the needle-in-a-haystack task: statements hidden in real text, each asked again at the end, as RULER's
 -- "niah" tasks have it (C.-P. Hsieh et al., "RULER", 2024).
 local options = require "lsa.options"
-local rng = require "lsa.rng"
+local rng = require "lsa.cycle.rng"
 
 local M = {}
 
@@ -27,7 +27,7 @@ local function digits(random, n)
   return table.concat(out)
 end
 
--- random: a generator (lua/lsa/rng.lua). A context of exactly `length` bytes with `n` needles at depths spread evenly with some chance, and what to ask.
+-- random: a generator (lua/lsa/cycle/rng.lua). A context of exactly `length` bytes with `n` needles at depths spread evenly with some chance, and what to ask.
 --   text: where the haystack is cut from (repeated when too short)     words: for two-word keys
 -- Returns {text =, needles = {{key =, value =, question =, answer =, statement =, at = its byte offset, context = the text}, …}}.
 -- Each question is to be appended to the text; the answer is what follows.

@@ -18,7 +18,7 @@ local function value(random, words)
   return table.concat(out)
 end
 
--- random: a generator (lua/lsa/rng.lua). A document of exactly `length` bytes. Running text is cut from `text`, keys are made of
+-- random: a generator (lua/lsa/cycle/rng.lua). A document of exactly `length` bytes. Running text is cut from `text`, keys are made of
 -- `words`. share: of the bytes, about, that is running text.
 function M.document(random, text, words, length, share)
   local parts, size, said, known, running = {}, 0, {}, {}, 0

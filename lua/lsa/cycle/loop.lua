@@ -1,0 +1,387 @@
+-- Owns the LSA loop: when a cycle is due, what the policy selects, what becomes resident, and the books of it. Sessions run
+-- it on a live model and replay on a recorded one; both are a `source`:
+--
+--   source:position()            tokens known, chunks that are candidates
+--   source:resident()            the set of resident chunks
+--   source:set_resident(chunks)  Level 2's set from here on: all at once
+--   source:drop_absent()         residents that have lost their cells leave the set
+--   source:coverage()            covered, total: how much of the native top-k at the last token is resident
+--   source.observed_all          whether every chunk was observed since the last set took over
+--   and what lua/lsa/cycle/cycle.lua asks for
+local lib = require "lsa.ffi"
+local cycles = require "lsa.cycle.cycle"
+local evictions = require "lsa.cycle.eviction_objects"
+local options = require "lsa.options"
+local owned = require "lsa.tensor.memory_pressure"
+local raise = require "lsa.raise"
+local registry = require "lsa.registry"
+local rng = require "lsa.cycle.rng"
+local set = require "lsa.tensor.set"
+
+local C = lib.C
+
+local Loop = {}
+Loop.__index = Loop
+
+local M = {class = Loop}
+
+-- Bytes of dead tensors that a cycle may leave behind where the cold tier is on disk to save memory.
+local GARBAGE = 2 ^ 22
+
+local SEGMENT = tonumber(C.LSA_COLD_SEGMENT)
+
+-- What of a session's options the loop reads; a fork may change these (lsa.replay may, too).
+M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
+  granularity = "chunk", async = false, strict = false, seed = 1}
+
+-- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
+M.saved = {"due", "tau", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
+  "complained"}
+
+local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
+local function ms(from) return (seconds() - from) * 1e3 end
+
+function M.check_options(opt, level)
+  level = level + 1
+  options.one_of(opt.granularity, {"chunk", "page"}, "session: granularity", level)
+  options.whole(opt.page, 1, "session: page", level)
+  options.whole(opt.sink, 0, "session: sink", level)
+  options.whole(opt.seed, 0, "session: seed", level)
+  options.boolean(opt.async or false, "session: async", level)
+  options.boolean(opt.strict or false, "session: strict", level)
+  if opt.tail then options.whole(opt.tail, 0, "session: tail", level) end
+  if type(opt.budget) ~= "number" or not (opt.budget >= 0 and opt.budget < 2 ^ 31) then
+    error(("session: budget is %s; a share (0 to 1) or a number of chunks is wanted"):format(options.shown(opt.budget)), level)
+  end
+end
+
+-- Chunks a cell holds.
+function M.unit(opt)
+  return opt.granularity == "page" and opt.page or 1
+end
+
+-- Cells of the hot pool, or nil: bytes ("64 MiB") or chunks.
+function M.cells(opt, chunk_bytes, level)
+  if not opt.hot then return nil end
+  local amount, plain = options.bytes(opt.hot, "session: hot", level + 1)
+  return math.floor((plain and amount or amount / chunk_bytes) / M.unit(opt))
+end
+
+-- The schedule of `every`: steps, a schedule's name, or a function.
+local function open_schedule(every, level)
+  if type(every) == "number" then
+    options.whole(every, 1, "session: every", level + 1)
+    return registry.open("schedules", {"fixed", every = every}, level + 1)
+  end
+  return registry.open("schedules", every, level + 1)
+end
+
+-- Steps between cycles, as far as `every` tells before a schedule was asked.
+function M.first_tau(every)
+  if type(every) == "number" then return every end
+  return type(every) == "table" and type(every.every) == "number" and every.every or 64
+end
+
+-- rate: tokens a chunk. tier: see lua/lsa/cycle/hot_tier.lua; nil on models without CSA layers.
+function M.new(opt, rate, tier, level)
+  level = level + 1
+  local self = setmetatable({opt = opt, rate = rate, tier = tier, unit = M.unit(opt)}, Loop)
+  self:open_rules(level)
+  self.state, self.rng = {}, rng.new(opt.seed)
+  self.due, self.tau = 0, M.first_tau(opt.every)
+  self:reset_counts()
+  return self
+end
+
+function Loop:open_rules(level)
+  self.policy = registry.open("policies", self.opt.select, level + 1)
+  self.full = self.policy.name == "full"
+  self.schedule = open_schedule(self.opt.every, level + 1)
+end
+
+function Loop:reset_counts()
+  self.rows = {}
+  self.covered, self.coverable, self.policy_errors = 0, 0, 0
+end
+
+-- Files of policies that change from here on are not loaded anew.
+function Loop:settle()
+  self.settled = true
+end
+
+-- For a fork: `changed` holds the options given anew, `tier` serves the fork's pool.
+function Loop:fork(opt, changed, tier, level)
+  level = level + 1
+  local fork = setmetatable({}, Loop)
+  for name, value in pairs(self) do fork[name] = value end
+  fork.opt, fork.tier, fork.under_way = opt, tier, nil
+  fork:reset_counts()
+  fork.state, fork.rng = evictions.copy(self.state), self.rng:clone()
+  if changed.seed then fork.rng = rng.new(opt.seed) end
+  if changed.select or changed.every then
+    fork:open_rules(level)
+    if not changed.select then fork.policy = self.policy end
+    if not changed.every then fork.schedule = self.schedule end
+  end
+  if changed.select then fork.state = {} end
+  if next(changed) then fork.fresh = true end
+  if changed.every then fork.tau = M.first_tau(changed.every) end
+  if next(changed) then fork.due = 0 end
+  return fork
+end
+
+-- Tokens were prefilled: a cycle is due, and what it then finds was all observed.
+function Loop:appended_tokens()
+  self.due, self.appended, self.fresh = 0, true, true
+end
+
+-- Chunks that may be born in τ steps, and cells for them: a page that is begun may need one more.
+function Loop:born_room(tau)
+  return math.ceil(tau / self.rate) + 1
+end
+
+function Loop:spare_cells(tau)
+  local room = self:born_room(tau or self.tau)
+  return self.unit == 1 and room or math.ceil(room / self.unit) + 1
+end
+
+-- Chunks that a policy may select of n candidates, its sink and tail included.
+local function budget_of(self, n)
+  local wanted = self.opt.budget <= 1 and math.floor(self.opt.budget * n) or self.opt.budget
+  local cells = self.tier.fixed
+  if not cells then return wanted end
+  return math.max(0, math.min(wanted, cells * self.unit - self:born_room(self.tau)))
+end
+
+local function keep_of(self, n, budget)
+  local tail = self.opt.tail or math.min(2048, math.floor(budget / 4))
+  local keep = set.new(n)
+  keep:range(0, math.min(self.opt.sink, n))
+  return keep:range(math.max(0, n - tail), n)
+end
+
+-- The policy's set, joined with what is kept and checked. Errors leave nothing changed.
+local function selection(self, cycle)
+  if not self.settled then self.policy:refresh() end
+  local ok, answer = self.policy:call(cycle)
+  if not ok then error(answer, 0) end
+  local chosen = cycles.as_set(answer, cycle.n):union(cycle.keep)
+  if chosen:count() > cycle.budget and not cycle.keep:equals(chosen) then
+    error(("policy %s: %d chunks with sink and tail, the budget is %d"):format(self.policy.name, chosen:count(),
+      cycle.budget), 0)
+  end
+  return chosen
+end
+
+-- Steps until the next cycle, by the schedule; no more than the tier has promised cells for, where it has (`longest`).
+local function next_tau(self, cycle)
+  if not self.settled then self.schedule:refresh() end
+  local ok, tau = self.schedule:call(cycle)
+  if not ok then error(tau, 0) end
+  if type(tau) ~= "number" or tau < 1 or tau ~= math.floor(tau) then
+    error(("schedule %s: %s steps; a whole number of at least 1 is wanted"):format(self.schedule.name, tostring(tau)), 0)
+  end
+  return math.min(tau, self.tier.longest or tau)
+end
+
+-- Makes a chunk set resident: transfers, then Level 2's list, all at once. Returns the set in force and the hits.
+local function make_resident(self, source, chunks, tau)
+  local units = self.unit == 1 and chunks or chunks:pages(self.unit)
+  local hits = self.tier:apply(units, self:spare_cells(tau))
+  if self.unit > 1 then chunks = units:chunks(self.unit, chunks:size()) end
+  source:set_resident(chunks)
+  source.observed_all = false
+  return chunks, hits
+end
+
+local function complain(self, message)
+  self.policy_errors, self.last_error = self.policy_errors + 1, message
+  if self.opt.strict then raise("%s", message) end
+  if self.complained ~= message then registry.warn("lsa: " .. message .. "; the previous set stays in force") end
+  self.complained = message
+end
+
+-- The most steps for which a pool of `cells` has room for what is born.
+local function longest_tau(self, cells)
+  local room = self.unit == 1 and cells - 1 or (cells - 1) * self.unit - 1
+  return math.max(1, room * self.rate)
+end
+
+-- Of a chunk set, what lies in its newest `most` units.
+local function newest_units(self, chunks, most)
+  local units = self.unit == 1 and chunks or chunks:pages(self.unit)
+  local over = units:count() - math.max(0, most)
+  if over <= 0 then return chunks end
+  local ids = units:ids()
+  for i = 0, over - 1 do units:remove(ids:get(i)) end
+  return self.unit == 1 and units or units:chunks(self.unit, chunks:size()):intersect(chunks)
+end
+
+-- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
+-- always resident. A pool too small for that and for what will be born loses its oldest chunks; one that is too small
+-- for what is born in so many steps has its next cycle sooner.
+local function fall_back(self, source, cycle)
+  pcall(self.tier.spill, self.tier) -- a full disk leaves everything in memory
+  local wanted, cells = self.appended and cycle.resident:union(cycle.keep) or cycle.resident:copy(), self.tier.fixed
+  if cells then
+    self.tau = math.min(self.tau, longest_tau(self, cells))
+    wanted = newest_units(self, wanted, cells - self:spare_cells(self.tau))
+  end
+  local ok, problem = pcall(make_resident, self, source, wanted, self.tau)
+  if ok then return end
+  source:drop_absent()
+  error(problem, 0)
+end
+
+local function sample_coverage(self, source)
+  local covered, total = source:coverage()
+  self.covered, self.coverable = self.covered + covered, self.coverable + total
+  return total > 0 and covered / total or nil
+end
+
+local function new_cycle(self, source, t, n)
+  local budget, resident = budget_of(self, n), source:resident()
+  return cycles.new(source, {t = t, n = n, number = #self.rows, budget = budget, page = self.opt.page, resident = resident,
+    previous = resident, keep = keep_of(self, n, budget), state = self.state, rng = self.rng, tau = self.tau})
+end
+
+-- Against the residents before: churn, the share of the new set that was not among them; jaccard, what is in both over what is in
+-- either.
+local function compare(row, before)
+  local either = row.resident + before - row.kept
+  row.churn = row.resident > 0 and 1 - row.kept / row.resident or 0
+  row.jaccard = either > 0 and row.kept / either or 1
+end
+
+-- Asynchronous mode: the set that serves from the next cycle on is fetched while decode computes. What is in force stays; what
+-- does not fit beside it is fetched when it is applied, and so is everything where the transfer cannot start.
+local function fetch_ahead(self, chosen, in_force)
+  local units = self.unit == 1 and chosen or chosen:pages(self.unit)
+  local kept = self.unit == 1 and in_force or in_force:pages(self.unit)
+  pcall(self.tier.start, self.tier, units, self:spare_cells(), kept)
+end
+
+-- What of a cycle can fail: select, schedule, fetch. Fills the row.
+local function turn(self, source, cycle, row)
+  local arrived, problem = pcall(self.tier.finish, self.tier)
+  local started = seconds()
+  local chosen = selection(self, cycle)
+  cycle.selected = chosen
+  self.tau = next_tau(self, cycle)
+  row.policy_ms = ms(started)
+  local apply = chosen
+  if self.opt.async then -- the set of this cycle serves from the next one on; the first has no predecessor
+    if self.pending then
+      apply = self.pending:copy():resize(cycle.n):range(self.pending:size(), cycle.n):union(cycle.keep)
+    end
+    self.pending = chosen
+  end
+  row.selected = chosen:count()
+  if not arrived then error(problem, 0) end
+  self.tier:spill()
+  local in_force
+  in_force, row.hits = make_resident(self, source, apply, self.tau)
+  row.resident = in_force:count()
+  row.kept = in_force:intersect_count(cycle.resident)
+  if self.opt.async then fetch_ahead(self, chosen, in_force) end
+  if row.number > 0 then compare(row, cycle.resident:count()) end
+end
+
+-- Whoever has the cold tier on disk wants the memory: what a cycle took goes back to the system.
+local function save_memory()
+  owned.collect(GARBAGE)
+  C.lsa_memory_give_back()
+end
+
+-- Runs f, in which a script's functions are called, so that the session stays as it is until f is done: see Session's idle().
+function Loop:guarded(what, f, ...)
+  local outer = self.under_way
+  self.under_way = what
+  local ok, answer = pcall(f, ...)
+  self.under_way = outer
+  if not ok then error(answer, 0) end
+  return answer
+end
+
+local function cycle_of(self, source)
+  local started, before = seconds(), self.tier:counters()
+  local t, n = source:position()
+  local row = {number = #self.rows, t = t, n = n}
+  if not self.appended then row.coverage = sample_coverage(self, source) end
+  if not self.settled then self.tier:refresh() end
+  local cycle = new_cycle(self, source, t, n)
+  local ok, problem = pcall(turn, self, source, cycle, row)
+  if not ok then
+    row.error = tostring(problem)
+    fall_back(self, source, cycle)
+    complain(self, row.error)
+  end
+  self.appended, self.due, row.tau = false, self.tau, self.tau
+  local after = self.tier:counters()
+  for _, name in ipairs {"fetched_chunks", "fetched_bytes", "evicted_chunks"} do
+    row[name] = tonumber(after[name] - before[name])
+  end
+  row.transfer_ms = tonumber(after.transfer_ns - before.transfer_ns) / 1e6
+  row.transfer_stall_ms = tonumber(after.stall_ns - before.stall_ns) / 1e6
+  if self.tier:spilled() then save_memory() end
+  row.stall_ms = ms(started)
+  self.rows[#self.rows + 1] = row
+end
+
+-- Runs the cycle that is due.
+function Loop:cycle(source)
+  self:guarded("a cycle", cycle_of, self, source)
+end
+
+-- On demand there are no cycles. Before a step: cells for what it can pick, at least, and after a prefill for the budget; the
+-- cold tier to its file, as far as it has come. A disk that refuses leaves it in memory.
+local function before_demand(self, source)
+  local _, n = source:position()
+  local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n) or 0, source:demand_cells(n + 1))
+  if wanted > self.tier:cells() or (self.tier.fixed and wanted < self.tier:cells()) then self.tier:resize(wanted) end
+  if self.fresh or n % SEGMENT == 0 then
+    local ok, problem = pcall(self.tier.spill, self.tier)
+    if not ok and self.complained ~= problem then
+      self.complained = problem
+      registry.warn(("lsa: %s; the cold tier stays in memory"):format(problem))
+    end
+    if self.tier:spilled() then C.lsa_memory_give_back() end
+  end
+  self.fresh = false
+end
+
+-- Before a step: the cycle, when one is due. After it, or after n steps of which none made a cycle due: so many less.
+function Loop:before_step(source)
+  if self.opt.on_demand then return before_demand(self, source) end
+  if not self.full and self.due <= 0 then self:cycle(source) end
+end
+
+function Loop:after_step(n)
+  self.due = self.due - (n or 1)
+end
+
+-- A column's sum over all cycles.
+function Loop:sum(name)
+  local total = 0
+  for _, row in ipairs(self.rows) do total = total + (row[name] or 0) end
+  return total
+end
+
+-- A column's mean over the cycles that have it, or nil.
+function Loop:mean(name)
+  local total, n = 0, 0
+  for _, row in ipairs(self.rows) do
+    if row[name] then total, n = total + row[name], n + 1 end
+  end
+  return n > 0 and total / n or nil
+end
+
+-- What the loop knows of s:stats().
+function Loop:stats()
+  return {churn = self:mean "churn", jaccard = self:mean "jaccard",
+    policy = self.opt.on_demand and "on demand" or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
+    policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
+    policy_errors = self.policy_errors, last_error = self.last_error}
+end
+
+return M

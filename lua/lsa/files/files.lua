@@ -1,0 +1,148 @@
+-- Files of named tensors: t = lsa.load(path), lsa.save(path, {name = tensor}, metadata).
+--
+--   local t, metadata = lsa.load "file.safetensors"     t.name is a tensor on the mapped file, read-only
+--   lsa.load "checkpoint.pt", lsa.load "doc.pkl"        what PyTorch wrote (lua/lsa/files/torch_file.lua)
+--   lsa.save(path, …) writes safetensors, or what torch.load reads where the path ends in .pt
+-- The format is known by the file's first bytes, never by its name. M.formats lists the formats; each has a name, a
+-- test of the first 16 bytes, and load(path) -> table of tensors, table of metadata.
+local ffi = require "ffi"
+local C = require("lsa.ffi").C
+local raise = require "lsa.raise"
+local tensor = require "lsa.tensor.tensor"
+local torch_file = require "lsa.files.torch_file"
+
+local M = {}
+local check = raise.check
+
+-- ---- safetensors ----
+
+local function sorted_keys(t)
+  local keys = {}
+  for key in pairs(t) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return keys
+end
+
+-- Tensors of a dtype that tensors here do not have are errors when they are asked for, not when the file is opened.
+local function load_safetensors(path)
+  local box = ffi.new "lsa_safetensors *[1]"
+  check(C.lsa_safetensors_open(box, path))
+  local file = ffi.gc(box[0], C.lsa_safetensors_close)
+  local tensors, refused, metadata = {}, {}, {}
+  local made = ffi.new "lsa_tensor *[1]"
+  for i = 0, tonumber(C.lsa_safetensors_count(file)) - 1 do
+    local name = ffi.string(C.lsa_safetensors_name(file, i))
+    local rc = C.lsa_safetensors_get(file, i, made)
+    if rc == C.LSA_EDTYPE then
+      refused[name] = ffi.string(C.lsa_error())
+    else
+      check(rc)
+      tensors[name] = tensor.wrap(made[0])
+    end
+  end
+  for i = 0, tonumber(C.lsa_safetensors_metadata_count(file)) - 1 do
+    local key = ffi.string(C.lsa_safetensors_metadata_key(file, i))
+    metadata[key] = ffi.string(C.lsa_safetensors_metadata_value(file, i))
+  end
+  return tensors, metadata, refused
+end
+
+M.formats = {
+  {
+    name = "safetensors",
+    -- A header length below 2^48, then the header's brace.
+    matches = function(head) return #head >= 9 and head:sub(7, 9) == "\0\0{" end,
+    load = load_safetensors,
+  },
+  {name = "PyTorch's archive", matches = torch_file.is_archive, load = torch_file.load},
+  {name = "pickle", matches = torch_file.is_pickle, load = torch_file.load},
+}
+
+-- ---- load and save ----
+
+-- C would end a name at its first zero byte, and take another file.
+local function check_path(path, what)
+  if type(path) ~= "string" then raise("%s: path is %s, a string is wanted", what, raise.kind(path)) end
+  if path:find("\0", 1, true) then raise("%s: path is %q, which has a zero byte", what, path) end
+end
+
+local function head_of(path)
+  local file, why = io.open(path, "rb")
+  if not file then raise("load: %s", why) end
+  local head = file:read(16)
+  file:close()
+  if not head then raise("load: %s is empty, or not a file", path) end
+  return head
+end
+
+local function describe(tensors)
+  local lines = {}
+  for _, name in ipairs(sorted_keys(tensors)) do
+    local t = tensors[name]
+    lines[#lines + 1] = ("%s  %s [%s]"):format(name, t:dtype(), table.concat(t:shape(), ", "))
+  end
+  return table.concat(lines, "\n")
+end
+
+-- The tensors print themselves as a list of names, dtypes and shapes.
+function M.load(path)
+  check_path(path, "load")
+  local head, known = head_of(path), {}
+  for _, format in ipairs(M.formats) do
+    if format.matches(head, path) then
+      local tensors, metadata, refused = format.load(path)
+      setmetatable(tensors, {
+        __tostring = describe,
+        __index = refused and function(_, name)
+          if refused[name] then raise("%s", refused[name]) end
+        end,
+      })
+      return tensors, metadata or {}
+    end
+    known[#known + 1] = format.name
+  end
+  raise("load: %s is none of the known formats (%s)", path, table.concat(known, ", "))
+end
+
+local function c_strings(list)
+  local array = ffi.new("const char *[?]", #list + 1)
+  for i, text in ipairs(list) do array[i - 1] = text end
+  return array
+end
+
+-- metadata: strings by name. The file is replaced at once, or not at all.
+function M.save(path, tensors, metadata)
+  check_path(path, "save")
+  if type(tensors) ~= "table" then raise("save: tensors is %s, a table by name is wanted", raise.kind(tensors)) end
+  if type(metadata) ~= "nil" and type(metadata) ~= "table" then
+    raise("save: metadata is %s, a table of strings is wanted", raise.kind(metadata))
+  end
+  for key in pairs(metadata or {}) do
+    if type(key) ~= "string" then raise("save: the metadata's name %s is %s, a string is wanted", tostring(key), raise.kind(key)) end
+  end
+  if path:find "%.pkl$" then raise("save: %s: pickles are only read; .pt and .safetensors are written", path) end
+  for name in pairs(tensors) do
+    if type(name) ~= "string" then raise("save: the name %s is %s, a string is wanted", tostring(name), type(name)) end
+  end
+  local names, kept = sorted_keys(tensors), {}
+  local pointers = ffi.new("const lsa_tensor *[?]", #names + 1)
+  for i, name in ipairs(names) do
+    local t = tensors[name]
+    if not tensor.is(t) then raise("save: %s is %s, a tensor is wanted", name, raise.kind(t)) end
+    kept[i] = t:to "cpu":contiguous()
+    pointers[i - 1] = kept[i].c
+  end
+  local keys, values, texts = {}, {}, {}
+  for i, key in ipairs(sorted_keys(metadata or {})) do
+    local value = metadata[key]
+    if type(value) == "number" or type(value) == "boolean" then value = tostring(value) end
+    if type(value) ~= "string" then
+      raise("save: metadata %s is %s, a string is wanted", key, raise.kind(value))
+    end
+    keys[i], values[i], texts[key] = key, value, value
+  end
+  if path:find "%.pt$" then return torch_file.save(path, names, kept, texts) end
+  check(C.lsa_safetensors_save(path, #names, c_strings(names), pointers, #keys, c_strings(keys), c_strings(values)))
+end
+
+return M

@@ -1,0 +1,114 @@
+-- Owns the command line: core/host/main.c runs this file with the arguments; what it returns is the exit code.
+local trace = require "lsa.prompt.traceback"
+
+-- Room for the machine code of everything that a session's scripts compile: LuaJIT's own 512 KiB hold a few eviction
+-- policies, and when it is full all of it is thrown away.
+jit.opt.start("maxtrace=16000", "maxmcode=32768")
+
+local usage = [[
+usage: lsa [script.lua | -e CODE | command] [arguments]
+
+  lsa                    a prompt; reads statements from standard input where that is no terminal
+  lsa script.lua a b     runs a script with arg[1] = "a", arg[2] = "b"; - is standard input
+  lsa -e CODE a b        runs CODE, with lsa loaded, and prints its values
+  lsa test [arguments]   the tests, through busted; --device cuda runs them on the GPU, --help says more
+  lsa bench [filter]     the benchmarks
+  lsa doctor             what this machine has, what is missing
+  lsa --help, --version
+
+The launcher ./lsa takes --debug or --sanitize before all of these, for a build of that kind.
+Exit code: 0; 1 the script failed; 2 bad command line; 130 Ctrl-C.
+]]
+
+local FAILED, BAD_USAGE = 1, 2
+
+local function complain(message)
+  io.stderr:write("lsa: ", message, "\n")
+end
+
+local function bad_usage(message)
+  complain(message)
+  complain "lsa --help lists what there is"
+  return BAD_USAGE
+end
+
+-- Makes the global `arg` of a script: name at 0, arguments from 1.
+local function set_arguments(argv, name_at)
+  local list = { [0] = argv[name_at] }
+  for i = name_at + 1, #argv do list[#list + 1] = argv[i] end
+  rawset(_G, "arg", list)
+  return list
+end
+
+-- A script that went well leaves the job of ranks that it may have joined.
+local function finish(code)
+  local ranks = package.loaded["lsa.train.ranks"]
+  if ranks and code == 0 then ranks.leave() end
+  return code
+end
+
+local function script(argv)
+  local name = argv[1]
+  local file = name == "-" and io.stdin or io.open(name)
+  local text = file and file:read "*a"
+  if not text then return bad_usage(("there is no script or command %q"):format(name)) end
+  local chunk, message = loadstring(text:gsub("^#[^\n]*", ""), name == "-" and "=stdin" or "@" .. name)
+  if not chunk then
+    complain(message)
+    return FAILED
+  end
+  return finish((trace.run("script", chunk, unpack(set_arguments(argv, 1)))))
+end
+
+local function one_line(argv)
+  if not argv[2] then return bad_usage "-e needs code" end
+  local chunk = require "lsa.prompt.repl".expression(argv[2], "=-e")
+  local message
+  if not chunk then chunk, message = loadstring(argv[2], "=-e") end
+  if not chunk then
+    complain(message)
+    return FAILED
+  end
+  local arguments = set_arguments(argv, 2)
+  return finish((trace.run("script", function()
+    rawset(_G, "lsa", require "lsa")
+    require "lsa.prompt.inspect".print(chunk(unpack(arguments)))
+  end)))
+end
+
+-- A command that is a module: its main(arguments) returns the exit code.
+local function command(how)
+  return function(argv)
+    local code, result = trace.run(how, function()
+      return require("lsa.prompt." .. argv[1]).main(set_arguments(argv, 1))
+    end)
+    return code ~= 0 and code or result or 0
+  end
+end
+
+local commands = {
+  ["-e"] = one_line,
+  test = command "process",
+  bench = command "process",
+  doctor = command "script",
+  ["--help"] = function()
+    io.write(usage)
+    return 0
+  end,
+  ["--version"] = function()
+    print("lsa " .. require "lsa.version" .. ", " .. jit.version)
+    return 0
+  end,
+}
+commands["-h"], commands["-v"] = commands["--help"], commands["--version"]
+
+local argv = ...
+local first = argv[1]
+if not first then
+  return require "lsa.prompt.repl".main()
+elseif commands[first] then
+  return commands[first](argv)
+elseif first ~= "-" and first:sub(1, 1) == "-" then
+  return bad_usage(("there is no option %q"):format(first))
+end
+return script(argv)

@@ -1,0 +1,34 @@
+-- Runs what the user wrote, and reports its errors without the frames that only we know.
+local host = require "lsa.host"
+
+local M = {}
+
+local FAILED, INTERRUPTED = 1, 130
+
+-- The message with its traceback, less the last frames, which are the command line's and the prompt's.
+function M.trim(message)
+  local head, frames = message:match "^(.*)\nstack traceback:\n(.*)$"
+  if not head then return message end
+  local list = {}
+  for frame in frames:gmatch "[^\n]+" do list[#list + 1] = frame end
+  local function ours(frame)
+    return frame:find("/lua/lsa/prompt/cli.lua:", 1, true) or frame:find("/lua/lsa/prompt/repl.lua:", 1, true) or
+      frame:find("/lua/lsa/prompt/traceback.lua:", 1, true) or frame:find "^%s*%[C%]: in function 'call'" or
+      frame:find "^%s*%[C%]: at "
+  end
+  while list[1] and ours(list[#list]) do list[#list] = nil end
+  if list[1] and list[1]:find "^%s*%[C%]: in function 'error'" then table.remove(list, 1) end
+  if #list < 2 then return head end -- the message has that line
+  return head .. "\nstack traceback:\n" .. table.concat(list, "\n")
+end
+
+-- Calls `f(...)` with Ctrl-C as `how` says (core/host/main.c): the exit code and f's first result.
+function M.run(how, f, ...)
+  local ok, message, interrupted = host.call(how, f, ...)
+  io.stdout:flush()
+  if ok then return 0, message end
+  io.stderr:write("lsa: ", M.trim(message), "\n")
+  return interrupted and INTERRUPTED or FAILED
+end
+
+return M

@@ -1,0 +1,261 @@
+-- Owns a request of a batch (lua/lsa/batch.lua): what it asks for, what it needs, its life from queue to end.
+--
+--   state   "queued", "prefill", "decode"; then "done", "failed" or "cancelled"
+--   need    {cells =, bytes =, units =, longest =}: cells of the hot pool and bytes beside it, at its last token; units that it
+--           can have; the longest τ
+local accounting = require "lsa.accounting"
+local lib = require "lsa.ffi"
+local loops = require "lsa.cycle.loop"
+local options = require "lsa.options"
+local registry = require "lsa.registry"
+local session = require "lsa.session"
+local tensor = require "lsa.tensor.tensor"
+
+local C = lib.C
+
+local Request = {}
+Request.__index = Request
+
+local M = {}
+
+local PAGE_EDGES = 3 -- pages that sink, tail and the selection's end fill in part
+
+-- What a request may say; the rest are a session's options.
+M.own = {tokens = false, session = false, n = 64, stop = false, temperature = 0, decoded = 1}
+M.policy = {select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true}
+
+local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
+M.seconds = seconds
+
+-- A list of ids from ids, an i32 tensor or text.
+local function token_list(model, tokens, level)
+  if type(tokens) == "string" then tokens = model:tokens(tokens) end
+  if tensor.is(tokens) then tokens = tokens:totable() end
+  if type(tokens) ~= "table" then
+    error(("submit: tokens are a list, an i32 tensor or text; this is a %s"):format(type(tokens)), level + 1)
+  end
+  local vocabulary = tonumber(model.config.vocab)
+  for i, id in ipairs(tokens) do
+    options.whole(id, 0, ("submit: token %d"):format(i - 1), level + 1)
+    if id >= vocabulary then error(("submit: token %d is %d; the vocabulary has %d"):format(i - 1, id, vocabulary), level + 1) end
+  end
+  return tokens
+end
+
+local function check_session(self, from, given, level)
+  local batch = self.batch
+  if getmetatable(from) ~= session.class then
+    error(("submit: session is a %s; a session of the batch's model is wanted"):format(type(from)), level + 1)
+  end
+  if not from.c then error("submit: the session is closed", level + 1) end
+  if from.model ~= batch.model then error("submit: the session is of another model than the batch", level + 1) end
+  for _, name in ipairs {"kv", "granularity", "page", "cold"} do
+    if from.opt[name] ~= batch.base_options[name] then
+      error(("submit: the session's %s is %s, the batch's %s"):format(name, tostring(from.opt[name]),
+        tostring(batch.base_options[name])), level + 1)
+    end
+  end
+  if from.opt.on_demand and not (given.select or batch.defaults.select) then
+    error("submit: the session fetches on demand, which a batch does not; select is wanted", level + 1)
+  end
+  for name in pairs(M.policy) do
+    if given[name] ~= nil and not session.forkable[name] then
+      error(("submit: '%s' cannot change in a fork of the session"):format(name), level + 1)
+    end
+  end
+end
+
+local function check_own(self, opt, level)
+  options.whole(opt.n, 0, "submit: n", level + 1)
+  options.whole(opt.decoded, 0, "submit: decoded", level + 1)
+  if type(opt.temperature) ~= "number" or not (opt.temperature >= 0) then
+    error(("submit: temperature is %s; a number of at least 0 is wanted"):format(tostring(opt.temperature)), level + 1)
+  end
+  self.before = 0
+  if opt.session then
+    check_session(self, opt.session, opt, level + 1)
+    self.before = opt.session:tokens()
+  end
+  if #self.tokens + self.before == 0 then error("submit: there are no tokens", level + 1) end
+  local most, all = tonumber(self.batch.model.config.max_positions), self.before + #self.tokens + opt.n
+  if all > most then
+    error(("submit: %d tokens with the answer; the model's max_position_embeddings is %d"):format(all, most), level + 1)
+  end
+end
+
+-- Options of a new session, or what changes in a fork of the given one: the request's before the batch's.
+local function session_options(batch, opt)
+  local out = {}
+  for name in pairs(M.policy) do out[name] = opt[name] end
+  for name, value in pairs(batch.defaults) do
+    if out[name] == nil and (not opt.session or (M.policy[name] and session.forkable[name])) then out[name] = value end
+  end
+  return out
+end
+
+-- opt.every of a session whose cycles are a share of τ later than another's.
+local function staggered(every, slot, of)
+  return {"stagger", every = every, index = slot, of = of}
+end
+
+function M.new(batch, given, level)
+  level = level + 1
+  local known = {}
+  for name, value in pairs(M.own) do known[name] = value end
+  for name in pairs(M.policy) do known[name] = false end
+  known.hot = false
+  local opt = options.check(given, known, "submit", level)
+  local self = setmetatable({batch = batch, opt = opt, state = "queued", out = {}, submitted = seconds()}, Request)
+  self.tokens = token_list(batch.model, opt.tokens or {}, level)
+  check_own(self, opt, level)
+  self.stop = session.stop_token(batch.model, opt.stop)
+  self.settings = session_options(batch, opt)
+  -- What decides: the settings, after them the forked session's own.
+  local effective = setmetatable({}, {__index = function(_, name)
+    if self.settings[name] ~= nil then return self.settings[name] end
+    if opt.session then return opt.session.opt[name] end
+    return batch.base_options[name]
+  end})
+  local checked = {}
+  for name in pairs(loops.options) do checked[name] = effective[name] end
+  loops.check_options(checked, level)
+  local policy = registry.open("policies", checked.select, level)
+  if type(checked.every) == "number" then options.whole(checked.every, 1, "submit: every", level)
+  else registry.open("schedules", checked.every, level) end
+  self.full, self.policy, self.every = policy.name == "full", policy.name, checked.every
+  self.need = self:needs(checked, level)
+  return self
+end
+
+-- The longest τ, which cells for newborn chunks are promised for.
+local function longest_tau(every)
+  local most = type(every) == "table" and every.most
+  return type(most) == "number" and most or loops.first_tau(every)
+end
+
+-- Cells at the last token: the residents that the budget or sink and tail allow, and room for what is born within τ.
+local function cells_of(self, opt, chunks, level)
+  local unit, rate = self.batch.unit, self.batch.rate
+  if self.opt.hot then
+    return loops.cells({hot = self.opt.hot, granularity = opt.granularity, page = opt.page}, self.batch.chunk_bytes, level + 1)
+  end
+  local budget = opt.budget <= 1 and math.floor(opt.budget * chunks) or opt.budget
+  local tail = opt.tail or math.min(2048, math.floor(budget / 4))
+  local loop, tau = setmetatable({unit = unit, rate = rate}, loops.class), longest_tau(opt.every)
+  local residents, spare = math.max(budget, opt.sink + tail), loop:spare_cells(tau)
+  if opt.async then residents = residents + loop:born_room(tau) + opt.sink + tail end -- an older set, and what is always kept now
+  residents = math.min(chunks, residents)
+  if unit == 1 then return residents + spare end
+  return math.min(math.ceil(chunks / unit), math.ceil(residents / unit) + PAGE_EDGES) + spare
+end
+
+function Request:needs(opt, level)
+  local batch = self.batch
+  local tokens = self.before + #self.tokens + self.opt.n
+  local held = accounting.bytes(batch.model.config, {tokens = tokens, record = batch.record, key = batch.key})
+  local fixed = held.hca + held.window
+  if self.full or batch.csa_layers == 0 then return {cells = 0, bytes = fixed + held.attention + held.keys, units = 0} end
+  local chunks = math.floor(tokens / batch.rate)
+  local cells = cells_of(self, opt, chunks, level)
+  return {cells = cells, bytes = fixed + cells * batch.unit * batch.key * batch.csa_layers,
+    units = math.ceil(chunks / batch.unit) + 1, longest = longest_tau(opt.every)}
+end
+
+---- life ----
+
+-- The session, joined to the batch's hot pool. slot: which of the `of` that can run at once.
+function Request:open(slot, of)
+  local batch, settings = self.batch, {}
+  for name, value in pairs(self.settings) do settings[name] = value end
+  if batch.stagger and not self.full and type(self.every) == "number" then
+    self.every = staggered(self.every, slot, of)
+    settings.every = self.every
+  end
+  self.slot, self.admitted = slot, seconds()
+  self.wait = self.admitted - self.submitted
+  local from = self.opt.session
+  self.session = from and from:fork(settings) or session.new(batch.model, settings, 2)
+  if not self.full then self.session:join(batch.commons, self.need) end
+  self.start, self.at = self.session:tokens(), 0 -- at: tokens of the prompt that ran
+  self.state = "prefill"
+  self:after_prefill()
+end
+
+-- Tokens of the prompt that are prefilled; the others are decoded.
+local function prefilled_part(self)
+  return math.max(0, #self.tokens - self.opt.decoded)
+end
+
+-- Prefills up to `most` tokens; returns how many.
+function Request:prefill(most)
+  local start = seconds()
+  self.at = self.session:tokens() - self.start -- an interruption may have come between two pieces
+  local piece = {}
+  for i = 1, math.min(most, prefilled_part(self) - self.at) do piece[i] = self.tokens[self.at + i] end
+  local n = #piece
+  if n > 0 then self.session:prefill(piece) end
+  self.at = self.at + n
+  self.prefill_s = (self.prefill_s or 0) + seconds() - start
+  self:after_prefill()
+  return n
+end
+
+-- Decoding begins with the rest of the prompt, or, without one, with a token drawn from what the last one gave.
+function Request:after_prefill()
+  if self.state ~= "prefill" or self.at < prefilled_part(self) then return end
+  self.state, self.began = "decode", seconds()
+  if self.at < #self.tokens then self.next = self.tokens[self.at + 1] else self:draw() end
+end
+
+-- Draws a token; the request is done with the last one it may have.
+function Request:draw()
+  if #self.out >= self.opt.n then return self:finish "done" end
+  local token = self.session:draw(self.session:logits(), self.opt.temperature)
+  self.out[#self.out + 1] = token
+  self.next = token
+  self.first = self.first or seconds()
+  if token == self.stop or #self.out >= self.opt.n then self:finish "done" end
+end
+
+-- After a decode step of `next`; returns how many tokens were drawn.
+function Request:stepped()
+  local before = #self.out
+  if self.at < #self.tokens then self.at = self.at + 1 end
+  if self.at < #self.tokens then self.next = self.tokens[self.at + 1] else self:draw() end
+  return #self.out - before
+end
+
+-- Ends in a state; its cells are free and its ids forgotten.
+function Request:finish(state, problem)
+  self.state, self.error, self.ended = state, problem, seconds()
+  local s = self.session
+  if not s then return end
+  local ok, stats = pcall(s.stats, s)
+  self.stats, self.cycles = ok and stats or nil, s:cycles()
+  local closed, why = pcall(s.close, s)
+  if not closed then -- a recording that cannot be written; its cells are free all the same
+    self.error = self.error or tostring(why)
+    s.recorder = nil
+    s:close()
+  end
+  self.session, self.opt.session = nil, nil
+end
+
+function Request:running()
+  return self.state == "prefill" or self.state == "decode"
+end
+
+-- What is known of it: a row of b:stats(), and b:result().
+function Request:row()
+  local stats = self.stats or self.session and self.session:stats() or {}
+  local now = self.ended or seconds()
+  return {id = self.id, state = self.state, policy = self.policy, every = self.every, prompt = #self.tokens, tokens = self.out,
+    error = self.error, cells = self.need.cells, bytes = self.need.bytes, wait_s = self.wait or now - self.submitted,
+    prefill_s = self.prefill_s or 0, decode_s = self.began and now - self.began or 0,
+    first_token_s = self.first and self.first - self.submitted or nil, stats = self.stats,
+    fetched_bytes = stats.fetched_bytes or 0, fetched_chunks = stats.fetched_chunks or 0,
+    evicted_chunks = stats.evicted_chunks or 0, steps = stats.steps or 0,
+    hits = stats.hits or 0, policy_errors = stats.policy_errors or 0, resident_pct = stats.resident_pct}
+end
+
+return M

@@ -1,0 +1,192 @@
+-- Owns recordings of a session: what each step had before it and what it used, as a trace that lsa.replay reads.
+--
+--   s:record "trace.safetensors"     from here on; written by s:close(), or by s:record(false)
+--
+-- One row for every prefill's last token and every decoded token, S rows; L is a CSA ordinal, K = index_topk:
+--   positions [S] i64              the token's position
+--   decoded [S] i32                1 for a decoded token, 0 for a prefill's last
+--   entropy [S] f32                of the distribution after it
+--   token_ids [T] i32              all tokens
+--   hidden_layer_{L} [S, D] f32    the attention block's input
+--   compk_layer_{L} [N, bytes]     index keys, as records
+--   query_layer_{L} [S, heads, dim], query_weight_layer_{L} [S, heads] f32     the Lightning Indexer's
+--   memory_query_layer_{L}, memory_weight_layer_{L}                            the Memory Indexer's, of target layers
+--   native_layer_{L} [S, K] i32    its top-k among all chunks, ascending, then -1
+--   picked_layer_{L} [S, K] i32, mass_layer_{L} [S, K] f32     what the step attended to, and the mass each chunk got
+--   observed_used_layer_{L}_{row}, observed_mass_layer_{L}_{row} [n]           what a prefill had observed
+-- and of each cycle the scores that its policy asked for, n of the row before it, cycle behind cycle, so that replay need not
+-- compute them:
+--   memory_scores_layer_{L} [...] f32, memory_scores_layer_{L}_rows [C] i32    the Memory Indexer's logits
+--   native_scores_layer_{L}, native_scores_layer_{L}_rows                      the Lightning Indexer's
+--   ensemble_scores, ensemble_scores_rows                                      cycle.scores
+-- Metadata: the session's options and dimensions.
+local ffi = require "ffi"
+local cjson = require "cjson"
+local lib = require "lsa.ffi"
+local tensor = require "lsa.tensor.tensor"
+
+local C = lib.C
+
+local Recorder = {}
+Recorder.__index = Recorder
+
+local M = {}
+
+-- Scores of a name that are kept at most; later cycles' are computed again by who needs them.
+local SCORES = 2 ^ 26
+
+-- A growing array of rows of `width` elements.
+local Column = {}
+Column.__index = Column
+
+local function column(dtype, width, shape)
+  local ctype = ({f32 = "float", i32 = "int32_t", i64 = "int64_t"})[dtype]
+  return setmetatable({dtype = dtype, width = width, shape = shape, ctype = ctype .. "[?]", rows = 0, room = 0,
+    row_bytes = width * ffi.sizeof(ctype)}, Column)
+end
+
+-- Where the next row goes, or the next n.
+function Column:push(n)
+  n = n or 1
+  if self.rows + n > self.room then
+    local room = math.max(64, 2 * self.room, self.rows + n)
+    local data = ffi.new(self.ctype, room * self.width)
+    if self.rows > 0 then ffi.copy(data, self.data, self.rows * self.row_bytes) end
+    self.data, self.room = data, room
+  end
+  self.rows = self.rows + n
+  return self.data + (self.rows - n) * self.width
+end
+
+function Column:tensor()
+  local shape = {self.rows, unpack(self.shape)}
+  local out = tensor.zeros(shape, self.dtype)
+  if self.rows > 0 then ffi.copy(out.c.data, self.data, self.rows * self.row_bytes) end
+  return out
+end
+
+function M.new(session, path)
+  local c = session.model.config
+  local self = setmetatable({session = session, path = path, extra = {}}, Recorder)
+  local heads, dim, k = tonumber(c.index_heads), tonumber(c.index_dim), tonumber(c.index_topk)
+  self.columns = {positions = column("i64", 1, {}), decoded = column("i32", 1, {}), entropy = column("f32", 1, {})}
+  for layer = 0, session.csa_layers - 1 do
+    local function add(name, ...) self.columns[("%s_layer_%d"):format(name, layer)] = column(...) end
+    add("hidden", "f32", tonumber(c.hidden), {tonumber(c.hidden)})
+    add("query", "f32", heads * dim, {heads, dim})
+    add("query_weight", "f32", heads, {heads})
+    add("native", "i32", k, {k})
+    add("picked", "i32", k, {k})
+    add("mass", "f32", k, {k})
+  end
+  for _, layer in ipairs(session.indexer.layers) do
+    local l = session.indexer.weights[layer]
+    local own = tonumber(l.heads)
+    self.columns[("memory_query_layer_%d"):format(layer)] = column("f32", own * dim, {own, dim})
+    self.columns[("memory_weight_layer_%d"):format(layer)] = column("f32", own, {own})
+  end
+  if session:position() > 0 then self:row(false) end
+  return self
+end
+
+local function copy_ids(to, from, n, k)
+  for i = 0, k - 1 do to[i] = i < n and from[i] or -1 end
+end
+
+local function layer_row(self, layer)
+  local s, c = self.session, self.session.model.config
+  local function at(name) return self.columns[("%s_layer_%d"):format(name, layer)]:push() end
+  lib.check(C.lsa_session_hidden(s.c, layer, at "hidden"))
+  lib.check(C.lsa_session_queries(s.c, layer, 1, at "query", at "query_weight"))
+  local k = tonumber(c.index_topk)
+  local ids, mass = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
+  copy_ids(at "native", ids, tonumber(lib.check(C.lsa_session_native_topk(s.c, layer, ids))), k)
+  copy_ids(at "picked", ids, tonumber(lib.check(C.lsa_session_picks(s.c, layer, ids, mass))), k)
+  ffi.copy(at "mass", mass, 4 * k)
+end
+
+-- After a prefill (decoded false) or a step.
+function Recorder:row(decoded)
+  local s = self.session
+  local t, n = s:position()
+  self.columns.positions:push()[0] = t - 1
+  self.columns.decoded:push()[0] = decoded and 1 or 0
+  self.columns.entropy:push()[0] = require("lsa.cycle.cycle").entropy(s:last_logits())
+  for layer = 0, s.csa_layers - 1 do
+    layer_row(self, layer)
+    if not decoded then
+      local used, mass = s:observations(layer, n)
+      local row = self.columns.positions.rows - 1
+      self.extra[("observed_used_layer_%d_%d"):format(layer, row)] = used
+      self.extra[("observed_mass_layer_%d_%d"):format(layer, row)] = mass
+    end
+  end
+  for _, layer in ipairs(s.indexer.layers) do
+    local q, w, heads = s.indexer:query(layer, s:hidden_state(layer), t - 1, s.format)
+    local dim = tonumber(s.model.config.index_dim)
+    ffi.copy(self.columns[("memory_query_layer_%d"):format(layer)]:push(), q, heads * dim * 4)
+    ffi.copy(self.columns[("memory_weight_layer_%d"):format(layer)]:push(), w, heads * 4)
+  end
+end
+
+-- Scores that a cycle's policy asked for, under the name of a trace's tensor.
+function Recorder:scored(name, scores)
+  local kept, n = self.columns[name], scores:count()
+  if not kept then
+    kept = column("f32", 1, {})
+    self.columns[name], self.columns[name .. "_rows"] = kept, column("i32", 1, {})
+  end
+  if n == 0 or kept.rows + n > SCORES then return end
+  ffi.copy(kept:push(n), scores:contiguous().c.data, 4 * n)
+  self.columns[name .. "_rows"]:push()[0] = self.columns.positions.rows - 1
+end
+
+-- What a file can hold of a policy's option; the rest, and what is nested beyond sense, as text.
+local function plain_value(value, depth)
+  local kind = type(value)
+  if kind == "string" or kind == "boolean" then return value end
+  if kind == "number" and value - value == 0 then return value end
+  if kind ~= "table" or getmetatable(value) or depth > 8 then return tostring(value) end
+  local out, n = {}, #value
+  for key, item in pairs(value) do out[n > 0 and key or tostring(key)] = plain_value(item, depth + 1) end
+  for key in pairs(value) do
+    if n > 0 and (type(key) ~= "number" or key < 1 or key > n or key % 1 ~= 0) then return tostring(value) end
+  end
+  return out
+end
+
+-- Options of a session that a file can hold: a function or an object is told by its name alone.
+local function plain(options)
+  local out = {}
+  for name, value in pairs(options) do
+    local kind = type(value)
+    if kind == "number" or kind == "string" or kind == "boolean" then out[name] = value
+    elseif name == "indexer" then out[name] = tostring(value)
+    elseif kind == "table" and type(value[1]) == "string" then
+      local options_of = {}
+      for key, option in pairs(value) do
+        if key ~= 1 and type(option) ~= "function" then options_of[tostring(key)] = plain_value(option, 1) end
+      end
+      out[name] = {name = value[1], options = options_of}
+    else
+      out[name] = "a " .. kind
+    end
+  end
+  return out
+end
+
+function Recorder:save()
+  local s, tensors = self.session, {}
+  for name, col in pairs(self.columns) do tensors[name] = col:tensor() end
+  for name, t in pairs(self.extra) do tensors[name] = t end
+  tensors.token_ids = s:token_tensor((s:position()))
+  for layer = 0, s.csa_layers - 1 do tensors[("compk_layer_%d"):format(layer)] = s:keys(layer) end
+  local c = s.model.config
+  local about = {csa_rate = tonumber(c.csa_rate), csa_layers = s.csa_layers, layers = s.indexer.layers,
+    ensemble = s.indexer.ensemble, kv = s.opt.kv, index_dim = tonumber(c.index_dim), index_topk = tonumber(c.index_topk),
+    compute = s.model.compute,
+    record = s.pool ~= nil and tonumber(C.lsa_pool_record_bytes(s.pool)) or 0, options = plain(s.opt)}
+  require("lsa.files.files").save(self.path, tensors, {format = "lsa trace 1", about = cjson.encode(about)})
+end
+
+return M

@@ -1,0 +1,55 @@
+-- Owns tensors' way between the host and the GPU; tensor.lua calls it where a tensor is on a device.
+local ffi = require "ffi"
+local C = require("lsa.ffi").C
+local raise = require "lsa.raise"
+
+local M = {}
+local check = raise.check
+local box = ffi.new "lsa_tensor *[1]"
+local codes = {cpu = C.LSA_CPU, cuda = C.LSA_CUDA}
+
+local function wrap()
+  return require("lsa.tensor.tensor").wrap(box[0])
+end
+
+-- A new tensor of a shape (int64_t[6]), contents undefined.
+function M.empty(device, dtype, rank, shape)
+  check(C.lsa_tensor_empty_on(box, codes[device], dtype, rank, shape))
+  return wrap()
+end
+
+-- A view with gaps comes to the host with its gaps: one copy of all that it spans.
+local function span_to_host(t)
+  local c, last = t.c, 0
+  for i = 0, c.rank - 1 do last = last + (tonumber(c.shape[i]) - 1) * tonumber(c.stride[i]) end
+  local span = ffi.new("int64_t[1]", last + 1)
+  check(C.lsa_tensor_empty(box, c.dtype, 1, span))
+  local whole = wrap()
+  check(C.lsa_device_copy(whole.c.data, c.data, span[0] * C.lsa_dtype_size(c.dtype)))
+  check(C.lsa_tensor_view(box, whole.c, 0, c.rank, c.shape, c.stride))
+  return wrap()
+end
+
+-- The tensor's values on `device`, where it is not.
+function M.move(t, device)
+  if device == "cpu" and not t:is_contiguous() and t:count() > 0 then return span_to_host(t) end
+  local source = t:contiguous()
+  check(C.lsa_tensor_transfer(box, source.c, codes[device]))
+  return wrap()
+end
+
+-- t's values in `into` (of t's shape), or in a new contiguous tensor beside t; one of them is on a device.
+function M.copy(t, into)
+  if into == nil then
+    if not t:is_contiguous() then return M.move(t, "cpu"):contiguous():to(t:device()) end
+    check(C.lsa_tensor_transfer(box, t.c, t.c.device))
+    return wrap()
+  end
+  if into:device() == "cpu" then return into:copy(t:to "cpu") end
+  if not into:is_contiguous() then raise "copy: the tensor is a view with gaps on a device, which nothing writes to" end
+  local source = t:to(into:dtype()):contiguous()
+  check(C.lsa_device_copy(into.c.data, source.c.data, source:bytes()))
+  return into
+end
+
+return M

@@ -1,0 +1,689 @@
+-- Tensors: views on reference-counted memory. lsa.zeros(shape, dtype), lsa.tensor(data, dtype).
+--
+--   x:shape() x:dtype() x:device() #x          #x is the first dimension; dimensions and elements count from 0
+--   x:totable() x:item() x:get(i, j) x:set(i, j, v) x:fill(v) tostring(x)
+--   x:row(i) x:narrow(dim, from, n) x:reshape(shape)        views on the same memory
+--   x:copy() a new tensor; x:copy(y) y's values into x; x:contiguous(); x:to "cuda", x:to "bf16"
+--   x:sum() x:mean() x:min() x:max() numbers; x:sum(dim) ... tensors; x:argmax()
+--   x:add(y) sub mul div minimum maximum, y a number or a tensor of x's shape or of its trailing dimensions; also
+--   x + y, x - y, x * y, x / y, -x;   x:exp() x:log() x:sigmoid()
+--   x:where(set, y)     [n]: x's element where the set has its id, y's (or the number y) elsewhere
+--   x:pages(size, "sum"|"max"|"mean"|"min")    the last dimension in pages
+--   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets; x:topk(k, s) makes s that set
+-- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it.
+-- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element.
+local ffi = require "ffi"
+local C = require("lsa.ffi").C
+local raise = require "lsa.raise"
+local owned = require "lsa.tensor.memory_pressure"
+
+local M = {}
+local Tensor = {}
+local check = raise.check
+local box = ffi.new "lsa_tensor *[1]"
+local dims, other_dims = ffi.new "int64_t[6]", ffi.new "int64_t[6]"
+local object                                     -- the ctype of tensors, made below
+
+-- Element types; those that C has no type for go through f32.
+local ctypes = {
+  f32 = ffi.typeof "float *", i8 = ffi.typeof "int8_t *", u8 = ffi.typeof "uint8_t *", i32 = ffi.typeof "int32_t *",
+  i64 = ffi.typeof "int64_t *", bf16 = ffi.typeof "uint16_t *", f16 = ffi.typeof "uint16_t *",
+  f8_e4m3 = ffi.typeof "uint8_t *", f8_e8m0 = ffi.typeof "uint8_t *",
+}
+local names, codes, pointers, direct = {}, {}, {}, {}
+for code = 0, tonumber(C.LSA_DTYPES) - 1 do
+  local name = ffi.string(C.lsa_dtype_name(code))
+  names[code], codes[name], pointers[code] = name, code, ctypes[name]
+  direct[code] = name == "f32" or name:find "^[iu]" ~= nil
+end
+local F32 = codes.f32
+
+-- Sets need tensors, too: each is looked up when it is first used, and once, since require is not compiled.
+local sets
+local function set_module()
+  sets = sets or require "lsa.tensor.set"
+  return sets
+end
+
+-- ---- making ----
+
+local function is_tensor(x)
+  return ffi.istype(object, x)
+end
+
+local function count(c)
+  return tonumber(C.lsa_tensor_count(c))
+end
+
+local function whole(x)
+  return type(x) == "number" and x == math.floor(x) and math.abs(x) < 2 ^ 53
+end
+
+local function shown(x)
+  if type(x) == "number" then return tostring(x) end
+  if type(x) == "string" then return ('"%s"'):format(x) end
+  return raise.kind(x)
+end
+
+local function want_whole(x, what)
+  if not whole(x) then raise("%s is %s, a whole number is wanted", what, shown(x)) end
+  return x
+end
+
+local function want_number(x, what)
+  if type(x) ~= "number" then raise("%s is %s, a number is wanted", what, shown(x)) end
+  return x
+end
+
+local function want_tensor(x, what)
+  if not is_tensor(x) then raise("%s is %s, a tensor is wanted", what, shown(x)) end
+  return x
+end
+
+local function want_dtype(name, what)
+  local code = codes[name or "f32"]
+  if not code then
+    raise("%s is %s; f32, bf16, f16, f8_e4m3, f8_e8m0, i8, u8, i32 and i64 are known", what, shown(name))
+  end
+  return code
+end
+
+-- Writes a shape (a list, or one number) into an int64_t[6]; returns the rank.
+local function read_shape(shape, what, into)
+  if type(shape) == "number" then shape = {shape} end
+  if type(shape) ~= "table" then raise("%s is %s, a list of dimensions is wanted", what, shown(shape)) end
+  if #shape > 6 then raise("%s has %d dimensions, at most 6 are possible", what, #shape) end
+  for i = 1, #shape do
+    local n = shape[i]
+    if not whole(n) or n < 0 then raise("%s: dimension %d is %s", what, i - 1, shown(n)) end
+    into[i - 1] = n
+  end
+  return #shape
+end
+
+local function adopt(bytes)
+  owned(bytes)
+  return object(box[0])
+end
+
+-- A view, whose memory was counted when it was made.
+local function view(c, offset, rank, shape, stride)
+  check(C.lsa_tensor_view(box, c, offset, rank, shape, stride))
+  return object(box[0])
+end
+
+function M.zeros(shape, dtype)
+  local code = want_dtype(dtype, "zeros: dtype")
+  check(C.lsa_tensor_new(box, code, read_shape(shape, "zeros: shape", dims), dims))
+  return adopt(count(box[0]) * tonumber(C.lsa_dtype_size(code)))
+end
+
+-- As zeros, with undefined contents: for results that are then written whole.
+function M.empty(shape, dtype)
+  local code = want_dtype(dtype, "empty: dtype")
+  check(C.lsa_tensor_empty(box, code, read_shape(shape, "empty: shape", dims), dims))
+  return adopt(count(box[0]) * tonumber(C.lsa_dtype_size(code)))
+end
+
+-- A new f32 tensor of t's shape, of the same pages if it is one of pages.
+local function like(t)
+  local c = t.c
+  check(C.lsa_tensor_empty(box, F32, c.rank, c.shape))
+  local out = adopt(count(c) * 4)
+  out.of = t.of
+  return out
+end
+
+-- Frees t, which nothing may look at from here on, now: its memory is warm for what is made next.
+function M.release(t)
+  owned.give_back(count(t.c) * tonumber(C.lsa_dtype_size(t.c.dtype)))
+  C.lsa_tensor_free(t.c)
+  t.c = nil
+end
+
+-- Takes over a tensor that C made.
+function M.wrap(c)
+  return object(c)
+end
+
+M.is = is_tensor
+raise.kinds[#raise.kinds + 1] = {is_tensor, "a tensor"}
+
+local function data_shape(data, shape)
+  if type(data) == "table" then
+    shape[#shape + 1] = #data
+    if #shape > 6 then raise "tensor: data is nested deeper than 6" end
+    if #data > 0 then data_shape(data[1], shape) end
+  end
+  return shape
+end
+
+local function is_value(x)
+  return type(x) == "number" or ffi.istype("int64_t", x) or ffi.istype("uint64_t", x)
+end
+
+-- Writes nested data from element `at` on; returns where it ends.
+local function flatten(data, shape, depth, out, at)
+  local n = shape[depth]
+  if not n then
+    if not is_value(data) then raise("tensor: element %d is %s, a number is wanted", at, shown(data)) end
+    out[at] = data
+    return at + 1
+  end
+  if type(data) ~= "table" then raise("tensor: element %d is %s, a list of %d is wanted", at, shown(data), n) end
+  if #data ~= n then
+    raise("tensor: a list has %d elements where the first of its depth has %d", #data, n)
+  end
+  for i = 1, n do at = flatten(data[i], shape, depth + 1, out, at) end
+  return at
+end
+
+function M.new(data, dtype)
+  local code = want_dtype(dtype, "tensor: dtype")
+  if is_tensor(data) then return data:to(names[code]):copy() end
+  if type(data) ~= "table" and not is_value(data) then
+    raise("tensor: data is %s; numbers, nested as the tensor is, are wanted", shown(data))
+  end
+  local shape = data_shape(data, {})
+  local t = M.empty(shape, direct[code] and names[code] or "f32")
+  flatten(data, shape, 1, t:pointer(), 0)
+  return t:to(names[code])
+end
+
+-- ---- what it is ----
+
+local function shape_of(c)
+  local shape = {}
+  for i = 0, c.rank - 1 do shape[i + 1] = tonumber(c.shape[i]) end
+  return shape
+end
+
+local function shape_text(c)
+  return "[" .. table.concat(shape_of(c), ", ") .. "]"
+end
+
+function Tensor:shape() return shape_of(self.c) end
+function Tensor:dtype() return names[self.c.dtype] end
+function Tensor:device() return self.c.device == C.LSA_CPU and "cpu" or "cuda" end
+function Tensor:count() return count(self.c) end
+function Tensor:bytes() return count(self.c) * tonumber(C.lsa_dtype_size(self.c.dtype)) end
+function Tensor:is_contiguous() return C.lsa_tensor_contiguous(self.c) == 1 end
+
+-- The first element, typed: float * for f32, int32_t * for i32, uint16_t * for bf16 and f16, ...
+function Tensor:pointer()
+  return ffi.cast(pointers[self.c.dtype], self.c.data)
+end
+
+local function writable(t, what)
+  if t.c.read_only ~= 0 then raise("%s: the tensor is read-only (a mapped file); x:copy() makes one that is not", what) end
+end
+
+-- ---- moving ----
+
+local function host(t)
+  return t.c.device == C.LSA_CPU and t or t:to "cpu"
+end
+
+function Tensor:contiguous()
+  local c = self.c
+  if C.lsa_tensor_contiguous(c) == 1 then return self end
+  return self:copy()
+end
+
+-- y's values into x, of the same shape; converted to x's dtype. Without y: a new contiguous tensor.
+function Tensor:copy(y)
+  local c = self.c
+  if y == nil then
+    if c.device ~= C.LSA_CPU then return require("lsa.tensor.device").copy(self) end
+    check(C.lsa_tensor_empty(box, c.dtype, c.rank, c.shape))
+    local out = adopt(self:bytes())
+    check(C.lsa_copy_cpu(out.c.data, c.data, C.lsa_dtype_size(c.dtype), c.rank, c.shape, out.c.stride, c.stride, nil))
+    return out
+  end
+  want_tensor(y, "copy: y")
+  writable(self, "copy")
+  local from = y.c
+  local same = c.rank == from.rank
+  for i = 0, c.rank - 1 do same = same and c.shape[i] == from.shape[i] end
+  if not same then raise("copy: y has shape %s, the tensor %s", shape_text(from), shape_text(c)) end
+  if c.device ~= C.LSA_CPU or from.device ~= C.LSA_CPU then return require("lsa.tensor.device").copy(y, self) end
+  local source = from.dtype == c.dtype and y or y:to(self:dtype())
+  -- Views on one storage may overlap.
+  if source.c.storage == c.storage then source = source:copy() end
+  check(C.lsa_copy_cpu(c.data, source.c.data, C.lsa_dtype_size(c.dtype), c.rank, c.shape, c.stride, source.c.stride,
+    nil))
+  return self
+end
+
+-- A dtype or a device; the tensor itself when it already is what is asked for.
+function Tensor:to(what)
+  if what == "cpu" or what == "cuda" then
+    if self:device() == what then return self end
+    return require("lsa.tensor.device").move(self, what)
+  end
+  local code = want_dtype(what or "nothing", "to: dtype or device")
+  local c = self.c
+  if c.dtype == code then return self end
+  if c.device ~= C.LSA_CPU then return self:to "cpu":to(what):to "cuda" end
+  local source = self:contiguous()
+  check(C.lsa_tensor_empty(box, code, c.rank, c.shape))
+  local out = adopt(count(c) * tonumber(C.lsa_dtype_size(code)))
+  check(C.lsa_convert_cpu(out.c.data, source.c.data, count(c), code, c.dtype, nil))
+  return out
+end
+
+-- On the host, f32, contiguous: what the kernels of arithmetic take.
+local function f32(t)
+  local c = t.c
+  if c.dtype == F32 and c.device == C.LSA_CPU and C.lsa_tensor_contiguous(c) == 1 then return t end
+  return host(t):to "f32":contiguous()
+end
+
+local function floats(t)
+  return ffi.cast("float *", t.c.data)
+end
+
+-- ---- elements ----
+
+local scratch = ffi.new "float[1]"
+
+local function load_element(c, offset)
+  if direct[c.dtype] then return tonumber(ffi.cast(pointers[c.dtype], c.data)[offset]) end
+  local at = ffi.cast("char *", c.data) + offset * C.lsa_dtype_size(c.dtype)
+  check(C.lsa_convert_cpu(scratch, at, 1, F32, c.dtype, nil))
+  return scratch[0]
+end
+
+local function store_element(c, offset, v)
+  if direct[c.dtype] then
+    ffi.cast(pointers[c.dtype], c.data)[offset] = v
+    return
+  end
+  scratch[0] = v
+  local at = ffi.cast("char *", c.data) + offset * C.lsa_dtype_size(c.dtype)
+  check(C.lsa_convert_cpu(at, scratch, 1, c.dtype, F32, nil))
+end
+
+-- Where element (i, j, ...) lies, in elements from the first.
+local function offset_of(c, what, n, ...)
+  if n ~= c.rank then raise("%s: %d indices for a %d-D tensor", what, n, c.rank) end
+  local offset = 0
+  for d = 0, n - 1 do
+    local i = want_whole((select(d + 1, ...)), what .. ": index " .. d)
+    if i < 0 or i >= c.shape[d] then
+      raise("%s: index %d is %d, dimension %d has %d", what, d, i, d, tonumber(c.shape[d]))
+    end
+    offset = offset + i * tonumber(c.stride[d])
+  end
+  return offset
+end
+
+-- What was looked up on a device costs a copy of one element.
+local function element(t, what, n, ...)
+  local c = t.c
+  local offset = offset_of(c, what, n, ...)
+  if c.device == C.LSA_CPU then return load_element(c, offset) end
+  return view(c, offset, 0, dims, dims):to "cpu":item()
+end
+
+function Tensor:get(...)
+  return (element(self, "get", select("#", ...), ...))
+end
+
+function Tensor:set(...)
+  local n = select("#", ...)
+  if n == 0 then raise "set: no value given" end
+  local v = select(n, ...)
+  if not is_value(v) then raise("set: the value is %s, a number is wanted", shown(v)) end
+  writable(self, "set")
+  local offset = offset_of(self.c, "set", n - 1, ...)
+  if self.c.device == C.LSA_CPU then
+    store_element(self.c, offset, v)
+  else
+    view(self.c, offset, 0, dims, dims):copy(M.new(v, self:dtype()))
+  end
+  return self
+end
+
+function Tensor:item()
+  if count(self.c) ~= 1 then raise("item: the tensor has %d elements", count(self.c)) end
+  return (load_element(host(self).c, 0))
+end
+
+function Tensor:fill(v)
+  want_number(v, "fill: v")
+  writable(self, "fill")
+  if self.c.device ~= C.LSA_CPU or not self:is_contiguous() then
+    return self:copy(M.empty(self:shape(), self:dtype()):fill(v))
+  end
+  local n = count(self.c)
+  if n == 0 then return self end
+  store_element(self.c, 0, v)
+  -- Doubling: each copy takes what is there already.
+  local size, done = tonumber(C.lsa_dtype_size(self.c.dtype)), 1
+  local p = ffi.cast("char *", self.c.data)
+  while done < n do
+    local m = math.min(done, n - done)
+    ffi.copy(p + done * size, p, m * size)
+    done = done + m
+  end
+  return self
+end
+
+local function nest(p, c, dim, at)
+  if dim == c.rank then return tonumber(p[at]) end
+  local t, stride = {}, tonumber(c.stride[dim])
+  if dim == c.rank - 1 then
+    for i = 0, tonumber(c.shape[dim]) - 1 do t[i + 1] = tonumber(p[at + i * stride]) end
+  else
+    for i = 0, tonumber(c.shape[dim]) - 1 do t[i + 1] = nest(p, c, dim + 1, at + i * stride) end
+  end
+  return t
+end
+
+function Tensor:totable()
+  local t = host(self)
+  if not direct[t.c.dtype] then t = t:to "f32" end
+  return (nest(t:pointer(), t.c, 0, 0))
+end
+
+-- ---- views ----
+
+function Tensor:narrow(dim, from, n)
+  want_whole(dim, "narrow: dim")
+  want_whole(from, "narrow: from")
+  want_whole(n, "narrow: n")
+  check(C.lsa_tensor_narrow(box, self.c, dim, from, n))
+  return object(box[0])
+end
+
+function Tensor:row(i)
+  local c = self.c
+  want_whole(i, "row: i")
+  if c.rank == 0 then raise "row: the tensor has no dimensions" end
+  if i < 0 or i >= c.shape[0] then raise("row: i is %d, the tensor has %d rows", i, tonumber(c.shape[0])) end
+  return view(c, i * c.stride[0], c.rank - 1, c.shape + 1, c.stride + 1)
+end
+
+-- One dimension may be -1: what remains. A tensor that is not contiguous is copied.
+function Tensor:reshape(shape)
+  if type(shape) == "number" then shape = {shape} end
+  if type(shape) ~= "table" then raise("reshape: shape is %s, a list of dimensions is wanted", shown(shape)) end
+  local n, known, free, filled = count(self.c), 1, nil, {}
+  for i, m in ipairs(shape) do
+    filled[i] = m
+    if m == -1 and not free then free = i else known = known * want_whole(m, "reshape: dimension " .. i - 1) end
+  end
+  if free then filled[free] = known > 0 and n / known or 0 end
+  local rank, total = read_shape(filled, "reshape: shape", dims), 1
+  for i = 0, rank - 1 do total = total * tonumber(dims[i]) end
+  if total ~= n then
+    raise("reshape: shape [%s] has %.0f elements, the tensor %s has %d", table.concat(filled, ", "), total,
+      shape_text(self.c), n)
+  end
+  local source, stride = self:contiguous(), 1
+  read_shape(filled, "reshape: shape", dims)
+  for i = rank - 1, 0, -1 do
+    other_dims[i] = stride
+    stride = stride * tonumber(dims[i])
+  end
+  return view(source.c, 0, rank, dims, other_dims)
+end
+
+-- ---- arithmetic ----
+
+-- How often y repeats within x: y's elements, where its shape is the end of x's.
+local function period(x, y, what)
+  local a, b = x.c, y.c
+  local fits = b.rank <= a.rank
+  for i = 1, b.rank do fits = fits and a.shape[a.rank - i] == b.shape[b.rank - i] end
+  if not fits then
+    raise("%s: y has shape %s, x has %s: neither the same nor the end of it", what, shape_text(b), shape_text(a))
+  end
+  return count(b)
+end
+
+local function binary(x, y, op, what)
+  local a, out = f32(x), like(x)
+  local n = count(a.c)
+  if type(y) == "number" then
+    scratch[0] = y
+    check(C.lsa_binary_cpu(floats(out), floats(a), scratch, n, 1, op, nil))
+    return out
+  end
+  local b = f32(want_tensor(y, what .. ": y"))
+  local every = period(a, b, what)
+  if n > 0 then check(C.lsa_binary_cpu(floats(out), floats(a), floats(b), n, every, op, nil)) end
+  return out
+end
+
+function Tensor:add(y) return (binary(self, y, C.LSA_ADD, "add")) end
+function Tensor:sub(y) return (binary(self, y, C.LSA_SUB, "sub")) end
+function Tensor:mul(y) return (binary(self, y, C.LSA_MUL, "mul")) end
+function Tensor:div(y) return (binary(self, y, C.LSA_DIV, "div")) end
+function Tensor:minimum(y) return (binary(self, y, C.LSA_MIN, "minimum")) end
+function Tensor:maximum(y) return (binary(self, y, C.LSA_MAX, "maximum")) end
+
+local function unary(x, op)
+  local a, out = f32(x), like(x)
+  check(C.lsa_unary_cpu(floats(out), floats(a), count(a.c), op, nil))
+  return out
+end
+
+function Tensor:exp() return (unary(self, C.LSA_EXP)) end
+function Tensor:log() return (unary(self, C.LSA_LOG)) end
+function Tensor:sigmoid() return (unary(self, C.LSA_SIGMOID)) end
+
+function Tensor:where(chosen, y)
+  local a = f32(self)
+  local out, n = like(a), count(a.c)
+  if not set_module().is(chosen) then raise("where: set is %s, a set is wanted", shown(chosen)) end
+  if a.c.rank ~= 1 or tonumber(chosen.c.n) ~= n then
+    raise("where: the set is over %d ids, the tensor has shape %s", tonumber(chosen.c.n), shape_text(a.c))
+  end
+  if type(y) == "number" then
+    scratch[0] = y
+    check(C.lsa_where_cpu(floats(out), chosen.c.bits, floats(a), scratch, n, 0, nil))
+    return out
+  end
+  local b = f32(want_tensor(y, "where: y"))
+  if b.c.rank ~= 1 or count(b.c) ~= n then
+    raise("where: y has shape %s, x has %s", shape_text(b.c), shape_text(a.c))
+  end
+  check(C.lsa_where_cpu(floats(out), chosen.c.bits, floats(a), floats(b), n, 1, nil))
+  return out
+end
+
+-- ---- reductions ----
+
+local function reduce(x, dim, op, what)
+  local a = f32(x)
+  local c = a.c
+  if dim == nil then
+    check(C.lsa_reduce_cpu(scratch, floats(a), 1, count(c), 1, op, nil))
+    return scratch[0]
+  end
+  want_whole(dim, what .. ": dim")
+  if dim < 0 or dim >= c.rank then raise("%s: dim is %d, the tensor has %d dimensions", what, dim, c.rank) end
+  local outer, inner, shape = 1, 1, {}
+  for i = 0, c.rank - 1 do
+    local n = tonumber(c.shape[i])
+    if i < dim then outer = outer * n elseif i > dim then inner = inner * n end
+    if i ~= dim then shape[#shape + 1] = n end
+  end
+  local out = M.empty(shape)
+  check(C.lsa_reduce_cpu(floats(out), floats(a), outer, c.shape[dim], inner, op, nil))
+  return out
+end
+
+function Tensor:sum(dim) return (reduce(self, dim, C.LSA_REDUCE_SUM, "sum")) end
+function Tensor:mean(dim) return (reduce(self, dim, C.LSA_REDUCE_MEAN, "mean")) end
+function Tensor:min(dim) return (reduce(self, dim, C.LSA_REDUCE_MIN, "min")) end
+function Tensor:max(dim) return (reduce(self, dim, C.LSA_REDUCE_MAX, "max")) end
+
+-- 1-D: where the largest value is, or nil; else an i32 tensor, along the last dimension, -1 where there is none.
+function Tensor:argmax()
+  local a = f32(self)
+  local c = a.c
+  if c.rank == 0 then raise "argmax: the tensor has no dimensions" end
+  local shape = shape_of(c)
+  local n = table.remove(shape)
+  local out = M.empty(shape, "i32")
+  check(C.lsa_argmax_cpu(ffi.cast("int32_t *", out.c.data), floats(a), count(out.c), n, nil))
+  if c.rank > 1 then return out end
+  local id = out:item()
+  return id >= 0 and id or nil
+end
+
+local reductions = {sum = C.LSA_REDUCE_SUM, mean = C.LSA_REDUCE_MEAN, min = C.LSA_REDUCE_MIN, max = C.LSA_REDUCE_MAX}
+
+function Tensor:pages(size, how)
+  local a = f32(self)
+  local c = a.c
+  want_whole(size, "pages: size")
+  if size < 1 then raise("pages: size is %d, at least 1 is wanted", size) end
+  local op = reductions[how]
+  if not op then raise('pages: how is %s; "sum", "max", "mean" and "min" are possible', shown(how)) end
+  if c.rank == 0 then raise "pages: the tensor has no dimensions" end
+  local shape, rows = shape_of(c), 1
+  local n = shape[#shape]
+  for i = 1, #shape - 1 do rows = rows * shape[i] end
+  shape[#shape] = math.ceil(n / size)
+  local out = M.empty(shape)
+  if c.rank == 1 then out.of = n end
+  check(C.lsa_pages_cpu(floats(out), floats(a), rows, n, size, op, nil))
+  return out
+end
+
+-- ---- selection ----
+
+local function row_of_scores(t, what, into)
+  if t.c.rank ~= 1 then raise("%s: the tensor has shape %s, 1-D is wanted", what, shape_text(t.c)) end
+  local set = set_module()
+  if into == nil then return f32(t), set.result(tonumber(t.c.shape[0]), t.of) end
+  if not set.is(into) then raise("%s: into is %s, a set is wanted", what, shown(into)) end
+  if into.c.n ~= t.c.shape[0] then
+    raise("%s: into is over %d ids, the tensor has shape %s", what, tonumber(into.c.n), shape_text(t.c))
+  end
+  into.of = t.of
+  return f32(t), into
+end
+
+local workspace = {bytes = 0}
+
+-- Kept between calls: a selection runs every cycle.
+local function select_workspace(n)
+  local bytes = tonumber(C.lsa_select_workspace(n))
+  if workspace.bytes < bytes then
+    workspace = {bytes = bytes, tensor = M.empty({bytes}, "u8")}
+  end
+  return workspace.tensor.c.data
+end
+
+local function above(t, v, strict, what)
+  want_number(v, what .. ": v")
+  local a, out = row_of_scores(t, what)
+  check(C.lsa_select_above_cpu(out.c.bits, floats(a), out.c.n, v, strict, nil))
+  return out
+end
+
+function Tensor:ge(v) return (above(self, v, 0, "ge")) end
+function Tensor:gt(v) return (above(self, v, 1, "gt")) end
+
+-- into: a set that becomes the result; for whoever asks again and again.
+function Tensor:topk(k, into)
+  want_whole(k, "topk: k")
+  local a, out = row_of_scores(self, "topk", into)
+  check(C.lsa_select_topk_cpu(out.c.bits, floats(a), out.c.n, k, select_workspace(out.c.n), nil))
+  return out
+end
+
+function Tensor:topp(m)
+  want_number(m, "topp: m")
+  local a, out = row_of_scores(self, "topp")
+  check(C.lsa_select_topp_cpu(out.c.bits, floats(a), out.c.n, m, select_workspace(out.c.n), nil))
+  return out
+end
+
+-- ---- printing ----
+
+local SHOWN = 6                                  -- rows, and columns, that are printed
+
+local function number_text(v)
+  if v == math.floor(v) and math.abs(v) < 1e9 then return ("%d"):format(v) end
+  return ("%.4g"):format(v)
+end
+
+local function row_text(t)
+  if t.c.rank == 0 then return number_text(t:item()) end
+  local n, words = #t, {}
+  for i = 0, math.min(n, SHOWN) - 1 do
+    words[#words + 1] = t.c.rank == 1 and number_text(t:get(i)) or row_text(t:row(i))
+  end
+  if n > SHOWN then words[#words + 1] = "..." end
+  return "[" .. table.concat(words, ", ") .. "]"
+end
+
+-- min, mean and max a part at a time, so that printing a mapped file of gigabytes needs no memory of its size.
+local function statistics(t)
+  local n, low, high, sum, done = count(t.c), math.huge, -math.huge, 0, 0
+  local flat = t:reshape {n}
+  while done < n do
+    local m = math.min(n - done, 2 ^ 20)
+    local part = f32(flat:narrow(0, done, m))
+    local a, b = part:min(), part:max()
+    if a ~= a then return a, a, a end
+    low, high, sum, done = math.min(low, a), math.max(high, b), sum + part:sum(), done + m
+  end
+  return low, sum / n, high
+end
+
+local function describe(self)
+  local head = ("tensor %s %s"):format(self:dtype(), shape_text(self.c))
+  if self.c.device ~= C.LSA_CPU then head = head .. " " .. self:device() end
+  if count(self.c) == 0 then return head end
+  local t = host(self)
+  if t.c.rank == 0 then return head .. " " .. number_text(t:item()) end
+  local low, mean, high = statistics(t)
+  local lines = {("%s  min %s mean %s max %s"):format(head, number_text(low), number_text(mean), number_text(high))}
+  if t.c.rank == 1 then
+    lines[2] = "  " .. row_text(t)
+  else
+    for i = 0, math.min(#t, SHOWN) - 1 do lines[#lines + 1] = "  " .. row_text(t:row(i)) end
+    if #t > SHOWN then lines[#lines + 1] = "  ..." end
+  end
+  return table.concat(lines, "\n")
+end
+
+-- Arithmetic operators; a number may stand on either side.
+local function operator(op, what, swapped)
+  return function(a, b)
+    if is_tensor(a) then return (binary(a, b, op, what)) end
+    want_number(a, what .. ": x")
+    return (swapped(b, a))
+  end
+end
+
+local function commuted(op, what)
+  return operator(op, what, function(t, v) return (binary(t, v, op, what)) end)
+end
+
+Tensor.__methods = Tensor -- what the prompt completes
+-- of: how many elements its pages were made of, where x:pages or s:density made it; so that
+-- x:pages(64, "max"):topk(k):chunks(64) has as many ids as x.
+object = ffi.metatype("struct { lsa_tensor *c; int64_t of; }", {
+  __index = Tensor,
+  __len = function(self)
+    if self.c.rank == 0 then raise "#: the tensor has no dimensions" end
+    return tonumber(self.c.shape[0])
+  end,
+  __tostring = describe,
+  __gc = function(self) C.lsa_tensor_free(self.c) end,
+  __add = commuted(C.LSA_ADD, "add"),
+  __mul = commuted(C.LSA_MUL, "mul"),
+  __sub = operator(C.LSA_SUB, "sub", function(t, v) return t:mul(-1):add(v) end),
+  __div = operator(C.LSA_DIV, "div", function(t, v) return M.empty(t:shape()):fill(v):div(t) end),
+  __unm = function(t) return t:mul(-1) end,
+})
+
+return M
