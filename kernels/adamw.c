@@ -4,7 +4,7 @@
 #include "core/base/error.h"
 #include "core/base/simd.h"
 
-enum { PART = 1 << 16 };                     /* what a thread takes at a time: the same whatever their number */
+enum { PART = 1 << 16 }; /* what a thread takes at a time: the same whatever their number */
 
 /* The step's constants, bias corrections included. */
 typedef struct factors {
@@ -14,7 +14,8 @@ typedef struct factors {
 /* rate and root2 hold the bias corrections: rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t). */
 static factors factors_of(const lsa_adamw *how)
 {
-    double first = 1.0 - pow(how->beta1, (double)how->step), second = 1.0 - pow(how->beta2, (double)how->step);
+    double first = 1.0 - pow(how->beta1, (double)how->step),
+           second = 1.0 - pow(how->beta2, (double)how->step);
     return (factors){.keep = (float)(1.0 - (double)how->rate * how->decay),
                      .rate = (float)(how->rate / first),
                      .beta1 = how->beta1,
@@ -32,33 +33,38 @@ static inline LSA_BODY f32x16 f32x16_sqrt(f32x16 v)
     return v;
 }
 
-static inline LSA_BODY void update(float *x, float *m, float *v, const float *gradient, int64_t n, const factors *f)
+static inline LSA_BODY void update(float *x, float *m, float *v, const float *gradient, int64_t n,
+                                   const factors *f)
 {
     f32x16 g = f32x16_load_n(gradient, n) * f->gradient_scale;
     f32x16 m1 = f32x16_load_n(m, n) * f->beta1 + g * f->rest1;
     f32x16 v1 = f32x16_load_n(v, n) * f->beta2 + g * g * f->rest2;
-    f32x16 x1 = f32x16_load_n(x, n) * f->keep - f->rate * m1 / (f32x16_sqrt(v1) * f->root2 + f->eps);
+    f32x16 x1 =
+        f32x16_load_n(x, n) * f->keep - f->rate * m1 / (f32x16_sqrt(v1) * f->root2 + f->eps);
     f32x16_store_n(m, m1, n);
     f32x16_store_n(v, v1, n);
     f32x16_store_n(x, x1, n);
 }
 
-static inline LSA_BODY void update_part_body(float *x, float *m, float *v, const float *gradient, int64_t n,
-                                             const factors *f)
+static inline LSA_BODY void update_part_body(float *x, float *m, float *v, const float *gradient,
+                                             int64_t n, const factors *f)
 {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) update(x + i, m + i, v + i, gradient + i, 16, f);
     if (i < n) update(x + i, m + i, v + i, gradient + i, n - i, f);
 }
 
-LSA_PATHS(update_part, (float *x, float *m, float *v, const float *gradient, int64_t n, const factors *f),
+LSA_PATHS(update_part,
+          (float *x, float *m, float *v, const float *gradient, int64_t n, const factors *f),
           (x, m, v, gradient, n, f))
 
-int lsa_adamw_cpu(float *x, float *m, float *v, const float *gradient, int64_t n, const lsa_adamw *how, void *stream)
+int lsa_adamw_cpu(float *x, float *m, float *v, const float *gradient, int64_t n,
+                  const lsa_adamw *how, void *stream)
 {
     (void)stream;
     if (n < 0) return lsa_fail(LSA_ESHAPE, "adamw: %lld weights", (long long)n);
-    if (how->step < 1) return lsa_fail(LSA_EARG, "adamw: step %lld; the first one is 1", (long long)how->step);
+    if (how->step < 1)
+        return lsa_fail(LSA_EARG, "adamw: step %lld; the first one is 1", (long long)how->step);
     factors f = factors_of(how);
 #pragma omp parallel for num_threads(lsa_threads_for(n / 2)) schedule(static)
     for (int64_t from = 0; from < n; from += PART) {
@@ -90,7 +96,10 @@ static inline LSA_BODY void square_part_body(double *sum, const float *x, int64_
 
 LSA_PATHS(square_part, (double *sum, const float *x, int64_t n), (sum, x, n))
 
-int64_t lsa_square_sum_workspace(int64_t n) { return (n + PART - 1) / PART * (int64_t)sizeof(double); }
+int64_t lsa_square_sum_workspace(int64_t n)
+{
+    return (n + PART - 1) / PART * (int64_t)sizeof(double);
+}
 
 int lsa_square_sum_cpu(double *sum, const float *x, int64_t n, void *workspace, void *stream)
 {

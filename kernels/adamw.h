@@ -4,22 +4,23 @@
 #include <stdint.h>
 
 typedef struct lsa_adamw {
-    float rate;            /* of learning, at this step */
+    float rate; /* of learning, at this step */
     float beta1, beta2, eps, decay;
-    float gradient_scale;  /* multiplies every gradient first (clipping) */
-    int64_t step;          /* from 1 */
+    float gradient_scale; /* multiplies every gradient first (clipping) */
+    int64_t step;         /* from 1 */
 } lsa_adamw;
 
 /* AdamW (Loshchilov and Hutter, 2019), with g = gradient_scale * gradient[i]:
  *   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
  *   x = x (1 - rate decay) - rate (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
  * x, m, v, gradient: [n], not overlapping. LSA_EARG when step < 1. */
-typedef int lsa_adamw_fn(float *x, float *m, float *v, const float *gradient, int64_t n, const lsa_adamw *how,
-                         void *stream);
+typedef int lsa_adamw_fn(float *x, float *m, float *v, const float *gradient, int64_t n,
+                         const lsa_adamw *how, void *stream);
 lsa_adamw_fn lsa_adamw_cpu;
 
 /* *sum = sum of x[i]^2 in f64, in an order that depends on n alone. workspace: lsa_square_sum_workspace(n) bytes. */
-typedef int lsa_square_sum_fn(double *sum, const float *x, int64_t n, void *workspace, void *stream);
+typedef int lsa_square_sum_fn(double *sum, const float *x, int64_t n, void *workspace,
+                              void *stream);
 lsa_square_sum_fn lsa_square_sum_cpu;
 
 int64_t lsa_square_sum_workspace(int64_t n);

@@ -12,8 +12,8 @@
  * position_bias: [m, width], added to every gate row by its place in its window. out: [n, dim] f32.
  * Softmax per channel in f32. */
 typedef int lsa_compress_fn(float *out, const float *kv, const float *gate, const float *prev_kv,
-                            const float *prev_gate, const float *position_bias, int64_t n, int64_t m,
-                            int64_t dim, int32_t overlap, void *stream);
+                            const float *prev_gate, const float *position_bias, int64_t n,
+                            int64_t m, int64_t dim, int32_t overlap, void *stream);
 lsa_compress_fn lsa_compress_cpu;
 
 #endif

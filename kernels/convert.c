@@ -64,7 +64,7 @@ static inline LSA_BODY int64_t clamp(int64_t v, int64_t low, int64_t high)
     return v < low ? low : v > high ? high : v;
 }
 
-#define EACH(statement) \
+#define EACH(statement)                                                                            \
     for (int64_t i = 0; i < n; i++) statement
 
 /* odd: the numbers are rounded again when they are stored. */
@@ -72,26 +72,44 @@ static inline LSA_BODY void load_f32(float *out, const uint8_t *in, int64_t n, i
                                      int odd)
 {
     switch (dtype) {
-    case LSA_F32: memcpy(out, in, (size_t)n * 4); break;
-    case LSA_BF16: EACH(out[i] = bf16_to_f32(get16(in, i))); break;
-    case LSA_F16: EACH(out[i] = f16_to_f32(get16(in, i))); break;
-    case LSA_F8_E4M3: EACH(out[i] = e4m3_to_f32(in[i])); break;
-    case LSA_F8_E8M0: EACH(out[i] = e8m0_to_f32(in[i])); break;
+    case LSA_F32:
+        memcpy(out, in, (size_t)n * 4);
+        break;
+    case LSA_BF16:
+        EACH(out[i] = bf16_to_f32(get16(in, i)));
+        break;
+    case LSA_F16:
+        EACH(out[i] = f16_to_f32(get16(in, i)));
+        break;
+    case LSA_F8_E4M3:
+        EACH(out[i] = e4m3_to_f32(in[i]));
+        break;
+    case LSA_F8_E8M0:
+        EACH(out[i] = e8m0_to_f32(in[i]));
+        break;
     case LSA_F4_E2M1:
         for (int64_t i = 0; i < n / 2; i++) {
             out[2 * i] = e2m1_to_f32(in[i]);
             out[2 * i + 1] = e2m1_to_f32(in[i] >> 4);
         }
         break;
-    case LSA_I8: EACH(out[i] = (int8_t)in[i]); break;
-    case LSA_U8: EACH(out[i] = in[i]); break;
+    case LSA_I8:
+        EACH(out[i] = (int8_t)in[i]);
+        break;
+    case LSA_U8:
+        EACH(out[i] = in[i]);
+        break;
     case LSA_I32:
-        if (odd) EACH(out[i] = i64_to_f32_odd(get32(in, i)));
-        else EACH(out[i] = (float)get32(in, i));
+        if (odd)
+            EACH(out[i] = i64_to_f32_odd(get32(in, i)));
+        else
+            EACH(out[i] = (float)get32(in, i));
         break;
     case LSA_I64:
-        if (odd) EACH(out[i] = i64_to_f32_odd(get64(in, i)));
-        else EACH(out[i] = (float)get64(in, i));
+        if (odd)
+            EACH(out[i] = i64_to_f32_odd(get64(in, i)));
+        else
+            EACH(out[i] = (float)get64(in, i));
         break;
     }
 }
@@ -99,35 +117,69 @@ static inline LSA_BODY void load_f32(float *out, const uint8_t *in, int64_t n, i
 static inline LSA_BODY void store_f32(uint8_t *out, const float *in, int64_t n, int32_t dtype)
 {
     switch (dtype) {
-    case LSA_F32: memcpy(out, in, (size_t)n * 4); break;
-    case LSA_BF16: EACH(put16(out, i, f32_to_bf16(in[i]))); break;
-    case LSA_F16: EACH(put16(out, i, f32_to_f16(in[i]))); break;
-    case LSA_F8_E4M3: EACH(out[i] = f32_to_e4m3(in[i])); break;
-    case LSA_F8_E8M0: EACH(out[i] = f32_to_e8m0(in[i])); break;
-    case LSA_I8: EACH(out[i] = (uint8_t)clamp(f32_to_i32(in[i]), INT8_MIN, INT8_MAX)); break;
-    case LSA_U8: EACH(out[i] = (uint8_t)clamp(f32_to_i32(in[i]), 0, UINT8_MAX)); break;
-    case LSA_I32: EACH(put32(out, i, f32_to_i32(in[i]))); break;
-    case LSA_I64: EACH(put64(out, i, f32_to_i64(in[i]))); break;
+    case LSA_F32:
+        memcpy(out, in, (size_t)n * 4);
+        break;
+    case LSA_BF16:
+        EACH(put16(out, i, f32_to_bf16(in[i])));
+        break;
+    case LSA_F16:
+        EACH(put16(out, i, f32_to_f16(in[i])));
+        break;
+    case LSA_F8_E4M3:
+        EACH(out[i] = f32_to_e4m3(in[i]));
+        break;
+    case LSA_F8_E8M0:
+        EACH(out[i] = f32_to_e8m0(in[i]));
+        break;
+    case LSA_I8:
+        EACH(out[i] = (uint8_t)clamp(f32_to_i32(in[i]), INT8_MIN, INT8_MAX));
+        break;
+    case LSA_U8:
+        EACH(out[i] = (uint8_t)clamp(f32_to_i32(in[i]), 0, UINT8_MAX));
+        break;
+    case LSA_I32:
+        EACH(put32(out, i, f32_to_i32(in[i])));
+        break;
+    case LSA_I64:
+        EACH(put64(out, i, f32_to_i64(in[i])));
+        break;
     }
 }
 
 static inline LSA_BODY void load_i64(int64_t *out, const uint8_t *in, int64_t n, int32_t dtype)
 {
     switch (dtype) {
-    case LSA_I8: EACH(out[i] = (int8_t)in[i]); break;
-    case LSA_U8: EACH(out[i] = in[i]); break;
-    case LSA_I32: EACH(out[i] = get32(in, i)); break;
-    case LSA_I64: memcpy(out, in, (size_t)n * 8); break;
+    case LSA_I8:
+        EACH(out[i] = (int8_t)in[i]);
+        break;
+    case LSA_U8:
+        EACH(out[i] = in[i]);
+        break;
+    case LSA_I32:
+        EACH(out[i] = get32(in, i));
+        break;
+    case LSA_I64:
+        memcpy(out, in, (size_t)n * 8);
+        break;
     }
 }
 
 static inline LSA_BODY void store_i64(uint8_t *out, const int64_t *in, int64_t n, int32_t dtype)
 {
     switch (dtype) {
-    case LSA_I8: EACH(out[i] = (uint8_t)clamp(in[i], INT8_MIN, INT8_MAX)); break;
-    case LSA_U8: EACH(out[i] = (uint8_t)clamp(in[i], 0, UINT8_MAX)); break;
-    case LSA_I32: EACH(put32(out, i, (int32_t)clamp(in[i], INT32_MIN, INT32_MAX))); break;
-    case LSA_I64: memcpy(out, in, (size_t)n * 8); break;
+    case LSA_I8:
+        EACH(out[i] = (uint8_t)clamp(in[i], INT8_MIN, INT8_MAX));
+        break;
+    case LSA_U8:
+        EACH(out[i] = (uint8_t)clamp(in[i], 0, UINT8_MAX));
+        break;
+    case LSA_I32:
+        EACH(put32(out, i, (int32_t)clamp(in[i], INT32_MIN, INT32_MAX)));
+        break;
+    case LSA_I64:
+        memcpy(out, in, (size_t)n * 8);
+        break;
     }
 }
 
@@ -158,13 +210,15 @@ static inline LSA_BODY void convert_body(uint8_t *out, const uint8_t *in, int64_
     }
 }
 
-LSA_PATHS(convert, (uint8_t *out, const uint8_t *in, int64_t n, int32_t to, int32_t from),
+LSA_PATHS(convert, (uint8_t * out, const uint8_t *in, int64_t n, int32_t to, int32_t from),
           (out, in, n, to, from))
 
 static void convert_piece(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype)
 {
-    if (in_dtype == out_dtype) memcpy(out, in, (size_t)bytes_of(n, in_dtype));
-    else convert(out, in, n, out_dtype, in_dtype);
+    if (in_dtype == out_dtype)
+        memcpy(out, in, (size_t)bytes_of(n, in_dtype));
+    else
+        convert(out, in, n, out_dtype, in_dtype);
 }
 
 int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
@@ -184,9 +238,10 @@ int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int
         convert_piece(out, in, n, out_dtype, in_dtype);
         return LSA_OK;
     }
-    #pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t from = 0; from < n; from += PIECE)
-        convert_piece((uint8_t *)out + bytes_of(from, out_dtype), (const uint8_t *)in + bytes_of(from, in_dtype),
+        convert_piece((uint8_t *)out + bytes_of(from, out_dtype),
+                      (const uint8_t *)in + bytes_of(from, in_dtype),
                       n - from < PIECE ? n - from : PIECE, out_dtype, in_dtype);
     return LSA_OK;
 }

@@ -11,8 +11,8 @@
  * give NaN (0xff), zero gives 2^-127. To an integer: truncation toward zero, saturating, NaN gives 0.
  * i64 to f32 rounds to nearest even. Any pair of dtypes below LSA_DTYPES; LSA_EDTYPE otherwise.
  * LSA_F4_E2M1 is accepted as in_dtype only: n values from n/2 bytes, low nibble first. */
-typedef int lsa_convert_fn(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
-                           void *stream);
+typedef int lsa_convert_fn(void *out, const void *in, int64_t n, int32_t out_dtype,
+                           int32_t in_dtype, void *stream);
 lsa_convert_fn lsa_convert_cpu;
 
 #endif

@@ -13,7 +13,8 @@ static inline LSA_BODY f32x16 load(const float *p, int64_t m)
 }
 
 /* The ensemble of m <= 16 chunks, whose logits of each layer lie n apart. */
-static inline LSA_BODY f32x16 joined(const float *logits, int64_t layers, int64_t n, int64_t m, int32_t how)
+static inline LSA_BODY f32x16 joined(const float *logits, int64_t layers, int64_t n, int64_t m,
+                                     int32_t how)
 {
     f32x16 v = load(logits, m);
     if (how == LSA_ENSEMBLE_MAX) {
@@ -27,21 +28,26 @@ static inline LSA_BODY f32x16 joined(const float *logits, int64_t layers, int64_
 }
 
 /* Chunks from .. to-1. */
-static inline LSA_BODY void ensemble_body(float *out, const float *logits, int64_t layers, int64_t n, int64_t from, int64_t to,
-                                          int32_t how)
+static inline LSA_BODY void ensemble_body(float *out, const float *logits, int64_t layers,
+                                          int64_t n, int64_t from, int64_t to, int32_t how)
 {
     int64_t s = from;
     for (; s + 16 <= to; s += 16) f32x16_store(out + s, joined(logits + s, layers, n, 16, how));
     if (s < to) f32x16_store_n(out + s, joined(logits + s, layers, n, to - s, how), to - s);
 }
 
-LSA_PATHS(ensemble, (float *out, const float *logits, int64_t layers, int64_t n, int64_t from, int64_t to, int32_t how),
+LSA_PATHS(ensemble,
+          (float *out, const float *logits, int64_t layers, int64_t n, int64_t from, int64_t to,
+           int32_t how),
           (out, logits, layers, n, from, to, how))
 
-int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n, int32_t how, void *stream)
+int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n, int32_t how,
+                     void *stream)
 {
     (void)stream;
-    if (layers < 1) return lsa_fail(LSA_ESHAPE, "ensemble: %lld layers, at least 1 is needed", (long long)layers);
+    if (layers < 1)
+        return lsa_fail(LSA_ESHAPE, "ensemble: %lld layers, at least 1 is needed",
+                        (long long)layers);
     if (how != LSA_ENSEMBLE_MAX && how != LSA_ENSEMBLE_MEAN)
         return lsa_fail(LSA_EARG, "ensemble: %d is neither max (0) nor mean (1)", how);
     int64_t parts = (n + PART - 1) / PART;

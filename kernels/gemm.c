@@ -14,15 +14,16 @@
 
 enum { FLOPS_PER_NS = 100 };
 
-static int check(const char *op, int64_t m, int64_t n, int64_t k, int64_t c_stride, int64_t a_stride, int64_t a_width,
-                 int64_t b_stride, int64_t b_width)
+static int check(const char *op, int64_t m, int64_t n, int64_t k, int64_t c_stride,
+                 int64_t a_stride, int64_t a_width, int64_t b_stride, int64_t b_width)
 {
     if (m < 0 || n < 0 || k < 0)
-        return lsa_fail(LSA_ESHAPE, "%s: [%lld, %lld] x [%lld, %lld]", op, (long long)m, (long long)k, (long long)k,
-                        (long long)n);
+        return lsa_fail(LSA_ESHAPE, "%s: [%lld, %lld] x [%lld, %lld]", op, (long long)m,
+                        (long long)k, (long long)k, (long long)n);
     if (c_stride < n || a_stride < a_width || b_stride < b_width)
-        return lsa_fail(LSA_ESHAPE, "%s: strides %lld, %lld, %lld of rows of %lld, %lld, %lld", op, (long long)c_stride,
-                        (long long)a_stride, (long long)b_stride, (long long)n, (long long)a_width, (long long)b_width);
+        return lsa_fail(LSA_ESHAPE, "%s: strides %lld, %lld, %lld of rows of %lld, %lld, %lld", op,
+                        (long long)c_stride, (long long)a_stride, (long long)b_stride, (long long)n,
+                        (long long)a_width, (long long)b_width);
     return LSA_OK;
 }
 
@@ -37,7 +38,8 @@ static int is_empty(float *c, int64_t m, int64_t n, int64_t k, int64_t c_stride)
 static int failed(const char *op, dnnl_status_t status)
 {
     if (status == dnnl_success) return LSA_OK;
-    return lsa_fail(status == dnnl_out_of_memory ? LSA_ENOMEM : LSA_ESTATE, "%s: oneDNN returned status %d", op, (int)status);
+    return lsa_fail(status == dnnl_out_of_memory ? LSA_ENOMEM : LSA_ESTATE,
+                    "%s: oneDNN returned status %d", op, (int)status);
 }
 
 /* oneDNN takes the thread count of the calling thread. */
@@ -46,15 +48,17 @@ static void use_threads(int64_t m, int64_t n, int64_t k)
     omp_set_num_threads(lsa_threads_for(2 * m * n * k / FLOPS_PER_NS));
 }
 
-int lsa_gemm_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k, int64_t c_stride,
-                 int64_t a_stride, int64_t b_stride, int32_t transpose_a, int32_t transpose_b, void *stream)
+int lsa_gemm_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k,
+                 int64_t c_stride, int64_t a_stride, int64_t b_stride, int32_t transpose_a,
+                 int32_t transpose_b, void *stream)
 {
     (void)stream;
-    int rc = check("gemm", m, n, k, c_stride, a_stride, transpose_a ? m : k, b_stride, transpose_b ? k : n);
+    int rc = check("gemm", m, n, k, c_stride, a_stride, transpose_a ? m : k, b_stride,
+                   transpose_b ? k : n);
     if (rc || is_empty(c, m, n, k, c_stride)) return rc;
     use_threads(m, n, k);
-    return failed("gemm", dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1, a, a_stride, b,
-                                     b_stride, 0, c, c_stride));
+    return failed("gemm", dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1,
+                                     a, a_stride, b, b_stride, 0, c, c_stride));
 }
 
 static dnnl_engine_t engine;
@@ -64,7 +68,8 @@ static dnnl_status_t engine_status;
 static void start_engine(void)
 {
     engine_status = dnnl_engine_create(&engine, dnnl_cpu, 0);
-    if (engine_status == dnnl_success) engine_status = dnnl_stream_create(&queue, engine, dnnl_stream_default_flags);
+    if (engine_status == dnnl_success)
+        engine_status = dnnl_stream_create(&queue, engine, dnnl_stream_default_flags);
 }
 
 /* A product's sizes: what its oneDNN objects are made for. */
@@ -146,8 +151,8 @@ static void keep(const product *p)
     release(&oldest);
 }
 
-int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
-                      int64_t c_stride, int64_t a_stride, int64_t b_stride, void *stream)
+int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
+                      int64_t k, int64_t c_stride, int64_t a_stride, int64_t b_stride, void *stream)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)stream;
@@ -160,10 +165,13 @@ int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m,
     product p = {0};
     dnnl_status_t status = engine_status;
     if (!status && !take(&p, &s)) status = make(&p, &s);
-    for (int i = 0; !status && i < 3; i++) status = dnnl_memory_set_data_handle(p.args[i].memory, data[i]);
+    for (int i = 0; !status && i < 3; i++)
+        status = dnnl_memory_set_data_handle(p.args[i].memory, data[i]);
     if (!status) status = dnnl_primitive_execute(p.primitive, queue, 3, p.args);
     if (!status) status = dnnl_stream_wait(queue);
-    if (status) release(&p);
-    else keep(&p);
+    if (status)
+        release(&p);
+    else
+        keep(&p);
     return failed("gemm_bf16", status);
 }

@@ -8,13 +8,15 @@
  *
  * Rows of what is stored are c_stride, a_stride, b_stride floats apart. m, n or k of 0 is legal (k = 0 writes zeros).
  * c overlaps neither a nor b. Equal calls on equally many threads give equal bits. LSA_ESHAPE. */
-typedef int lsa_gemm_fn(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k, int64_t c_stride,
-                        int64_t a_stride, int64_t b_stride, int32_t transpose_a, int32_t transpose_b, void *stream);
+typedef int lsa_gemm_fn(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k,
+                        int64_t c_stride, int64_t a_stride, int64_t b_stride, int32_t transpose_a,
+                        int32_t transpose_b, void *stream);
 lsa_gemm_fn lsa_gemm_cpu;
 
 /* c = a b^T with bf16 factors and f32 sums: a [m, k], b [n, k], c [m, n]; strides in elements. As above otherwise. */
-typedef int lsa_gemm_bf16_fn(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n, int64_t k,
-                             int64_t c_stride, int64_t a_stride, int64_t b_stride, void *stream);
+typedef int lsa_gemm_bf16_fn(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
+                             int64_t k, int64_t c_stride, int64_t a_stride, int64_t b_stride,
+                             void *stream);
 lsa_gemm_bf16_fn lsa_gemm_bf16_cpu;
 
 #endif

@@ -11,7 +11,7 @@
 
 enum {
     MOST_THREADS = 64,
-    MOST_LAYERS = 255,       /* votes are bytes */
+    MOST_LAYERS = 255, /* votes are bytes */
     ONE_BITS = LSA_GOLDEN_ONE_BITS,
     FLUSH = 512,             /* so many weights make less than 2^32 */
     BOUNDS = 4,              /* tried at a time */
@@ -24,8 +24,8 @@ enum {
 
 /* The payloads (the places themselves where payload is NULL) of places from .. to-1 with low <= value <= high, in order;
  * returns how many. May write SLACK elements from the last on. */
-typedef int64_t collect_fn(int32_t *out, const int32_t *payload, const float *values, int64_t from, int64_t to,
-                           float low, float high);
+typedef int64_t collect_fn(int32_t *out, const int32_t *payload, const float *values, int64_t from,
+                           int64_t to, float low, float high);
 
 /* What is to be mined, as the header names it. */
 typedef struct batch {
@@ -39,15 +39,15 @@ typedef struct batch {
 
 /* One thread's share of the workspace. k16: k rounded up. */
 typedef struct miner {
-    float *values;           /* [k16 + SLACK]: a row's logits, -inf where there is no entry */
-    int32_t *weights;        /* [k16 + SLACK] */
-    int32_t *near;           /* [k16 + SLACK]: places of entries around the cut */
-    int32_t *kept;           /* [layers * k + SLACK]: ids */
-    int32_t *candidates;     /* [layers * k + SLACK]: ids with votes enough */
-    lsa_golden_guess *guesses;          /* [layers] */
-    uint64_t *golden;        /* [words]: bits of ids, zero between steps */
-    uint64_t *any;           /* [words of words]: which words of golden are not zero */
-    uint8_t *votes;          /* [n], zero between steps */
+    float *values;             /* [k16 + SLACK]: a row's logits, -inf where there is no entry */
+    int32_t *weights;          /* [k16 + SLACK] */
+    int32_t *near;             /* [k16 + SLACK]: places of entries around the cut */
+    int32_t *kept;             /* [layers * k + SLACK]: ids */
+    int32_t *candidates;       /* [layers * k + SLACK]: ids with votes enough */
+    lsa_golden_guess *guesses; /* [layers] */
+    uint64_t *golden;          /* [words]: bits of ids, zero between steps */
+    uint64_t *any;             /* [words of words]: which words of golden are not zero */
+    uint8_t *votes;            /* [n], zero between steps */
 } miner;
 
 /* What is kept of a row: values above `value`, and those equal to it up to place `last`. */
@@ -67,7 +67,8 @@ static int64_t thread_bytes(int64_t layers, int64_t k, int64_t n)
     int64_t k16 = round_up(k, 16);
     int64_t words = word_count(n) + word_count(word_count(n));
     int64_t guesses = layers * (int64_t)sizeof(lsa_golden_guess);
-    return round_up((3 * (k16 + SLACK) + 2 * kept_room(layers, k)) * 4 + guesses + words * 8 + n + 8, 64);
+    return round_up(
+        (3 * (k16 + SLACK) + 2 * kept_room(layers, k)) * 4 + guesses + words * 8 + n + 8, 64);
 }
 
 int64_t lsa_golden_labels_workspace(int64_t layers, int64_t k, int64_t n)
@@ -104,7 +105,8 @@ static inline LSA_BODY float entry_at(const int32_t *ids, const float *logits, i
     return ids[j] >= 0 && logits[j] == logits[j] ? logits[j] : -INFINITY;
 }
 
-static inline LSA_BODY void largest_body(const int32_t *ids, const float *logits, int64_t k, float *most)
+static inline LSA_BODY void largest_body(const int32_t *ids, const float *logits, int64_t k,
+                                         float *most)
 {
     enum { LANES = 32 };
     float lanes[LANES], best = -INFINITY;
@@ -119,14 +121,16 @@ static inline LSA_BODY void largest_body(const int32_t *ids, const float *logits
     for (; j < k; j++) best = entry_at(ids, logits, j) > best ? logits[j] : best;
     *most = best;
 }
-LSA_PATHS(largest, (const int32_t *ids, const float *logits, int64_t k, float *most), (ids, logits, k, most))
+LSA_PATHS(largest, (const int32_t *ids, const float *logits, int64_t k, float *most),
+          (ids, logits, k, most))
 
 /* round(2^22 e^x), x <= 0: 2^n 2^f with a polynomial for 2^f, f in -1/2 .. 1/2, of relative error 3e-9. Fused, each path gives
  * the same bits. */
 static inline LSA_BODY int32_t weight_of(float x)
 {
-    const float log2_e = 1.44269504088896341f, rounder = 12582912.0f; /* adding it rounds, and the low bits hold what it gives */
-    x = x > -20.0f ? x : -20.0f;                                      /* gives 0 */
+    const float log2_e = 1.44269504088896341f,
+                rounder = 12582912.0f; /* adding it rounds, and the low bits hold what it gives */
+    x = x > -20.0f ? x : -20.0f;       /* gives 0 */
     float shifted = fmaf(x, log2_e, rounder), f = fmaf(x, log2_e, -(shifted - rounder));
     float p = fmaf(f, 1.5594677825e-4f, 1.3406643411e-3f);
     p = fmaf(p, f, 9.6176927909e-3f);
@@ -146,8 +150,9 @@ static inline LSA_BODY int32_t weight_of(float x)
 
 /* Entries and their weights, relative to most; *total the weights' sum. Where most is +inf, it alone has weight.
  * Meanwhile the row that is `ahead` elements further is fetched: rows are too short for the processor to foresee them. */
-static inline LSA_BODY void weigh_body(float *values, int32_t *weights, const int32_t *ids, const float *logits,
-                                       int64_t k, int64_t ahead, float most, int64_t *total)
+static inline LSA_BODY void weigh_body(float *values, int32_t *weights, const int32_t *ids,
+                                       const float *logits, int64_t k, int64_t ahead, float most,
+                                       int64_t *total)
 {
     for (int64_t j = 0; j < k; j += 16) {
         __builtin_prefetch(ids + j + ahead);
@@ -166,13 +171,14 @@ static inline LSA_BODY void weigh_body(float *values, int32_t *weights, const in
         *total += sum;
     }
 }
-LSA_PATHS(weigh, (float *values, int32_t *weights, const int32_t *ids, const float *logits, int64_t k, int64_t ahead,
-                  float most, int64_t *total),
+LSA_PATHS(weigh,
+          (float *values, int32_t *weights, const int32_t *ids, const float *logits, int64_t k,
+           int64_t ahead, float most, int64_t *total),
           (values, weights, ids, logits, k, ahead, most, total))
 
 /* sums[i]: the weight of values >= bounds[i]. */
-static inline LSA_BODY void weights_from_body(const float *values, const int32_t *weights, int64_t k,
-                                              const float *bounds, int64_t *sums)
+static inline LSA_BODY void weights_from_body(const float *values, const int32_t *weights,
+                                              int64_t k, const float *bounds, int64_t *sums)
 {
     float b0 = bounds[0], b1 = bounds[1], b2 = bounds[2], b3 = bounds[3];
     memset(sums, 0, BOUNDS * sizeof *sums);
@@ -192,11 +198,13 @@ static inline LSA_BODY void weights_from_body(const float *values, const int32_t
         sums[3] += s3;
     }
 }
-LSA_PATHS(weights_from, (const float *values, const int32_t *weights, int64_t k, const float *bounds, int64_t *sums),
+LSA_PATHS(weights_from,
+          (const float *values, const int32_t *weights, int64_t k, const float *bounds,
+           int64_t *sums),
           (values, weights, k, bounds, sums))
 
-static int64_t collect_generic(int32_t *out, const int32_t *payload, const float *values, int64_t from, int64_t to,
-                               float low, float high)
+static int64_t collect_generic(int32_t *out, const int32_t *payload, const float *values,
+                               int64_t from, int64_t to, float low, float high)
 {
     int64_t count = 0;
     for (int64_t j = from; j < to; j++) {
@@ -207,14 +215,16 @@ static int64_t collect_generic(int32_t *out, const int32_t *payload, const float
 }
 
 #if defined(__x86_64__)
-LSA_TARGET_AVX2 static int64_t collect_avx2(int32_t *out, const int32_t *payload, const float *values, int64_t from,
-                                            int64_t to, float low, float high)
+LSA_TARGET_AVX2 static int64_t collect_avx2(int32_t *out, const int32_t *payload,
+                                            const float *values, int64_t from, int64_t to,
+                                            float low, float high)
 {
     __m256 least = _mm256_set1_ps(low), most = _mm256_set1_ps(high);
     int64_t count = 0, j = from;
     for (; j + 8 <= to; j += 8) {
         __m256 v = _mm256_loadu_ps(values + j);
-        __m256 in = _mm256_and_ps(_mm256_cmp_ps(v, least, _CMP_GE_OQ), _mm256_cmp_ps(v, most, _CMP_LE_OQ));
+        __m256 in =
+            _mm256_and_ps(_mm256_cmp_ps(v, least, _CMP_GE_OQ), _mm256_cmp_ps(v, most, _CMP_LE_OQ));
         for (int bits = _mm256_movemask_ps(in); bits; bits &= bits - 1) {
             int64_t place = j + __builtin_ctz((unsigned)bits);
             out[count++] = payload ? payload[place] : (int32_t)place;
@@ -223,12 +233,14 @@ LSA_TARGET_AVX2 static int64_t collect_avx2(int32_t *out, const int32_t *payload
     return count + collect_generic(out + count, payload, values, j, to, low, high);
 }
 
-LSA_TARGET_AVX512 static int64_t collect_avx512(int32_t *out, const int32_t *payload, const float *values,
-                                                int64_t from, int64_t to, float low, float high)
+LSA_TARGET_AVX512 static int64_t collect_avx512(int32_t *out, const int32_t *payload,
+                                                const float *values, int64_t from, int64_t to,
+                                                float low, float high)
 {
     __m512 least = _mm512_set1_ps(low), most = _mm512_set1_ps(high);
-    __m512i place = _mm512_add_epi32(_mm512_set1_epi32((int32_t)from),
-                                     _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    __m512i place =
+        _mm512_add_epi32(_mm512_set1_epi32((int32_t)from),
+                         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     int64_t count = 0;
     for (int64_t j = from; j < to; j += 16) {
         __mmask16 there = to - j < 16 ? (__mmask16)((1u << (to - j)) - 1) : (__mmask16)0xffff;
@@ -299,17 +311,21 @@ static void sort_places(int32_t *places, int64_t n, const float *values)
 }
 
 /* Leaves the places of the bracket's entries in m->near, sorted, once it has few; returns how many. */
-static int64_t close_in(const miner *m, const batch *b, bracket *r, int64_t total, int64_t limit, const lsa_golden_guess *g)
+static int64_t close_in(const miner *m, const batch *b, bracket *r, int64_t total, int64_t limit,
+                        const lsa_golden_guess *g)
 {
     int64_t count = b->k;
     if (count > FEW && g->value > r->low && g->value < r->high) {
-        float d = g->spread, bounds[BOUNDS] = {g->value - d, g->value - 0.25f * d, g->value + 0.25f * d, g->value + d};
+        float d = g->spread, bounds[BOUNDS] = {g->value - d, g->value - 0.25f * d,
+                                               g->value + 0.25f * d, g->value + d};
         narrow(m, b, r, bounds, limit);
     }
     for (int look = 0; look < LOOKS && (look == 0 || count > FEW); look++) {
-        for (int i = 0; i < PASSES && count > FEW && r->from_low - r->from_high > total / SHARE; i++)
+        for (int i = 0; i < PASSES && count > FEW && r->from_low - r->from_high > total / SHARE;
+             i++)
             narrow_evenly(m, b, r, limit);
-        count = b->collect(m->near, NULL, m->values, 0, b->k, r->low, nextafterf(r->high, -INFINITY));
+        count =
+            b->collect(m->near, NULL, m->values, 0, b->k, r->low, nextafterf(r->high, -INFINITY));
         total = 0; /* few by weight, but not by number: now halve to the end */
     }
     sort_places(m->near, count, m->values);
@@ -333,14 +349,16 @@ static cut one_more(const miner *m, int64_t k, cut c)
 }
 
 /* Where the row that weigh has prepared is cut; the weight up to there exceeds the limit, which is below the total. */
-static cut cut_row(const miner *m, const batch *b, float most, int64_t total, int64_t limit, lsa_golden_guess *g)
+static cut cut_row(const miner *m, const batch *b, float most, int64_t total, int64_t limit,
+                   lsa_golden_guess *g)
 {
     int64_t count, i = 0, weight;
     if (most == INFINITY) {
         count = b->collect(m->near, NULL, m->values, 0, b->k, most, most);
         weight = 0;
     } else {
-        bracket r = {most - 18.0f, nextafterf(most, INFINITY), total, 0}; /* 18 below the largest, weights are 0 */
+        bracket r = {most - 18.0f, nextafterf(most, INFINITY), total,
+                     0}; /* 18 below the largest, weights are 0 */
         count = close_in(m, b, &r, total, limit, g);
         weight = r.from_high;
     }
@@ -355,15 +373,16 @@ static cut cut_row(const miner *m, const batch *b, float most, int64_t total, in
 }
 
 /* Writes a row's kept ids; returns how many. */
-static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int32_t *ids, const float *logits,
-                        lsa_golden_guess *g)
+static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int32_t *ids,
+                        const float *logits, lsa_golden_guess *g)
 {
     float most, lowest = -3.402823466e38f;
     int64_t total;
 #if defined(__x86_64__)
     if (b->collect == collect_avx512 && !b->extra) {
         lsa_golden_near near = {m->values, m->weights, m->near};
-        int64_t count = lsa_golden_row_avx512(kept, &near, ids, logits, b->k, b->top_p, g, b->layer_stride);
+        int64_t count =
+            lsa_golden_row_avx512(kept, &near, ids, logits, b->k, b->top_p, g, b->layer_stride);
         if (count >= 0) return count;
     }
 #endif
@@ -371,19 +390,22 @@ static int64_t keep_row(const miner *m, const batch *b, int32_t *kept, const int
     if (most == -INFINITY) return 0;
     weigh(m->values, m->weights, ids, logits, b->k, b->layer_stride, most, &total);
     double bound = floor(b->top_p * (double)total);
-    if (!(bound < (double)total)) return b->collect(kept, ids, m->values, 0, b->k, lowest, INFINITY);
+    if (!(bound < (double)total))
+        return b->collect(kept, ids, m->values, 0, b->k, lowest, INFINITY);
     cut c = cut_row(m, b, most, total, (int64_t)bound, g);
     if (b->extra) c = one_more(m, b->k, c);
     int64_t count = b->collect(kept, ids, m->values, 0, c.last + 1, c.value, INFINITY);
     if (c.value == INFINITY) return count;
-    return count + b->collect(kept + count, ids, m->values, c.last + 1, b->k, nextafterf(c.value, INFINITY), INFINITY);
+    return count + b->collect(kept + count, ids, m->values, c.last + 1, b->k,
+                              nextafterf(c.value, INFINITY), INFINITY);
 }
 
 /* ---- one step ---- */
 
 /* Writes the golden ids among the `count` kept ones, ascending, and their votes; clears votes and bits. Returns how many.
  * No branch depends on a vote: they are hard to foresee. */
-static int64_t vote(const miner *m, int64_t count, int32_t min_layers, int64_t n, int32_t *indices, int32_t *scores)
+static int64_t vote(const miner *m, int64_t count, int32_t min_layers, int64_t n, int32_t *indices,
+                    int32_t *scores)
 {
     int64_t found = 0, enough = 0, words = word_count(word_count(n));
     for (int64_t i = 0; i < count; i++) {
@@ -408,7 +430,8 @@ static int64_t vote(const miner *m, int64_t count, int32_t min_layers, int64_t n
         }
         m->any[i] = 0;
     }
-    if (count > n / 64) memset(m->votes, 0, (size_t)n); /* no fewer lines than all of them */
+    if (count > n / 64)
+        memset(m->votes, 0, (size_t)n); /* no fewer lines than all of them */
     else
         for (int64_t i = 0; i < count; i++) m->votes[m->kept[i]] = 0;
     return found;
@@ -424,8 +447,8 @@ static int32_t beyond(const int32_t *ids, int64_t count, int64_t n)
 
 /* Steps from .. to-1: labels to indices and scores, their number by step to counts. Returns how many labels, or
  * -1 - id where an id is >= n. */
-static int64_t mine(const miner *m, const batch *b, int64_t from, int64_t to, int32_t *counts, int32_t *indices,
-                    int32_t *scores)
+static int64_t mine(const miner *m, const batch *b, int64_t from, int64_t to, int32_t *counts,
+                    int32_t *indices, int32_t *scores)
 {
     int64_t found = 0;
     memset(m->golden, 0, (size_t)(word_count(b->n) + word_count(word_count(b->n))) * 8);
@@ -448,29 +471,43 @@ static int64_t mine(const miner *m, const batch *b, int64_t from, int64_t to, in
 
 static int check(const batch *b, int64_t steps)
 {
-    if (!(b->top_p >= 0)) return lsa_fail(LSA_EARG, "golden_labels: top_p is %g, at least 0 is wanted", b->top_p);
+    if (!(b->top_p >= 0))
+        return lsa_fail(LSA_EARG, "golden_labels: top_p is %g, at least 0 is wanted", b->top_p);
     if (b->min_layers < 1)
-        return lsa_fail(LSA_EARG, "golden_labels: min_layers is %d, at least 1 is wanted", b->min_layers);
+        return lsa_fail(LSA_EARG, "golden_labels: min_layers is %d, at least 1 is wanted",
+                        b->min_layers);
     if (b->layers > MOST_LAYERS)
-        return lsa_fail(LSA_EARG, "golden_labels: %lld layers, at most %d are possible", (long long)b->layers,
-                        MOST_LAYERS);
-    if (steps < 0 || b->layers < 0 || b->k < 0 || b->n < 0 || b->n > INT32_MAX || b->k > INT32_MAX / 2)
-        return lsa_fail(LSA_ESHAPE, "golden_labels: %lld steps, %lld layers, k is %lld, %lld chunks", (long long)steps,
-                        (long long)b->layers, (long long)b->k, (long long)b->n);
+        return lsa_fail(LSA_EARG, "golden_labels: %lld layers, at most %d are possible",
+                        (long long)b->layers, MOST_LAYERS);
+    if (steps < 0 || b->layers < 0 || b->k < 0 || b->n < 0 || b->n > INT32_MAX ||
+        b->k > INT32_MAX / 2)
+        return lsa_fail(LSA_ESHAPE,
+                        "golden_labels: %lld steps, %lld layers, k is %lld, %lld chunks",
+                        (long long)steps, (long long)b->layers, (long long)b->k, (long long)b->n);
     return LSA_OK;
 }
 
 int lsa_golden_labels_cpu(int32_t *pointers, int32_t *indices, int32_t *scores, const int32_t *ids,
-                          const float *logits, int64_t steps, int64_t layers, int64_t k, int64_t step_stride,
-                          int64_t layer_stride, int64_t n, double top_p, int32_t extra, int32_t min_layers,
-                          void *workspace, void *stream)
+                          const float *logits, int64_t steps, int64_t layers, int64_t k,
+                          int64_t step_stride, int64_t layer_stride, int64_t n, double top_p,
+                          int32_t extra, int32_t min_layers, void *workspace, void *stream)
 {
     (void)stream;
-    const batch b = {ids, logits, layers, k, step_stride, layer_stride, n, top_p, extra, min_layers,
+    const batch b = {ids,
+                     logits,
+                     layers,
+                     k,
+                     step_stride,
+                     layer_stride,
+                     n,
+                     top_p,
+                     extra,
+                     min_layers,
                      collect_for(lsa_cpu_level())};
     int rc = check(&b, steps);
     if (rc) return rc;
-    int64_t parts = lsa_threads_for(steps * layers * k), each = lsa_golden_labels_room(1, layers, k, min_layers);
+    int64_t parts = lsa_threads_for(steps * layers * k),
+            each = lsa_golden_labels_room(1, layers, k, min_layers);
     if (parts > MOST_THREADS) parts = MOST_THREADS;
     if (parts > steps) parts = steps > 0 ? steps : 1;
     int64_t found[MOST_THREADS], at = 0;
@@ -480,18 +517,20 @@ int lsa_golden_labels_cpu(int32_t *pointers, int32_t *indices, int32_t *scores, 
     for (int64_t i = 0; i < parts; i++) {
         int64_t from = steps * i / parts, to = steps * (i + 1) / parts;
         miner m = share_of(workspace, i, layers, k, n);
-        found[i] = mine(&m, &b, from, to, pointers + 1, indices + from * each, scores + from * each);
+        found[i] =
+            mine(&m, &b, from, to, pointers + 1, indices + from * each, scores + from * each);
     }
     for (int64_t i = 0; i < parts; i++) {
         if (found[i] < 0)
-            return lsa_fail(LSA_EARG, "golden_labels: an id is %lld, there are %lld chunks", (long long)(-1 - found[i]),
-                            (long long)n);
+            return lsa_fail(LSA_EARG, "golden_labels: an id is %lld, there are %lld chunks",
+                            (long long)(-1 - found[i]), (long long)n);
         int64_t from = steps * i / parts * each;
         memmove(indices + at, indices + from, (size_t)found[i] * sizeof *indices);
         memmove(scores + at, scores + from, (size_t)found[i] * sizeof *scores);
         at += found[i];
     }
-    if (at > INT32_MAX) return lsa_fail(LSA_EARG, "golden_labels: %lld labels; take fewer steps", (long long)at);
+    if (at > INT32_MAX)
+        return lsa_fail(LSA_EARG, "golden_labels: %lld labels; take fewer steps", (long long)at);
     pointers[0] = 0;
     for (int64_t t = 0; t < steps; t++) pointers[t + 1] += pointers[t];
     return LSA_OK;

@@ -16,9 +16,10 @@
  * top_p >= 1 keeps all entries. No entries, no steps: no labels. LSA_EARG: top_p below 0 or NaN, more than 255 layers,
  * min_layers < 1, an id >= n, more than 2^31 - 1 labels.
  * workspace: lsa_golden_labels_workspace(...) bytes, 64-byte aligned. */
-typedef int lsa_golden_labels_fn(int32_t *pointers, int32_t *indices, int32_t *scores, const int32_t *ids,
-                                 const float *logits, int64_t steps, int64_t layers, int64_t k,
-                                 int64_t step_stride, int64_t layer_stride, int64_t n, double top_p, int32_t extra,
+typedef int lsa_golden_labels_fn(int32_t *pointers, int32_t *indices, int32_t *scores,
+                                 const int32_t *ids, const float *logits, int64_t steps,
+                                 int64_t layers, int64_t k, int64_t step_stride,
+                                 int64_t layer_stride, int64_t n, double top_p, int32_t extra,
                                  int32_t min_layers, void *workspace, void *stream);
 lsa_golden_labels_fn lsa_golden_labels_cpu;
 

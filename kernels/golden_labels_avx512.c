@@ -11,8 +11,8 @@
 
 enum {
     BOUNDS = 4,
-    FEW = 16,      /* a vector */
-    MOST_K = 8192, /* sums of weights in 32 bits a lane */
+    FEW = 16,       /* a vector */
+    MOST_K = 8192,  /* sums of weights in 32 bits a lane */
     WEIGHTLESS = 18 /* below the largest by that much, a weight is 0 */
 };
 
@@ -33,21 +33,28 @@ typedef struct sums {
     __m512i total, from[BOUNDS];
 } sums;
 
-LSA_TARGET_AVX512 static inline LSA_BODY __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+LSA_TARGET_AVX512 static inline LSA_BODY __mmask16 first(int64_t n)
+{
+    return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+}
 
 /* round(2^22 e^x), x <= 0; 0 of NaN: golden_labels.c's weight_of, operation by operation. */
 LSA_TARGET_AVX512 static inline LSA_BODY __m512i weights_of(__m512 x)
 {
-    const __m512 rounder = _mm512_set1_ps(12582912.0f), log2_e = _mm512_set1_ps(1.44269504088896341f);
+    const __m512 rounder = _mm512_set1_ps(12582912.0f),
+                 log2_e = _mm512_set1_ps(1.44269504088896341f);
     x = _mm512_max_ps(x, _mm512_set1_ps(-20.0f));
-    __m512 whole = _mm512_sub_ps(_mm512_fmadd_ps(x, log2_e, rounder), rounder), f = _mm512_fmsub_ps(x, log2_e, whole);
-    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(1.5594677825e-4f), _mm512_set1_ps(1.3406643411e-3f));
+    __m512 whole = _mm512_sub_ps(_mm512_fmadd_ps(x, log2_e, rounder), rounder),
+           f = _mm512_fmsub_ps(x, log2_e, whole);
+    __m512 p =
+        _mm512_fmadd_ps(f, _mm512_set1_ps(1.5594677825e-4f), _mm512_set1_ps(1.3406643411e-3f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6176927909e-3f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5503103882e-2f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022652209e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314724207e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_cvtps_epi32(_mm512_scalef_ps(p, _mm512_add_ps(whole, _mm512_set1_ps((float)LSA_GOLDEN_ONE_BITS))));
+    return _mm512_cvtps_epi32(
+        _mm512_scalef_ps(p, _mm512_add_ps(whole, _mm512_set1_ps((float)LSA_GOLDEN_ONE_BITS))));
 }
 
 /* Sixteen values from place j on, -inf past the end. */
@@ -59,7 +66,8 @@ LSA_TARGET_AVX512 static inline LSA_BODY __m512 values_at(const row *x, int64_t 
 
 LSA_TARGET_AVX512 static inline LSA_BODY __m512i ids_at(const row *x, int64_t j)
 {
-    return x->k - j >= 16 ? _mm512_loadu_si512(x->ids + j) : _mm512_maskz_loadu_epi32(first(x->k - j), x->ids + j);
+    return x->k - j >= 16 ? _mm512_loadu_si512(x->ids + j)
+                          : _mm512_maskz_loadu_epi32(first(x->k - j), x->ids + j);
 }
 
 /* The largest value, NaN left out; *negative: whether there are ids < 0. */
@@ -71,7 +79,8 @@ LSA_TARGET_AVX512 static inline LSA_BODY float largest(const row *x, int *negati
     for (; j + 32 <= x->k; j += 32) {
         best = _mm512_max_ps(_mm512_loadu_ps(x->logits + j), best);
         other = _mm512_max_ps(_mm512_loadu_ps(x->logits + j + 16), other);
-        ids = _mm512_or_si512(ids, _mm512_or_si512(_mm512_loadu_si512(x->ids + j), _mm512_loadu_si512(x->ids + j + 16)));
+        ids = _mm512_or_si512(ids, _mm512_or_si512(_mm512_loadu_si512(x->ids + j),
+                                                   _mm512_loadu_si512(x->ids + j + 16)));
     }
     for (; j < x->k; j += 16) {
         best = _mm512_max_ps(values_at(x, j), best);
@@ -86,22 +95,26 @@ LSA_TARGET_AVX512 static void only_entries(float *values, const row *x)
 {
     for (int64_t j = 0; j < x->k; j += 16) {
         __mmask16 in = _mm512_cmpge_epi32_mask(ids_at(x, j), _mm512_setzero_si512());
-        _mm512_storeu_ps(values + j, _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), in, values_at(x, j)));
+        _mm512_storeu_ps(values + j,
+                         _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), in, values_at(x, j)));
     }
 }
 
 LSA_TARGET_AVX512 static inline LSA_BODY int64_t sum_of(__m512i v)
 {
-    return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(v)),
-                                                    _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(v, 1))));
+    return _mm512_reduce_add_epi64(
+        _mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(v)),
+                         _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(v, 1))));
 }
 
 /* The weights of m values: of all of them, and of those from each bound on. weights: NULL where they are to be computed, relative
  * to `most`; meanwhile what is `ahead` elements further, in ids and values, is fetched. A sum is a register. */
-LSA_TARGET_AVX512 static inline LSA_BODY sums add_up(const float *values, const int32_t *weights, int64_t m, float most,
-                                                     const __m512 *bounds, const int32_t *ids, int64_t ahead)
+LSA_TARGET_AVX512 static inline LSA_BODY sums add_up(const float *values, const int32_t *weights,
+                                                     int64_t m, float most, const __m512 *bounds,
+                                                     const int32_t *ids, int64_t ahead)
 {
-    const __m512 top = _mm512_set1_ps(most), b0 = bounds[0], b1 = bounds[1], b2 = bounds[2], b3 = bounds[3];
+    const __m512 top = _mm512_set1_ps(most), b0 = bounds[0], b1 = bounds[1], b2 = bounds[2],
+                 b3 = bounds[3];
     __m512i total = _mm512_setzero_si512(), s0 = total, s1 = total, s2 = total, s3 = total;
     for (int64_t j = 0; j < m; j += 16) {
         __mmask16 there = first(m - j);
@@ -124,7 +137,9 @@ LSA_TARGET_AVX512 static inline LSA_BODY sums add_up(const float *values, const 
 }
 
 /* Takes the bounds, in rising order, that are inside the bracket; base: the weight above what was summed. */
-LSA_TARGET_AVX512 static inline LSA_BODY void narrow(bracket *r, const sums *s, const __m512 *bounds, int64_t base, int64_t limit)
+LSA_TARGET_AVX512 static inline LSA_BODY void narrow(bracket *r, const sums *s,
+                                                     const __m512 *bounds, int64_t base,
+                                                     int64_t limit)
 {
     for (int i = 0; i < BOUNDS; i++) {
         float bound = _mm512_cvtss_f32(bounds[i]);
@@ -140,10 +155,12 @@ LSA_TARGET_AVX512 static inline LSA_BODY void narrow(bracket *r, const sums *s, 
 }
 
 /* Keeps the row's entries above the bracket, leaves those inside in `near`, with weights. */
-LSA_TARGET_AVX512 static inline LSA_BODY int64_t divide(int32_t *kept, int64_t *count, const lsa_golden_near *near, const row *x,
+LSA_TARGET_AVX512 static inline LSA_BODY int64_t divide(int32_t *kept, int64_t *count,
+                                                        const lsa_golden_near *near, const row *x,
                                                         const bracket *r, float most)
 {
-    const __m512 low = _mm512_set1_ps(r->low), high = _mm512_set1_ps(r->high), top = _mm512_set1_ps(most);
+    const __m512 low = _mm512_set1_ps(r->low), high = _mm512_set1_ps(r->high),
+                 top = _mm512_set1_ps(most);
     const lsa_golden_near to = *near;
     int64_t m = 0, kept_count = 0;
     for (int64_t j = 0; j < x->k; j += 16) {
@@ -159,13 +176,15 @@ LSA_TARGET_AVX512 static inline LSA_BODY int64_t divide(int32_t *kept, int64_t *
         m += __builtin_popcount(in);
     }
     for (int64_t j = 0; j < m; j += 16)
-        _mm512_storeu_si512(to.weights + j, weights_of(_mm512_sub_ps(_mm512_loadu_ps(to.values + j), top)));
+        _mm512_storeu_si512(to.weights + j,
+                            weights_of(_mm512_sub_ps(_mm512_loadu_ps(to.values + j), top)));
     *count = kept_count;
     return m;
 }
 
 /* As divide, of m entries that are in `near`. */
-LSA_TARGET_AVX512 static inline LSA_BODY int64_t divide_near(int32_t *kept, int64_t *count, const lsa_golden_near *near, int64_t m,
+LSA_TARGET_AVX512 static inline LSA_BODY int64_t divide_near(int32_t *kept, int64_t *count,
+                                                             const lsa_golden_near *near, int64_t m,
                                                              const bracket *r)
 {
     const __m512 low = _mm512_set1_ps(r->low), high = _mm512_set1_ps(r->high);
@@ -188,7 +207,8 @@ LSA_TARGET_AVX512 static inline LSA_BODY int64_t divide_near(int32_t *kept, int6
 }
 
 /* The least and the largest of m values. */
-LSA_TARGET_AVX512 static inline LSA_BODY void range_of(const float *values, int64_t m, float *least, float *most)
+LSA_TARGET_AVX512 static inline LSA_BODY void range_of(const float *values, int64_t m, float *least,
+                                                       float *most)
 {
     __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
     for (int64_t j = 0; j < m; j += 16) {
@@ -202,7 +222,9 @@ LSA_TARGET_AVX512 static inline LSA_BODY void range_of(const float *values, int6
 }
 
 /* Keeps the entries before which the weight is `left` at most: those of one vector, best first, earlier first among equals. */
-LSA_TARGET_AVX512 static inline LSA_BODY int64_t keep_few(int32_t *kept, const lsa_golden_near *near, int64_t m, int64_t left)
+LSA_TARGET_AVX512 static inline LSA_BODY int64_t keep_few(int32_t *kept,
+                                                          const lsa_golden_near *near, int64_t m,
+                                                          int64_t left)
 {
     __m512 v = _mm512_loadu_ps(near->values);
     __m512i before = _mm512_setzero_si512();
@@ -210,7 +232,8 @@ LSA_TARGET_AVX512 static inline LSA_BODY int64_t keep_few(int32_t *kept, const l
         __m512 one = _mm512_set1_ps(near->values[j]);
         unsigned later = 0xfffeu << j & 0xffff, tied = _mm512_cmp_ps_mask(one, v, _CMP_EQ_OQ);
         unsigned sooner = _mm512_cmp_ps_mask(one, v, _CMP_GT_OQ) | (tied & later);
-        before = _mm512_mask_add_epi32(before, (__mmask16)sooner, before, _mm512_set1_epi32(near->weights[j]));
+        before = _mm512_mask_add_epi32(before, (__mmask16)sooner, before,
+                                       _mm512_set1_epi32(near->weights[j]));
     }
     __mmask16 in = _mm512_mask_cmple_epi32_mask(first(m), before, _mm512_set1_epi32((int32_t)left));
     _mm512_storeu_si512(kept, _mm512_maskz_compress_epi32(in, _mm512_loadu_si512(near->ids)));
@@ -218,7 +241,8 @@ LSA_TARGET_AVX512 static inline LSA_BODY int64_t keep_few(int32_t *kept, const l
 }
 
 /* Closes in on the cut among m entries; returns how many of them are kept, to `kept`. */
-LSA_TARGET_AVX512 static int64_t close_in(int32_t *kept, const lsa_golden_near *near, int64_t m, bracket *r, int64_t limit)
+LSA_TARGET_AVX512 static int64_t close_in(int32_t *kept, const lsa_golden_near *near, int64_t m,
+                                          bracket *r, int64_t limit)
 {
     int64_t count = 0;
     while (m > FEW) {
@@ -230,7 +254,8 @@ LSA_TARGET_AVX512 static int64_t close_in(int32_t *kept, const lsa_golden_near *
             return count;
         }
         float width = most - least;
-        const __m512 bounds[BOUNDS] = {_mm512_set1_ps(least + 0.25f * width), _mm512_set1_ps(least + 0.5f * width),
+        const __m512 bounds[BOUNDS] = {_mm512_set1_ps(least + 0.25f * width),
+                                       _mm512_set1_ps(least + 0.5f * width),
                                        _mm512_set1_ps(least + 0.75f * width), _mm512_set1_ps(most)};
         sums s = add_up(near->values, near->weights, m, most, bounds, NULL, 0);
         narrow(r, &s, bounds, r->above, limit);
@@ -240,8 +265,9 @@ LSA_TARGET_AVX512 static int64_t close_in(int32_t *kept, const lsa_golden_near *
 }
 
 LSA_TARGET_AVX512
-int64_t lsa_golden_row_avx512(int32_t *kept, const lsa_golden_near *near, const int32_t *ids, const float *logits, int64_t k,
-                              double top_p, lsa_golden_guess *guess, int64_t ahead)
+int64_t lsa_golden_row_avx512(int32_t *kept, const lsa_golden_near *near, const int32_t *ids,
+                              const float *logits, int64_t k, double top_p, lsa_golden_guess *guess,
+                              int64_t ahead)
 {
     row here = {ids, logits, k}, *x = &here;
     int negative;
@@ -255,9 +281,10 @@ int64_t lsa_golden_row_avx512(int32_t *kept, const lsa_golden_near *near, const 
     if (most == -INFINITY) return 0;
     if (most == INFINITY) return -1;
     bracket r = {most - WEIGHTLESS, nextafterf(most, INFINITY), 0};
-    const float at = guess->spread > 0 ? guess->value : most - 2, d = guess->spread > 0 ? guess->spread : 2;
-    const __m512 bounds[BOUNDS] = {_mm512_set1_ps(at - d), _mm512_set1_ps(at - 0.25f * d), _mm512_set1_ps(at + 0.25f * d),
-                                   _mm512_set1_ps(at + d)};
+    const float at = guess->spread > 0 ? guess->value : most - 2,
+                d = guess->spread > 0 ? guess->spread : 2;
+    const __m512 bounds[BOUNDS] = {_mm512_set1_ps(at - d), _mm512_set1_ps(at - 0.25f * d),
+                                   _mm512_set1_ps(at + 0.25f * d), _mm512_set1_ps(at + d)};
     sums s = add_up(x->logits, NULL, k, most, bounds, ids, ahead);
     int64_t total = sum_of(s.total), count;
     double bound = floor(top_p * (double)total);

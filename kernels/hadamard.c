@@ -105,10 +105,18 @@ static inline LSA_BODY void rows_body(float *x, int64_t rows, int64_t dim, f32x1
     float scale = (float)(1 / sqrt((double)dim));
     for (float *end = x + rows * dim; x != end; x += dim) {
         switch (dim) {
-        case 16: block(x, 1, lanes, scale); break;
-        case 32: block(x, 2, lanes, scale); break;
-        case 64: block(x, 4, lanes, scale); break;
-        case 128: block(x, 8, lanes, scale); break;
+        case 16:
+            block(x, 1, lanes, scale);
+            break;
+        case 32:
+            block(x, 2, lanes, scale);
+            break;
+        case 64:
+            block(x, 4, lanes, scale);
+            break;
+        case 128:
+            block(x, 8, lanes, scale);
+            break;
         default:
             if (dim < 16) {
                 short_row(x, dim, scale);
@@ -141,9 +149,12 @@ static void transform(float *x, int64_t rows, int64_t dim)
 {
 #if defined(__x86_64__)
     int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512) rows_avx512(x, rows, dim);
-    else if (level == LSA_CPU_AVX2) rows_avx2(x, rows, dim);
-    else rows_generic(x, rows, dim);
+    if (level >= LSA_CPU_AVX512)
+        rows_avx512(x, rows, dim);
+    else if (level == LSA_CPU_AVX2)
+        rows_avx2(x, rows, dim);
+    else
+        rows_generic(x, rows, dim);
 #else
     rows_generic(x, rows, dim);
 #endif
@@ -160,7 +171,7 @@ int lsa_hadamard_cpu(float *x, int64_t rows, int64_t dim, void *stream)
         transform(x, rows, dim);
         return LSA_OK;
     }
-    #pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t from = 0; from < rows; from += ROW_PIECE)
         transform(x + from * dim, rows - from < ROW_PIECE ? rows - from : ROW_PIECE, dim);
     return LSA_OK;

@@ -10,9 +10,10 @@
  *   comb = softmax over the last dim of (mix[2hc..) * scale[2] + base[2hc..)) [hc, hc] + hc_eps; columns
  *          normalised (divided by the sum over rows + hc_eps); then iters - 1 rounds of rows, columns.
  * x [tokens, dim] = sum_k pre[k] streams[k]; post [tokens, hc]; comb [tokens, hc, hc]. All f32. */
-typedef int lsa_hc_open_fn(float *x, float *post, float *comb, const float *streams, const float *mix,
-                           const float *base, const float *scale, int64_t tokens, int64_t hc, int64_t dim,
-                           int64_t iters, float norm_eps, float hc_eps, void *stream);
+typedef int lsa_hc_open_fn(float *x, float *post, float *comb, const float *streams,
+                           const float *mix, const float *base, const float *scale, int64_t tokens,
+                           int64_t hc, int64_t dim, int64_t iters, float norm_eps, float hc_eps,
+                           void *stream);
 lsa_hc_open_fn lsa_hc_open_cpu;
 
 /* Closes it: streams[k] <- post[k] y + sum_j comb[j, k] streams[j], in place. y [tokens, dim]. hc <= 16. */
@@ -22,8 +23,8 @@ lsa_hc_close_fn lsa_hc_close_cpu;
 
 /* The head: x = sum_k pre[k] streams[k], pre as above from mix [tokens, hc], base [hc], scale [1]. */
 typedef int lsa_hc_head_fn(float *x, const float *streams, const float *mix, const float *base,
-                           const float *scale, int64_t tokens, int64_t hc, int64_t dim, float norm_eps,
-                           float hc_eps, void *stream);
+                           const float *scale, int64_t tokens, int64_t hc, int64_t dim,
+                           float norm_eps, float hc_eps, void *stream);
 lsa_hc_head_fn lsa_hc_head_cpu;
 
 #endif

@@ -14,7 +14,7 @@ static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 typedef struct parts {
     float *rows, *tiles, *products, *slopes;
-    int64_t n, width;                        /* keys and dim, padded */
+    int64_t n, width; /* keys and dim, padded */
 } parts;
 
 static parts parts_of(void *workspace, int64_t n, int64_t heads, int64_t dim)
@@ -52,33 +52,37 @@ static inline LSA_BODY void decode(float *out, const uint8_t *key, int64_t dim, 
 }
 
 /* Keys from i on. */
-static inline LSA_BODY void gather_from_body(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t i, int64_t n,
-                                             int64_t dim, int64_t key_stride, int32_t format)
+static inline LSA_BODY void gather_from_body(const parts *p, const uint8_t *keys,
+                                             const int32_t *ids, int64_t i, int64_t n, int64_t dim,
+                                             int64_t key_stride, int32_t format)
 {
     for (; i < p->n; i++) {
         float *row = p->rows + i * p->width, *tile = p->tiles + i / TILE * TILE * dim + i % TILE;
-        if (i < n) decode(row, keys + (int64_t)ids[i] * key_stride, dim, format);
-        else memset(row, 0, (size_t)dim * sizeof(float));
+        if (i < n)
+            decode(row, keys + (int64_t)ids[i] * key_stride, dim, format);
+        else
+            memset(row, 0, (size_t)dim * sizeof(float));
         for (int64_t d = dim; d < p->width; d++) row[d] = 0;
         for (int64_t d = 0; d < dim; d++) tile[d * TILE] = row[d];
     }
 }
 
 LSA_PATHS(gather_from,
-          (const parts *p, const uint8_t *keys, const int32_t *ids, int64_t i, int64_t n, int64_t dim, int64_t key_stride,
-           int32_t format),
+          (const parts *p, const uint8_t *keys, const int32_t *ids, int64_t i, int64_t n,
+           int64_t dim, int64_t key_stride, int32_t format),
           (p, keys, ids, i, n, dim, key_stride, format))
 
 #if defined(__x86_64__)
 /* fp8 keys sixteen by sixteen, dim a multiple of 16; returns how many that were. */
 LSA_TARGET_AVX512
-static int64_t gather_fp8_avx512(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim,
-                                 int64_t key_stride)
+static int64_t gather_fp8_avx512(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n,
+                                 int64_t dim, int64_t key_stride)
 {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
         float *tile = p->tiles + i / TILE * TILE * dim + i % TILE, scale[16];
-        for (int j = 0; j < 16; j++) memcpy(scale + j, keys + (int64_t)ids[i + j] * key_stride + dim, sizeof *scale);
+        for (int j = 0; j < 16; j++)
+            memcpy(scale + j, keys + (int64_t)ids[i + j] * key_stride + dim, sizeof *scale);
         for (int64_t d = 0; d < dim; d += 16) {
             __m512i r[16];
             for (int j = 0; j < 16; j++) {
@@ -96,8 +100,8 @@ static int64_t gather_fp8_avx512(const parts *p, const uint8_t *keys, const int3
 }
 #endif
 
-static void gather(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim, int64_t key_stride,
-                   int32_t format)
+static void gather(const parts *p, const uint8_t *keys, const int32_t *ids, int64_t n, int64_t dim,
+                   int64_t key_stride, int32_t format)
 {
     int64_t done = 0;
 #if defined(__x86_64__)
@@ -110,8 +114,8 @@ static void gather(const parts *p, const uint8_t *keys, const int32_t *ids, int6
 /* ---- forward ---- */
 
 /* Products of `heads` (1 or 4) heads with one tile of keys. */
-static inline LSA_BODY void tile_products(float *out, int64_t out_stride, const float *q, const float *tile, int64_t dim,
-                                          int heads)
+static inline LSA_BODY void tile_products(float *out, int64_t out_stride, const float *q,
+                                          const float *tile, int64_t dim, int heads)
 {
     f32x16 a[HEADS][2] = {{{0}}};
     for (int64_t d = 0; d < dim; d++) {
@@ -129,44 +133,51 @@ static inline LSA_BODY void tile_products(float *out, int64_t out_stride, const 
 
 static inline LSA_BODY f32x16 relu(f32x16 v)
 {
-    return (f32x16)(~(v <= 0.0f) & (i32x16)v);           /* NaN stays */
+    return (f32x16)(~(v <= 0.0f) & (i32x16)v); /* NaN stays */
 }
 
-static inline LSA_BODY void forward_body(float *logits, const parts *p, const float *q, const float *w, int64_t n,
-                                         int64_t heads, int64_t dim)
+static inline LSA_BODY void forward_body(float *logits, const parts *p, const float *q,
+                                         const float *w, int64_t n, int64_t heads, int64_t dim)
 {
     for (int64_t i = 0; i < p->n; i += TILE) {
         int64_t h = 0;
         for (; h + HEADS <= heads; h += HEADS)
-            tile_products(p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim, dim, HEADS);
+            tile_products(p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim, dim,
+                          HEADS);
         for (; h < heads; h++)
-            tile_products(p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim, dim, 1);
+            tile_products(p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim, dim,
+                          1);
     }
     for (int64_t i = 0; i < n; i += 16) {
         f32x16 sum = f32x16_set(0.0f);
-        for (int64_t h = 0; h < heads; h++) sum += w[h] * relu(f32x16_load(p->products + h * p->n + i));
+        for (int64_t h = 0; h < heads; h++)
+            sum += w[h] * relu(f32x16_load(p->products + h * p->n + i));
         f32x16_store_n(logits + i, sum, n - i < 16 ? n - i : 16);
     }
 }
 
 LSA_PATHS(forward,
-          (float *logits, const parts *p, const float *q, const float *w, int64_t n, int64_t heads, int64_t dim),
+          (float *logits, const parts *p, const float *q, const float *w, int64_t n, int64_t heads,
+           int64_t dim),
           (logits, p, q, w, n, heads, dim))
 
 static int check(const char *what, int64_t n, int64_t heads, int64_t dim)
 {
     if (n >= 0 && heads >= 1 && dim >= 1) return LSA_OK;
-    return lsa_fail(LSA_ESHAPE, "%s: %lld keys, %lld heads of %lld", what, (long long)n, (long long)heads, (long long)dim);
+    return lsa_fail(LSA_ESHAPE, "%s: %lld keys, %lld heads of %lld", what, (long long)n,
+                    (long long)heads, (long long)dim);
 }
 
-int lsa_index_gather_cpu(float *logits, const float *q, const float *w, const void *keys, const int32_t *ids, int64_t n,
-                         int64_t heads, int64_t dim, int64_t key_stride, int32_t key_format, void *workspace, void *stream)
+int lsa_index_gather_cpu(float *logits, const float *q, const float *w, const void *keys,
+                         const int32_t *ids, int64_t n, int64_t heads, int64_t dim,
+                         int64_t key_stride, int32_t key_format, void *workspace, void *stream)
 {
     (void)stream;
     int rc = check("index_gather", n, heads, dim);
     if (rc) return rc;
     if (key_format < LSA_KV_F32 || key_format > LSA_KV_FP8)
-        return lsa_fail(LSA_EARG, "index_gather: key format %d is not f32, bf16 or fp8", key_format);
+        return lsa_fail(LSA_EARG, "index_gather: key format %d is not f32, bf16 or fp8",
+                        key_format);
     parts p = parts_of(workspace, n, heads, dim);
     gather(&p, keys, ids, n, dim, key_stride, key_format);
     forward(logits, &p, q, w, n, heads, dim);
@@ -188,8 +199,9 @@ static inline LSA_BODY float head_slopes(float *products, const float *slopes, f
 }
 
 /* Sums over keys of slope times key, for `heads` heads and `vectors` (1 or 2) vectors of dim. */
-static inline LSA_BODY void weighted_keys(float *dq, const float *products, int64_t stride, const float *rows,
-                                          int64_t width, int64_t n, int64_t dim, int64_t from, int heads, int vectors)
+static inline LSA_BODY void weighted_keys(float *dq, const float *products, int64_t stride,
+                                          const float *rows, int64_t width, int64_t n, int64_t dim,
+                                          int64_t from, int heads, int vectors)
 {
     f32x16 a[HEADS][2] = {{{0}}};
     for (int64_t i = 0; i < n; i++) {
@@ -205,29 +217,33 @@ static inline LSA_BODY void weighted_keys(float *dq, const float *products, int6
         }
 }
 
-static inline LSA_BODY void heads_gradient(float *dq, const float *products, const parts *p, int64_t n, int64_t dim,
-                                           int heads)
+static inline LSA_BODY void heads_gradient(float *dq, const float *products, const parts *p,
+                                           int64_t n, int64_t dim, int heads)
 {
     int64_t d = 0;
-    for (; d + 32 <= p->width; d += 32) weighted_keys(dq, products, p->n, p->rows, p->width, n, dim, d, heads, 2);
+    for (; d + 32 <= p->width; d += 32)
+        weighted_keys(dq, products, p->n, p->rows, p->width, n, dim, d, heads, 2);
     if (d < p->width) weighted_keys(dq, products, p->n, p->rows, p->width, n, dim, d, heads, 1);
 }
 
-static inline LSA_BODY void backward_body(float *dq, float *dw, const parts *p, const float *w, int64_t n, int64_t heads,
-                                          int64_t dim)
+static inline LSA_BODY void backward_body(float *dq, float *dw, const parts *p, const float *w,
+                                          int64_t n, int64_t heads, int64_t dim)
 {
-    for (int64_t h = 0; h < heads; h++) dw[h] = head_slopes(p->products + h * p->n, p->slopes, w[h], p->n);
+    for (int64_t h = 0; h < heads; h++)
+        dw[h] = head_slopes(p->products + h * p->n, p->slopes, w[h], p->n);
     int64_t h = 0;
-    for (; h + HEADS <= heads; h += HEADS) heads_gradient(dq + h * dim, p->products + h * p->n, p, n, dim, HEADS);
+    for (; h + HEADS <= heads; h += HEADS)
+        heads_gradient(dq + h * dim, p->products + h * p->n, p, n, dim, HEADS);
     for (; h < heads; h++) heads_gradient(dq + h * dim, p->products + h * p->n, p, n, dim, 1);
 }
 
 LSA_PATHS(backward,
-          (float *dq, float *dw, const parts *p, const float *w, int64_t n, int64_t heads, int64_t dim),
+          (float *dq, float *dw, const parts *p, const float *w, int64_t n, int64_t heads,
+           int64_t dim),
           (dq, dw, p, w, n, heads, dim))
 
-int lsa_index_gradient_cpu(float *dq, float *dw, const float *slope, const float *w, int64_t n, int64_t heads,
-                           int64_t dim, void *workspace, void *stream)
+int lsa_index_gradient_cpu(float *dq, float *dw, const float *slope, const float *w, int64_t n,
+                           int64_t heads, int64_t dim, void *workspace, void *stream)
 {
     (void)stream;
     int rc = check("index_gradient", n, heads, dim);

@@ -21,8 +21,9 @@ typedef struct lsa_index_loss {
  *   BPR    -log sigmoid(z[i] - z[j])             (Rendle et al., 2009)
  * Finite as long as differences of logits are; NaN gives NaN. No logits, or for pairs none on one side, give 0. weights: [positives +
  * negatives]. logits, weights and slope do not overlap. LSA_EARG names an unknown loss. */
-typedef int lsa_index_loss_fn(double *loss, float *slope, const float *logits, const float *weights, int64_t positives,
-                              int64_t negatives, const lsa_index_loss *how, void *stream);
+typedef int lsa_index_loss_fn(double *loss, float *slope, const float *logits, const float *weights,
+                              int64_t positives, int64_t negatives, const lsa_index_loss *how,
+                              void *stream);
 lsa_index_loss_fn lsa_index_loss_cpu;
 
 #endif

@@ -118,24 +118,32 @@ typedef struct layout {
 static inline LSA_BODY void encode_body(uint8_t *out, const float *in, int64_t n, const layout *l)
 {
     for (int64_t i = 0; i < n; i++, out += l->stride, in += l->dim) {
-        if (l->format == LSA_KV_F32) memcpy(out, in, (size_t)l->dim * 4);
-        else if (l->format == LSA_KV_BF16) encode_bf16(out, in, l->dim);
-        else if (l->rope < 0) encode_key_fp8(out, in, l->dim);
-        else encode_kv_fp8(out, in, l->dim, l->rope);
+        if (l->format == LSA_KV_F32)
+            memcpy(out, in, (size_t)l->dim * 4);
+        else if (l->format == LSA_KV_BF16)
+            encode_bf16(out, in, l->dim);
+        else if (l->rope < 0)
+            encode_key_fp8(out, in, l->dim);
+        else
+            encode_kv_fp8(out, in, l->dim, l->rope);
     }
 }
 
 static inline LSA_BODY void decode_body(float *out, const uint8_t *in, int64_t n, const layout *l)
 {
     for (int64_t i = 0; i < n; i++, out += l->dim, in += l->stride) {
-        if (l->format == LSA_KV_F32) memcpy(out, in, (size_t)l->dim * 4);
-        else if (l->format == LSA_KV_BF16) decode_bf16(out, in, l->dim);
-        else if (l->rope < 0) decode_key_fp8(out, in, l->dim);
-        else decode_kv_fp8(out, in, l->dim, l->rope);
+        if (l->format == LSA_KV_F32)
+            memcpy(out, in, (size_t)l->dim * 4);
+        else if (l->format == LSA_KV_BF16)
+            decode_bf16(out, in, l->dim);
+        else if (l->rope < 0)
+            decode_key_fp8(out, in, l->dim);
+        else
+            decode_kv_fp8(out, in, l->dim, l->rope);
     }
 }
 
-LSA_PATHS(encode, (uint8_t *out, const float *in, int64_t n, const layout *l), (out, in, n, l))
+LSA_PATHS(encode, (uint8_t * out, const float *in, int64_t n, const layout *l), (out, in, n, l))
 LSA_PATHS(decode, (float *out, const uint8_t *in, int64_t n, const layout *l), (out, in, n, l))
 
 /* Rotates copies, as many rows at a time as fit. */
@@ -153,8 +161,10 @@ static void encode_rotated(uint8_t *out, const float *in, int64_t n, const layou
 
 static void encode_any(uint8_t *out, const float *in, int64_t n, const layout *l)
 {
-    if (l->rope < 0 && l->format == LSA_KV_FP8) encode_rotated(out, in, n, l);
-    else encode(out, in, n, l);
+    if (l->rope < 0 && l->format == LSA_KV_FP8)
+        encode_rotated(out, in, n, l);
+    else
+        encode(out, in, n, l);
 }
 
 /* A number takes some tenths of a nanosecond. */
@@ -165,7 +175,7 @@ static int encode_all(uint8_t *out, const float *in, int64_t n, const layout *l)
         encode_any(out, in, n, l);
         return LSA_OK;
     }
-    #pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t from = 0; from < n; from += RECORDS)
         encode_any(out + from * l->stride, in + from * l->dim,
                    n - from < RECORDS ? n - from : RECORDS, l);
@@ -179,7 +189,7 @@ static int decode_all(float *out, const uint8_t *in, int64_t n, const layout *l)
         decode(out, in, n, l);
         return LSA_OK;
     }
-    #pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t from = 0; from < n; from += RECORDS)
         decode(out + from * l->dim, in + from * l->stride, n - from < RECORDS ? n - from : RECORDS,
                l);
@@ -191,10 +201,14 @@ int64_t lsa_kv_record_bytes(int32_t format, int64_t dim, int64_t rope_dim)
     if (dim < 1 || rope_dim < 0 || rope_dim > dim) return 0;
     int64_t nope = dim - rope_dim, tiles = (nope + TILE - 1) / TILE;
     switch (format) {
-    case LSA_KV_F32: return 4 * dim;
-    case LSA_KV_BF16: return 2 * dim;
-    case LSA_KV_FP8: return (nope + 2 * rope_dim + tiles + 7) / 8 * 8;
-    default: return 0;
+    case LSA_KV_F32:
+        return 4 * dim;
+    case LSA_KV_BF16:
+        return 2 * dim;
+    case LSA_KV_FP8:
+        return (nope + 2 * rope_dim + tiles + 7) / 8 * 8;
+    default:
+        return 0;
     }
 }
 
@@ -202,10 +216,14 @@ int64_t lsa_index_key_bytes(int32_t format, int64_t dim)
 {
     if (dim < 1) return 0;
     switch (format) {
-    case LSA_KV_F32: return 4 * dim;
-    case LSA_KV_BF16: return 2 * dim;
-    case LSA_KV_FP8: return dim + 4;
-    default: return 0;
+    case LSA_KV_F32:
+        return 4 * dim;
+    case LSA_KV_BF16:
+        return 2 * dim;
+    case LSA_KV_FP8:
+        return dim + 4;
+    default:
+        return 0;
     }
 }
 

@@ -20,7 +20,7 @@ typedef struct lsa_records {
     const uint8_t *const *blocks;
     int64_t stride, offset;
     int32_t block_shift;
-    int32_t format;        /* LSA_KV_F32, LSA_KV_BF16, LSA_KV_FP8 */
+    int32_t format; /* LSA_KV_F32, LSA_KV_BF16, LSA_KV_FP8 */
 } lsa_records;
 
 /* out: n records, `out_stride` bytes apart (at least a record's bytes; those between are left alone);
@@ -41,13 +41,13 @@ lsa_kv_decode_fn lsa_kv_decode_cpu;
  *        A key with a NaN or an infinity is stored as NaN, all of it (bytes 0x7f, a NaN scale). */
 int64_t lsa_index_key_bytes(int32_t format, int64_t dim);
 
-typedef int lsa_index_encode_fn(void *out, const float *in, int64_t n, int64_t dim, int64_t out_stride,
-                                int32_t format, void *stream);
+typedef int lsa_index_encode_fn(void *out, const float *in, int64_t n, int64_t dim,
+                                int64_t out_stride, int32_t format, void *stream);
 lsa_index_encode_fn lsa_index_encode_cpu;
 
 /* Gives the stored values, rotated as they are (fp8): a score needs the query rotated too. */
-typedef int lsa_index_decode_fn(float *out, const void *in, int64_t n, int64_t dim, int64_t in_stride,
-                                int32_t format, void *stream);
+typedef int lsa_index_decode_fn(float *out, const void *in, int64_t n, int64_t dim,
+                                int64_t in_stride, int32_t format, void *stream);
 lsa_index_decode_fn lsa_index_decode_cpu;
 
 #endif

@@ -6,13 +6,13 @@
 enum { LSA_COMPUTE_F32 = 0, LSA_COMPUTE_BF16 = 1 };
 
 typedef struct lsa_weight {
-    const void *data;      /* [rows, cols] of dtype, contiguous; LSA_F4_E2M1: [rows, cols / 2] bytes */
-    const void *scale;     /* NULL, or [ceil(rows / block_rows), ceil(cols / block_cols)];
+    const void *data;   /* [rows, cols] of dtype, contiguous; LSA_F4_E2M1: [rows, cols / 2] bytes */
+    const void *scale;  /* NULL, or [ceil(rows / block_rows), ceil(cols / block_cols)];
                               value = number * scale */
-    int64_t rows, cols;    /* out features, in features */
+    int64_t rows, cols; /* out features, in features */
     int64_t block_rows, block_cols;
-    int32_t dtype;         /* LSA_F32, LSA_BF16, LSA_F16, LSA_F8_E4M3 or LSA_F4_E2M1 */
-    int32_t scale_dtype;   /* LSA_F32 or LSA_F8_E8M0 */
+    int32_t dtype;       /* LSA_F32, LSA_BF16, LSA_F16, LSA_F8_E4M3 or LSA_F4_E2M1 */
+    int32_t scale_dtype; /* LSA_F32 or LSA_F8_E8M0 */
 } lsa_weight;
 
 /* y[t, r] = sum_c x[t, c] W[row_from + r, c], for t < tokens, r < rows, in f32 sums.

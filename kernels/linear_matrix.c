@@ -10,7 +10,7 @@
 enum {
     MOST_WEIGHTS = 1 << 20, /* numbers that are dense at a time: 4 MiB, for the caches to keep */
     LEAST_ROWS = 64,
-    MOST_X = 1 << 22,       /* numbers of x that are held rounded */
+    MOST_X = 1 << 22, /* numbers of x that are held rounded */
     DECODED_PER_NS = 4
 };
 
@@ -37,7 +37,8 @@ int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t
 {
     int64_t dense = rows_held(w, w->rows) * w->cols;
     int64_t bytes = aligned(dense * (int64_t)sizeof(float));
-    if (compute == LSA_COMPUTE_BF16) bytes += aligned(2 * dense) + aligned(2 * tokens_held(w, tokens) * w->cols);
+    if (compute == LSA_COMPUTE_BF16)
+        bytes += aligned(2 * dense) + aligned(2 * tokens_held(w, tokens) * w->cols);
     return bytes;
 }
 
@@ -45,7 +46,8 @@ static void densify(float *out, const lsa_weight *w, int64_t row, int64_t rows, 
 {
     int threads = lsa_threads_for(rows * w->cols / DECODED_PER_NS);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++) lsa_linear_decode(out + r * w->cols, w, row + r, 0, w->cols, round);
+    for (int64_t r = 0; r < rows; r++)
+        lsa_linear_decode(out + r * w->cols, w, row + r, 0, w->cols, round);
 }
 
 /* Whether the weight is stored as the product wants it. */
@@ -62,15 +64,16 @@ static int multiply_f32(const lsa_linear_call *call, float *dense)
             densify(dense, w, call->row_from + r, n, 0);
             rows = dense;
         }
-        int rc = lsa_gemm_cpu(call->y + r, call->x, rows, call->tokens, n, w->cols, call->y_stride, call->x_stride,
-                              w->cols, 0, 1, NULL);
+        int rc = lsa_gemm_cpu(call->y + r, call->x, rows, call->tokens, n, w->cols, call->y_stride,
+                              call->x_stride, w->cols, 0, 1, NULL);
         if (rc) return rc;
     }
     return LSA_OK;
 }
 
 /* For tokens whose x is rounded: x16 [tokens, cols]. */
-static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float *dense, uint16_t *dense16)
+static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float *dense,
+                         uint16_t *dense16)
 {
     const lsa_weight *w = call->w;
     int64_t held = is_dense(w, LSA_BF16) ? call->rows : rows_held(w, call->rows);
@@ -86,8 +89,8 @@ static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float
             lsa_convert_cpu(dense16, whole, n * w->cols, LSA_BF16, LSA_F32, NULL);
             rows = dense16;
         }
-        int rc = lsa_gemm_bf16_cpu(call->y + r, x16, rows, call->tokens, n, w->cols, call->y_stride, w->cols, w->cols,
-                                   NULL);
+        int rc = lsa_gemm_bf16_cpu(call->y + r, x16, rows, call->tokens, n, w->cols, call->y_stride,
+                                   w->cols, w->cols, NULL);
         if (rc) return rc;
     }
     return LSA_OK;
@@ -100,7 +103,8 @@ static void round_rows(uint16_t *out, const float *x, int64_t rows, int64_t cols
         lsa_convert_cpu(out, x, rows * cols, LSA_BF16, LSA_F32, NULL);
         return;
     }
-    for (int64_t i = 0; i < rows; i++) lsa_convert_cpu(out + i * cols, x + i * stride, cols, LSA_BF16, LSA_F32, NULL);
+    for (int64_t i = 0; i < rows; i++)
+        lsa_convert_cpu(out + i * cols, x + i * stride, cols, LSA_BF16, LSA_F32, NULL);
 }
 
 int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
@@ -109,7 +113,8 @@ int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
     float *dense = workspace;
     if (call->compute == LSA_COMPUTE_F32) return multiply_f32(call, dense);
     int64_t most = rows_held(w, w->rows) * w->cols, held = tokens_held(w, call->tokens);
-    uint16_t *dense16 = (uint16_t *)(void *)((char *)workspace + aligned(most * (int64_t)sizeof(float)));
+    uint16_t *dense16 =
+        (uint16_t *)(void *)((char *)workspace + aligned(most * (int64_t)sizeof(float)));
     uint16_t *x16 = (uint16_t *)(void *)((char *)dense16 + aligned(2 * most));
     for (int64_t t = 0; t < call->tokens; t += held) {
         lsa_linear_call part = *call;

@@ -190,7 +190,8 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512 e8m0x16_to_f32_avx512(__m128i c)
 {
     __m512i v = _mm512_cvtepu8_epi32(c), r = _mm512_slli_epi32(v, 23);
     r = _mm512_mask_mov_epi32(r, _mm512_testn_epi32_mask(v, v), _mm512_set1_epi32(0x00400000));
-    r = _mm512_mask_mov_epi32(r, _mm512_cmpeq_epi32_mask(v, _mm512_set1_epi32(255)), _mm512_set1_epi32(0x7fc00000));
+    r = _mm512_mask_mov_epi32(r, _mm512_cmpeq_epi32_mask(v, _mm512_set1_epi32(255)),
+                              _mm512_set1_epi32(0x7fc00000));
     return _mm512_castsi512_ps(r);
 }
 
@@ -234,12 +235,14 @@ static inline LSA_TARGET_AVX512 LSA_BODY __m512i e2m1x32_to_bf16_avx512(__m128i 
 }
 
 /* 32 bytes as bf16: the low nibbles in *low, the high ones in *high. */
-static inline LSA_TARGET_AVX512 LSA_BODY void e2m1x64_to_bf16_nibbles(__m512i *low, __m512i *high, __m256i c)
+static inline LSA_TARGET_AVX512 LSA_BODY void e2m1x64_to_bf16_nibbles(__m512i *low, __m512i *high,
+                                                                      __m256i c)
 {
     /* Twice, as a word's fifth bit counts in its index. */
-    const __m512i value = _mm512_broadcast_i64x4(_mm256_setr_epi16(
-        0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, INT16_MIN, (int16_t)0xbf00, (int16_t)0xbf80,
-        (int16_t)0xbfc0, (int16_t)0xc000, (int16_t)0xc040, (int16_t)0xc080, (int16_t)0xc0c0));
+    const __m512i value = _mm512_broadcast_i64x4(
+        _mm256_setr_epi16(0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, INT16_MIN,
+                          (int16_t)0xbf00, (int16_t)0xbf80, (int16_t)0xbfc0, (int16_t)0xc000,
+                          (int16_t)0xc040, (int16_t)0xc080, (int16_t)0xc0c0));
     __m512i words = _mm512_cvtepu8_epi16(c);
     *low = _mm512_permutexvar_epi16(words, value);
     *high = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), value);
@@ -250,10 +253,10 @@ static inline LSA_TARGET_AVX512 LSA_BODY void e2m1x64_to_bf16_nibbles(__m512i *l
 /* The bf16 of each e4m3 magnitude, by halves. */
 #define LSA_E4M3_BF16(c)                                                                           \
     ((c) == 0x7f ? 0x7fc0                                                                          \
-     : (c) >= 8  ? 0x3c00 + (c) * 16                                                               \
-     : (c) >= 4  ? 0x3c00 + ((c) - 4) * 32                                                         \
-     : (c) >= 2  ? 0x3b80 + ((c) - 2) * 64                                                         \
-                 : (c) * 0x3b00)
+     : (c) >= 8  ? 0x3c00 + (c)*16                                                                 \
+     : (c) >= 4  ? 0x3c00 + ((c)-4) * 32                                                           \
+     : (c) >= 2  ? 0x3b80 + ((c)-2) * 64                                                           \
+                 : (c)*0x3b00)
 #define LSA_E4M3_4(half, c) half(c), half(c + 1), half(c + 2), half(c + 3)
 #define LSA_E4M3_16(half, c)                                                                       \
     LSA_E4M3_4(half, c), LSA_E4M3_4(half, c + 4), LSA_E4M3_4(half, c + 8), LSA_E4M3_4(half, c + 12)

@@ -7,8 +7,9 @@
  *   dx[r] = s[r] * (weight dy[r] - x[r] * s[r]^2 * mean(weight dy[r] x[r]))
  *   dweight = sum over r, in their order, of dy[r] x[r] s[r]
  * dx may be dy. dweight: [n]. rows = 0 gives zeros. */
-typedef int lsa_rmsnorm_gradient_fn(float *dx, float *dweight, const float *dy, const float *x, const float *weight,
-                                    int64_t rows, int64_t n, float eps, void *stream);
+typedef int lsa_rmsnorm_gradient_fn(float *dx, float *dweight, const float *dy, const float *x,
+                                    const float *weight, int64_t rows, int64_t n, float eps,
+                                    void *stream);
 lsa_rmsnorm_gradient_fn lsa_rmsnorm_gradient_cpu;
 
 #endif

@@ -7,9 +7,9 @@
 #include "kernels/vector_math.h"
 
 enum {
-    GROUP = 64,      /* rows whose denominators are known at a time */
-    COLUMNS = 1024,  /* of a task */
-    BLOCK = 256      /* exponentials at a time */
+    GROUP = 64,     /* rows whose denominators are known at a time */
+    COLUMNS = 1024, /* of a task */
+    BLOCK = 256     /* exponentials at a time */
 };
 
 typedef double f64x8 __attribute__((vector_size(64), aligned(8), may_alias));
@@ -59,10 +59,12 @@ static inline LSA_BODY void exps(float *e, const float *x, int64_t m, float larg
 static inline LSA_BODY void scale_of_body(scale *out, const float *x, int64_t n)
 {
     f32x16 most[2] = {load(x, n), f32x16_set(-INFINITY)};
-    for (int64_t i = 16; i < n; i += 16) most[i / 16 % 2] = f32x16_larger(most[i / 16 % 2], load(x + i, n - i));
+    for (int64_t i = 16; i < n; i += 16)
+        most[i / 16 % 2] = f32x16_larger(most[i / 16 % 2], load(x + i, n - i));
     f32x16 both = f32x16_larger(most[0], most[1]);
     float largest = -INFINITY, e[BLOCK];
-    for (int i = 0; i < 16; i++) largest = both[i] > largest || both[i] != both[i] ? both[i] : largest;
+    for (int i = 0; i < 16; i++)
+        largest = both[i] > largest || both[i] != both[i] ? both[i] : largest;
     f64x8 sum[2] = {{0}, {0}};
     for (int64_t i = 0; i < n; i += BLOCK) {
         exps(e, x + i, n - i < BLOCK ? n - i : BLOCK, largest);
@@ -77,7 +79,7 @@ static inline LSA_BODY void scale_of_body(scale *out, const float *x, int64_t n)
     double all = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
     *out = (scale){largest, largest - largest == 0 ? (float)(1.0 / all) : NAN};
 }
-LSA_PATHS(scale_of, (scale *out, const float *x, int64_t n), (out, x, n))
+LSA_PATHS(scale_of, (scale * out, const float *x, int64_t n), (out, x, n))
 
 /* Adds a row's m columns to out. */
 static inline LSA_BODY void add_body(float *out, const float *x, int64_t m, scale s)
@@ -95,7 +97,8 @@ int lsa_softmax_sum_cpu(float *out, const float *in, int64_t rows, int64_t n, vo
 {
     (void)stream;
     if (rows < 0 || n < 0)
-        return lsa_fail(LSA_ESHAPE, "softmax_sum: shape [%lld, %lld]", (long long)rows, (long long)n);
+        return lsa_fail(LSA_ESHAPE, "softmax_sum: shape [%lld, %lld]", (long long)rows,
+                        (long long)n);
     if (n == 0) return LSA_OK;
     memset(out, 0, (size_t)n * sizeof *out);
     int threads = lsa_threads_for(rows * n);
@@ -109,7 +112,8 @@ int lsa_softmax_sum_cpu(float *out, const float *in, int64_t rows, int64_t n, vo
 #pragma omp for schedule(static)
             for (int64_t c = 0; c < n; c += COLUMNS)
                 for (int64_t r = 0; r < many; r++)
-                    add(out + c, in + (from + r) * n + c, n - c < COLUMNS ? n - c : COLUMNS, scales[r]);
+                    add(out + c, in + (from + r) * n + c, n - c < COLUMNS ? n - c : COLUMNS,
+                        scales[r]);
         }
     }
     return LSA_OK;

@@ -11,7 +11,8 @@
 #include "core/base/simd.h"
 
 enum {
-    LEAST_SLACK = 1024, /* room beyond k: a cut is some 20 passes over the buffer, so must be rare */
+    LEAST_SLACK =
+        1024, /* room beyond k: a cut is some 20 passes over the buffer, so must be rare */
     MOST_SLACK = 65536, /* beyond the cache, room no longer helps */
     VECTOR = 16,        /* a push may write a whole vector past the last candidate */
     LEAST_ROOM = 128,   /* pushes into less room would be too short to be fast */

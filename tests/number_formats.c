@@ -2,10 +2,10 @@
  * ones, and F16C's. n is a multiple of 64. */
 #include "kernels/number_formats.h"
 
-#define SCALAR(name, out_type, in_type, op)                         \
-    void scalar_##name(out_type *out, const in_type *in, int64_t n) \
-    {                                                               \
-        for (int64_t i = 0; i < n; i++) out[i] = op;                \
+#define SCALAR(name, out_type, in_type, op)                                                        \
+    void scalar_##name(out_type *out, const in_type *in, int64_t n)                                \
+    {                                                                                              \
+        for (int64_t i = 0; i < n; i++) out[i] = op;                                               \
     }
 
 #define NIBBLE (uint8_t)(in[i / 2] >> (i % 2 * 4))
@@ -19,10 +19,10 @@ SCALAR(e2m1_to_f32, float, uint8_t, e2m1_to_f32(NIBBLE))
 SCALAR(e2m1_to_bf16, uint16_t, uint8_t, f32_to_bf16(e2m1_to_f32(NIBBLE)))
 
 #if defined(__x86_64__)
-#define VECTOR(target, name, out_type, in_type, step, body)       \
-    target void name(out_type *out, const in_type *in, int64_t n) \
-    {                                                             \
-        for (int64_t i = 0; i < n; i += step) body;               \
+#define VECTOR(target, name, out_type, in_type, step, body)                                        \
+    target void name(out_type *out, const in_type *in, int64_t n)                                  \
+    {                                                                                              \
+        for (int64_t i = 0; i < n; i += step) body;                                                \
     }
 #define AVX2(...) VECTOR(LSA_TARGET_AVX2, __VA_ARGS__)
 #define AVX512(...) VECTOR(LSA_TARGET_AVX512, __VA_ARGS__)

@@ -8,15 +8,15 @@
 
 enum {
     LSA_OK = 0,
-    LSA_EARG = -1,     /* an argument is out of its range */
-    LSA_ESHAPE = -2,   /* shapes that do not fit together */
-    LSA_EDTYPE = -3,   /* a dtype that the operation does not take */
-    LSA_ENOMEM = -4,   /* memory could not be had */
-    LSA_EIO = -5,      /* the operating system refused a read or a write */
-    LSA_EFORMAT = -6,  /* a file that is not what it claims to be */
-    LSA_ESTATE = -7,   /* the object is not in a state that allows this */
-    LSA_EINTR = -8,    /* lsa_interrupt was called */
-    LSA_EDEVICE = -9   /* the device is missing, or failed */
+    LSA_EARG = -1,    /* an argument is out of its range */
+    LSA_ESHAPE = -2,  /* shapes that do not fit together */
+    LSA_EDTYPE = -3,  /* a dtype that the operation does not take */
+    LSA_ENOMEM = -4,  /* memory could not be had */
+    LSA_EIO = -5,     /* the operating system refused a read or a write */
+    LSA_EFORMAT = -6, /* a file that is not what it claims to be */
+    LSA_ESTATE = -7,  /* the object is not in a state that allows this */
+    LSA_EINTR = -8,   /* lsa_interrupt was called */
+    LSA_EDEVICE = -9  /* the device is missing, or failed */
 };
 
 /* Stores a printf-style message for this thread and returns `code`:

@@ -13,10 +13,7 @@ typedef struct item {
     double key, tie;
 } item;
 
-static item item_at(const heap *h, int32_t i)
-{
-    return (item){h->slots[i], h->key[i], h->tie[i]};
-}
+static item item_at(const heap *h, int32_t i) { return (item){h->slots[i], h->key[i], h->tie[i]}; }
 
 static void seat(const heap *h, int32_t i, item x)
 {
@@ -24,10 +21,7 @@ static void seat(const heap *h, int32_t i, item x)
     h->at[x.slot] = i;
 }
 
-static bool before(item a, item b)
-{
-    return a.key < b.key || (a.key == b.key && a.tie < b.tie);
-}
+static bool before(item a, item b) { return a.key < b.key || (a.key == b.key && a.tie < b.tie); }
 
 /* Seats x at the free position i of n, or above, or below it. */
 static void place(const heap *h, int32_t n, int32_t i, item x)
@@ -63,7 +57,8 @@ int32_t lsa_heap_put(int32_t *slots, int32_t *at, double *key, double *tie, int3
     return n;
 }
 
-int32_t lsa_heap_remove(int32_t *slots, int32_t *at, double *key, double *tie, int32_t n, int32_t slot)
+int32_t lsa_heap_remove(int32_t *slots, int32_t *at, double *key, double *tie, int32_t n,
+                        int32_t slot)
 {
     heap h = {slots, at, key, tie};
     int32_t i = at[slot];

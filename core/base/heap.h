@@ -13,5 +13,6 @@ int32_t lsa_heap_put(int32_t *slots, int32_t *at, double *key, double *tie, int3
                      double new_key, double new_tie);
 
 /* Removes a slot where it is in the heap. Returns the new n. */
-int32_t lsa_heap_remove(int32_t *slots, int32_t *at, double *key, double *tie, int32_t n, int32_t slot);
+int32_t lsa_heap_remove(int32_t *slots, int32_t *at, double *key, double *tie, int32_t n,
+                        int32_t slot);
 #endif

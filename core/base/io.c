@@ -20,7 +20,7 @@ struct lsa_file {
 };
 
 struct lsa_replace {
-    lsa_file *file;     /* the temporary one */
+    lsa_file *file; /* the temporary one */
     char *path;
     int64_t bytes;
 };
@@ -98,7 +98,8 @@ int lsa_file_open_unnamed(lsa_file **out, const char *directory)
     if (!name) return LSA_ENOMEM;
     int fd = -1;
     for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
-        snprintf(name, (size_t)room, "%s/lsa-%ld-%u", directory, (long)getpid(), atomic_fetch_add(&temporaries, 1));
+        snprintf(name, (size_t)room, "%s/lsa-%ld-%u", directory, (long)getpid(),
+                 atomic_fetch_add(&temporaries, 1));
         fd = fault() ? -1 : open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (fd < 0 && errno != EEXIST) break;
     }
@@ -159,13 +160,14 @@ int lsa_file_direct(lsa_file *file)
 int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset)
 {
     for (int64_t done = 0; done < bytes;) {
-        ssize_t n = fault() ? -1 : pread(file->fd, (char *)data + done, (size_t)(bytes - done),
-                                         offset + done);
+        ssize_t n =
+            fault() ? -1
+                    : pread(file->fd, (char *)data + done, (size_t)(bytes - done), offset + done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_errno("cannot be read", file->path);
         if (n == 0)
-            return lsa_fail(LSA_EFORMAT, "%s: ends at byte %lld, %lld more were expected", file->path,
-                            (long long)(offset + done), (long long)(bytes - done));
+            return lsa_fail(LSA_EFORMAT, "%s: ends at byte %lld, %lld more were expected",
+                            file->path, (long long)(offset + done), (long long)(bytes - done));
         done += n;
     }
     return LSA_OK;
@@ -174,8 +176,9 @@ int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset)
 int lsa_file_write(lsa_file *file, const void *data, int64_t bytes, int64_t offset)
 {
     for (int64_t done = 0; done < bytes;) {
-        ssize_t n = fault() ? -1 : pwrite(file->fd, (const char *)data + done,
-                                          (size_t)(bytes - done), offset + done);
+        ssize_t n = fault() ? -1
+                            : pwrite(file->fd, (const char *)data + done, (size_t)(bytes - done),
+                                     offset + done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_errno("cannot be written", file->path);
         done += n;
@@ -199,7 +202,8 @@ int lsa_file_map(void **data, int64_t *bytes, const char *path)
     if ((rc = lsa_file_size(&size, file))) goto done;
     void *mapped = nothing;
     if (size > 0) {
-        mapped = fault() ? MAP_FAILED : mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, file->fd, 0);
+        mapped =
+            fault() ? MAP_FAILED : mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, file->fd, 0);
         if (mapped == MAP_FAILED) {
             rc = fail_errno("cannot be mapped", path);
             goto done;
@@ -219,7 +223,9 @@ void lsa_file_forget(const void *data, int64_t bytes)
 {
     uintptr_t from = ((uintptr_t)data + LSA_FILE_ALIGN - 1) / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
     uintptr_t end = ((uintptr_t)data + (uintptr_t)bytes) / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
-    if (end > from) madvise((void *)from, end - from, MADV_DONTNEED); /* pages that others have a part of stay */
+    if (end > from)
+        madvise((void *)from, end - from,
+                MADV_DONTNEED); /* pages that others have a part of stay */
 }
 
 void lsa_file_unmap(void *data, int64_t bytes)

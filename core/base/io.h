@@ -6,9 +6,9 @@
 
 enum {
     LSA_FILE_READ = 0,
-    LSA_FILE_WRITE = 1,     /* created or emptied */
-    LSA_FILE_UPDATE = 2,    /* read and write; created where absent, contents kept */
-    LSA_FILE_ALIGN = 4096   /* of direct transfers */
+    LSA_FILE_WRITE = 1,   /* created or emptied */
+    LSA_FILE_UPDATE = 2,  /* read and write; created where absent, contents kept */
+    LSA_FILE_ALIGN = 4096 /* of direct transfers */
 };
 
 typedef struct lsa_file lsa_file;

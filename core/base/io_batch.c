@@ -11,7 +11,7 @@
 #include "core/base/memory.h"
 
 typedef struct transfer {
-    lsa_file *file;        /* NULL: none under way in this slot */
+    lsa_file *file; /* NULL: none under way in this slot */
     char *data;
     int64_t bytes, offset;
     int32_t write;
@@ -26,7 +26,8 @@ struct lsa_io_batch {
 
 int lsa_io_batch_new(lsa_io_batch **out, int64_t depth, int32_t ring)
 {
-    if (depth < 1 || depth > 4096) return lsa_fail(LSA_EARG, "batch: a depth of %lld", (long long)depth);
+    if (depth < 1 || depth > 4096)
+        return lsa_fail(LSA_EARG, "batch: a depth of %lld", (long long)depth);
     lsa_io_batch *b = lsa_alloc_zero(sizeof *b);
     if (!b) return LSA_ENOMEM;
     b->depth = depth;
@@ -60,8 +61,10 @@ static int submit(lsa_io_batch *b, int64_t slot)
     if (!entry) return 0;
     int fd = lsa_file_descriptor(t->file);
     unsigned bytes = t->bytes < 1 << 30 ? (unsigned)t->bytes : 1u << 30;
-    if (t->write) io_uring_prep_write(entry, fd, t->data, bytes, (uint64_t)t->offset);
-    else io_uring_prep_read(entry, fd, t->data, bytes, (uint64_t)t->offset);
+    if (t->write)
+        io_uring_prep_write(entry, fd, t->data, bytes, (uint64_t)t->offset);
+    else
+        io_uring_prep_read(entry, fd, t->data, bytes, (uint64_t)t->offset);
     entry->user_data = (uint64_t)slot;
     int submitted;
     do submitted = io_uring_submit(&b->ring);
@@ -69,11 +72,12 @@ static int submit(lsa_io_batch *b, int64_t slot)
     return submitted == 1;
 }
 
-int lsa_io_batch_start(lsa_io_batch *b, int64_t slot, lsa_file *file, int32_t write, void *data, int64_t bytes,
-                       int64_t offset)
+int lsa_io_batch_start(lsa_io_batch *b, int64_t slot, lsa_file *file, int32_t write, void *data,
+                       int64_t bytes, int64_t offset)
 {
     if (slot < 0 || slot >= b->depth || b->slots[slot].file)
-        return lsa_fail(LSA_ESTATE, "batch: slot %lld of %lld is taken or unknown", (long long)slot, (long long)b->depth);
+        return lsa_fail(LSA_ESTATE, "batch: slot %lld of %lld is taken or unknown", (long long)slot,
+                        (long long)b->depth);
     b->slots[slot] = (transfer){file, data, bytes, offset, write};
     if (b->ringed && !submit(b, slot)) {
         b->slots[slot].file = NULL;
@@ -94,8 +98,8 @@ static int finish(const transfer *t, int64_t done)
 static int fail_transfer(const transfer *t, int code)
 {
     char reason[128];
-    return lsa_fail(LSA_EIO, "%s: cannot be %s: %s", lsa_file_path(t->file), t->write ? "written" : "read",
-                    strerror_r(code, reason, sizeof reason));
+    return lsa_fail(LSA_EIO, "%s: cannot be %s: %s", lsa_file_path(t->file),
+                    t->write ? "written" : "read", strerror_r(code, reason, sizeof reason));
 }
 
 static int wait_for_ring(lsa_io_batch *b, int64_t *slot, int64_t *done)

@@ -19,8 +19,8 @@ int64_t lsa_io_batch_busy(const lsa_io_batch *batch);
 
 /* Starts transfer number `slot` (0 .. depth-1, none under way there): all of the bytes at that offset, into or (write)
  * out of `data`, which stays untouched until the transfer has been waited for. */
-int lsa_io_batch_start(lsa_io_batch *batch, int64_t slot, lsa_file *file, int32_t write, void *data, int64_t bytes,
-                       int64_t offset);
+int lsa_io_batch_start(lsa_io_batch *batch, int64_t slot, lsa_file *file, int32_t write, void *data,
+                       int64_t bytes, int64_t offset);
 
 /* Waits for one transfer, any; *slot says which ended, however it did. LSA_ESTATE when none is under way. */
 int lsa_io_batch_wait(lsa_io_batch *batch, int64_t *slot);

@@ -80,8 +80,8 @@ int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *pa
     if (state.out_of_memory)
         rc = LSA_ENOMEM;
     else if (!root)
-        rc = lsa_fail(LSA_EFORMAT, "%s: JSON line %d, column %d: %s", path, error.line, error.column,
-                      error.text);
+        rc = lsa_fail(LSA_EFORMAT, "%s: JSON line %d, column %d: %s", path, error.line,
+                      error.column, error.text);
     else if (!json_is_object(root))
         rc = lsa_fail(LSA_EFORMAT, "%s: JSON: an object is expected at the top", path);
     if (rc)

@@ -146,7 +146,8 @@ void *lsa_pages_alloc(int64_t bytes)
 {
     void *pages = MAP_FAILED;
     if (bytes > 0 && bytes < INT64_MAX / 2 && !fault())
-        pages = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        pages =
+            mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) {
         lsa_fail(LSA_ENOMEM, "out of memory: %lld bytes could not be allocated", (long long)bytes);
         return NULL;

@@ -86,7 +86,8 @@ int lsa_set_add_range(lsa_set *set, int64_t from, int64_t to)
 
 int lsa_set_add_every(lsa_set *set, int64_t step)
 {
-    if (step < 1) return lsa_fail(LSA_EARG, "set: every %lld-th id, at least 1 is wanted", (ll)step);
+    if (step < 1)
+        return lsa_fail(LSA_EARG, "set: every %lld-th id, at least 1 is wanted", (ll)step);
     for (int64_t id = 0; id < set->n; id += step) set->bits[id / 64] |= 1ull << (id % 64);
     return LSA_OK;
 }
@@ -126,14 +127,19 @@ static int64_t count_words(const uint64_t *a, const uint64_t *b, int64_t words)
 #pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : sum) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         int64_t from = words * t / threads, n = words * (t + 1) / threads - from, part;
-        if (b) count_both(a + from, b + from, n, &part);
-        else count(a + from, n, &part);
+        if (b)
+            count_both(a + from, b + from, n, &part);
+        else
+            count(a + from, n, &part);
         sum += part;
     }
     return sum;
 }
 
-int64_t lsa_set_count(const lsa_set *set) { return count_words(set->bits, NULL, lsa_set_words(set->n)); }
+int64_t lsa_set_count(const lsa_set *set)
+{
+    return count_words(set->bits, NULL, lsa_set_words(set->n));
+}
 
 int64_t lsa_set_intersect_count(const lsa_set *a, const lsa_set *b)
 {

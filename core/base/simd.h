@@ -15,10 +15,12 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define LSA_TARGET_AVX2 __attribute__((target("avx2,fma,f16c,bmi2")))
-#define LSA_TARGET_AVX512 \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi2,prefer-vector-width=512")))
-#define LSA_TARGET_AVX512_BF16 \
-    __attribute__((target("avx512bf16,avx512vbmi,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi2,prefer-vector-width=512")))
+#define LSA_TARGET_AVX512                                                                          \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi2,prefer-" \
+                          "vector-width=512")))
+#define LSA_TARGET_AVX512_BF16                                                                     \
+    __attribute__((target("avx512bf16,avx512vbmi,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,"   \
+                          "avx512cd,avx2,fma,f16c,bmi2,prefer-vector-width=512")))
 #endif
 
 #define LSA_BODY __attribute__((always_inline))
@@ -90,19 +92,22 @@ static inline LSA_BODY void lsa_transpose16_avx512(__m512i r[16])
 #endif
 
 #if defined(__x86_64__)
-#define LSA_PATHS(name, params, args)                                              \
-    LSA_TARGET_AVX512 static void name##_avx512 params { name##_body args; }       \
-    LSA_TARGET_AVX2 static void name##_avx2 params { name##_body args; }           \
-    static void name##_generic params { name##_body args; }                        \
-    static void name params                                                        \
-    {                                                                              \
-        int level = lsa_cpu_level();                                               \
-        if (level >= LSA_CPU_AVX512) name##_avx512 args;                           \
-        else if (level == LSA_CPU_AVX2) name##_avx2 args;                          \
-        else name##_generic args;                                                  \
+#define LSA_PATHS(name, params, args)                                                              \
+    LSA_TARGET_AVX512 static void name##_avx512 params { name##_body args; }                       \
+    LSA_TARGET_AVX2 static void name##_avx2 params { name##_body args; }                           \
+    static void name##_generic params { name##_body args; }                                        \
+    static void name params                                                                        \
+    {                                                                                              \
+        int level = lsa_cpu_level();                                                               \
+        if (level >= LSA_CPU_AVX512)                                                               \
+            name##_avx512 args;                                                                    \
+        else if (level == LSA_CPU_AVX2)                                                            \
+            name##_avx2 args;                                                                      \
+        else                                                                                       \
+            name##_generic args;                                                                   \
     }
 #else
-#define LSA_PATHS(name, params, args) \
+#define LSA_PATHS(name, params, args)                                                              \
     static void name params { name##_body args; }
 #endif
 

@@ -185,10 +185,11 @@ int lsa_tensor_view(lsa_tensor **out, const lsa_tensor *t, int64_t element_offse
 int lsa_tensor_narrow(lsa_tensor **out, const lsa_tensor *t, int32_t dim, int64_t from, int64_t n)
 {
     if (dim < 0 || dim >= t->rank)
-        return lsa_fail(LSA_EARG, "narrow: dimension %d out of range of a %d-D tensor", dim, t->rank);
+        return lsa_fail(LSA_EARG, "narrow: dimension %d out of range of a %d-D tensor", dim,
+                        t->rank);
     if (from < 0 || n < 0 || from > t->shape[dim] || n > t->shape[dim] - from)
-        return lsa_fail(LSA_EARG, "narrow: %lld elements from %lld, dimension %d has %lld", (long long)n,
-                        (long long)from, dim, (long long)t->shape[dim]);
+        return lsa_fail(LSA_EARG, "narrow: %lld elements from %lld, dimension %d has %lld",
+                        (long long)n, (long long)from, dim, (long long)t->shape[dim]);
     int64_t shape[LSA_MAX_RANK];
     memcpy(shape, t->shape, sizeof shape);
     shape[dim] = n;

@@ -30,14 +30,14 @@ int32_t lsa_dtype_of(const char *name);
 typedef struct lsa_storage lsa_storage;
 
 typedef struct lsa_tensor {
-    lsa_storage *storage;  /* one reference */
-    void *data;            /* first element of the view */
+    lsa_storage *storage; /* one reference */
+    void *data;           /* first element of the view */
     int32_t dtype;
     int32_t rank;
-    int32_t device;        /* LSA_CPU or LSA_CUDA */
-    int32_t read_only;     /* a mapped file */
-    int64_t shape[6];      /* LSA_MAX_RANK */
-    int64_t stride[6];     /* in elements */
+    int32_t device;    /* LSA_CPU or LSA_CUDA */
+    int32_t read_only; /* a mapped file */
+    int64_t shape[6];  /* LSA_MAX_RANK */
+    int64_t stride[6]; /* in elements */
 } lsa_tensor;
 
 /* Storage starts with one reference. `free` is called as free(data, context) when the last one goes. */

@@ -20,7 +20,7 @@ typedef struct shard {
 } shard;
 
 typedef struct row {
-    const char *name;       /* the file's */
+    const char *name; /* the file's */
     int32_t shard, place;
 } row;
 
@@ -28,7 +28,7 @@ struct lsa_checkpoint {
     char *path;
     shard *shards;
     int64_t shard_count;
-    row *rows;              /* ordered by name */
+    row *rows; /* ordered by name */
     int64_t row_count;
 };
 
@@ -70,8 +70,10 @@ static int check_shard_name(const lsa_checkpoint *c, const char *tensor, const j
 {
     char text[160];
     const char *name = json_string_value(value);
-    if (name && *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..")) return LSA_OK;
-    return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: its file is %s, a name in this directory is expected",
+    if (name && *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, ".."))
+        return LSA_OK;
+    return lsa_fail(LSA_EFORMAT,
+                    "%s: tensor %.300s: its file is %s, a name in this directory is expected",
                     c->path, tensor, lsa_json_show(text, sizeof text, value));
 }
 
@@ -84,14 +86,15 @@ static int open_shards(lsa_checkpoint *c, const char *directory, const json_t *m
     int rc = make_room(c, (int64_t)json_object_size(map));
     const char **names = lsa_alloc((int64_t)json_object_size(map) * (int64_t)sizeof *names);
     if (!names && !rc) rc = LSA_ENOMEM;
-    if (!rc)
-        json_object_foreach((json_t *)map, tensor, value) {
+    if (!rc) json_object_foreach((json_t *)map, tensor, value)
+        {
             if ((rc = check_shard_name(c, tensor, value))) break;
             names[n++] = json_string_value(value);
         }
     if (!rc) qsort(names, (size_t)n, sizeof *names, compare_texts);
     for (int64_t i = 0; !rc && i < n; i++)
-        if (i == 0 || strcmp(names[i - 1], names[i]) != 0) rc = add_shard(c, join(directory, names[i]));
+        if (i == 0 || strcmp(names[i - 1], names[i]) != 0)
+            rc = add_shard(c, join(directory, names[i]));
     lsa_free(names);
     return rc;
 }
@@ -102,11 +105,13 @@ static int check_map(const lsa_checkpoint *c, const char *directory, const json_
     const char *tensor;
     json_t *value;
     int64_t prefix = (int64_t)strlen(directory) + 1;
-    json_object_foreach((json_t *)map, tensor, value) {
+    json_object_foreach((json_t *)map, tensor, value)
+    {
         for (int64_t i = 0; i < c->shard_count; i++) {
             if (strcmp(c->shards[i].path + prefix, json_string_value(value)) != 0) continue;
             if (lsa_safetensors_find(c->shards[i].file, tensor) < 0)
-                return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: is missing, %s says that it is here",
+                return lsa_fail(LSA_EFORMAT,
+                                "%s: tensor %.300s: is missing, %s says that it is here",
                                 c->shards[i].path, tensor, c->path);
         }
     }
@@ -150,8 +155,9 @@ static int build_rows(lsa_checkpoint *c)
     qsort(c->rows, (size_t)n, sizeof *c->rows, compare_rows);
     for (int64_t i = 1; i < n; i++)
         if (strcmp(c->rows[i - 1].name, c->rows[i].name) == 0)
-            return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: is in %s too", lsa_checkpoint_file(c, i),
-                            c->rows[i].name, lsa_checkpoint_file(c, i - 1));
+            return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: is in %s too",
+                            lsa_checkpoint_file(c, i), c->rows[i].name,
+                            lsa_checkpoint_file(c, i - 1));
     return LSA_OK;
 }
 
@@ -172,7 +178,8 @@ static int open_files(lsa_checkpoint *c, const char *directory)
     lsa_free(index);
     if (parts < 0) return parts;
     if (!whole)
-        return lsa_fail(LSA_EIO, "%s: neither model.safetensors nor model.safetensors.index.json is there",
+        return lsa_fail(LSA_EIO,
+                        "%s: neither model.safetensors nor model.safetensors.index.json is there",
                         directory);
     int rc = make_room(c, 1);
     return rc ? rc : add_shard(c, lsa_strdup(c->path));
@@ -227,8 +234,8 @@ int lsa_checkpoint_find(const lsa_checkpoint *checkpoint, int64_t *place, const 
     snprintf(prefixed, sizeof prefixed, "model.%s", name);
     int64_t bare = find_exactly(checkpoint, name), found = find_exactly(checkpoint, prefixed);
     if (bare >= 0 && found >= 0)
-        return lsa_fail(LSA_EFORMAT, "%s: tensors %s and %s are the same weight", checkpoint->path, name,
-                        prefixed);
+        return lsa_fail(LSA_EFORMAT, "%s: tensors %s and %s are the same weight", checkpoint->path,
+                        name, prefixed);
     *place = bare >= 0 ? bare : found;
     return LSA_OK;
 }

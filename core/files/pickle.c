@@ -12,9 +12,9 @@
 /* The machine of one pickle. */
 typedef struct machine {
     const uint8_t *start, *at, *end;
-    int32_t *stack;          /* nodes, MARK */
+    int32_t *stack; /* nodes, MARK */
     int64_t depth, room;
-    int32_t *memo;           /* nodes, MARK where there is none */
+    int32_t *memo; /* nodes, MARK where there is none */
     int64_t memo_count, memo_room;
 } machine;
 
@@ -25,10 +25,11 @@ static const struct {
     uint8_t code;
     const char *name;
 } refused[] = {
-    {'I', "INT"}, {'L', "LONG"}, {'F', "FLOAT"}, {'S', "STRING"}, {'V', "UNICODE"}, {'P', "PERSID"}, {'g', "GET"},
-    {'p', "PUT"}, {'i', "INST"}, {'o', "OBJ"}, {0x81, "NEWOBJ"}, {0x82, "EXT1"}, {0x83, "EXT2"}, {0x84, "EXT4"},
-    {0x8f, "EMPTY_SET"}, {0x90, "ADDITEMS"}, {0x91, "FROZENSET"}, {0x92, "NEWOBJ_EX"}, {0x97, "NEXT_BUFFER"},
-    {0x98, "READONLY_BUFFER"},
+    {'I', "INT"},        {'L', "LONG"},       {'F', "FLOAT"},        {'S', "STRING"},
+    {'V', "UNICODE"},    {'P', "PERSID"},     {'g', "GET"},          {'p', "PUT"},
+    {'i', "INST"},       {'o', "OBJ"},        {0x81, "NEWOBJ"},      {0x82, "EXT1"},
+    {0x83, "EXT2"},      {0x84, "EXT4"},      {0x8f, "EMPTY_SET"},   {0x90, "ADDITEMS"},
+    {0x91, "FROZENSET"}, {0x92, "NEWOBJ_EX"}, {0x97, "NEXT_BUFFER"}, {0x98, "READONLY_BUFFER"},
 };
 
 int lsa_pickle_fail(const lsa_pickle *p, const char *format, ...)
@@ -63,7 +64,8 @@ static int grow(void *block, int64_t count, int64_t *room, int64_t size)
 
 int lsa_pickle_add(lsa_pickle *p, pickle_node node)
 {
-    if (p->count >= LSA_PICKLE_MOST) return PICKLE_FAIL(p, "has more than %d values", LSA_PICKLE_MOST);
+    if (p->count >= LSA_PICKLE_MOST)
+        return PICKLE_FAIL(p, "has more than %d values", LSA_PICKLE_MOST);
     int rc = grow(&p->nodes, p->count, &p->room, sizeof *p->nodes);
     if (rc) return rc;
     p->nodes[p->count] = node;
@@ -89,7 +91,8 @@ int lsa_pickle_is_text(const lsa_pickle *p, int32_t node, const char *text)
 
 static int push(lsa_pickle *p, machine *m, int32_t value)
 {
-    if (m->depth >= LSA_PICKLE_MOST) return PICKLE_FAIL(p, "has more than %d values", LSA_PICKLE_MOST);
+    if (m->depth >= LSA_PICKLE_MOST)
+        return PICKLE_FAIL(p, "has more than %d values", LSA_PICKLE_MOST);
     int rc = grow(&m->stack, m->depth, &m->room, sizeof *m->stack);
     if (!rc) m->stack[m->depth++] = value;
     return rc;
@@ -144,10 +147,12 @@ static int gather(lsa_pickle *p, machine *m, int32_t kind, int64_t from, int64_t
 static int extend(lsa_pickle *p, machine *m, int32_t kind, int64_t from, int64_t to)
 {
     if (to < 1 || m->stack[to - 1] == MARK || pickle_at(p, m->stack[to - 1])->kind != kind)
-        return fail_at(p, m, kind == NODE_DICT ? "items come without a dict" : "values come without a list");
+        return fail_at(
+            p, m, kind == NODE_DICT ? "items come without a dict" : "values come without a list");
     if (kind == NODE_DICT && (m->depth - from) % 2) return fail_at(p, m, "a key has no value");
     int rc = LSA_OK;
-    for (int64_t i = from; !rc && i < m->depth; i++) rc = lsa_pickle_push(p, m->stack[to - 1], m->stack[i]);
+    for (int64_t i = from; !rc && i < m->depth; i++)
+        rc = lsa_pickle_push(p, m->stack[to - 1], m->stack[i]);
     m->depth = to;
     return rc;
 }
@@ -158,7 +163,8 @@ static int extend(lsa_pickle *p, machine *m, int32_t kind, int64_t from, int64_t
 static int remember(lsa_pickle *p, machine *m, int64_t i)
 {
     if (!has(m, 1)) return fail_at(p, m, "nothing is there to be remembered");
-    if (i > m->memo_count + 65536 || i >= LSA_PICKLE_MOST) return fail_at(p, m, "a memo number is too large");
+    if (i > m->memo_count + 65536 || i >= LSA_PICKLE_MOST)
+        return fail_at(p, m, "a memo number is too large");
     while (i >= m->memo_count) {
         int rc = grow(&m->memo, m->memo_count, &m->memo_room, sizeof *m->memo);
         if (rc) return rc;
@@ -200,7 +206,8 @@ static int push_text(lsa_pickle *p, machine *m, int32_t kind, int length_bytes)
     const uint8_t *at = NULL;
     int rc = take_number(p, m, length_bytes, &bytes);
     if (!rc) rc = take(p, m, bytes, &at);
-    return rc ? rc : push_node(p, m, (pickle_node){.kind = kind, .as.text = {at, (int64_t)bytes, NULL}});
+    return rc ? rc
+              : push_node(p, m, (pickle_node){.kind = kind, .as.text = {at, (int64_t)bytes, NULL}});
 }
 
 /* Two's complement of any length; beyond 8 bytes it stays bytes. */
@@ -212,7 +219,8 @@ static int push_long(lsa_pickle *p, machine *m, int length_bytes)
     if (!rc) rc = take(p, m, bytes, &at);
     if (rc) return rc;
     if (bytes > 8)
-        return push_node(p, m, (pickle_node){.kind = NODE_LONG, .as.text = {at, (int64_t)bytes, NULL}});
+        return push_node(p, m,
+                         (pickle_node){.kind = NODE_LONG, .as.text = {at, (int64_t)bytes, NULL}});
     value = bytes && at[bytes - 1] & 0x80 ? ~0ull : 0;
     for (uint64_t i = bytes; i--;) value = value << 8 | at[i];
     return push_integer(p, m, (int64_t)value);
@@ -225,7 +233,8 @@ static int push_float(lsa_pickle *p, machine *m)
     if (rc) return rc;
     uint64_t bits = 0;
     double value;
-    for (int i = 0; i < 8; i++) bits = bits << 8 | at[i]; /* the only number with its high byte first */
+    for (int i = 0; i < 8; i++)
+        bits = bits << 8 | at[i]; /* the only number with its high byte first */
     memcpy(&value, &bits, sizeof value);
     return push_node(p, m, (pickle_node){.kind = NODE_FLOAT, .as.real = value});
 }
@@ -249,22 +258,41 @@ static int run_values(lsa_pickle *p, machine *m, uint8_t op)
     uint64_t n = 0;
     int rc;
     switch (op) {
-    case 'N': return push_node(p, m, (pickle_node){.kind = NODE_NONE});
-    case 0x88: return push_node(p, m, (pickle_node){.kind = NODE_BOOL, .as.integer = 1});
-    case 0x89: return push_node(p, m, (pickle_node){.kind = NODE_BOOL});
-    case 'J': return (rc = take_number(p, m, 4, &n)) ? rc : push_integer(p, m, (int32_t)(uint32_t)n);
-    case 'K': return (rc = take_number(p, m, 1, &n)) ? rc : push_integer(p, m, (int64_t)n);
-    case 'M': return (rc = take_number(p, m, 2, &n)) ? rc : push_integer(p, m, (int64_t)n);
-    case 0x8a: return push_long(p, m, 1);
-    case 0x8b: return push_long(p, m, 4);
-    case 'G': return push_float(p, m);
-    case 'X': case 'T': return push_text(p, m, NODE_TEXT, 4);
-    case 0x8c: case 'U': return push_text(p, m, NODE_TEXT, 1);
-    case 0x8d: return push_text(p, m, NODE_TEXT, 8);
-    case 'B': return push_text(p, m, NODE_BYTES, 4);
-    case 'C': return push_text(p, m, NODE_BYTES, 1);
-    case 0x8e: case 0x96: return push_text(p, m, NODE_BYTES, 8);
-    default: return PASSED;
+    case 'N':
+        return push_node(p, m, (pickle_node){.kind = NODE_NONE});
+    case 0x88:
+        return push_node(p, m, (pickle_node){.kind = NODE_BOOL, .as.integer = 1});
+    case 0x89:
+        return push_node(p, m, (pickle_node){.kind = NODE_BOOL});
+    case 'J':
+        return (rc = take_number(p, m, 4, &n)) ? rc : push_integer(p, m, (int32_t)(uint32_t)n);
+    case 'K':
+        return (rc = take_number(p, m, 1, &n)) ? rc : push_integer(p, m, (int64_t)n);
+    case 'M':
+        return (rc = take_number(p, m, 2, &n)) ? rc : push_integer(p, m, (int64_t)n);
+    case 0x8a:
+        return push_long(p, m, 1);
+    case 0x8b:
+        return push_long(p, m, 4);
+    case 'G':
+        return push_float(p, m);
+    case 'X':
+    case 'T':
+        return push_text(p, m, NODE_TEXT, 4);
+    case 0x8c:
+    case 'U':
+        return push_text(p, m, NODE_TEXT, 1);
+    case 0x8d:
+        return push_text(p, m, NODE_TEXT, 8);
+    case 'B':
+        return push_text(p, m, NODE_BYTES, 4);
+    case 'C':
+        return push_text(p, m, NODE_BYTES, 1);
+    case 0x8e:
+    case 0x96:
+        return push_text(p, m, NODE_BYTES, 8);
+    default:
+        return PASSED;
     }
 }
 
@@ -273,26 +301,36 @@ static int run_containers(lsa_pickle *p, machine *m, uint8_t op)
     int64_t mark = -1;
     if (strchr("ltdeu", op) && (mark = after_mark(m)) < 0) return fail_at(p, m, "there is no mark");
     switch (op) {
-    case ']': return push_node(p, m, (pickle_node){.kind = NODE_LIST});
-    case ')': return push_node(p, m, (pickle_node){.kind = NODE_TUPLE});
-    case '}': return push_node(p, m, (pickle_node){.kind = NODE_DICT});
-    case 'l': return gather(p, m, NODE_LIST, mark, mark - 1);
-    case 't': return gather(p, m, NODE_TUPLE, mark, mark - 1);
+    case ']':
+        return push_node(p, m, (pickle_node){.kind = NODE_LIST});
+    case ')':
+        return push_node(p, m, (pickle_node){.kind = NODE_TUPLE});
+    case '}':
+        return push_node(p, m, (pickle_node){.kind = NODE_DICT});
+    case 'l':
+        return gather(p, m, NODE_LIST, mark, mark - 1);
+    case 't':
+        return gather(p, m, NODE_TUPLE, mark, mark - 1);
     case 'd':
         if ((m->depth - mark) % 2) return fail_at(p, m, "a key has no value");
         return gather(p, m, NODE_DICT, mark, mark - 1);
-    case 0x85: case 0x86: case 0x87:
+    case 0x85:
+    case 0x86:
+    case 0x87:
         if (!has(m, op - 0x84)) return fail_at(p, m, "a tuple has too few values");
         return gather(p, m, NODE_TUPLE, m->depth - (op - 0x84), m->depth - (op - 0x84));
-    case 'e': return extend(p, m, NODE_LIST, mark, mark - 1);
-    case 'u': return extend(p, m, NODE_DICT, mark, mark - 1);
+    case 'e':
+        return extend(p, m, NODE_LIST, mark, mark - 1);
+    case 'u':
+        return extend(p, m, NODE_DICT, mark, mark - 1);
     case 'a':
         if (!has(m, 2)) return fail_at(p, m, "values come without a list");
         return extend(p, m, NODE_LIST, m->depth - 1, m->depth - 1);
     case 's':
         if (!has(m, 3)) return fail_at(p, m, "items come without a dict");
         return extend(p, m, NODE_DICT, m->depth - 2, m->depth - 2);
-    default: return PASSED;
+    default:
+        return PASSED;
     }
 }
 
@@ -301,7 +339,8 @@ static int run_stack(lsa_pickle *p, machine *m, uint8_t op)
     uint64_t n = 0;
     int rc;
     switch (op) {
-    case '(': return push(p, m, MARK);
+    case '(':
+        return push(p, m, MARK);
     case '0':
         if (!m->depth) return fail_at(p, m, "the stack is empty");
         m->depth--;
@@ -310,17 +349,25 @@ static int run_stack(lsa_pickle *p, machine *m, uint8_t op)
         if (after_mark(m) < 0) return fail_at(p, m, "there is no mark");
         m->depth = after_mark(m) - 1;
         return LSA_OK;
-    case '2': return has(m, 1) ? push(p, m, m->stack[m->depth - 1]) : fail_at(p, m, "the stack is empty");
-    case 'h': return (rc = take_number(p, m, 1, &n)) ? rc : recall(p, m, (int64_t)n);
-    case 'j': return (rc = take_number(p, m, 4, &n)) ? rc : recall(p, m, (int64_t)n);
-    case 'q': return (rc = take_number(p, m, 1, &n)) ? rc : remember(p, m, (int64_t)n);
-    case 'r': return (rc = take_number(p, m, 4, &n)) ? rc : remember(p, m, (int64_t)n);
-    case 0x94: return remember(p, m, m->memo_count);
+    case '2':
+        return has(m, 1) ? push(p, m, m->stack[m->depth - 1]) : fail_at(p, m, "the stack is empty");
+    case 'h':
+        return (rc = take_number(p, m, 1, &n)) ? rc : recall(p, m, (int64_t)n);
+    case 'j':
+        return (rc = take_number(p, m, 4, &n)) ? rc : recall(p, m, (int64_t)n);
+    case 'q':
+        return (rc = take_number(p, m, 1, &n)) ? rc : remember(p, m, (int64_t)n);
+    case 'r':
+        return (rc = take_number(p, m, 4, &n)) ? rc : remember(p, m, (int64_t)n);
+    case 0x94:
+        return remember(p, m, m->memo_count);
     case 0x80:
         if ((rc = take_number(p, m, 1, &n))) return rc;
         return n <= 5 ? LSA_OK : fail_at(p, m, "its protocol is later than 5");
-    case 0x95: return take_number(p, m, 8, &n); /* how much follows: nothing depends on it */
-    default: return PASSED;
+    case 0x95:
+        return take_number(p, m, 8, &n); /* how much follows: nothing depends on it */
+    default:
+        return PASSED;
     }
 }
 
@@ -335,7 +382,8 @@ static int call(lsa_pickle *p, machine *m, int (*f)(lsa_pickle *, int32_t, int32
 static int stack_global(lsa_pickle *p, int32_t module, int32_t name)
 {
     const pickle_node *a = pickle_at(p, module), *b = pickle_at(p, name);
-    if (a->kind != NODE_TEXT || b->kind != NODE_TEXT) return PICKLE_FAIL(p, "a global's name is no text");
+    if (a->kind != NODE_TEXT || b->kind != NODE_TEXT)
+        return PICKLE_FAIL(p, "a global's name is no text");
     return lsa_pickle_global(p, &a->as.text, &b->as.text);
 }
 
@@ -347,15 +395,20 @@ static int run_calls(lsa_pickle *p, machine *m, uint8_t op)
     case 'c':
         if ((rc = take_line(p, m, &module)) || (rc = take_line(p, m, &name))) return rc;
         return push_made(p, m, lsa_pickle_global(p, &module, &name));
-    case 0x93: return call(p, m, stack_global);
-    case 'R': return call(p, m, lsa_pickle_reduce);
-    case 'b': return call(p, m, lsa_pickle_build);
+    case 0x93:
+        return call(p, m, stack_global);
+    case 'R':
+        return call(p, m, lsa_pickle_reduce);
+    case 'b':
+        return call(p, m, lsa_pickle_build);
     case 'Q':
         if (!has(m, 1)) return fail_at(p, m, "the stack is empty");
         m->depth--;
         return push_made(p, m, lsa_pickle_persistent(p, m->stack[m->depth]));
-    case '.': return has(m, 1) ? STOPPED : fail_at(p, m, "it ends without a value");
-    default: return PASSED;
+    case '.':
+        return has(m, 1) ? STOPPED : fail_at(p, m, "it ends without a value");
+    default:
+        return PASSED;
     }
 }
 
@@ -407,7 +460,8 @@ static int read_archive(lsa_pickle *p, int32_t *root)
     if (found < 0) return PICKLE_FAIL(p, "is a zip archive without a data.pkl in a folder");
     if (!(p->folder = lsa_strdup(lsa_zip_name(p->zip, found)))) return LSA_ENOMEM;
     strchr(p->folder, '/')[1] = 0;
-    if ((rc = lsa_zip_check(p->zip, found)) || (rc = lsa_zip_entry(p->zip, found, &at, &bytes))) return rc;
+    if ((rc = lsa_zip_check(p->zip, found)) || (rc = lsa_zip_entry(p->zip, found, &at, &bytes)))
+        return rc;
     p->source = SOURCE_ZIP;
     return lsa_pickle_run(p, data + at, bytes, root, &used);
 }
@@ -423,10 +477,14 @@ static int read_file(lsa_pickle *p)
     int64_t used;
     int rc;
     pickle_text all = {lsa_storage_data(p->file), lsa_storage_bytes(p->file), NULL};
-    if (starts_with(p, "PK\3\4", 4)) rc = read_archive(p, &root);
-    else if (starts_with(p, "\x80\2\x8a\x0al\xfc\x9c", 7)) rc = lsa_pickle_stream(p, &all, &root);
-    else if (starts_with(p, "\x80", 1)) rc = lsa_pickle_run(p, all.data, all.bytes, &root, &used);
-    else rc = PICKLE_FAIL(p, "is no pickle of protocol 2 to 5");
+    if (starts_with(p, "PK\3\4", 4))
+        rc = read_archive(p, &root);
+    else if (starts_with(p, "\x80\2\x8a\x0al\xfc\x9c", 7))
+        rc = lsa_pickle_stream(p, &all, &root);
+    else if (starts_with(p, "\x80", 1))
+        rc = lsa_pickle_run(p, all.data, all.bytes, &root, &used);
+    else
+        rc = PICKLE_FAIL(p, "is no pickle of protocol 2 to 5");
     return rc ? rc : lsa_pickle_flatten(p, root);
 }
 
@@ -476,7 +534,8 @@ void lsa_pickle_close(lsa_pickle *p)
     if (!p) return;
     for (int64_t i = 0; i < p->count; i++) {
         pickle_node *n = &p->nodes[i];
-        if (n->kind == NODE_TUPLE || n->kind == NODE_LIST || n->kind == NODE_DICT) lsa_free(n->as.list.items);
+        if (n->kind == NODE_TUPLE || n->kind == NODE_LIST || n->kind == NODE_DICT)
+            lsa_free(n->as.list.items);
         if (n->kind == NODE_BYTES) lsa_storage_release(n->as.text.owner);
     }
     for (int64_t i = 0; i < p->leaf_count; i++) lsa_free(p->leaves[i].name);

@@ -10,7 +10,7 @@ enum {
     LSA_PICKLE_BOOL = 1,
     LSA_PICKLE_INTEGER = 2,
     LSA_PICKLE_FLOAT = 3,
-    LSA_PICKLE_TEXT = 4,     /* strings, and names of dtypes */
+    LSA_PICKLE_TEXT = 4, /* strings, and names of dtypes */
     LSA_PICKLE_BYTES = 5,
     LSA_PICKLE_TENSOR = 6
 };

@@ -7,8 +7,20 @@
 #include "core/files/pickle_private.h"
 
 enum {
-    G_ORDERED_DICT, G_TENSOR, G_TENSOR_V2, G_TENSOR_V3, G_PARAMETER, G_STORAGE, G_FROM_BYTES, G_SIZE,
-    G_RECONSTRUCT, G_NDARRAY, G_NUMPY_DTYPE, G_SCALAR, G_FROM_BUFFER, G_ENCODE,
+    G_ORDERED_DICT,
+    G_TENSOR,
+    G_TENSOR_V2,
+    G_TENSOR_V3,
+    G_PARAMETER,
+    G_STORAGE,
+    G_FROM_BYTES,
+    G_SIZE,
+    G_RECONSTRUCT,
+    G_NDARRAY,
+    G_NUMPY_DTYPE,
+    G_SCALAR,
+    G_FROM_BUFFER,
+    G_ENCODE,
     G_BYTES
 };
 
@@ -91,10 +103,13 @@ int lsa_pickle_global(lsa_pickle *p, const pickle_text *module, const pickle_tex
         if (*dtypes[i].storage && same(name, dtypes[i].storage))
             return lsa_pickle_add(p, (pickle_node){.kind = NODE_GLOBAL, .as.integer = GLOBALS + i});
         if (same(name, dtypes[i].dtype.name))
-            return lsa_pickle_add(p, (pickle_node){.kind = NODE_DTYPE, .as.dtype = dtypes[i].dtype});
+            return lsa_pickle_add(p,
+                                  (pickle_node){.kind = NODE_DTYPE, .as.dtype = dtypes[i].dtype});
     }
     char a[100], b[100];
-    return PICKLE_FAIL(p, "the global %s.%s is refused: only tensors, dicts, lists, tuples, numbers and strings are read",
+    return PICKLE_FAIL(p,
+                       "the global %s.%s is refused: only tensors, dicts, lists, tuples, numbers "
+                       "and strings are read",
                        shown(a, sizeof a, module), shown(b, sizeof b, name));
 }
 
@@ -104,9 +119,13 @@ int lsa_pickle_global(lsa_pickle *p, const pickle_text *module, const pickle_tex
  * D dtype, S storage, T tensor, G global, * anything; what follows | may be left out. */
 static int matches(const lsa_pickle *p, int32_t arguments, const char *pattern)
 {
-    static const struct { char letter; int32_t kind; } letters[] = {
-        {'i', NODE_INTEGER}, {'b', NODE_BOOL}, {'t', NODE_TUPLE}, {'s', NODE_TEXT}, {'y', NODE_BYTES},
-        {'d', NODE_DICT}, {'D', NODE_DTYPE}, {'S', NODE_STORAGE}, {'T', NODE_TENSOR}, {'G', NODE_GLOBAL},
+    static const struct {
+        char letter;
+        int32_t kind;
+    } letters[] = {
+        {'i', NODE_INTEGER}, {'b', NODE_BOOL},   {'t', NODE_TUPLE}, {'s', NODE_TEXT},
+        {'y', NODE_BYTES},   {'d', NODE_DICT},   {'D', NODE_DTYPE}, {'S', NODE_STORAGE},
+        {'T', NODE_TENSOR},  {'G', NODE_GLOBAL},
     };
     const pickle_items *list = &pickle_at(p, arguments)->as.list;
     int64_t i = 0;
@@ -151,19 +170,25 @@ static int is_shape(const lsa_pickle *p, int32_t node)
 /* (storage, offset, size, stride[, requires_grad, hooks[, dtype | metadata, ...]]) */
 static int rebuild_tensor(lsa_pickle *p, int32_t arguments, int32_t what)
 {
-    const char *pattern = what == G_TENSOR ? "Sitt" : what == G_TENSOR_V2 ? "Sittbd|*" : "SittbdD|*";
+    const char *pattern = what == G_TENSOR      ? "Sitt"
+                          : what == G_TENSOR_V2 ? "Sittbd|*"
+                                                : "SittbdD|*";
     if (!matches(p, arguments, pattern)) return wrong(p, "_rebuild_tensor");
-    int32_t storage = argument(p, arguments, 0), shape = argument(p, arguments, 2), stride = argument(p, arguments, 3);
+    int32_t storage = argument(p, arguments, 0), shape = argument(p, arguments, 2),
+            stride = argument(p, arguments, 3);
     int64_t offset = pickle_at(p, argument(p, arguments, 1))->as.integer;
     pickle_dtype type = pickle_at(p, storage)->as.storage.type;
-    if (what == G_TENSOR_V3) type = pickle_at(p, argument(p, arguments, 6))->as.dtype;
-    else if (!type.name) return wrong(p, "_rebuild_tensor");
+    if (what == G_TENSOR_V3)
+        type = pickle_at(p, argument(p, arguments, 6))->as.dtype;
+    else if (!type.name)
+        return wrong(p, "_rebuild_tensor");
     if (offset < 0 || !is_shape(p, shape) || !is_shape(p, stride) ||
         pickle_at(p, shape)->as.list.count != pickle_at(p, stride)->as.list.count)
         return PICKLE_FAIL(p, "a tensor has an impossible shape");
     if (what != G_TENSOR && pickle_at(p, argument(p, arguments, 5))->as.list.count)
         return PICKLE_FAIL(p, "a tensor has hooks, which are refused");
-    return lsa_pickle_add(p, (pickle_node){.kind = NODE_TENSOR, .as.tensor = {storage, shape, stride, offset, type}});
+    return lsa_pickle_add(
+        p, (pickle_node){.kind = NODE_TENSOR, .as.tensor = {storage, shape, stride, offset, type}});
 }
 
 /* A storage in an archive's entry. */
@@ -171,7 +196,8 @@ static int find_entry(lsa_pickle *p, pickle_storage *s)
 {
     char name[300];
     int64_t folder = (int64_t)strlen(p->folder), at, bytes;
-    if (folder + 5 + s->key.bytes >= (int64_t)sizeof name) return PICKLE_FAIL(p, "a storage has a long name");
+    if (folder + 5 + s->key.bytes >= (int64_t)sizeof name)
+        return PICKLE_FAIL(p, "a storage has a long name");
     memcpy(name, p->folder, (size_t)folder);
     memcpy(name + folder, "data/", 5);
     memcpy(name + folder + 5, s->key.data, (size_t)s->key.bytes);
@@ -181,8 +207,8 @@ static int find_entry(lsa_pickle *p, pickle_storage *s)
     int rc = lsa_zip_entry(p->zip, i, &at, &bytes);
     if (rc) return rc;
     if (bytes < s->bytes)
-        return PICKLE_FAIL(p, "the storage %.100s has %lld bytes, it should have %lld", name, (long long)bytes,
-                           (long long)s->bytes);
+        return PICKLE_FAIL(p, "the storage %.100s has %lld bytes, it should have %lld", name,
+                           (long long)bytes, (long long)s->bytes);
     s->data = (pickle_text){(const uint8_t *)lsa_storage_data(p->file) + at, s->bytes, NULL};
     return LSA_OK;
 }
@@ -190,18 +216,23 @@ static int find_entry(lsa_pickle *p, pickle_storage *s)
 /* ("storage", type, key, device, elements[, view of another: refused]) */
 int lsa_pickle_persistent(lsa_pickle *p, int32_t id)
 {
-    if (p->source == SOURCE_NONE) return PICKLE_FAIL(p, "refers to something outside of it, which a plain pickle cannot");
+    if (p->source == SOURCE_NONE)
+        return PICKLE_FAIL(p, "refers to something outside of it, which a plain pickle cannot");
     if (pickle_at(p, id)->kind != NODE_TUPLE || !matches(p, id, "sGssi|*") ||
         !lsa_pickle_is_text(p, argument(p, id, 0), "storage"))
         return wrong(p, "a persistent id");
-    int64_t what = pickle_at(p, argument(p, id, 1))->as.integer, n = pickle_at(p, argument(p, id, 4))->as.integer;
+    int64_t what = pickle_at(p, argument(p, id, 1))->as.integer,
+            n = pickle_at(p, argument(p, id, 4))->as.integer;
     pickle_storage s = {.key = pickle_at(p, argument(p, id, 2))->as.text};
-    if (what >= GLOBALS) s.type = dtypes[what - GLOBALS].dtype;
-    else if (globals[what].what != G_STORAGE) return wrong(p, "a persistent id");
+    if (what >= GLOBALS)
+        s.type = dtypes[what - GLOBALS].dtype;
+    else if (globals[what].what != G_STORAGE)
+        return wrong(p, "a persistent id");
     if (pickle_at(p, id)->as.list.count > 5 && pickle_at(p, argument(p, id, 5))->kind != NODE_NONE)
         return PICKLE_FAIL(p, "a storage is a view of another, which is refused");
     int64_t size = s.type.name ? s.type.bytes : 1;
-    if (n < 0 || n > INT64_MAX / 2 / size) return PICKLE_FAIL(p, "a storage has %lld elements", (long long)n);
+    if (n < 0 || n > INT64_MAX / 2 / size)
+        return PICKLE_FAIL(p, "a storage has %lld elements", (long long)n);
     s.bytes = n * size;
     int rc = p->source == SOURCE_ZIP ? find_entry(p, &s) : LSA_OK;
     return rc ? rc : lsa_pickle_add(p, (pickle_node){.kind = NODE_STORAGE, .as.storage = s});
@@ -227,16 +258,19 @@ static int numpy_dtype(lsa_pickle *p, int32_t arguments)
     pickle_text code = pickle_at(p, argument(p, arguments, 0))->as.text;
     for (int i = 0; i < DTYPES; i++)
         if (*dtypes[i].code && same(&code, dtypes[i].code))
-            return lsa_pickle_add(p, (pickle_node){.kind = NODE_DTYPE, .as.dtype = dtypes[i].dtype});
+            return lsa_pickle_add(p,
+                                  (pickle_node){.kind = NODE_DTYPE, .as.dtype = dtypes[i].dtype});
     return PICKLE_FAIL(p, "the numpy dtype %s is refused", shown(text, sizeof text, &code));
 }
 
 /* (3, "<", ...) */
 static int build_dtype(lsa_pickle *p, int32_t target, int32_t state)
 {
-    if (pickle_at(p, state)->kind != NODE_TUPLE || !matches(p, state, "is|*******")) return wrong(p, "a numpy dtype");
+    if (pickle_at(p, state)->kind != NODE_TUPLE || !matches(p, state, "is|*******"))
+        return wrong(p, "a numpy dtype");
     int32_t order = argument(p, state, 1);
-    if (!lsa_pickle_is_text(p, order, "<") && !lsa_pickle_is_text(p, order, "|") && !lsa_pickle_is_text(p, order, "="))
+    if (!lsa_pickle_is_text(p, order, "<") && !lsa_pickle_is_text(p, order, "|") &&
+        !lsa_pickle_is_text(p, order, "="))
         return PICKLE_FAIL(p, "a numpy array has its high bytes first, which is refused");
     return target;
 }
@@ -244,22 +278,27 @@ static int build_dtype(lsa_pickle *p, int32_t target, int32_t state)
 /* An array of bytes that are here: a storage of them, and a tensor on it. stride: -1 rows first, -2 columns first. */
 static int make_array(lsa_pickle *p, int32_t shape, int32_t dtype, int32_t bytes, int32_t stride)
 {
-    if (!is_shape(p, shape) || pickle_at(p, dtype)->kind != NODE_DTYPE || pickle_at(p, bytes)->kind != NODE_BYTES)
+    if (!is_shape(p, shape) || pickle_at(p, dtype)->kind != NODE_DTYPE ||
+        pickle_at(p, bytes)->kind != NODE_BYTES)
         return wrong(p, "a numpy array");
     pickle_text data = pickle_at(p, bytes)->as.text;
     pickle_dtype type = pickle_at(p, dtype)->as.dtype;
-    int storage = lsa_pickle_add(p, (pickle_node){.kind = NODE_STORAGE,
-                                                  .as.storage = {.data = data, .bytes = data.bytes, .type = type}});
+    int storage = lsa_pickle_add(
+        p, (pickle_node){.kind = NODE_STORAGE,
+                         .as.storage = {.data = data, .bytes = data.bytes, .type = type}});
     if (storage < 0) return storage;
-    return lsa_pickle_add(p, (pickle_node){.kind = NODE_TENSOR, .as.tensor = {storage, shape, stride, 0, type}});
+    return lsa_pickle_add(
+        p, (pickle_node){.kind = NODE_TENSOR, .as.tensor = {storage, shape, stride, 0, type}});
 }
 
 /* An empty array's state: (version, shape, dtype, columns first, bytes). */
 static int build_array(lsa_pickle *p, int32_t target, int32_t state)
 {
-    if (pickle_at(p, state)->kind != NODE_TUPLE || !matches(p, state, "itDby")) return wrong(p, "a numpy array");
+    if (pickle_at(p, state)->kind != NODE_TUPLE || !matches(p, state, "itDby"))
+        return wrong(p, "a numpy array");
     int columns = pickle_at(p, argument(p, state, 3))->as.integer != 0;
-    int made = make_array(p, argument(p, state, 1), argument(p, state, 2), argument(p, state, 4), columns ? -2 : -1);
+    int made = make_array(p, argument(p, state, 1), argument(p, state, 2), argument(p, state, 4),
+                          columns ? -2 : -1);
     if (made < 0) return made;
     *pickle_at(p, target) = *pickle_at(p, made); /* whoever has the array already has it filled */
     return target;
@@ -270,9 +309,10 @@ static int from_buffer(lsa_pickle *p, int32_t arguments)
 {
     if (!matches(p, arguments, "yDts")) return wrong(p, "_frombuffer");
     int columns = lsa_pickle_is_text(p, argument(p, arguments, 3), "F");
-    if (!columns && !lsa_pickle_is_text(p, argument(p, arguments, 3), "C")) return wrong(p, "_frombuffer");
-    return make_array(p, argument(p, arguments, 2), argument(p, arguments, 1), argument(p, arguments, 0),
-                      columns ? -2 : -1);
+    if (!columns && !lsa_pickle_is_text(p, argument(p, arguments, 3), "C"))
+        return wrong(p, "_frombuffer");
+    return make_array(p, argument(p, arguments, 2), argument(p, arguments, 1),
+                      argument(p, arguments, 0), columns ? -2 : -1);
 }
 
 /* (dtype, bytes): a number, as an array of one. */
@@ -282,15 +322,27 @@ static int numpy_scalar(lsa_pickle *p, int32_t arguments)
     pickle_dtype type = pickle_at(p, argument(p, arguments, 0))->as.dtype;
     pickle_text bytes = pickle_at(p, argument(p, arguments, 1))->as.text;
     if (bytes.bytes != type.bytes) return wrong(p, "a numpy scalar");
-    union { float f4; double f8; int64_t i8; int32_t i4; uint8_t raw[16]; } v;
+    union {
+        float f4;
+        double f8;
+        int64_t i8;
+        int32_t i4;
+        uint8_t raw[16];
+    } v;
     memcpy(v.raw, bytes.data, (size_t)bytes.bytes);
     pickle_node node = {.kind = NODE_FLOAT};
-    if (!strcmp(type.name, "float32")) node.as.real = v.f4;
-    else if (!strcmp(type.name, "float64")) node.as.real = v.f8;
-    else if (!strcmp(type.name, "int64")) node = (pickle_node){.kind = NODE_INTEGER, .as.integer = v.i8};
-    else if (!strcmp(type.name, "int32")) node = (pickle_node){.kind = NODE_INTEGER, .as.integer = v.i4};
-    else if (!strcmp(type.name, "bool")) node = (pickle_node){.kind = NODE_BOOL, .as.integer = v.raw[0] != 0};
-    else return PICKLE_FAIL(p, "a numpy scalar of dtype %s is refused", type.name);
+    if (!strcmp(type.name, "float32"))
+        node.as.real = v.f4;
+    else if (!strcmp(type.name, "float64"))
+        node.as.real = v.f8;
+    else if (!strcmp(type.name, "int64"))
+        node = (pickle_node){.kind = NODE_INTEGER, .as.integer = v.i8};
+    else if (!strcmp(type.name, "int32"))
+        node = (pickle_node){.kind = NODE_INTEGER, .as.integer = v.i4};
+    else if (!strcmp(type.name, "bool"))
+        node = (pickle_node){.kind = NODE_BOOL, .as.integer = v.raw[0] != 0};
+    else
+        return PICKLE_FAIL(p, "a numpy scalar of dtype %s is refused", type.name);
     return lsa_pickle_add(p, node);
 }
 
@@ -334,31 +386,49 @@ static int empty(lsa_pickle *p, int32_t arguments, int32_t kind, const char *pat
 int lsa_pickle_reduce(lsa_pickle *p, int32_t callable, int32_t arguments)
 {
     const pickle_node *f = pickle_at(p, callable);
-    if (f->kind != NODE_GLOBAL || pickle_at(p, arguments)->kind != NODE_TUPLE || f->as.integer >= GLOBALS)
+    if (f->kind != NODE_GLOBAL || pickle_at(p, arguments)->kind != NODE_TUPLE ||
+        f->as.integer >= GLOBALS)
         return PICKLE_FAIL(p, "calls what cannot be called");
     int32_t what = globals[f->as.integer].what;
     switch (what) {
-    case G_ORDERED_DICT: return empty(p, arguments, NODE_DICT, "");
-    case G_TENSOR: case G_TENSOR_V2: case G_TENSOR_V3: return rebuild_tensor(p, arguments, what);
-    case G_PARAMETER: return matches(p, arguments, "Tbd") ? argument(p, arguments, 0) : wrong(p, "_rebuild_parameter");
-    case G_FROM_BYTES: return load_from_bytes(p, arguments);
-    case G_SIZE: return matches(p, arguments, "t") ? argument(p, arguments, 0) : wrong(p, "torch.Size");
-    case G_RECONSTRUCT: return empty(p, arguments, NODE_ARRAY, "Gty");
-    case G_NUMPY_DTYPE: return numpy_dtype(p, arguments);
-    case G_SCALAR: return numpy_scalar(p, arguments);
-    case G_FROM_BUFFER: return from_buffer(p, arguments);
-    case G_ENCODE: return encode(p, arguments);
-    case G_BYTES: return empty(p, arguments, NODE_BYTES, ""); /* how protocol 2 has no bytes */
-    default: return PICKLE_FAIL(p, "calls %s.%s, which is refused", globals[f->as.integer].module,
-                                globals[f->as.integer].name);
+    case G_ORDERED_DICT:
+        return empty(p, arguments, NODE_DICT, "");
+    case G_TENSOR:
+    case G_TENSOR_V2:
+    case G_TENSOR_V3:
+        return rebuild_tensor(p, arguments, what);
+    case G_PARAMETER:
+        return matches(p, arguments, "Tbd") ? argument(p, arguments, 0)
+                                            : wrong(p, "_rebuild_parameter");
+    case G_FROM_BYTES:
+        return load_from_bytes(p, arguments);
+    case G_SIZE:
+        return matches(p, arguments, "t") ? argument(p, arguments, 0) : wrong(p, "torch.Size");
+    case G_RECONSTRUCT:
+        return empty(p, arguments, NODE_ARRAY, "Gty");
+    case G_NUMPY_DTYPE:
+        return numpy_dtype(p, arguments);
+    case G_SCALAR:
+        return numpy_scalar(p, arguments);
+    case G_FROM_BUFFER:
+        return from_buffer(p, arguments);
+    case G_ENCODE:
+        return encode(p, arguments);
+    case G_BYTES:
+        return empty(p, arguments, NODE_BYTES, ""); /* how protocol 2 has no bytes */
+    default:
+        return PICKLE_FAIL(p, "calls %s.%s, which is refused", globals[f->as.integer].module,
+                           globals[f->as.integer].name);
     }
 }
 
 int lsa_pickle_build(lsa_pickle *p, int32_t target, int32_t state)
 {
     switch (pickle_at(p, target)->kind) {
-    case NODE_DTYPE: return build_dtype(p, target, state);
-    case NODE_ARRAY: return build_array(p, target, state);
+    case NODE_DTYPE:
+        return build_dtype(p, target, state);
+    case NODE_ARRAY:
+        return build_array(p, target, state);
     case NODE_DICT: /* attributes of a state dict: versions of modules, which no value depends on */
         if (pickle_at(p, state)->kind == NODE_DICT) return target;
     }

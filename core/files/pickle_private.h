@@ -5,22 +5,35 @@
 #include "core/files/pickle.h"
 #include "core/files/zip.h"
 
-enum { LSA_PICKLE_DEPTH = 64, LSA_PICKLE_MOST = 1 << 22 };   /* nesting; values */
+enum { LSA_PICKLE_DEPTH = 64, LSA_PICKLE_MOST = 1 << 22 }; /* nesting; values */
 
 /* Values while reading. A node is known by its number. */
 enum {
-    NODE_NONE, NODE_BOOL, NODE_INTEGER, NODE_LONG, NODE_FLOAT, NODE_TEXT, NODE_BYTES, NODE_TUPLE, NODE_LIST,
-    NODE_DICT, NODE_GLOBAL, NODE_DTYPE, NODE_STORAGE, NODE_TENSOR, NODE_ARRAY
+    NODE_NONE,
+    NODE_BOOL,
+    NODE_INTEGER,
+    NODE_LONG,
+    NODE_FLOAT,
+    NODE_TEXT,
+    NODE_BYTES,
+    NODE_TUPLE,
+    NODE_LIST,
+    NODE_DICT,
+    NODE_GLOBAL,
+    NODE_DTYPE,
+    NODE_STORAGE,
+    NODE_TENSOR,
+    NODE_ARRAY
 };
 
 typedef struct pickle_text {
     const uint8_t *data;
     int64_t bytes;
-    lsa_storage *owner;      /* NULL: the file's */
+    lsa_storage *owner; /* NULL: the file's */
 } pickle_text;
 
 typedef struct pickle_items {
-    int32_t *items;          /* of a dict: key, value, key, value */
+    int32_t *items; /* of a dict: key, value, key, value */
     int64_t count, room;
 } pickle_items;
 
@@ -32,24 +45,24 @@ typedef struct pickle_dtype {
 
 typedef struct pickle_storage {
     pickle_text key;
-    pickle_text data;        /* data.data is NULL until the older stream says where it is */
-    int64_t bytes;           /* as the pickle says */
-    pickle_dtype type;       /* name NULL: bytes without a type */
+    pickle_text data;  /* data.data is NULL until the older stream says where it is */
+    int64_t bytes;     /* as the pickle says */
+    pickle_dtype type; /* name NULL: bytes without a type */
 } pickle_storage;
 
 /* shape and stride are tuples of integers; stride -1: rows first, -2: columns first. */
 typedef struct pickle_tensor {
     int32_t storage, shape, stride;
-    int64_t offset;          /* in elements */
+    int64_t offset; /* in elements */
     pickle_dtype type;
 } pickle_tensor;
 
 typedef struct pickle_node {
     int32_t kind;
     union {
-        int64_t integer;     /* of a bool, an integer, a global */
+        int64_t integer; /* of a bool, an integer, a global */
         double real;
-        pickle_text text;    /* of a text, bytes, a long integer */
+        pickle_text text; /* of a text, bytes, a long integer */
         pickle_items list;
         pickle_dtype dtype;
         pickle_storage storage;
@@ -69,18 +82,19 @@ struct lsa_pickle {
     lsa_storage *file;
     char *path;
     lsa_zip *zip;
-    char *folder;            /* in the archive, with its slash */
+    char *folder; /* in the archive, with its slash */
     pickle_node *nodes;
     int64_t count, room;
     pickle_leaf *leaves;
     int64_t leaf_count, leaf_room;
     int source;
-    int streams;             /* older streams under way, one inside the other */
+    int streams; /* older streams under way, one inside the other */
 };
 
 /* Every failure names the file. */
 #define PICKLE_FAIL(p, ...) lsa_pickle_fail((p), __VA_ARGS__)
-int lsa_pickle_fail(const lsa_pickle *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int lsa_pickle_fail(const lsa_pickle *p, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* pickle.c: a new node; and its number, or a negative code. */
 int lsa_pickle_add(lsa_pickle *p, pickle_node node);

@@ -37,7 +37,8 @@ static int by_key(const void *a, const void *b)
 static int list_storages(lsa_pickle *p, int64_t first, unresolved **out, int64_t *count)
 {
     *count = 0;
-    for (int64_t i = first; i < p->count; i++) *count += p->nodes[i].kind == NODE_STORAGE && !p->nodes[i].as.storage.data.data;
+    for (int64_t i = first; i < p->count; i++)
+        *count += p->nodes[i].kind == NODE_STORAGE && !p->nodes[i].as.storage.data.data;
     unresolved *list = lsa_alloc(*count * (int64_t)sizeof *list);
     if (!list) return LSA_ENOMEM;
     for (int64_t i = first, n = 0; i < p->count; i++)
@@ -54,21 +55,24 @@ static int64_t find_key(const unresolved *list, int64_t count, const pickle_text
     int64_t low = 0, high = count;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (compare_text(&list[middle].key, key) < 0) low = middle + 1;
-        else high = middle;
+        if (compare_text(&list[middle].key, key) < 0)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }
 
 /* Eight bytes say how many elements the storage has; then they come. Moves *at. */
-static int resolve(lsa_pickle *p, const unresolved *list, int64_t count, int32_t key, const uint8_t **at,
-                   const pickle_text *stream)
+static int resolve(lsa_pickle *p, const unresolved *list, int64_t count, int32_t key,
+                   const uint8_t **at, const pickle_text *stream)
 {
     const uint8_t *end = stream->data + stream->bytes;
     const pickle_node *k = pickle_at(p, key);
     if (k->kind != NODE_TEXT) return PICKLE_FAIL(p, "the key of a storage is no text");
     int64_t i = find_key(list, count, &k->as.text);
-    if (i == count || compare_text(&list[i].key, &k->as.text)) return PICKLE_FAIL(p, "a storage belongs to no tensor");
+    if (i == count || compare_text(&list[i].key, &k->as.text))
+        return PICKLE_FAIL(p, "a storage belongs to no tensor");
     uint64_t n = 0;
     if (end - *at < 8) return PICKLE_FAIL(p, "a storage is cut off");
     for (int b = 7; b >= 0; b--) n = n << 8 | (*at)[b];
@@ -88,14 +92,17 @@ static int resolve(lsa_pickle *p, const unresolved *list, int64_t count, int32_t
 
 static int check_head(lsa_pickle *p, int32_t number, int32_t version, int32_t system)
 {
-    const pickle_node *m = pickle_at(p, number), *v = pickle_at(p, version), *s = pickle_at(p, system);
-    if (m->kind != NODE_LONG || m->as.text.bytes != sizeof magic || memcmp(m->as.text.data, magic, sizeof magic))
+    const pickle_node *m = pickle_at(p, number), *v = pickle_at(p, version),
+                      *s = pickle_at(p, system);
+    if (m->kind != NODE_LONG || m->as.text.bytes != sizeof magic ||
+        memcmp(m->as.text.data, magic, sizeof magic))
         return PICKLE_FAIL(p, "what torch.save should have written does not begin as it does");
     if (v->kind != NODE_INTEGER || v->as.integer != STREAM_VERSION || s->kind != NODE_DICT)
         return PICKLE_FAIL(p, "is of a version of torch.save that is not known");
     for (int64_t i = 0; i < s->as.list.count; i += 2) {
         const pickle_node *value = pickle_at(p, s->as.list.items[i + 1]);
-        if (lsa_pickle_is_text(p, s->as.list.items[i], "little_endian") && (value->kind != NODE_BOOL || !value->as.integer))
+        if (lsa_pickle_is_text(p, s->as.list.items[i], "little_endian") &&
+            (value->kind != NODE_BOOL || !value->as.integer))
             return PICKLE_FAIL(p, "has its high bytes first, which is refused");
     }
     return LSA_OK;
@@ -113,14 +120,17 @@ static int read_stream(lsa_pickle *p, const pickle_text *stream, int32_t *root)
         if (rc) return rc;
         at += used;
     }
-    if (pickle_at(p, parts[4])->kind != NODE_LIST) return PICKLE_FAIL(p, "the keys of storages are no list");
+    if (pickle_at(p, parts[4])->kind != NODE_LIST)
+        return PICKLE_FAIL(p, "the keys of storages are no list");
     unresolved *list;
     int rc = list_storages(p, first, &list, &count);
     if (rc) return rc;
     pickle_items keys = pickle_at(p, parts[4])->as.list;
-    for (int64_t i = 0; !rc && i < keys.count; i++) rc = resolve(p, list, count, keys.items[i], &at, stream);
+    for (int64_t i = 0; !rc && i < keys.count; i++)
+        rc = resolve(p, list, count, keys.items[i], &at, stream);
     for (int64_t i = 0; !rc && i < count; i++)
-        if (!pickle_at(p, list[i].node)->as.storage.data.data) rc = PICKLE_FAIL(p, "a storage is not there");
+        if (!pickle_at(p, list[i].node)->as.storage.data.data)
+            rc = PICKLE_FAIL(p, "a storage is not there");
     lsa_free(list);
     *root = parts[3];
     return rc;
@@ -128,7 +138,8 @@ static int read_stream(lsa_pickle *p, const pickle_text *stream, int32_t *root)
 
 int lsa_pickle_stream(lsa_pickle *p, const pickle_text *bytes, int32_t *root)
 {
-    if (p->streams == MOST_STREAMS) return PICKLE_FAIL(p, "has what torch.save wrote inside of what torch.save wrote");
+    if (p->streams == MOST_STREAMS)
+        return PICKLE_FAIL(p, "has what torch.save wrote inside of what torch.save wrote");
     int source = p->source;
     p->streams++;
     int rc = read_stream(p, bytes, root);
@@ -163,7 +174,8 @@ static int add_leaf(lsa_pickle *p, walk *w, int32_t node)
 /* Appends a part to the name. */
 static int extend_name(lsa_pickle *p, walk *w, const char *part, int64_t bytes)
 {
-    if (w->length + bytes + 2 > (int64_t)sizeof w->name) return PICKLE_FAIL(p, "a name is longer than 1000 bytes");
+    if (w->length + bytes + 2 > (int64_t)sizeof w->name)
+        return PICKLE_FAIL(p, "a name is longer than 1000 bytes");
     if (w->length) w->name[w->length++] = '.';
     memcpy(w->name + w->length, part, (size_t)bytes);
     w->length += bytes;
@@ -176,8 +188,10 @@ static int extend_by_key(lsa_pickle *p, walk *w, int32_t key)
     const pickle_node *k = pickle_at(p, key);
     char number[24];
     if (k->kind == NODE_INTEGER)
-        return extend_name(p, w, number, snprintf(number, sizeof number, "%lld", (long long)k->as.integer));
-    if (k->kind != NODE_TEXT || !k->as.text.bytes || memchr(k->as.text.data, 0, (size_t)k->as.text.bytes))
+        return extend_name(p, w, number,
+                           snprintf(number, sizeof number, "%lld", (long long)k->as.integer));
+    if (k->kind != NODE_TEXT || !k->as.text.bytes ||
+        memchr(k->as.text.data, 0, (size_t)k->as.text.bytes))
         return PICKLE_FAIL(p, "a dict has a key that is neither a text nor an integer");
     return extend_name(p, w, (const char *)k->as.text.data, k->as.text.bytes);
 }
@@ -186,19 +200,29 @@ static int visit(lsa_pickle *p, walk *w, int32_t node, int depth)
 {
     const pickle_node *n = pickle_at(p, node);
     int dict = n->kind == NODE_DICT;
-    if (++w->visits > LSA_PICKLE_MOST) return PICKLE_FAIL(p, "has more than %d values", LSA_PICKLE_MOST);
+    if (++w->visits > LSA_PICKLE_MOST)
+        return PICKLE_FAIL(p, "has more than %d values", LSA_PICKLE_MOST);
     switch (n->kind) {
-    case NODE_STORAGE: return PICKLE_FAIL(p, "%.200s is a storage without a tensor, which is refused", w->name);
-    case NODE_GLOBAL: case NODE_ARRAY: return PICKLE_FAIL(p, "%.200s is no value", w->name);
-    default: return add_leaf(p, w, node);
-    case NODE_TUPLE: case NODE_LIST: case NODE_DICT: break;
+    case NODE_STORAGE:
+        return PICKLE_FAIL(p, "%.200s is a storage without a tensor, which is refused", w->name);
+    case NODE_GLOBAL:
+    case NODE_ARRAY:
+        return PICKLE_FAIL(p, "%.200s is no value", w->name);
+    default:
+        return add_leaf(p, w, node);
+    case NODE_TUPLE:
+    case NODE_LIST:
+    case NODE_DICT:
+        break;
     }
-    if (depth == LSA_PICKLE_DEPTH) return PICKLE_FAIL(p, "is nested deeper than %d", LSA_PICKLE_DEPTH);
+    if (depth == LSA_PICKLE_DEPTH)
+        return PICKLE_FAIL(p, "is nested deeper than %d", LSA_PICKLE_DEPTH);
     for (int64_t i = 0; i < n->as.list.count; i += 1 + dict) {
         char number[24];
         int64_t length = w->length;
-        int rc = dict ? extend_by_key(p, w, n->as.list.items[i])
-                      : extend_name(p, w, number, snprintf(number, sizeof number, "%lld", (long long)i));
+        int rc =
+            dict ? extend_by_key(p, w, n->as.list.items[i])
+                 : extend_name(p, w, number, snprintf(number, sizeof number, "%lld", (long long)i));
         if (!rc) rc = visit(p, w, n->as.list.items[i + dict], depth + 1);
         if (rc) return rc;
         w->length = length;
@@ -207,7 +231,10 @@ static int visit(lsa_pickle *p, walk *w, int32_t node, int depth)
     return LSA_OK;
 }
 
-static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 static int check_names(lsa_pickle *p)
 {
@@ -217,7 +244,8 @@ static int check_names(lsa_pickle *p)
     qsort(names, (size_t)p->leaf_count, sizeof *names, compare_names);
     int rc = LSA_OK;
     for (int64_t i = 1; !rc && i < p->leaf_count; i++)
-        if (!strcmp(names[i], names[i - 1])) rc = PICKLE_FAIL(p, "two values are called %.200s", names[i]);
+        if (!strcmp(names[i], names[i - 1]))
+            rc = PICKLE_FAIL(p, "two values are called %.200s", names[i]);
     lsa_free(names);
     return rc;
 }
@@ -239,14 +267,19 @@ static const pickle_node *leaf(const lsa_pickle *p, int64_t i)
     return i >= 0 && i < p->leaf_count ? pickle_at(p, p->leaves[i].node) : NULL;
 }
 
-const char *lsa_pickle_name(const lsa_pickle *p, int64_t i) { return leaf(p, i) ? p->leaves[i].name : NULL; }
+const char *lsa_pickle_name(const lsa_pickle *p, int64_t i)
+{
+    return leaf(p, i) ? p->leaves[i].name : NULL;
+}
 
 int32_t lsa_pickle_kind(const lsa_pickle *p, int64_t i)
 {
     static const int32_t kinds[] = {
-        [NODE_NONE] = LSA_PICKLE_NONE, [NODE_BOOL] = LSA_PICKLE_BOOL, [NODE_INTEGER] = LSA_PICKLE_INTEGER,
-        [NODE_LONG] = LSA_PICKLE_BYTES, [NODE_FLOAT] = LSA_PICKLE_FLOAT, [NODE_TEXT] = LSA_PICKLE_TEXT,
-        [NODE_BYTES] = LSA_PICKLE_BYTES, [NODE_DTYPE] = LSA_PICKLE_TEXT, [NODE_TENSOR] = LSA_PICKLE_TENSOR,
+        [NODE_NONE] = LSA_PICKLE_NONE,       [NODE_BOOL] = LSA_PICKLE_BOOL,
+        [NODE_INTEGER] = LSA_PICKLE_INTEGER, [NODE_LONG] = LSA_PICKLE_BYTES,
+        [NODE_FLOAT] = LSA_PICKLE_FLOAT,     [NODE_TEXT] = LSA_PICKLE_TEXT,
+        [NODE_BYTES] = LSA_PICKLE_BYTES,     [NODE_DTYPE] = LSA_PICKLE_TEXT,
+        [NODE_TENSOR] = LSA_PICKLE_TENSOR,
     };
     const pickle_node *n = leaf(p, i);
     return n ? kinds[n->kind] : LSA_PICKLE_NONE;
@@ -275,7 +308,8 @@ const char *lsa_pickle_text(const lsa_pickle *p, int64_t i, int64_t *bytes)
 
 /* A tensor's extent, in elements. */
 typedef struct extent {
-    int64_t shape[LSA_MAX_RANK], stride[LSA_MAX_RANK], elements; /* elements: from its first to its last */
+    int64_t shape[LSA_MAX_RANK], stride[LSA_MAX_RANK],
+        elements; /* elements: from its first to its last */
     int32_t rank;
 } extent;
 
@@ -285,8 +319,8 @@ static int read_extent(const lsa_pickle *p, const pickle_tensor *t, const char *
     int64_t last = 0, step = 1;
     int empty = 0;
     if (shape->count > LSA_MAX_RANK)
-        return lsa_fail(LSA_ESHAPE, "%s: %.200s has %lld dimensions, at most %d are supported", p->path, name,
-                        (long long)shape->count, LSA_MAX_RANK);
+        return lsa_fail(LSA_ESHAPE, "%s: %.200s has %lld dimensions, at most %d are supported",
+                        p->path, name, (long long)shape->count, LSA_MAX_RANK);
     e->rank = (int32_t)shape->count;
     for (int i = 0; i < e->rank; i++) {
         e->shape[i] = pickle_at(p, shape->items[i])->as.integer;
@@ -294,11 +328,13 @@ static int read_extent(const lsa_pickle *p, const pickle_tensor *t, const char *
     }
     for (int k = 0; k < e->rank; k++) {
         int i = t->stride == -2 ? k : e->rank - 1 - k;
-        e->stride[i] = t->stride < 0 ? step : pickle_at(p, pickle_at(p, t->stride)->as.list.items[i])->as.integer;
+        e->stride[i] = t->stride < 0
+                           ? step
+                           : pickle_at(p, pickle_at(p, t->stride)->as.list.items[i])->as.integer;
         int64_t span, n = e->shape[i] ? e->shape[i] : 1;
         if (__builtin_mul_overflow(step, n, &step) || step > INT64_MAX / 64 ||
-            __builtin_mul_overflow(n - 1, e->stride[i], &span) || __builtin_add_overflow(last, span, &last) ||
-            last > INT64_MAX / 64)
+            __builtin_mul_overflow(n - 1, e->stride[i], &span) ||
+            __builtin_add_overflow(last, span, &last) || last > INT64_MAX / 64)
             return PICKLE_FAIL(p, "%.200s is too large", name);
     }
     e->elements = empty ? 0 : last + 1;
@@ -306,11 +342,12 @@ static int read_extent(const lsa_pickle *p, const pickle_tensor *t, const char *
 }
 
 /* All elements in the order of the memory, from the tensor's first to its last. */
-static int flat_view(const lsa_pickle *p, const pickle_tensor *t, const pickle_storage *s, int64_t elements,
-                     lsa_tensor **out)
+static int flat_view(const lsa_pickle *p, const pickle_tensor *t, const pickle_storage *s,
+                     int64_t elements, lsa_tensor **out)
 {
     lsa_storage *owner = s->data.owner ? s->data.owner : p->file;
-    int64_t at = s->data.data - (const uint8_t *)lsa_storage_data(owner) + t->offset * t->type.bytes;
+    int64_t at =
+        s->data.data - (const uint8_t *)lsa_storage_data(owner) + t->offset * t->type.bytes;
     lsa_tensor *flat, *copy;
     if (!elements) return lsa_tensor_new(out, t->type.dtype, 1, &elements);
     int rc = lsa_tensor_on(&flat, owner, at, t->type.dtype, 1, &elements);
@@ -331,19 +368,22 @@ int lsa_pickle_tensor(const lsa_pickle *p, int64_t i, lsa_tensor **out)
 {
     const pickle_node *n = leaf(p, i);
     if (!n || n->kind != NODE_TENSOR)
-        return lsa_fail(LSA_EARG, "%s: value %lld of %lld is no tensor", p->path, (long long)i, (long long)p->leaf_count);
+        return lsa_fail(LSA_EARG, "%s: value %lld of %lld is no tensor", p->path, (long long)i,
+                        (long long)p->leaf_count);
     const pickle_tensor *t = &n->as.tensor;
     const pickle_storage *s = &pickle_at(p, t->storage)->as.storage;
     const char *name = p->leaves[i].name;
     extent e;
     if (t->type.dtype < 0)
-        return lsa_fail(LSA_EDTYPE, "%s: %.200s: dtype %s is not supported", p->path, name, t->type.name);
+        return lsa_fail(LSA_EDTYPE, "%s: %.200s: dtype %s is not supported", p->path, name,
+                        t->type.name);
     int rc = read_extent(p, t, name, &e);
     if (rc) return rc;
     int64_t there = s->bytes / t->type.bytes;
     if (t->offset > there || e.elements > there - t->offset)
-        return PICKLE_FAIL(p, "%.200s needs %lld elements of its storage from %lld on, which has %lld", name,
-                           (long long)e.elements, (long long)t->offset, (long long)there);
+        return PICKLE_FAIL(p,
+                           "%.200s needs %lld elements of its storage from %lld on, which has %lld",
+                           name, (long long)e.elements, (long long)t->offset, (long long)there);
     lsa_tensor *flat;
     if ((rc = flat_view(p, t, s, e.elements, &flat))) return rc;
     rc = lsa_tensor_view(out, flat, 0, e.rank, e.shape, e.stride);

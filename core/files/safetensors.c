@@ -11,25 +11,25 @@
 #include "core/base/memory.h"
 
 static const int64_t HEADER_LIMIT = 100000000;
-enum { HEADER_ALIGN = 64 };   /* the data begins on a cache line */
+enum { HEADER_ALIGN = 64 }; /* the data begins on a cache line */
 
 typedef struct entry {
     const char *name;
     const char *dtype_name;
-    int32_t dtype;              /* -1: a dtype that tensors do not have */
+    int32_t dtype; /* -1: a dtype that tensors do not have */
     int32_t rank;
-    int64_t begin, end;         /* in the data */
+    int64_t begin, end; /* in the data */
     int64_t shape[LSA_MAX_RANK];
 } entry;
 
 struct lsa_safetensors {
     char *path;
-    lsa_storage *storage;       /* the mapping */
-    int64_t data_at;            /* where the data begins */
-    json_t *header;             /* owns the names and the metadata's strings */
+    lsa_storage *storage; /* the mapping */
+    int64_t data_at;      /* where the data begins */
+    json_t *header;       /* owns the names and the metadata's strings */
     json_t *metadata;
-    entry *entries;             /* in the order of the data */
-    int32_t *by_name;           /* their positions in the order of their names */
+    entry *entries;   /* in the order of the data */
+    int32_t *by_name; /* their positions in the order of their names */
     int64_t count;
 };
 
@@ -38,13 +38,27 @@ static const struct {
     const char *name;
     int32_t bits, dtype;
 } formats[] = {
-    {"F32", 32, LSA_F32},          {"BF16", 16, LSA_BF16},        {"F16", 16, LSA_F16},
-    {"F8_E4M3", 8, LSA_F8_E4M3},   {"F8_E8M0", 8, LSA_F8_E8M0},   {"I8", 8, LSA_I8},
-    {"U8", 8, LSA_U8},             {"I32", 32, LSA_I32},          {"I64", 64, LSA_I64},
-    {"BOOL", 8, -1},               {"F4", 4, -1},                 {"F6_E2M3", 6, -1},
-    {"F6_E3M2", 6, -1},            {"F8_E5M2", 8, -1},            {"F8_E4M3FNUZ", 8, -1},
-    {"F8_E5M2FNUZ", 8, -1},        {"I16", 16, -1},               {"U16", 16, -1},
-    {"U32", 32, -1},               {"U64", 64, -1},               {"F64", 64, -1},
+    {"F32", 32, LSA_F32},
+    {"BF16", 16, LSA_BF16},
+    {"F16", 16, LSA_F16},
+    {"F8_E4M3", 8, LSA_F8_E4M3},
+    {"F8_E8M0", 8, LSA_F8_E8M0},
+    {"I8", 8, LSA_I8},
+    {"U8", 8, LSA_U8},
+    {"I32", 32, LSA_I32},
+    {"I64", 64, LSA_I64},
+    {"BOOL", 8, -1},
+    {"F4", 4, -1},
+    {"F6_E2M3", 6, -1},
+    {"F6_E3M2", 6, -1},
+    {"F8_E5M2", 8, -1},
+    {"F8_E4M3FNUZ", 8, -1},
+    {"F8_E5M2FNUZ", 8, -1},
+    {"I16", 16, -1},
+    {"U16", 16, -1},
+    {"U32", 32, -1},
+    {"U64", 64, -1},
+    {"F64", 64, -1},
     {"C64", 64, -1},
 };
 enum { FORMATS = sizeof formats / sizeof formats[0] };
@@ -86,7 +100,8 @@ static int read_shape(const lsa_safetensors *f, entry *e, const json_t *shape, i
         if (i < LSA_MAX_RANK) e->shape[i] = n;
         if (n == 0)
             empty = 1;
-        else if (product > INT64_MAX / 4 / n)     /* zeros do not excuse the others: strides multiply them */
+        else if (product >
+                 INT64_MAX / 4 / n) /* zeros do not excuse the others: strides multiply them */
             return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: its dimensions are too large", f->path,
                             e->name);
         else
@@ -118,11 +133,13 @@ static int read_entry(const lsa_safetensors *f, entry *e, const char *name, cons
     e->end = natural(json_array_get(offsets, 1));
     if (e->begin < 0 || e->end < e->begin) return bad(f, name, "data_offsets", offsets);
     if (e->end > data_bytes)
-        return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: ends at byte %lld, the file has %lld of data", f->path,
+        return lsa_fail(LSA_EFORMAT,
+                        "%s: tensor %.300s: ends at byte %lld, the file has %lld of data", f->path,
                         name, (long long)e->end, (long long)data_bytes);
     if (bits % 8 || e->end - e->begin != bits / 8)
-        return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: has %lld bytes, its shape and dtype %s make %lld bits",
-                        f->path, name, (long long)(e->end - e->begin), e->dtype_name, (long long)bits);
+        return lsa_fail(
+            LSA_EFORMAT, "%s: tensor %.300s: has %lld bytes, its shape and dtype %s make %lld bits",
+            f->path, name, (long long)(e->end - e->begin), e->dtype_name, (long long)bits);
     return LSA_OK;
 }
 
@@ -131,9 +148,8 @@ static int read_metadata(lsa_safetensors *f, json_t *metadata)
     const char *key;
     json_t *value;
     if (!json_is_object(metadata)) return bad(f, "__metadata__", "its entry", metadata);
-    json_object_foreach(metadata, key, value)
-        if (!json_is_string(value))
-            return lsa_fail(LSA_EFORMAT, "%s: metadata %.300s: is not a string", f->path, key);
+    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return lsa_fail(
+        LSA_EFORMAT, "%s: metadata %.300s: is not a string", f->path, key);
     f->metadata = metadata;
     return LSA_OK;
 }
@@ -153,10 +169,11 @@ static int check_places(const lsa_safetensors *f, int64_t data_bytes)
     for (int64_t i = 0; i < f->count; i++) {
         const entry *e = &f->entries[i];
         if (e->begin != at)
-            return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: begins at byte %lld of the data, %s %lld", f->path,
-                            e->name, (long long)e->begin,
-                            e->begin < at ? "overlapping the one that ends at" : "leaving a hole from",
-                            (long long)at);
+            return lsa_fail(
+                LSA_EFORMAT, "%s: tensor %.300s: begins at byte %lld of the data, %s %lld", f->path,
+                e->name, (long long)e->begin,
+                e->begin < at ? "overlapping the one that ends at" : "leaving a hole from",
+                (long long)at);
         at = e->end;
     }
     if (at != data_bytes)
@@ -199,7 +216,8 @@ static int read_header(lsa_safetensors *f, int64_t data_bytes)
     if (most > INT32_MAX) return lsa_fail(LSA_EFORMAT, "%s: too many tensors", f->path);
     f->entries = lsa_alloc_zero(most * (int64_t)sizeof *f->entries);
     if (!f->entries) return LSA_ENOMEM;
-    json_object_foreach(f->header, name, value) {
+    json_object_foreach(f->header, name, value)
+    {
         if (strcmp(name, "__metadata__") == 0)
             rc = read_metadata(f, value);
         else
@@ -245,8 +263,8 @@ static int parse(lsa_safetensors *f)
                         (long long)bytes);
     for (int i = 7; i >= 0; i--) length = length << 8 | data[i];
     if (length > (uint64_t)HEADER_LIMIT)
-        return lsa_fail(LSA_EFORMAT, "%s: its header claims %llu bytes, at most %lld are allowed", f->path,
-                        (unsigned long long)length, (long long)HEADER_LIMIT);
+        return lsa_fail(LSA_EFORMAT, "%s: its header claims %llu bytes, at most %lld are allowed",
+                        f->path, (unsigned long long)length, (long long)HEADER_LIMIT);
     if ((int64_t)length > bytes - 8)
         return lsa_fail(LSA_EFORMAT, "%s: its header claims %llu bytes, the file has %lld", f->path,
                         (unsigned long long)length, (long long)bytes);
@@ -312,8 +330,7 @@ static int copy_aligned(lsa_tensor **t)
     lsa_tensor *copy;
     int rc = lsa_tensor_new(&copy, (*t)->dtype, (*t)->rank, (*t)->shape);
     if (rc) return rc;
-    memcpy(copy->data, (*t)->data,
-           (size_t)(lsa_tensor_count(*t) * lsa_dtype_size((*t)->dtype)));
+    memcpy(copy->data, (*t)->data, (size_t)(lsa_tensor_count(*t) * lsa_dtype_size((*t)->dtype)));
     copy->read_only = 1;
     lsa_tensor_free(*t);
     *t = copy;
@@ -328,12 +345,14 @@ int lsa_safetensors_get(const lsa_safetensors *file, int64_t i, lsa_tensor **out
                         (long long)file->count);
     const entry *e = &file->entries[i];
     if (e->dtype < 0)
-        return lsa_fail(LSA_EDTYPE, "%s: tensor %.300s: dtype %s is not supported", file->path, e->name,
-                        e->dtype_name);
+        return lsa_fail(LSA_EDTYPE, "%s: tensor %.300s: dtype %s is not supported", file->path,
+                        e->name, e->dtype_name);
     if (e->rank > LSA_MAX_RANK)
-        return lsa_fail(LSA_ESHAPE, "%s: tensor %.300s: has %d dimensions, at most %d are supported",
+        return lsa_fail(LSA_ESHAPE,
+                        "%s: tensor %.300s: has %d dimensions, at most %d are supported",
                         file->path, e->name, e->rank, LSA_MAX_RANK);
-    int rc = lsa_tensor_on(&t, file->storage, file->data_at + e->begin, e->dtype, e->rank, e->shape);
+    int rc =
+        lsa_tensor_on(&t, file->storage, file->data_at + e->begin, e->dtype, e->rank, e->shape);
     if (rc) return rc;
     t->read_only = 1;
     if ((uintptr_t)t->data % (uintptr_t)lsa_dtype_size(t->dtype) && (rc = copy_aligned(&t))) {
@@ -414,7 +433,8 @@ static int put(json_t *object, const char *key, json_t *value, const char *path)
     }
     json_decref(value);
     if (lsa_json_out_of_memory()) return LSA_ENOMEM;
-    return lsa_fail(LSA_EARG, "%s: %.300s: %s", path, key, twice ? "is given twice" : "is not UTF-8");
+    return lsa_fail(LSA_EARG, "%s: %.300s: %s", path, key,
+                    twice ? "is given twice" : "is not UTF-8");
 }
 
 static json_t *describe(const saved *s, int64_t begin)
@@ -429,8 +449,8 @@ static json_t *describe(const saved *s, int64_t begin)
                      "data_offsets", (json_int_t)begin, (json_int_t)(begin + s->bytes));
 }
 
-static int build_header(json_t **out, const char *path, const saved *list, int64_t n, int64_t n_meta,
-                        const char *const *keys, const char *const *values)
+static int build_header(json_t **out, const char *path, const saved *list, int64_t n,
+                        int64_t n_meta, const char *const *keys, const char *const *values)
 {
     json_t *header = json_object(), *metadata = json_object();
     int rc = header && metadata ? LSA_OK : LSA_ENOMEM;
@@ -459,8 +479,8 @@ static int format_header(char **out, int64_t *bytes, const json_t *header, const
     int64_t total = (8 + length + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN;
     if (total - 8 > HEADER_LIMIT) {
         lsa_free(text);
-        return lsa_fail(LSA_EARG, "%s: the header would have %lld bytes, at most %lld are allowed", path,
-                        (long long)length, (long long)HEADER_LIMIT);
+        return lsa_fail(LSA_EARG, "%s: the header would have %lld bytes, at most %lld are allowed",
+                        path, (long long)length, (long long)HEADER_LIMIT);
     }
     char *block = lsa_alloc(total);
     if (block) {

@@ -9,15 +9,19 @@
 #include "core/base/memory.h"
 
 enum {
-    END_BYTES = 22, END64_BYTES = 56, LOCATOR_BYTES = 20, DIRECTORY_BYTES = 46, LOCAL_BYTES = 30,
+    END_BYTES = 22,
+    END64_BYTES = 56,
+    LOCATOR_BYTES = 20,
+    DIRECTORY_BYTES = 46,
+    LOCAL_BYTES = 30,
     MOST_COMMENT = 65535,
-    EXTRA_64 = 1,            /* the extra field with 64-bit sizes */
-    ENCRYPTED = 1            /* of the flags */
+    EXTRA_64 = 1, /* the extra field with 64-bit sizes */
+    ENCRYPTED = 1 /* of the flags */
 };
 
 typedef struct entry {
     char *name;
-    int64_t header, bytes, packed;   /* where its local header is; its size, and as it is stored */
+    int64_t header, bytes, packed; /* where its local header is; its size, and as it is stored */
     uint32_t crc;
     int32_t method, flags;
 } entry;
@@ -27,7 +31,7 @@ struct lsa_zip {
     int64_t bytes;
     const char *path;
     char *path_copy;
-    entry *entries;          /* by name */
+    entry *entries; /* by name */
     int64_t count;
 };
 
@@ -40,7 +44,8 @@ static uint64_t number(const uint8_t *p, int bytes)
 
 static int bad(const lsa_zip *z, const char *what, int64_t at)
 {
-    return lsa_fail(LSA_EFORMAT, "%s: as a zip archive, %s (byte %lld)", z->path, what, (long long)at);
+    return lsa_fail(LSA_EFORMAT, "%s: as a zip archive, %s (byte %lld)", z->path, what,
+                    (long long)at);
 }
 
 /* Where the end record begins, or -1: it is followed by a comment of the length that it tells. */
@@ -48,7 +53,8 @@ static int64_t find_end(const lsa_zip *z)
 {
     int64_t last = z->bytes - END_BYTES, first = last - MOST_COMMENT;
     for (int64_t at = last; at >= 0 && at >= first; at--)
-        if (number(z->data + at, 4) == 0x06054b50 && at + END_BYTES + (int64_t)number(z->data + at + 20, 2) == z->bytes)
+        if (number(z->data + at, 4) == 0x06054b50 &&
+            at + END_BYTES + (int64_t)number(z->data + at + 20, 2) == z->bytes)
             return at;
     return -1;
 }
@@ -102,9 +108,12 @@ static int read_extra64(const lsa_zip *z, const uint8_t *extra, int64_t bytes, u
 static int read_entry(lsa_zip *z, entry *e, int64_t *at, int64_t end)
 {
     const uint8_t *p = z->data + *at;
-    if (end - *at < DIRECTORY_BYTES || number(p, 4) != 0x02014b50) return bad(z, "a directory entry is damaged", *at);
-    int64_t name = (int64_t)number(p + 28, 2), extra = (int64_t)number(p + 30, 2), comment = (int64_t)number(p + 32, 2);
-    if (end - *at < DIRECTORY_BYTES + name + extra + comment) return bad(z, "a directory entry is cut off", *at);
+    if (end - *at < DIRECTORY_BYTES || number(p, 4) != 0x02014b50)
+        return bad(z, "a directory entry is damaged", *at);
+    int64_t name = (int64_t)number(p + 28, 2), extra = (int64_t)number(p + 30, 2),
+            comment = (int64_t)number(p + 32, 2);
+    if (end - *at < DIRECTORY_BYTES + name + extra + comment)
+        return bad(z, "a directory entry is cut off", *at);
     uint64_t packed = number(p + 20, 4), bytes = number(p + 24, 4), header = number(p + 42, 4);
     uint64_t *fields[3] = {&bytes, &packed, &header};
     int rc = read_extra64(z, p + DIRECTORY_BYTES + name, extra, fields);
@@ -112,8 +121,11 @@ static int read_entry(lsa_zip *z, entry *e, int64_t *at, int64_t end)
     if (header > (uint64_t)z->bytes || packed > (uint64_t)z->bytes || bytes > INT64_MAX)
         return bad(z, "an entry does not fit into it", *at);
     if (memchr(p + DIRECTORY_BYTES, 0, (size_t)name)) return bad(z, "a name has a zero byte", *at);
-    *e = (entry){.header = (int64_t)header, .bytes = (int64_t)bytes, .packed = (int64_t)packed,
-                 .crc = (uint32_t)number(p + 16, 4), .flags = (int32_t)number(p + 8, 2),
+    *e = (entry){.header = (int64_t)header,
+                 .bytes = (int64_t)bytes,
+                 .packed = (int64_t)packed,
+                 .crc = (uint32_t)number(p + 16, 4),
+                 .flags = (int32_t)number(p + 8, 2),
                  .method = (int32_t)number(p + 10, 2)};
     if (!(e->name = lsa_alloc(name + 1))) return LSA_ENOMEM;
     memcpy(e->name, p + DIRECTORY_BYTES, (size_t)name);
@@ -122,7 +134,10 @@ static int read_entry(lsa_zip *z, entry *e, int64_t *at, int64_t end)
     return LSA_OK;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const entry *)a)->name, ((const entry *)b)->name); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const entry *)a)->name, ((const entry *)b)->name);
+}
 
 static int read_directory(lsa_zip *z)
 {
@@ -135,7 +150,8 @@ static int read_directory(lsa_zip *z)
     if (rc) return rc;
     qsort(z->entries, (size_t)z->count, sizeof *z->entries, by_name);
     for (int64_t i = 1; i < z->count; i++)
-        if (!strcmp(z->entries[i].name, z->entries[i - 1].name)) return bad(z, "a name comes twice", at);
+        if (!strcmp(z->entries[i].name, z->entries[i - 1].name))
+            return bad(z, "a name comes twice", at);
     return LSA_OK;
 }
 
@@ -178,8 +194,10 @@ int64_t lsa_zip_find(const lsa_zip *zip, const char *name)
         int64_t middle = low + (high - low) / 2;
         int order = strcmp(zip->entries[middle].name, name);
         if (order == 0) return middle;
-        if (order < 0) low = middle + 1;
-        else high = middle;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return -1;
 }
@@ -187,18 +205,23 @@ int64_t lsa_zip_find(const lsa_zip *zip, const char *name)
 int lsa_zip_entry(const lsa_zip *zip, int64_t i, int64_t *at, int64_t *bytes)
 {
     if (i < 0 || i >= zip->count)
-        return lsa_fail(LSA_EARG, "%s: entry %lld of %lld", zip->path, (long long)i, (long long)zip->count);
+        return lsa_fail(LSA_EARG, "%s: entry %lld of %lld", zip->path, (long long)i,
+                        (long long)zip->count);
     const entry *e = &zip->entries[i];
-    if (e->flags & ENCRYPTED) return lsa_fail(LSA_EFORMAT, "%s: %.200s is encrypted", zip->path, e->name);
+    if (e->flags & ENCRYPTED)
+        return lsa_fail(LSA_EFORMAT, "%s: %.200s is encrypted", zip->path, e->name);
     if (e->method)
-        return lsa_fail(LSA_EFORMAT, "%s: %.200s is compressed (method %d); only stored entries are read", zip->path,
-                        e->name, e->method);
+        return lsa_fail(LSA_EFORMAT,
+                        "%s: %.200s is compressed (method %d); only stored entries are read",
+                        zip->path, e->name, e->method);
     if (e->packed != e->bytes) return bad(zip, "a stored entry has two sizes", e->header);
     const uint8_t *p = zip->data + e->header;
     if (zip->bytes - e->header < LOCAL_BYTES || number(p, 4) != 0x04034b50)
         return bad(zip, "an entry's header is damaged", e->header);
-    int64_t start = e->header + LOCAL_BYTES + (int64_t)number(p + 26, 2) + (int64_t)number(p + 28, 2);
-    if (start > zip->bytes || e->bytes > zip->bytes - start) return bad(zip, "an entry is cut off", e->header);
+    int64_t start =
+        e->header + LOCAL_BYTES + (int64_t)number(p + 26, 2) + (int64_t)number(p + 28, 2);
+    if (start > zip->bytes || e->bytes > zip->bytes - start)
+        return bad(zip, "an entry is cut off", e->header);
     *at = start;
     *bytes = e->bytes;
     return LSA_OK;
@@ -211,6 +234,6 @@ int lsa_zip_check(const lsa_zip *zip, int64_t i)
     if (rc) return rc;
     uint32_t crc = lsa_crc32(0, zip->data + at, bytes);
     if (crc == zip->entries[i].crc) return LSA_OK;
-    return lsa_fail(LSA_EFORMAT, "%s: %.200s has the checksum %08x, the directory says %08x", zip->path,
-                    zip->entries[i].name, crc, zip->entries[i].crc);
+    return lsa_fail(LSA_EFORMAT, "%s: %.200s has the checksum %08x, the directory says %08x",
+                    zip->path, zip->entries[i].name, crc, zip->entries[i].crc);
 }

@@ -33,7 +33,8 @@ typedef struct lsa_zip_writer lsa_zip_writer;
 int lsa_zip_create(lsa_zip_writer **out, const char *path, int64_t zip64_from);
 
 /* Adds an entry, whose bytes begin at a multiple of `align` (1 .. 4096) in the file. */
-int lsa_zip_add(lsa_zip_writer *writer, const char *name, const void *data, int64_t bytes, int64_t align);
+int lsa_zip_add(lsa_zip_writer *writer, const char *name, const void *data, int64_t bytes,
+                int64_t align);
 int lsa_zip_finish(lsa_zip_writer *writer);
 void lsa_zip_abandon(lsa_zip_writer *writer);
 

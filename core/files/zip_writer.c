@@ -33,10 +33,11 @@ uint32_t lsa_crc32(uint32_t crc, const void *data, int64_t bytes)
     if (!atomic_load(&crc_ready)) make_crc_table();
     crc = ~crc;
     for (; bytes >= SLICES; bytes -= SLICES, p += SLICES) {
-        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
-        crc = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^ crc_table[5][low >> 16 & 255] ^
-              crc_table[4][low >> 24] ^ crc_table[3][p[4]] ^ crc_table[2][p[5]] ^ crc_table[1][p[6]] ^
-              crc_table[0][p[7]];
+        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+                              (uint32_t)p[3] << 24);
+        crc = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^
+              crc_table[5][low >> 16 & 255] ^ crc_table[4][low >> 24] ^ crc_table[3][p[4]] ^
+              crc_table[2][p[5]] ^ crc_table[1][p[6]] ^ crc_table[0][p[7]];
     }
     while (bytes-- > 0) crc = crc >> 8 ^ crc_table[0][(crc ^ *p++) & 255];
     return ~crc;
@@ -92,13 +93,16 @@ int lsa_zip_create(lsa_zip_writer **out, const char *path, int64_t zip64_from)
 /* A local header: the size in the 64-bit field where it is large, then padding up to the alignment. */
 static int write_header(lsa_zip_writer *w, const written *e, int64_t align)
 {
-    int64_t name = (int64_t)strlen(e->name), large = e->bytes >= w->zip64_from, extra = large ? 20 : 0;
+    int64_t name = (int64_t)strlen(e->name), large = e->bytes >= w->zip64_from,
+            extra = large ? 20 : 0;
     int64_t padding = (align - (w->at + 30 + name + extra) % align) % align;
-    if (padding && padding < 4) padding += (4 - padding + align - 1) / align * align; /* an extra field has 4 bytes */
+    if (padding && padding < 4)
+        padding += (4 - padding + align - 1) / align * align; /* an extra field has 4 bytes */
     uint8_t head[30 + 20 + 4 + 2 * MOST_ALIGN] = {0}, *p = head;
     p = put(put(put(p, 0x04034b50, 4), large ? VERSION_64 : 20, 2), 0, 2);
     p = put(put(put(p, 0, 2), 0, 2), 0x21, 2); /* stored; the first day that there is */
-    p = put(put(put(p, e->crc, 4), large ? 0xffffffff : (uint64_t)e->bytes, 4), large ? 0xffffffff : (uint64_t)e->bytes, 4);
+    p = put(put(put(p, e->crc, 4), large ? 0xffffffff : (uint64_t)e->bytes, 4),
+            large ? 0xffffffff : (uint64_t)e->bytes, 4);
     p = put(put(p, (uint64_t)name, 2), (uint64_t)(extra + padding), 2);
     int rc = write_bytes(w, head, p - head);
     if (!rc) rc = write_bytes(w, e->name, name);
@@ -130,8 +134,8 @@ static int add_entry(lsa_zip_writer *w, const char *name)
 int lsa_zip_add(lsa_zip_writer *w, const char *name, const void *data, int64_t bytes, int64_t align)
 {
     if (strlen(name) > 1000 || align < 1 || align > MOST_ALIGN || bytes < 0)
-        return lsa_fail(LSA_EARG, "zip: entry %.100s: %lld bytes at a multiple of %lld", name, (long long)bytes,
-                        (long long)align);
+        return lsa_fail(LSA_EARG, "zip: entry %.100s: %lld bytes at a multiple of %lld", name,
+                        (long long)bytes, (long long)align);
     int rc = add_entry(w, name);
     if (rc) return rc;
     written *e = &w->entries[w->count - 1];
@@ -144,7 +148,8 @@ int lsa_zip_add(lsa_zip_writer *w, const char *name, const void *data, int64_t b
 /* An entry of the directory. */
 static int write_directory(lsa_zip_writer *w, const written *e)
 {
-    int64_t name = (int64_t)strlen(e->name), large = e->bytes >= w->zip64_from, far = e->header >= w->zip64_from;
+    int64_t name = (int64_t)strlen(e->name), large = e->bytes >= w->zip64_from,
+            far = e->header >= w->zip64_from;
     int64_t extra = large || far ? 4 + 16 * large + 8 * far : 0;
     uint64_t size = large ? 0xffffffff : (uint64_t)e->bytes;
     uint8_t head[46 + 28], *p = head;
@@ -176,7 +181,8 @@ static int write_end(lsa_zip_writer *w, int64_t directory)
     }
     p = put(put(put(p, 0x06054b50, 4), 0, 2), 0, 2);
     p = put(put(p, large ? 0xffff : (uint64_t)count, 2), large ? 0xffff : (uint64_t)count, 2);
-    p = put(put(p, large ? 0xffffffff : (uint64_t)bytes, 4), large ? 0xffffffff : (uint64_t)directory, 4);
+    p = put(put(p, large ? 0xffffffff : (uint64_t)bytes, 4),
+            large ? 0xffffffff : (uint64_t)directory, 4);
     p = put(p, 0, 2);
     return write_bytes(w, record, p - record);
 }

@@ -83,7 +83,8 @@ static int expect_string(const source *s, const char *field, const char *only)
 {
     const json_t *value = find(s, field);
     char expected[80];
-    if (!value || (json_is_string(value) && strcmp(json_string_value(value), only) == 0)) return LSA_OK;
+    if (!value || (json_is_string(value) && strcmp(json_string_value(value), only) == 0))
+        return LSA_OK;
     snprintf(expected, sizeof expected, "only \"%s\" is supported", only);
     return wrong(s, field, expected);
 }
@@ -196,11 +197,13 @@ static int layer_array(const json_t **out, const lsa_config *c, const source *s,
         *out = value;
         return LSA_OK;
     }
-    snprintf(expected, sizeof expected, "an array for %lld layers is expected", (long long)c->layers);
+    snprintf(expected, sizeof expected, "an array for %lld layers is expected",
+             (long long)c->layers);
     return wrong(s, field, expected);
 }
 
-static int wrong_entry(const source *s, const char *field, int64_t i, const json_t *value, const char *expected)
+static int wrong_entry(const source *s, const char *field, int64_t i, const json_t *value,
+                       const char *expected)
 {
     char text[160];
     return lsa_fail(LSA_EFORMAT, "%s: %s[%lld] is %s, %s", s->path, field, (long long)i,
@@ -221,10 +224,14 @@ static int32_t layer_type_of_ratio(const json_t *value)
 {
     if (!json_is_integer(value)) return -1;
     switch (json_integer_value(value)) {
-    case 0: return LSA_LAYER_SLIDING;
-    case 4: return LSA_LAYER_CSA;
-    case 128: return LSA_LAYER_HCA;
-    default: return -1;
+    case 0:
+        return LSA_LAYER_SLIDING;
+    case 4:
+        return LSA_LAYER_CSA;
+    case 128:
+        return LSA_LAYER_HCA;
+    default:
+        return -1;
     }
 }
 
@@ -329,8 +336,9 @@ static int read_rope_dim(int64_t *rope_dim, const lsa_config *c, const source *s
 static int read_nested_ropes(lsa_config *c, const source *s, const json_t *ropes)
 {
     int64_t dims[2] = {c->rope_dim, c->rope_dim};
-    const source parts[2] = {{s->path, "rope_parameters.main.", json_object_get(ropes, "main")},
-                             {s->path, "rope_parameters.compress.", json_object_get(ropes, "compress")}};
+    const source parts[2] = {
+        {s->path, "rope_parameters.main.", json_object_get(ropes, "main")},
+        {s->path, "rope_parameters.compress.", json_object_get(ropes, "compress")}};
     lsa_rope_config *configs[2] = {&c->main_rope, &c->compress_rope};
     for (int i = 0; i < 2; i++) {
         if (!json_is_object(parts[i].object))
@@ -341,8 +349,9 @@ static int read_nested_ropes(lsa_config *c, const source *s, const json_t *ropes
         if (rc) return rc;
     }
     if (dims[0] != dims[1])
-        return lsa_fail(LSA_EFORMAT, "%s: rope_parameters: main has %lld dimensions, compress has %lld",
-                        s->path, (long long)dims[0], (long long)dims[1]);
+        return lsa_fail(LSA_EFORMAT,
+                        "%s: rope_parameters: main has %lld dimensions, compress has %lld", s->path,
+                        (long long)dims[0], (long long)dims[1]);
     c->rope_dim = dims[0];
     return LSA_OK;
 }
@@ -376,8 +385,8 @@ static int check_thetas(const lsa_config *c, const source *s)
     const lsa_rope_config *ropes[2] = {&c->main_rope, &c->compress_rope};
     for (int i = 0; i < 2; i++)
         if (!(ropes[i]->theta > 1))
-            return lsa_fail(LSA_EFORMAT, "%s: the %s rope's theta is %g, more than 1 is expected", s->path,
-                            i ? "compress" : "main", ropes[i]->theta);
+            return lsa_fail(LSA_EFORMAT, "%s: the %s rope's theta is %g, more than 1 is expected",
+                            s->path, i ? "compress" : "main", ropes[i]->theta);
     return LSA_OK;
 }
 
@@ -385,17 +394,21 @@ static int check_thetas(const lsa_config *c, const source *s)
 static int check_together(const lsa_config *c, const source *s)
 {
     if (c->rope_dim < 2 || c->rope_dim % 2 || c->rope_dim > c->head_dim)
-        return lsa_fail(LSA_EFORMAT, "%s: %lld rope dimensions of head_dim %lld, an even number from 2 is expected",
-                        s->path, (long long)c->rope_dim, (long long)c->head_dim);
+        return lsa_fail(
+            LSA_EFORMAT,
+            "%s: %lld rope dimensions of head_dim %lld, an even number from 2 is expected", s->path,
+            (long long)c->rope_dim, (long long)c->head_dim);
     if (c->csa_layers && c->rope_dim > c->index_dim)
-        return lsa_fail(LSA_EFORMAT, "%s: index_head_dim is %lld, fewer than the %lld rope dimensions", s->path,
+        return lsa_fail(LSA_EFORMAT,
+                        "%s: index_head_dim is %lld, fewer than the %lld rope dimensions", s->path,
                         (long long)c->index_dim, (long long)c->rope_dim);
     if (c->heads % c->o_groups)
-        return lsa_fail(LSA_EFORMAT, "%s: o_groups is %lld, which does not divide num_attention_heads %lld", s->path,
-                        (long long)c->o_groups, (long long)c->heads);
+        return lsa_fail(LSA_EFORMAT,
+                        "%s: o_groups is %lld, which does not divide num_attention_heads %lld",
+                        s->path, (long long)c->o_groups, (long long)c->heads);
     if (c->experts_per_token > c->experts)
-        return lsa_fail(LSA_EFORMAT, "%s: num_experts_per_tok is %lld, n_routed_experts only %lld", s->path,
-                        (long long)c->experts_per_token, (long long)c->experts);
+        return lsa_fail(LSA_EFORMAT, "%s: num_experts_per_tok is %lld, n_routed_experts only %lld",
+                        s->path, (long long)c->experts_per_token, (long long)c->experts);
     return check_thetas(c, s);
 }
 
@@ -439,7 +452,8 @@ void lsa_rope_frequencies(float *inv_freq, const lsa_rope_config *rope, int64_t 
     float low = 0, high = 1;
     if (rope->yarn) {
         double first = fmax(floor(yarn_dimension(rope->beta_fast, rope, rope_dim)), 0);
-        double last = fmin(ceil(yarn_dimension(rope->beta_slow, rope, rope_dim)), (double)rope_dim - 1);
+        double last =
+            fmin(ceil(yarn_dimension(rope->beta_slow, rope, rope_dim)), (double)rope_dim - 1);
         if (first == last) last += 0.001;
         low = (float)first;
         high = (float)(last - first);

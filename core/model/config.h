@@ -8,7 +8,7 @@ enum { LSA_MAX_LAYERS = 512 };
 
 typedef struct lsa_rope_config {
     double theta;
-    int32_t yarn;                            /* 0: plain; 1: YaRN with the fields below */
+    int32_t yarn; /* 0: plain; 1: YaRN with the fields below */
     double factor, original_positions, beta_fast, beta_slow;
 } lsa_rope_config;
 
@@ -17,12 +17,12 @@ typedef struct lsa_config {
     int64_t index_heads, index_dim, index_topk, o_groups, o_rank, hc_mult, hc_iters;
     int64_t experts, experts_per_token, shared_experts, moe_hidden, max_positions;
     float norm_eps, hc_eps, routed_scaling, swiglu_limit;
-    int32_t scoring;                         /* LSA_SCORING_*, kernels/moe.h */
+    int32_t scoring; /* LSA_SCORING_*, kernels/moe.h */
     int32_t tied_embeddings;
     lsa_rope_config main_rope, compress_rope;
-    int32_t layer_type[512];                 /* LSA_LAYER_* */
-    int32_t hash_moe[512];                   /* 1 where the router is the token's hash */
-    int64_t csa_layers, hca_layers;          /* how many of each */
+    int32_t layer_type[512];        /* LSA_LAYER_* */
+    int32_t hash_moe[512];          /* 1 where the router is the token's hash */
+    int64_t csa_layers, hca_layers; /* how many of each */
 } lsa_config;
 
 /* Reads and checks `path` (a config.json). Errors name the file, the field and the value. */

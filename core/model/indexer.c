@@ -13,17 +13,20 @@
 int lsa_indexer_check(const lsa_indexer_layer *l, int64_t hidden_size, int64_t rope_dim)
 {
     if (l->a.cols != hidden_size || l->w.cols != hidden_size)
-        return lsa_fail(LSA_ESHAPE, "indexer: wq_a has %lld columns and weights_proj %lld, the hidden state %lld",
-                        (long long)l->a.cols, (long long)l->w.cols, (long long)hidden_size);
+        return lsa_fail(
+            LSA_ESHAPE,
+            "indexer: wq_a has %lld columns and weights_proj %lld, the hidden state %lld",
+            (long long)l->a.cols, (long long)l->w.cols, (long long)hidden_size);
     if (l->b.cols != l->a.rows)
-        return lsa_fail(LSA_ESHAPE, "indexer: wq_b has %lld columns, wq_a %lld rows", (long long)l->b.cols,
-                        (long long)l->a.rows);
+        return lsa_fail(LSA_ESHAPE, "indexer: wq_b has %lld columns, wq_a %lld rows",
+                        (long long)l->b.cols, (long long)l->a.rows);
     if (l->w.rows != l->heads || l->b.rows != l->heads * l->dim)
-        return lsa_fail(LSA_ESHAPE, "indexer: weights_proj has %lld rows, wq_b %lld, for %lld heads of %lld",
-                        (long long)l->w.rows, (long long)l->b.rows, (long long)l->heads, (long long)l->dim);
+        return lsa_fail(
+            LSA_ESHAPE, "indexer: weights_proj has %lld rows, wq_b %lld, for %lld heads of %lld",
+            (long long)l->w.rows, (long long)l->b.rows, (long long)l->heads, (long long)l->dim);
     if (rope_dim > l->dim)
-        return lsa_fail(LSA_ESHAPE, "indexer: %lld rope dimensions, index keys have %lld", (long long)rope_dim,
-                        (long long)l->dim);
+        return lsa_fail(LSA_ESHAPE, "indexer: %lld rope dimensions, index keys have %lld",
+                        (long long)rope_dim, (long long)l->dim);
     return LSA_OK;
 }
 
@@ -39,8 +42,9 @@ static int64_t workspace_of(const lsa_indexer_layer *l, int64_t n, int32_t compu
 }
 
 int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *l, const float *hidden,
-                        const int64_t *positions, int64_t n, int64_t hidden_size, const float *inv_freq,
-                        int64_t rope_dim, float norm_eps, int32_t rotate, int32_t compute)
+                        const int64_t *positions, int64_t n, int64_t hidden_size,
+                        const float *inv_freq, int64_t rope_dim, float norm_eps, int32_t rotate,
+                        int32_t compute)
 {
     int rc = lsa_indexer_check(l, hidden_size, rope_dim);
     if (rc) return rc;
@@ -48,14 +52,19 @@ int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *l, const fl
     float *low = lsa_alloc(n * rank * f), *table = lsa_alloc(n * rope_dim * f);
     void *workspace = lsa_alloc(workspace_of(l, n, compute));
     if (!low || !table || !workspace) rc = LSA_ENOMEM;
-    if (!rc) rc = lsa_linear_cpu(low, hidden, &l->a, n, 0, rank, hidden_size, rank, compute, workspace, NULL);
+    if (!rc)
+        rc = lsa_linear_cpu(low, hidden, &l->a, n, 0, rank, hidden_size, rank, compute, workspace,
+                            NULL);
     if (!rc) rc = lsa_rmsnorm_cpu(low, low, l->norm, n, rank, norm_eps, NULL);
     if (!rc) rc = lsa_linear_cpu(q, low, &l->b, n, 0, width, rank, width, compute, workspace, NULL);
     for (int64_t i = 0; !rc && i < n; i++)
-        rc = lsa_rope_table_cpu(table + i * rope_dim, inv_freq, 1, rope_dim / 2, positions[i], 1, NULL);
+        rc = lsa_rope_table_cpu(table + i * rope_dim, inv_freq, 1, rope_dim / 2, positions[i], 1,
+                                NULL);
     if (!rc) rc = lsa_rope_cpu(q, table, n, l->heads, l->dim, rope_dim, 0, NULL);
     if (!rc && rotate) rc = lsa_hadamard_cpu(q, n * l->heads, l->dim, NULL);
-    if (!rc) rc = lsa_linear_cpu(w, hidden, &l->w, n, 0, l->heads, hidden_size, l->heads, compute, workspace, NULL);
+    if (!rc)
+        rc = lsa_linear_cpu(w, hidden, &l->w, n, 0, l->heads, hidden_size, l->heads, compute,
+                            workspace, NULL);
     float scale = 1.0f / sqrtf((float)l->dim) / sqrtf((float)l->heads);
     for (int64_t i = 0; !rc && i < n * l->heads; i++) w[i] *= scale;
     lsa_free(low);

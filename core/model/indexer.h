@@ -7,10 +7,10 @@
 
 /* One target layer. The native indexer is one: q_a, q_a_norm, index_q_b, index_weights of its layer. */
 typedef struct lsa_indexer_layer {
-    lsa_weight a;          /* Wqa [rank, hidden] */
-    const float *norm;     /* [rank] */
-    lsa_weight b;          /* Wqb [heads * dim, rank] */
-    lsa_weight w;          /* Ww [heads, hidden] */
+    lsa_weight a;      /* Wqa [rank, hidden] */
+    const float *norm; /* [rank] */
+    lsa_weight b;      /* Wqb [heads * dim, rank] */
+    lsa_weight w;      /* Ww [heads, hidden] */
     int64_t heads, dim;
 } lsa_indexer_layer;
 
@@ -22,7 +22,8 @@ int lsa_indexer_check(const lsa_indexer_layer *layer, int64_t hidden_size, int64
  *   when `rotate` is not 0 (fp8 keys); w = Ww h * dim^-0.5 * heads^-0.5.
  * LSA_ESHAPE as lsa_indexer_check. */
 int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *layer, const float *hidden,
-                        const int64_t *positions, int64_t n, int64_t hidden_size, const float *inv_freq,
-                        int64_t rope_dim, float norm_eps, int32_t rotate, int32_t compute);
+                        const int64_t *positions, int64_t n, int64_t hidden_size,
+                        const float *inv_freq, int64_t rope_dim, float norm_eps, int32_t rotate,
+                        int32_t compute);
 
 #endif

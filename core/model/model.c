@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/files/checkpoint.h"
 #include "core/base/error.h"
 #include "core/base/hash.h"
 #include "core/base/memory.h"
+#include "core/files/checkpoint.h"
 #include "kernels/convert.h"
 
 enum { MOST_NAME = 256, SAMPLE = 4096, SAMPLES = 16 };
@@ -21,7 +21,7 @@ typedef struct held {
 
 struct lsa_model_memory {
     held *first;
-    uint64_t vectors;       /* hash of the small tensors, which are copied and not held */
+    uint64_t vectors; /* hash of the small tensors, which are copied and not held */
 };
 
 typedef struct loader {
@@ -49,12 +49,13 @@ static size_t append(char *text, size_t at, const char *more)
 static size_t append_scope(char *text, const scope *s, int released)
 {
     if (!s) return 0;
-    return append(text, append_scope(text, s->outer, released), released ? s->released : s->transformers);
+    return append(text, append_scope(text, s->outer, released),
+                  released ? s->released : s->transformers);
 }
 
 /* A tensor's two names. */
-static void spell(char first[MOST_NAME], char second[MOST_NAME], const scope *s, const char *transformers,
-                  const char *released)
+static void spell(char first[MOST_NAME], char second[MOST_NAME], const scope *s,
+                  const char *transformers, const char *released)
 {
     append(first, append_scope(first, s, 0), transformers);
     append(second, append_scope(second, s, 1), released);
@@ -82,7 +83,8 @@ static void *hold_block(lsa_model *model, int64_t bytes)
 }
 
 /* The tensor of either name; *place is -1 where there is neither. */
-static int find(const loader *l, int64_t *place, const scope *s, const char *transformers, const char *released)
+static int find(const loader *l, int64_t *place, const scope *s, const char *transformers,
+                const char *released)
 {
     char first[MOST_NAME], second[MOST_NAME];
     int64_t other = -1;
@@ -97,14 +99,15 @@ static int find(const loader *l, int64_t *place, const scope *s, const char *tra
     return LSA_OK;
 }
 
-static int need(const loader *l, int64_t *place, const scope *s, const char *transformers, const char *released)
+static int need(const loader *l, int64_t *place, const scope *s, const char *transformers,
+                const char *released)
 {
     char first[MOST_NAME], second[MOST_NAME];
     int rc = find(l, place, s, transformers, released);
     if (rc || *place >= 0) return rc;
     spell(first, second, s, transformers, released);
-    return lsa_fail(LSA_EFORMAT, "%s: tensor %s (or %s) is missing", lsa_checkpoint_path(l->checkpoint), first,
-                    second);
+    return lsa_fail(LSA_EFORMAT, "%s: tensor %s (or %s) is missing",
+                    lsa_checkpoint_path(l->checkpoint), first, second);
 }
 
 /* Takes tensor `place`; the model holds it. */
@@ -120,25 +123,28 @@ static void show_shape(char *text, int64_t room, int32_t rank, const int64_t *sh
 {
     int64_t at = snprintf(text, (size_t)room, "[");
     for (int32_t i = 0; i < rank && at < room; i++)
-        at += snprintf(text + at, (size_t)(room - at), "%s%lld", i ? ", " : "", (long long)shape[i]);
+        at +=
+            snprintf(text + at, (size_t)(room - at), "%s%lld", i ? ", " : "", (long long)shape[i]);
     if (at < room) snprintf(text + at, (size_t)(room - at), "]");
 }
 
-static int fail_shape(const loader *l, int64_t place, const lsa_tensor *t, int32_t rank, const int64_t *shape)
+static int fail_shape(const loader *l, int64_t place, const lsa_tensor *t, int32_t rank,
+                      const int64_t *shape)
 {
     char has[160], wants[160];
     show_shape(has, sizeof has, t->rank, t->shape);
     show_shape(wants, sizeof wants, rank, shape);
     return lsa_fail(LSA_ESHAPE, "%s: tensor %s is %s of %s, config.json makes it %s",
-                    lsa_checkpoint_file(l->checkpoint, place), lsa_checkpoint_name(l->checkpoint, place), has,
-                    lsa_dtype_name(t->dtype), wants);
+                    lsa_checkpoint_file(l->checkpoint, place),
+                    lsa_checkpoint_name(l->checkpoint, place), has, lsa_dtype_name(t->dtype),
+                    wants);
 }
 
 static int fail_dtype(const loader *l, int64_t place, const lsa_tensor *t, const char *expected)
 {
     return lsa_fail(LSA_EDTYPE, "%s: tensor %s: dtype is %s, %s is expected",
-                    lsa_checkpoint_file(l->checkpoint, place), lsa_checkpoint_name(l->checkpoint, place),
-                    lsa_dtype_name(t->dtype), expected);
+                    lsa_checkpoint_file(l->checkpoint, place),
+                    lsa_checkpoint_name(l->checkpoint, place), lsa_dtype_name(t->dtype), expected);
 }
 
 static int same_shape(const lsa_tensor *t, int32_t rank, const int64_t *shape)
@@ -166,7 +172,9 @@ static int load_floats(loader *l, const float **out, const scope *s, const char 
         rc = LSA_ENOMEM;
     else
         rc = lsa_convert_cpu(copy, t->data, n, LSA_F32, t->dtype, NULL);
-    if (!rc) l->model->memory->vectors = lsa_hash(copy, n * (int64_t)sizeof *copy, l->model->memory->vectors);
+    if (!rc)
+        l->model->memory->vectors =
+            lsa_hash(copy, n * (int64_t)sizeof *copy, l->model->memory->vectors);
     lsa_tensor_free(t);
     *out = copy;
     return rc;
@@ -182,8 +190,8 @@ static int load_vector(loader *l, const float **out, const scope *s, const char 
 typedef struct stored {
     int64_t place;
     const lsa_tensor *data, *scale;
-    int64_t rows, cols;                     /* of one expert, unpacked */
-    int64_t scale_rows, scale_cols;         /* likewise */
+    int64_t rows, cols;             /* of one expert, unpacked */
+    int64_t scale_rows, scale_cols; /* likewise */
     int64_t block_rows, block_cols;
     int32_t dtype, scale_dtype;
 } stored;
@@ -202,7 +210,8 @@ static int take_numbers(loader *l, stored *s, int32_t rank, const int64_t *shape
     s->cols = shape[rank - 1];
     if (t->dtype == LSA_I8) {
         s->dtype = LSA_F4_E2M1;
-        if (s->cols % 2) return fail_dtype(l, s->place, t, "for an odd number of columns a wider dtype");
+        if (s->cols % 2)
+            return fail_dtype(l, s->place, t, "for an odd number of columns a wider dtype");
         wanted[rank - 1] /= 2;
     } else if (t->dtype != LSA_F32 && t->dtype != LSA_BF16 && t->dtype != LSA_F16 &&
                t->dtype != LSA_F8_E4M3) {
@@ -219,7 +228,8 @@ static int find_scale(const loader *l, const stored *s, int64_t *place)
     size_t length = strlen(name), tail = sizeof weight - 1;
     int is_weight = length > tail && strcmp(name + length - tail, weight) == 0;
     char text[MOST_NAME];
-    size_t at = append(text, 0, name + (strncmp(name, "model.", 6) ? 0 : 6));   /* with and without are tried */
+    size_t at = append(
+        text, 0, name + (strncmp(name, "model.", 6) ? 0 : 6)); /* with and without are tried */
     if (is_weight) text[at - tail] = 0;
     scope base = {NULL, text, text};
     return is_weight ? need(l, place, &base, ".weight_scale_inv", ".scale")
@@ -258,9 +268,10 @@ static int take_scale(loader *l, stored *s)
     char has[160], numbers[160];
     show_shape(has, sizeof has, t->rank, t->shape);
     show_shape(numbers, sizeof numbers, rank, s->data->shape);
-    return lsa_fail(LSA_ESHAPE, "%s: tensor %s is %s, which are no equal blocks of its weight's %s of %s",
-                    lsa_checkpoint_file(l->checkpoint, place), lsa_checkpoint_name(l->checkpoint, place), has,
-                    numbers, lsa_dtype_name(s->dtype));
+    return lsa_fail(
+        LSA_ESHAPE, "%s: tensor %s is %s, which are no equal blocks of its weight's %s of %s",
+        lsa_checkpoint_file(l->checkpoint, place), lsa_checkpoint_name(l->checkpoint, place), has,
+        numbers, lsa_dtype_name(s->dtype));
 }
 
 static int take_stored(loader *l, stored *s, int64_t place, int32_t rank, const int64_t *shape)
@@ -272,24 +283,31 @@ static int take_stored(loader *l, stored *s, int64_t place, int32_t rank, const 
 }
 
 /* Rows from .. from + rows - 1 of one expert (0 where there is no such dimension). */
-static int slice(const loader *l, lsa_weight *w, const stored *s, int64_t expert, int64_t from, int64_t rows)
+static int slice(const loader *l, lsa_weight *w, const stored *s, int64_t expert, int64_t from,
+                 int64_t rows)
 {
     int64_t row_bytes = s->dtype == LSA_F4_E2M1 ? s->cols / 2 : s->cols * lsa_dtype_size(s->dtype);
-    *w = (lsa_weight){.rows = rows, .cols = s->cols, .dtype = s->dtype, .scale_dtype = s->scale_dtype,
-                      .block_rows = s->block_rows, .block_cols = s->block_cols};
+    *w = (lsa_weight){.rows = rows,
+                      .cols = s->cols,
+                      .dtype = s->dtype,
+                      .scale_dtype = s->scale_dtype,
+                      .block_rows = s->block_rows,
+                      .block_cols = s->block_cols};
     w->data = (const char *)s->data->data + (expert * s->rows + from) * row_bytes;
     if (!s->scale) return LSA_OK;
     if (from % s->block_rows)
-        return lsa_fail(LSA_ESHAPE, "%s: tensor %s: its halves of %lld rows are no whole blocks of %lld",
-                        lsa_checkpoint_file(l->checkpoint, s->place), lsa_checkpoint_name(l->checkpoint, s->place),
-                        (long long)from, (long long)s->block_rows);
+        return lsa_fail(LSA_ESHAPE,
+                        "%s: tensor %s: its halves of %lld rows are no whole blocks of %lld",
+                        lsa_checkpoint_file(l->checkpoint, s->place),
+                        lsa_checkpoint_name(l->checkpoint, s->place), (long long)from,
+                        (long long)s->block_rows);
     int64_t scale_row = (expert * s->scale_rows + from / s->block_rows) * s->scale_cols;
     w->scale = (const char *)s->scale->data + scale_row * lsa_dtype_size(s->scale->dtype);
     return LSA_OK;
 }
 
-static int load_weight(loader *l, lsa_weight *w, const scope *s, const char *transformers, const char *released,
-                       int64_t rows, int64_t cols)
+static int load_weight(loader *l, lsa_weight *w, const scope *s, const char *transformers,
+                       const char *released, int64_t rows, int64_t cols)
 {
     int64_t place, shape[2] = {rows, cols};
     stored numbers;
@@ -308,12 +326,14 @@ static int load_hc(loader *l, lsa_hc_weights *hc, const scope *s, int64_t rows, 
     return rc;
 }
 
-static int load_compressor(loader *l, lsa_compressor_weights *w, const scope *s, int64_t dim, int64_t rate,
-                           int overlap)
+static int load_compressor(loader *l, lsa_compressor_weights *w, const scope *s, int64_t dim,
+                           int64_t rate, int overlap)
 {
     int64_t width = overlap ? 2 * dim : dim, bias[2] = {rate, width};
     int rc = load_weight(l, &w->kv, s, "kv_proj.weight", "wkv.weight", width, l->config->hidden);
-    if (!rc) rc = load_weight(l, &w->gate, s, "gate_proj.weight", "wgate.weight", width, l->config->hidden);
+    if (!rc)
+        rc = load_weight(l, &w->gate, s, "gate_proj.weight", "wgate.weight", width,
+                         l->config->hidden);
     if (!rc) rc = load_floats(l, &w->bias, s, "position_bias", "ape", 2, bias);
     if (!rc) rc = load_vector(l, &w->norm, s, "kv_norm.weight", "norm.weight", dim);
     return rc;
@@ -329,8 +349,8 @@ static int load_indexer(loader *l, lsa_layer *layer, const scope *attention)
         rc = load_weight(l, &layer->index_q_b, &indexer, "q_b_proj.weight", "wq_b.weight",
                          c->index_heads * c->index_dim, c->q_rank);
     if (!rc)
-        rc = load_weight(l, &layer->index_weights, &indexer, "scorer.weights_proj.weight", "weights_proj.weight",
-                         c->index_heads, c->hidden);
+        rc = load_weight(l, &layer->index_weights, &indexer, "scorer.weights_proj.weight",
+                         "weights_proj.weight", c->index_heads, c->hidden);
     return rc;
 }
 
@@ -339,17 +359,22 @@ static int load_attention(loader *l, lsa_layer *layer, const scope *outer, int32
     const lsa_config *c = l->config;
     scope s = {outer, "self_attn.", "attn."}, compressor = {&s, "compressor.", "compressor."};
     int64_t width = c->heads * c->head_dim;
-    int rc = load_weight(l, &layer->q_a, &s, "q_a_proj.weight", "wq_a.weight", c->q_rank, c->hidden);
-    if (!rc) rc = load_weight(l, &layer->q_b, &s, "q_b_proj.weight", "wq_b.weight", width, c->q_rank);
-    if (!rc) rc = load_weight(l, &layer->kv, &s, "kv_proj.weight", "wkv.weight", c->head_dim, c->hidden);
+    int rc =
+        load_weight(l, &layer->q_a, &s, "q_a_proj.weight", "wq_a.weight", c->q_rank, c->hidden);
     if (!rc)
-        rc = load_weight(l, &layer->o_a, &s, "o_a_proj.weight", "wo_a.weight", c->o_groups * c->o_rank,
-                         width / c->o_groups);
+        rc = load_weight(l, &layer->q_b, &s, "q_b_proj.weight", "wq_b.weight", width, c->q_rank);
+    if (!rc)
+        rc = load_weight(l, &layer->kv, &s, "kv_proj.weight", "wkv.weight", c->head_dim, c->hidden);
+    if (!rc)
+        rc = load_weight(l, &layer->o_a, &s, "o_a_proj.weight", "wo_a.weight",
+                         c->o_groups * c->o_rank, width / c->o_groups);
     if (!rc)
         rc = load_weight(l, &layer->o_b, &s, "o_b_proj.weight", "wo_b.weight", c->hidden,
                          c->o_groups * c->o_rank);
-    if (!rc) rc = load_vector(l, &layer->q_a_norm, &s, "q_a_norm.weight", "q_norm.weight", c->q_rank);
-    if (!rc) rc = load_vector(l, &layer->kv_norm, &s, "kv_norm.weight", "kv_norm.weight", c->head_dim);
+    if (!rc)
+        rc = load_vector(l, &layer->q_a_norm, &s, "q_a_norm.weight", "q_norm.weight", c->q_rank);
+    if (!rc)
+        rc = load_vector(l, &layer->kv_norm, &s, "kv_norm.weight", "kv_norm.weight", c->head_dim);
     if (!rc) rc = load_vector(l, &layer->sinks, &s, "sinks", "attn_sink", c->heads);
     if (!rc && type == LSA_LAYER_HCA)
         rc = load_compressor(l, &layer->compressor, &compressor, c->head_dim, c->hca_rate, 0);
@@ -429,11 +454,14 @@ static int load_token_experts(loader *l, lsa_layer *layer, const scope *s)
     else if (!(table = hold_block(l->model, n * (int64_t)sizeof *table)))
         rc = LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < n; i++) {
-        int64_t id = t->dtype == LSA_I64 ? ((const int64_t *)t->data)[i] : ((const int32_t *)t->data)[i];
+        int64_t id =
+            t->dtype == LSA_I64 ? ((const int64_t *)t->data)[i] : ((const int32_t *)t->data)[i];
         if (id < 0 || id >= c->experts)
             rc = lsa_fail(LSA_EFORMAT, "%s: tensor %s: token %lld goes to expert %lld of %lld",
-                          lsa_checkpoint_file(l->checkpoint, place), lsa_checkpoint_name(l->checkpoint, place),
-                          (long long)(i / c->experts_per_token), (long long)id, (long long)c->experts);
+                          lsa_checkpoint_file(l->checkpoint, place),
+                          lsa_checkpoint_name(l->checkpoint, place),
+                          (long long)(i / c->experts_per_token), (long long)id,
+                          (long long)c->experts);
         else
             table[i] = (int32_t)id;
     }
@@ -446,10 +474,12 @@ static int load_moe(loader *l, lsa_layer *layer, const scope *outer, int hash)
 {
     const lsa_config *c = l->config;
     scope s = {outer, "mlp.", "ffn."}, shared = {&s, "shared_experts.", "shared_experts."};
-    int rc = load_weight(l, &layer->router, &s, "gate.weight", "gate.weight", c->experts, c->hidden);
+    int rc =
+        load_weight(l, &layer->router, &s, "gate.weight", "gate.weight", c->experts, c->hidden);
     if (!rc && hash) rc = load_token_experts(l, layer, &s);
     if (!rc && !hash)
-        rc = load_vector(l, &layer->router_bias, &s, "gate.e_score_correction_bias", "gate.bias", c->experts);
+        rc = load_vector(l, &layer->router_bias, &s, "gate.e_score_correction_bias", "gate.bias",
+                         c->experts);
     if (!rc) rc = load_experts(l, layer, &s);
     if (!rc) rc = load_mlp(l, &layer->shared, &shared, c->moe_hidden * c->shared_experts);
     return rc;
@@ -466,9 +496,12 @@ static int load_layer(loader *l, int64_t i)
     scope attn_hc = {&s, "attn_hc.", "hc_attn_"}, ffn_hc = {&s, "ffn_hc.", "hc_ffn_"};
     int rc = load_hc(l, &layer->attn_hc, &attn_hc, mix, 3);
     if (!rc) rc = load_hc(l, &layer->ffn_hc, &ffn_hc, mix, 3);
-    if (!rc) rc = load_vector(l, &layer->attn_norm, &s, "input_layernorm.weight", "attn_norm.weight", c->hidden);
     if (!rc)
-        rc = load_vector(l, &layer->ffn_norm, &s, "post_attention_layernorm.weight", "ffn_norm.weight", c->hidden);
+        rc = load_vector(l, &layer->attn_norm, &s, "input_layernorm.weight", "attn_norm.weight",
+                         c->hidden);
+    if (!rc)
+        rc = load_vector(l, &layer->ffn_norm, &s, "post_attention_layernorm.weight",
+                         "ffn_norm.weight", c->hidden);
     if (!rc) rc = load_attention(l, layer, &s, c->layer_type[i]);
     if (!rc) rc = load_moe(l, layer, &s, c->hash_moe[i]);
     return rc;
@@ -480,7 +513,8 @@ static int load_head(loader *l)
     lsa_model *m = l->model;
     scope top = {NULL, "", ""}, hc = {NULL, "hc_head.hc_", "hc_head_"};
     int64_t place;
-    int rc = load_weight(l, &m->embed, &top, "embed_tokens.weight", "embed.weight", c->vocab, c->hidden);
+    int rc =
+        load_weight(l, &m->embed, &top, "embed_tokens.weight", "embed.weight", c->vocab, c->hidden);
     if (!rc) rc = load_vector(l, &m->norm, &top, "norm.weight", "norm.weight", c->hidden);
     if (!rc) rc = load_hc(l, &m->hc_head, &hc, c->hc_mult, 1);
     if (!rc) rc = find(l, &place, &top, "lm_head.weight", "head.weight");
@@ -574,16 +608,36 @@ static uint64_t hash_samples(const uint8_t *data, int64_t bytes, uint64_t seed)
 
 static uint64_t hash_rope(const lsa_rope_config *r, uint64_t seed)
 {
-    double numbers[] = {r->theta, r->yarn, r->factor, r->original_positions, r->beta_fast, r->beta_slow};
+    double numbers[] = {r->theta,     r->yarn,     r->factor, r->original_positions,
+                        r->beta_fast, r->beta_slow};
     return lsa_hash(numbers, sizeof numbers, seed);
 }
 
 /* Field by field: between them may be anything. */
 static uint64_t hash_config(const lsa_config *c)
 {
-    int64_t sizes[] = {c->vocab, c->hidden, c->layers, c->heads, c->head_dim, c->rope_dim, c->q_rank, c->window, c->csa_rate,
-                       c->hca_rate, c->index_heads, c->index_dim, c->index_topk, c->o_groups, c->o_rank, c->hc_mult,
-                       c->hc_iters, c->experts, c->experts_per_token, c->shared_experts, c->moe_hidden, c->scoring,
+    int64_t sizes[] = {c->vocab,
+                       c->hidden,
+                       c->layers,
+                       c->heads,
+                       c->head_dim,
+                       c->rope_dim,
+                       c->q_rank,
+                       c->window,
+                       c->csa_rate,
+                       c->hca_rate,
+                       c->index_heads,
+                       c->index_dim,
+                       c->index_topk,
+                       c->o_groups,
+                       c->o_rank,
+                       c->hc_mult,
+                       c->hc_iters,
+                       c->experts,
+                       c->experts_per_token,
+                       c->shared_experts,
+                       c->moe_hidden,
+                       c->scoring,
                        c->tied_embeddings};
     float numbers[] = {c->norm_eps, c->hc_eps, c->routed_scaling, c->swiglu_limit};
     uint64_t hash = lsa_hash(sizes, sizeof sizes, 0);
@@ -600,7 +654,8 @@ void lsa_model_identity(const lsa_model *model, uint64_t *config, uint64_t *weig
     for (const held *h = model->memory->first; h; h = h->next) {
         if (!h->tensor) continue;
         int64_t bytes = lsa_tensor_count(h->tensor) * lsa_dtype_size(h->tensor->dtype);
-        *weights = lsa_hash(h->tensor->shape, h->tensor->rank * (int64_t)sizeof *h->tensor->shape, *weights);
+        *weights = lsa_hash(h->tensor->shape, h->tensor->rank * (int64_t)sizeof *h->tensor->shape,
+                            *weights);
         *weights = hash_samples(h->tensor->data, bytes, *weights);
     }
 }

@@ -1,51 +1,53 @@
 /* A model's weights, as its checkpoint stores them. */
 #ifndef LSA_MODEL_H
 #define LSA_MODEL_H
-#include "core/model/config.h"
 #include "core/base/tensor.h"
+#include "core/model/config.h"
 #include "kernels/linear.h"
 
 typedef struct lsa_hc_weights {
-    lsa_weight fn;                           /* [(2 + hc) * hc, hc * hidden]; the head's: [hc, hc * hidden] */
-    const float *base, *scale;               /* [(2 + hc) * hc], [3]; the head's: [hc], [1] */
+    lsa_weight fn;             /* [(2 + hc) * hc, hc * hidden]; the head's: [hc, hc * hidden] */
+    const float *base, *scale; /* [(2 + hc) * hc], [3]; the head's: [hc], [1] */
 } lsa_hc_weights;
 
 /* width = 2 * dim with overlap (CSA, index keys), dim without (HCA). */
 typedef struct lsa_compressor_weights {
-    lsa_weight kv, gate;                     /* [width, hidden] */
-    const float *bias;                       /* position_bias [m, width] */
-    const float *norm;                       /* [dim] */
+    lsa_weight kv, gate; /* [width, hidden] */
+    const float *bias;   /* position_bias [m, width] */
+    const float *norm;   /* [dim] */
 } lsa_compressor_weights;
 
 typedef struct lsa_expert_weights {
-    lsa_weight gate, up, down;               /* [moe_hidden, hidden] twice, [hidden, moe_hidden] */
+    lsa_weight gate, up, down; /* [moe_hidden, hidden] twice, [hidden, moe_hidden] */
 } lsa_expert_weights;
 
 typedef struct lsa_layer {
     lsa_hc_weights attn_hc, ffn_hc;
-    const float *attn_norm, *ffn_norm;       /* [hidden] */
-    lsa_weight q_a, q_b, kv, o_a, o_b;       /* [q_rank, hidden] [heads * head_dim, q_rank] [head_dim, hidden]
+    const float *attn_norm, *ffn_norm; /* [hidden] */
+    lsa_weight q_a, q_b, kv, o_a,
+        o_b; /* [q_rank, hidden] [heads * head_dim, q_rank] [head_dim, hidden]
                                                 [o_groups * o_rank, heads * head_dim / o_groups] [hidden, o_groups * o_rank] */
     const float *q_a_norm, *kv_norm, *sinks; /* [q_rank] [head_dim] [heads] */
     lsa_compressor_weights compressor;       /* CSA and HCA layers */
     lsa_compressor_weights index_keys;       /* CSA layers */
-    lsa_weight index_q_b, index_weights;     /* [index_heads * index_dim, q_rank] [index_heads, hidden] */
-    lsa_weight router;                       /* [experts, hidden] */
-    const float *router_bias;                /* [experts] or NULL */
-    const int32_t *token_experts;            /* [vocab, experts_per_token] or NULL */
-    lsa_expert_weights *experts;             /* [experts] */
-    lsa_expert_weights shared;               /* moe_hidden * shared_experts wide */
+    lsa_weight index_q_b,
+        index_weights;            /* [index_heads * index_dim, q_rank] [index_heads, hidden] */
+    lsa_weight router;            /* [experts, hidden] */
+    const float *router_bias;     /* [experts] or NULL */
+    const int32_t *token_experts; /* [vocab, experts_per_token] or NULL */
+    lsa_expert_weights *experts;  /* [experts] */
+    lsa_expert_weights shared;    /* moe_hidden * shared_experts wide */
 } lsa_layer;
 
 typedef struct lsa_model {
     lsa_config config;
-    lsa_weight embed, head;                  /* [vocab, hidden] */
-    const float *norm;                       /* [hidden] */
+    lsa_weight embed, head; /* [vocab, hidden] */
+    const float *norm;      /* [hidden] */
     lsa_hc_weights hc_head;
-    lsa_layer *layers;                       /* [config.layers] */
-    float *main_freq, *compress_freq;        /* inv_freq [rope_dim / 2] */
-    int64_t weight_bytes;                    /* of all weights, as stored */
-    struct lsa_model_memory *memory;         /* what keeps the pointers alive */
+    lsa_layer *layers;                /* [config.layers] */
+    float *main_freq, *compress_freq; /* inv_freq [rope_dim / 2] */
+    int64_t weight_bytes;             /* of all weights, as stored */
+    struct lsa_model_memory *memory;  /* what keeps the pointers alive */
 } lsa_model;
 
 /* Loads a directory: config.json and model.safetensors, or model.safetensors.index.json with its shards; names and

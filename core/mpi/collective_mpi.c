@@ -1,10 +1,10 @@
 /* Owns the calls of MPI. Becomes a library of its own, liblsa_mpi.so. */
 #include <mpi.h>
 
-#include "core/train/collective.h"
 #include "core/base/error.h"
+#include "core/train/collective.h"
 
-enum { PIECE = 1 << 26 };                    /* elements of one call: MPI counts in int */
+enum { PIECE = 1 << 26 }; /* elements of one call: MPI counts in int */
 
 int lsa_collective_open_mpi(lsa_collective_backend *out);
 
@@ -25,8 +25,9 @@ static int sum(void *x, int64_t n, int64_t size, MPI_Datatype type)
     for (int64_t at = 0; at < n; at += PIECE) {
         int count = n - at < PIECE ? (int)(n - at) : PIECE;
         void *part = (char *)x + at * size;
-        int code = rank == 0 ? MPI_Reduce(MPI_IN_PLACE, part, count, type, MPI_SUM, 0, MPI_COMM_WORLD)
-                             : MPI_Reduce(part, NULL, count, type, MPI_SUM, 0, MPI_COMM_WORLD);
+        int code = rank == 0
+                       ? MPI_Reduce(MPI_IN_PLACE, part, count, type, MPI_SUM, 0, MPI_COMM_WORLD)
+                       : MPI_Reduce(part, NULL, count, type, MPI_SUM, 0, MPI_COMM_WORLD);
         if (code == MPI_SUCCESS) code = MPI_Bcast(part, count, type, 0, MPI_COMM_WORLD);
         if (code != MPI_SUCCESS) return told(code, "sum");
     }

@@ -31,7 +31,8 @@ static void filling_free(filling *f)
 }
 
 /* The chunks of n units, and the memory of n cells for them. */
-static int filling_open(filling *f, lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+static int filling_open(filling *f, lsa_pool *p, const int32_t *units, const int32_t *cells,
+                        int64_t n)
 {
     int64_t most = n * p->unit;
     memset(f, 0, sizeof *f);
@@ -43,9 +44,11 @@ static int filling_open(filling *f, lsa_pool *p, const int32_t *units, const int
     f->keys = lsa_alloc(most * (int64_t)sizeof *f->keys);
     int rc = f->chunks && f->records && f->keys ? LSA_OK : LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < n; i++)
-        for (int64_t j = 0; !rc && j < p->unit && units[i] * p->unit + j < p->cold.count; j++, f->count++) {
+        for (int64_t j = 0; !rc && j < p->unit && units[i] * p->unit + j < p->cold.count;
+             j++, f->count++) {
             f->chunks[f->count] = (int32_t)(units[i] * p->unit + j);
-            rc = lsa_hot_tier_open_slot(p->hot, cells[i] * p->unit + j, &f->records[f->count], &f->keys[f->count]);
+            rc = lsa_hot_tier_open_slot(p->hot, cells[i] * p->unit + j, &f->records[f->count],
+                                        &f->keys[f->count]);
         }
     if (rc) filling_free(f);
     return rc;
@@ -58,7 +61,8 @@ static void fill_slot(void *context, int64_t i, const uint8_t *const *parts)
     if (!f->keys[i]) return;
     for (int64_t p = LSA_RECORDS + 1; p < f->planes; p++)
         if (f->plane[p].at >= 0)
-            memcpy(f->keys[i] + f->plane[p].at - f->record_bytes, parts[p], (size_t)f->plane[p].bytes);
+            memcpy(f->keys[i] + f->plane[p].at - f->record_bytes, parts[p],
+                   (size_t)f->plane[p].bytes);
 }
 
 /* Chunks that n units have. */
@@ -73,7 +77,8 @@ static int64_t chunks_of(const lsa_pool *p, const int32_t *units, int64_t n)
 }
 
 /* Copies what the cold tier holds of n units into n cells; *chunks (may be NULL): how many that are. */
-static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n, int64_t *chunks)
+static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n,
+                      int64_t *chunks)
 {
     filling f;
     if (p->record == 0 && p->key == 0) {
@@ -95,10 +100,13 @@ static int check_fetch(const lsa_pool *p, const int32_t *units, int64_t n)
     for (int64_t i = 0; i < n; i++) {
         if (units[i] < 0 || units[i] >= all) return lsa_pool_check_unit(p, units[i]);
         if (p->cell_of[units[i]] != LSA_ABSENT || (i && units[i] <= units[i - 1]))
-            return lsa_fail(LSA_ESTATE, "pool: fetch of %d, which is present or not in ascending order", units[i]);
+            return lsa_fail(LSA_ESTATE,
+                            "pool: fetch of %d, which is present or not in ascending order",
+                            units[i]);
     }
     if (n <= p->hot->free_count) return LSA_OK;
-    return lsa_fail(LSA_ESTATE, "pool: fetch of %lld, %lld cells are free", (long long)n, (long long)p->hot->free_count);
+    return lsa_fail(LSA_ESTATE, "pool: fetch of %lld, %lld cells are free", (long long)n,
+                    (long long)p->hot->free_count);
 }
 
 static void count_fetched(lsa_pool *p, int64_t chunks)
@@ -129,12 +137,14 @@ int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
     if (rc) return rc;
     int64_t unit = chunk / p->unit;
     if (p->cell_of[unit] != LSA_ABSENT) return LSA_OK;
-    if (!p->hot->free_count) return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
+    if (!p->hot->free_count)
+        return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
     const int32_t *cell = lsa_hot_tier_next(p->hot, 1);
     int32_t first = (int32_t)unit;
     if ((rc = fill_cells(p, &first, cell, 1, NULL))) return rc;
     lsa_pool_place(p, cell, &first, 1);
-    int64_t earlier = chunk % p->unit; /* chunks of the unit that were born before come from the cold tier */
+    int64_t earlier =
+        chunk % p->unit; /* chunks of the unit that were born before come from the cold tier */
     p->counters.fetched_chunks += earlier;
     p->counters.fetched_bytes += earlier * p->layers * p->record;
     return LSA_OK;
@@ -145,8 +155,8 @@ int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
 struct lsa_background_fetch {
     filling filling;
     lsa_cold_tier source;
-    int32_t *units, *cells;            /* [n] */
-    uint8_t *spoiled;                  /* [n] */
+    int32_t *units, *cells; /* [n] */
+    uint8_t *spoiled;       /* [n] */
     int64_t n;
     pthread_t thread;
     int running, rc;
@@ -158,7 +168,8 @@ static void *transfer_run(void *context)
 {
     lsa_background_fetch *t = context;
     int64_t start = lsa_clock_ns();
-    t->rc = lsa_cold_tier_read(&t->source, t->filling.chunks, t->filling.count, 1, fill_slot, &t->filling);
+    t->rc = lsa_cold_tier_read(&t->source, t->filling.chunks, t->filling.count, 1, fill_slot,
+                               &t->filling);
     if (t->rc) snprintf(t->message, sizeof t->message, "%s", lsa_error());
     t->ns = lsa_clock_ns() - start;
     return NULL;
@@ -174,7 +185,8 @@ static void transfer_delete(lsa_background_fetch *t)
     lsa_free(t);
 }
 
-static int transfer_new(lsa_background_fetch **out, lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+static int transfer_new(lsa_background_fetch **out, lsa_pool *p, const int32_t *units,
+                        const int32_t *cells, int64_t n)
 {
     lsa_background_fetch *t = lsa_alloc_zero(sizeof *t);
     if (!t) return LSA_ENOMEM;
@@ -236,8 +248,10 @@ void lsa_background_fetch_spoil(lsa_pool *p, int64_t first, int64_t end)
     int64_t low = 0, high = t->n;
     while (low < high) {
         int64_t middle = (low + high) / 2;
-        if (t->units[middle] < first) low = middle + 1;
-        else high = middle;
+        if (t->units[middle] < first)
+            low = middle + 1;
+        else
+            high = middle;
     }
     for (; low < t->n && t->units[low] < end; low++) t->spoiled[low] = 1;
 }
@@ -274,7 +288,10 @@ int lsa_pool_finish(lsa_pool *p)
 
 int64_t lsa_background_fetch_count(const lsa_pool *p) { return p->transfer ? p->transfer->n : 0; }
 int lsa_background_fetch_code(const lsa_pool *p) { return p->transfer ? p->transfer->rc : LSA_OK; }
-const char *lsa_background_fetch_message(const lsa_pool *p) { return p->transfer ? p->transfer->message : ""; }
+const char *lsa_background_fetch_message(const lsa_pool *p)
+{
+    return p->transfer ? p->transfer->message : "";
+}
 
 void lsa_background_fetch_rows(const lsa_pool *p, int32_t *rows)
 {
@@ -290,20 +307,26 @@ static int check_moving(const lsa_pool *p, const int32_t *rows, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         const int32_t *row = rows + i * LSA_MOVING_COLUMNS;
-        int fits = row[0] >= 0 && (row[2] || row[0] < lsa_pool_units(p)) && (!i || row[0] > row[-LSA_MOVING_COLUMNS]);
+        int fits = row[0] >= 0 && (row[2] || row[0] < lsa_pool_units(p)) &&
+                   (!i || row[0] > row[-LSA_MOVING_COLUMNS]);
         if (!fits || row[1] < 0 || row[1] >= p->hot->cells || p->hot->owner[row[1]] != p ||
             p->hot->unit_in[row[1]] != LSA_AWAITED)
-            return lsa_fail(LSA_EFORMAT, "transfer %lld brings unit %d to cell %d; the pool has %lld units, %lld cells",
-                            (long long)i, row[0], row[1], (long long)lsa_pool_units(p), (long long)p->hot->cells);
+            return lsa_fail(
+                LSA_EFORMAT,
+                "transfer %lld brings unit %d to cell %d; the pool has %lld units, %lld cells",
+                (long long)i, row[0], row[1], (long long)lsa_pool_units(p),
+                (long long)p->hot->cells);
     }
     return LSA_OK;
 }
 
-int lsa_background_fetch_restore(lsa_pool *p, const int32_t *rows, int64_t n, int code, const char *message)
+int lsa_background_fetch_restore(lsa_pool *p, const int32_t *rows, int64_t n, int code,
+                                 const char *message)
 {
     int rc = check_moving(p, rows, n);
     if (rc || !n) return rc;
-    int32_t *units = lsa_alloc(n * (int64_t)sizeof *units), *cells = lsa_alloc(n * (int64_t)sizeof *cells);
+    int32_t *units = lsa_alloc(n * (int64_t)sizeof *units),
+            *cells = lsa_alloc(n * (int64_t)sizeof *cells);
     if (!units || !cells) rc = LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < n; i++) {
         units[i] = rows[i * LSA_MOVING_COLUMNS];
@@ -333,20 +356,21 @@ static int check_cells(lsa_pool *p)
         p->held++;
         if (unit == LSA_AWAITED) continue;
         if (unit < 0 || unit >= lsa_pool_units(p) || p->cell_of[unit] != LSA_ABSENT)
-            return lsa_fail(LSA_EFORMAT, "cell %lld has unit %d, of %lld, each in one cell", (long long)c, unit,
-                            (long long)lsa_pool_units(p));
+            return lsa_fail(LSA_EFORMAT, "cell %lld has unit %d, of %lld, each in one cell",
+                            (long long)c, unit, (long long)lsa_pool_units(p));
         p->cell_of[unit] = (int32_t)c;
     }
     if (h->cells - p->held != h->free_count)
-        return lsa_fail(LSA_EFORMAT, "%lld cells are free, %lld are listed", (long long)(h->cells - p->held),
-                        (long long)h->free_count);
+        return lsa_fail(LSA_EFORMAT, "%lld cells are free, %lld are listed",
+                        (long long)(h->cells - p->held), (long long)h->free_count);
     uint8_t *seen = lsa_alloc_zero(h->cells);
     if (!seen) return LSA_ENOMEM;
     int rc = LSA_OK;
     for (int64_t i = 0; !rc && i < h->free_count; i++) {
         int32_t cell = h->free_cells[i];
         if (cell < 0 || cell >= h->cells || h->owner[cell] || seen[cell])
-            rc = lsa_fail(LSA_EFORMAT, "free cell %lld is %d, of %lld", (long long)i, cell, (long long)h->cells);
+            rc = lsa_fail(LSA_EFORMAT, "free cell %lld is %d, of %lld", (long long)i, cell,
+                          (long long)h->cells);
         else
             seen[cell] = 1;
     }
@@ -357,7 +381,8 @@ static int check_cells(lsa_pool *p)
 int lsa_pool_restore_cells(lsa_pool *p)
 {
     int rc = check_cells(p);
-    int32_t *units = lsa_alloc(p->held * (int64_t)sizeof *units), *cells = lsa_alloc(p->held * (int64_t)sizeof *cells);
+    int32_t *units = lsa_alloc(p->held * (int64_t)sizeof *units),
+            *cells = lsa_alloc(p->held * (int64_t)sizeof *cells);
     if (!rc && (!units || !cells)) rc = LSA_ENOMEM;
     int64_t n = 0;
     for (int64_t u = 0; !rc && u < lsa_pool_units(p); u++) /* ascending: few large reads */

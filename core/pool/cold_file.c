@@ -9,12 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/memory.h"
 
-enum {
-    CHECKSUM = 8,
-    STRIDE_ALIGN = 64,
-    WRITE_PIECE = 1 << 20,
-    GAP = 32 << 10
-};
+enum { CHECKSUM = 8, STRIDE_ALIGN = 64, WRITE_PIECE = 1 << 20, GAP = 32 << 10 };
 
 struct lsa_cold_file {
     atomic_int references;
@@ -22,8 +17,8 @@ struct lsa_cold_file {
     int64_t item, stride, segment_bytes;
     lsa_cold_file_options options;
     int direct;
-    pthread_mutex_t lock;              /* of what follows: forks may live on other threads */
-    int32_t *holders;                  /* [segments] */
+    pthread_mutex_t lock; /* of what follows: forks may live on other threads */
+    int32_t *holders;     /* [segments] */
     int64_t segments, room, unheld;
 };
 
@@ -35,7 +30,8 @@ static int64_t piece_bytes(const lsa_cold_file *f)
     return round_up(f->options.piece > least ? f->options.piece : least, LSA_FILE_ALIGN);
 }
 
-int lsa_cold_file_new(lsa_cold_file **out, const char *directory, int64_t item, const lsa_cold_file_options *options)
+int lsa_cold_file_new(lsa_cold_file **out, const char *directory, int64_t item,
+                      const lsa_cold_file_options *options)
 {
     lsa_cold_file_options o = options ? *options : (lsa_cold_file_options){1, 1, 0, 0, -1};
     if (item < 1) return lsa_fail(LSA_EARG, "cold file: items of %lld bytes", (long long)item);
@@ -87,7 +83,8 @@ int lsa_cold_file_is_direct(const lsa_cold_file *f) { return f->direct; }
 
 static int grow(lsa_cold_file *f, int64_t segments)
 {
-    if (segments > INT32_MAX) return lsa_fail(LSA_EARG, "cold file: %lld segments", (long long)segments);
+    if (segments > INT32_MAX)
+        return lsa_fail(LSA_EARG, "cold file: %lld segments", (long long)segments);
     if (segments > f->room) {
         int64_t room = segments > 2 * f->room ? segments : 2 * f->room;
         int32_t *holders = lsa_realloc(f->holders, room * (int64_t)sizeof *holders);
@@ -142,8 +139,8 @@ static uint64_t checksum(const lsa_cold_file *f, int64_t chunk, const uint8_t *i
 /* One transfer's buffer and what it holds. */
 typedef struct piece {
     uint8_t *data;
-    int64_t offset;                    /* of data[0] in the file */
-    int64_t first, n;                  /* reads: which chunks of the list it covers */
+    int64_t offset;   /* of data[0] in the file */
+    int64_t first, n; /* reads: which chunks of the list it covers */
 } piece;
 
 typedef struct transfers {
@@ -187,8 +184,8 @@ static int transfers_open(transfers *t, const lsa_cold_file *f, int64_t wanted, 
 }
 
 /* Fills a buffer with items; the aligned bytes that they take. */
-static int64_t lay_out(const lsa_cold_file *f, uint8_t *data, int64_t first_chunk, int64_t n, lsa_cold_tier_make *make,
-                       void *context)
+static int64_t lay_out(const lsa_cold_file *f, uint8_t *data, int64_t first_chunk, int64_t n,
+                       lsa_cold_tier_make *make, void *context)
 {
     int64_t bytes = round_up(n * f->stride, LSA_FILE_ALIGN), used = CHECKSUM + f->item;
     for (int64_t i = 0; i < n; i++) {
@@ -232,7 +229,8 @@ int lsa_cold_file_write(lsa_cold_file *f, const int32_t *segments, const int64_t
             if ((rc = free_slot(&t, &slot))) break;
             uint8_t *data = t.pieces[slot].data;
             int64_t left = counts[s] - at, offset = segments[s] * f->segment_bytes + at * f->stride;
-            int64_t bytes = lay_out(f, data, first_chunks[s] + at, left < items ? left : items, make, context);
+            int64_t bytes =
+                lay_out(f, data, first_chunks[s] + at, left < items ? left : items, make, context);
             rc = lsa_io_batch_start(t.batch, slot, f->file, 1, data, bytes, offset);
         }
     while (!rc && lsa_io_batch_busy(t.batch)) rc = lsa_io_batch_wait(t.batch, &slot);
@@ -242,12 +240,13 @@ int lsa_cold_file_write(lsa_cold_file *f, const int32_t *segments, const int64_t
 
 static int64_t offset_of(const lsa_cold_file *f, const int32_t *segment_of, int64_t chunk)
 {
-    return segment_of[chunk / LSA_COLD_SEGMENT] * f->segment_bytes + chunk % LSA_COLD_SEGMENT * f->stride;
+    return segment_of[chunk / LSA_COLD_SEGMENT] * f->segment_bytes +
+           chunk % LSA_COLD_SEGMENT * f->stride;
 }
 
 /* Gathers chunks from `first` on into one read; its aligned bytes. */
-static int64_t gather(const lsa_cold_file *f, const int32_t *segment_of, const int32_t *chunks, int64_t first,
-                      int64_t n, piece *p)
+static int64_t gather(const lsa_cold_file *f, const int32_t *segment_of, const int32_t *chunks,
+                      int64_t first, int64_t n, piece *p)
 {
     int64_t begin = offset_of(f, segment_of, chunks[first]), end = begin + f->stride, i = first + 1;
     p->offset = begin / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
@@ -263,22 +262,23 @@ static int64_t gather(const lsa_cold_file *f, const int32_t *segment_of, const i
 }
 
 /* Checks a read's items and hands them on. */
-static int deliver(const lsa_cold_file *f, const int32_t *segment_of, const int32_t *chunks, const piece *p,
-                   lsa_cold_tier_take *take, void *context)
+static int deliver(const lsa_cold_file *f, const int32_t *segment_of, const int32_t *chunks,
+                   const piece *p, lsa_cold_tier_take *take, void *context)
 {
     for (int64_t i = p->first; i < p->first + p->n; i++) {
         const uint8_t *at = p->data + (offset_of(f, segment_of, chunks[i]) - p->offset);
         uint64_t sum;
         memcpy(&sum, at, CHECKSUM);
         if (sum != checksum(f, chunks[i], at + CHECKSUM))
-            return lsa_fail(LSA_EFORMAT, "%s: chunk %d is damaged: its checksum differs", lsa_file_path(f->file), chunks[i]);
+            return lsa_fail(LSA_EFORMAT, "%s: chunk %d is damaged: its checksum differs",
+                            lsa_file_path(f->file), chunks[i]);
         take(context, i, at + CHECKSUM);
     }
     return LSA_OK;
 }
 
-int lsa_cold_file_read(lsa_cold_file *f, const int32_t *segment_of, const int32_t *chunks, int64_t n,
-                       lsa_cold_tier_take *take, void *context)
+int lsa_cold_file_read(lsa_cold_file *f, const int32_t *segment_of, const int32_t *chunks,
+                       int64_t n, lsa_cold_tier_take *take, void *context)
 {
     if (!n) return LSA_OK;
     transfers t;

@@ -15,15 +15,16 @@ enum {
 typedef struct lsa_cold_file lsa_cold_file;
 
 typedef struct lsa_cold_file_options {
-    int32_t ring;          /* io_uring where the kernel has it */
-    int32_t direct;        /* past the page cache where the file system takes it */
-    int64_t piece;         /* bytes of a transfer at most (an item is one at least); 0: the default */
-    int64_t depth;         /* transfers under way; 0: the default */
-    int64_t gap;           /* bytes read in vain rather than starting another transfer; -1: the default */
+    int32_t ring;   /* io_uring where the kernel has it */
+    int32_t direct; /* past the page cache where the file system takes it */
+    int64_t piece;  /* bytes of a transfer at most (an item is one at least); 0: the default */
+    int64_t depth;  /* transfers under way; 0: the default */
+    int64_t gap;    /* bytes read in vain rather than starting another transfer; -1: the default */
 } lsa_cold_file_options;
 
 /* A file in `directory` for items of that many bytes. options: NULL for the defaults. It starts with one holder. */
-int lsa_cold_file_new(lsa_cold_file **out, const char *directory, int64_t item, const lsa_cold_file_options *options);
+int lsa_cold_file_new(lsa_cold_file **out, const char *directory, int64_t item,
+                      const lsa_cold_file_options *options);
 void lsa_cold_file_retain(lsa_cold_file *file);
 void lsa_cold_file_release(lsa_cold_file *file);
 
@@ -51,7 +52,7 @@ typedef void lsa_cold_tier_take(void *context, int64_t i, const uint8_t *item);
 /* Reads n chunks, in few large transfers where they ascend. segment_of[c / LSA_COLD_SEGMENT] says where chunk c is. `take`
  * gets them one after another, in no order. LSA_EFORMAT naming file and chunk when a checksum differs; what was taken by
  * then stays taken. */
-int lsa_cold_file_read(lsa_cold_file *file, const int32_t *segment_of, const int32_t *chunks, int64_t n,
-                       lsa_cold_tier_take *take, void *context);
+int lsa_cold_file_read(lsa_cold_file *file, const int32_t *segment_of, const int32_t *chunks,
+                       int64_t n, lsa_cold_tier_take *take, void *context);
 
 #endif

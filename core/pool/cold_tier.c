@@ -9,13 +9,17 @@
 
 enum { NOWHERE = -1, LOAD_BYTES = 64 << 20 };
 
-static int64_t segments_of(int64_t count) { return (count + LSA_COLD_SEGMENT - 1) / LSA_COLD_SEGMENT; }
+static int64_t segments_of(int64_t count)
+{
+    return (count + LSA_COLD_SEGMENT - 1) / LSA_COLD_SEGMENT;
+}
 
 void lsa_cold_tier_init(lsa_cold_tier *c) { memset(c, 0, sizeof *c); }
 
 int lsa_cold_tier_add(lsa_cold_tier *c, int64_t bytes, int64_t item, int32_t shift)
 {
-    if (c->count || c->planes == LSA_COLD_PLANES) return lsa_fail(LSA_ESTATE, "cold tier: no room for a plane");
+    if (c->count || c->planes == LSA_COLD_PLANES)
+        return lsa_fail(LSA_ESTATE, "cold tier: no room for a plane");
     lsa_cold_tier_plane *planes = lsa_realloc(c->plane, (c->planes + 1) * (int64_t)sizeof *planes);
     if (!planes) return LSA_ENOMEM;
     c->plane = planes;
@@ -89,7 +93,10 @@ int lsa_cold_tier_set_file(lsa_cold_tier *c, const char *directory, const uint8_
 
 /* ---- segments in memory ---- */
 
-int lsa_cold_tier_in_memory(const lsa_cold_tier *c, int64_t chunk) { return !c->away[chunk / LSA_COLD_SEGMENT]; }
+int lsa_cold_tier_in_memory(const lsa_cold_tier *c, int64_t chunk)
+{
+    return !c->away[chunk / LSA_COLD_SEGMENT];
+}
 
 /* First and last block of a segment in a plane; a plane's blocks are whole parts of a segment. */
 static void blocks_of(const lsa_cold_tier_plane *p, int64_t segment, int64_t *from, int64_t *to)
@@ -130,7 +137,8 @@ static void put_back(void *context, int64_t i, const uint8_t *item)
     for (int64_t p = 0; p < l->cold->planes; p++) {
         lsa_cold_tier_plane *plane = &l->cold->plane[p];
         if (plane->at != NOWHERE)
-            memcpy((uint8_t *)lsa_cow_blocks_at(&plane->blocks, l->chunks[i]), item + plane->at, (size_t)plane->bytes);
+            memcpy((uint8_t *)lsa_cow_blocks_at(&plane->blocks, l->chunks[i]), item + plane->at,
+                   (size_t)plane->bytes);
     }
 }
 
@@ -147,10 +155,12 @@ static int bring(lsa_cold_tier *c, int64_t from, int64_t to)
         for (int64_t i = s * LSA_COLD_SEGMENT; i < (s + 1) * LSA_COLD_SEGMENT && i < c->count; i++)
             chunks[n++] = (int32_t)i;
     }
-    if (!rc) rc = lsa_cold_file_read(c->file, c->segment_of, chunks, n, put_back, &(loading){c, chunks});
+    if (!rc)
+        rc = lsa_cold_file_read(c->file, c->segment_of, chunks, n, put_back, &(loading){c, chunks});
     for (int64_t s = from; s < to; s++) {
         if (!c->away[s]) continue;
-        if (rc) let_go(c, s);
+        if (rc)
+            let_go(c, s);
         else {
             c->away[s] = 0;
             c->away_count--;
@@ -163,10 +173,12 @@ static int bring(lsa_cold_tier *c, int64_t from, int64_t to)
 int lsa_cold_tier_load(lsa_cold_tier *c)
 {
     if (!c->away_count) return LSA_OK;
-    int64_t segments = segments_of(c->count), bytes = LSA_COLD_SEGMENT * lsa_cold_file_stride(c->file);
+    int64_t segments = segments_of(c->count),
+            bytes = LSA_COLD_SEGMENT * lsa_cold_file_stride(c->file);
     int64_t step = bytes < LOAD_BYTES ? LOAD_BYTES / bytes : 1;
     int rc = LSA_OK;
-    for (int64_t s = 0; !rc && s < segments; s += step) rc = bring(c, s, s + step < segments ? s + step : segments);
+    for (int64_t s = 0; !rc && s < segments; s += step)
+        rc = bring(c, s, s + step < segments ? s + step : segments);
     return rc;
 }
 
@@ -177,11 +189,13 @@ static void lay_item(void *context, int64_t chunk, uint8_t *item)
     const lsa_cold_tier *c = context;
     for (int64_t p = 0; p < c->planes; p++)
         if (c->plane[p].at != NOWHERE)
-            memcpy(item + c->plane[p].at, lsa_cow_blocks_at(&c->plane[p].blocks, chunk), (size_t)c->plane[p].bytes);
+            memcpy(item + c->plane[p].at, lsa_cow_blocks_at(&c->plane[p].blocks, chunk),
+                   (size_t)c->plane[p].bytes);
 }
 
 /* Writes the n segments listed in first_chunks. */
-static int write_segments(lsa_cold_tier *c, const int64_t *first_chunks, const int64_t *counts, int64_t n)
+static int write_segments(lsa_cold_tier *c, const int64_t *first_chunks, const int64_t *counts,
+                          int64_t n)
 {
     int32_t *taken = lsa_alloc(n * (int64_t)sizeof *taken);
     if (!taken) return LSA_ENOMEM;
@@ -189,8 +203,10 @@ static int write_segments(lsa_cold_tier *c, const int64_t *first_chunks, const i
     if (!rc) {
         rc = lsa_cold_file_write(c->file, taken, first_chunks, counts, n, lay_item, c);
         for (int64_t i = 0; i < n; i++) {
-            if (rc) lsa_cold_file_drop(c->file, taken[i]);
-            else c->segment_of[first_chunks[i] / LSA_COLD_SEGMENT] = taken[i];
+            if (rc)
+                lsa_cold_file_drop(c->file, taken[i]);
+            else
+                c->segment_of[first_chunks[i] / LSA_COLD_SEGMENT] = taken[i];
         }
     }
     lsa_free(taken);
@@ -266,7 +282,8 @@ int lsa_cold_tier_resize(lsa_cold_tier *c, int64_t count)
     int64_t old = c->count, segments = segments_of(old), begun = old / LSA_COLD_SEGMENT;
     int rc = room_for(c, segments_of(count));
     if (!rc && count > old && old % LSA_COLD_SEGMENT) rc = own(c, begun);
-    for (int64_t p = 0; !rc && p < c->planes; p++) rc = lsa_cow_blocks_resize(&c->plane[p].blocks, count);
+    for (int64_t p = 0; !rc && p < c->planes; p++)
+        rc = lsa_cow_blocks_resize(&c->plane[p].blocks, count);
     if (rc) {
         for (int64_t p = 0; p < c->planes; p++) /* cutting back does not fail */
             if (c->plane[p].blocks.count > old) lsa_cow_blocks_resize(&c->plane[p].blocks, old);
@@ -301,7 +318,7 @@ int lsa_cold_tier_write(lsa_cold_tier *c, int64_t plane, int64_t chunk, uint8_t 
 typedef struct reading {
     const lsa_cold_tier *cold;
     const int32_t *chunks;
-    const int64_t *place;              /* of chunks[i] in the caller's list */
+    const int64_t *place; /* of chunks[i] in the caller's list */
     lsa_cold_tier_parts *take;
     void *context;
     const uint8_t **parts;
@@ -312,11 +329,13 @@ static void split(void *context, int64_t i, const uint8_t *item)
     const reading *r = context;
     const lsa_cold_tier *c = r->cold;
     for (int64_t p = 0; p < c->planes; p++)
-        r->parts[p] = c->plane[p].at == NOWHERE ? lsa_cold_tier_at(c, p, r->chunks[i]) : item + c->plane[p].at;
+        r->parts[p] = c->plane[p].at == NOWHERE ? lsa_cold_tier_at(c, p, r->chunks[i])
+                                                : item + c->plane[p].at;
     r->take(r->context, r->place[i], r->parts);
 }
 
-static int read_away(const lsa_cold_tier *c, const int32_t *chunks, int64_t n, lsa_cold_tier_parts *take, void *context)
+static int read_away(const lsa_cold_tier *c, const int32_t *chunks, int64_t n,
+                     lsa_cold_tier_parts *take, void *context)
 {
     int64_t away = 0;
     int32_t *list = lsa_alloc(n * (int64_t)sizeof *list);
@@ -337,20 +356,22 @@ static int read_away(const lsa_cold_tier *c, const int32_t *chunks, int64_t n, l
     return rc;
 }
 
-static void hand_on(const lsa_cold_tier *c, int32_t chunk, int64_t i, const uint8_t **parts, lsa_cold_tier_parts *take, void *context)
+static void hand_on(const lsa_cold_tier *c, int32_t chunk, int64_t i, const uint8_t **parts,
+                    lsa_cold_tier_parts *take, void *context)
 {
     for (int64_t p = 0; p < c->planes; p++) parts[p] = lsa_cold_tier_at(c, p, chunk);
     take(context, i, parts);
 }
 
-int lsa_cold_tier_read(const lsa_cold_tier *c, const int32_t *chunks, int64_t n, int threads, lsa_cold_tier_parts *take,
-                  void *context)
+int lsa_cold_tier_read(const lsa_cold_tier *c, const int32_t *chunks, int64_t n, int threads,
+                       lsa_cold_tier_parts *take, void *context)
 {
     const uint8_t **parts = lsa_alloc(threads * c->planes * (int64_t)sizeof *parts);
     if (!parts) return LSA_ENOMEM;
     if (threads == 1) { /* a parallel region of one thread costs more than a chunk does */
         for (int64_t i = 0; i < n; i++)
-            if (lsa_cold_tier_in_memory(c, chunks[i])) hand_on(c, chunks[i], i, parts, take, context);
+            if (lsa_cold_tier_in_memory(c, chunks[i]))
+                hand_on(c, chunks[i], i, parts, take, context);
     } else {
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (int64_t i = 0; i < n; i++)

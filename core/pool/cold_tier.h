@@ -4,24 +4,24 @@
  * there is none: who writes to a segment lets its copy in the file go. Forks share memory and file until they write. */
 #ifndef LSA_COLD_TIER_H
 #define LSA_COLD_TIER_H
-#include "core/pool/cow_blocks.h"
 #include "core/pool/cold_file.h"
+#include "core/pool/cow_blocks.h"
 
 enum { LSA_COLD_PLANES = 4097 };
 
 typedef struct lsa_cold_tier_plane {
     lsa_cow_blocks blocks;
-    int64_t bytes;         /* of an item, without padding */
-    int64_t at;            /* of it in the file's items, or -1: it never leaves memory */
+    int64_t bytes; /* of an item, without padding */
+    int64_t at;    /* of it in the file's items, or -1: it never leaves memory */
 } lsa_cold_tier_plane;
 
 typedef struct lsa_cold_tier {
-    int64_t count;         /* chunks */
+    int64_t count; /* chunks */
     int64_t planes;
     lsa_cold_tier_plane *plane;
-    lsa_cold_file *file;   /* NULL: memory only */
-    int32_t *segment_of;   /* [segments]: in the file, or -1 */
-    uint8_t *away;         /* [segments]: 1 where memory has let go of them */
+    lsa_cold_file *file; /* NULL: memory only */
+    int32_t *segment_of; /* [segments]: in the file, or -1 */
+    uint8_t *away;       /* [segments]: 1 where memory has let go of them */
     int64_t segments_room, away_count;
 } lsa_cold_tier;
 
@@ -61,7 +61,7 @@ int lsa_cold_tier_write(lsa_cold_tier *cold, int64_t plane, int64_t chunk, uint8
 typedef void lsa_cold_tier_parts(void *context, int64_t i, const uint8_t *const *parts);
 
 /* Hands n chunks on, wherever they are, in no order; up to `threads` at a time those that are in memory. */
-int lsa_cold_tier_read(const lsa_cold_tier *cold, const int32_t *chunks, int64_t n, int threads, lsa_cold_tier_parts *take,
-                  void *context);
+int lsa_cold_tier_read(const lsa_cold_tier *cold, const int32_t *chunks, int64_t n, int threads,
+                       lsa_cold_tier_parts *take, void *context);
 
 #endif

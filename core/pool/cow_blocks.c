@@ -24,7 +24,8 @@ static struct lsa_block *block_new(const lsa_cow_blocks *b)
     if (!block) return NULL;
     atomic_init(&block->references, 1);
     block->bytes = block_bytes(b);
-    block->data = block->bytes < LARGE ? lsa_alloc_zero(block->bytes) : lsa_pages_alloc(block->bytes);
+    block->data =
+        block->bytes < LARGE ? lsa_alloc_zero(block->bytes) : lsa_pages_alloc(block->bytes);
     if (block->data) return block;
     lsa_free(block);
     return NULL;
@@ -33,8 +34,10 @@ static struct lsa_block *block_new(const lsa_cow_blocks *b)
 static void block_release(struct lsa_block *block)
 {
     if (!block || atomic_fetch_sub(&block->references, 1) != 1) return;
-    if (block->bytes < LARGE) lsa_free(block->data);
-    else lsa_pages_free(block->data, block->bytes);
+    if (block->bytes < LARGE)
+        lsa_free(block->data);
+    else
+        lsa_pages_free(block->data, block->bytes);
     lsa_free(block);
 }
 
@@ -114,13 +117,15 @@ int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
         if (make_own(b, block)) return LSA_ENOMEM;
         int64_t end = (block + 1) << b->shift;
         int64_t stop = count < end ? count : end;
-        memset(b->data[block] + (old - (block << b->shift)) * b->item, 0, (size_t)((stop - old) * b->item));
+        memset(b->data[block] + (old - (block << b->shift)) * b->item, 0,
+               (size_t)((stop - old) * b->item));
     }
     if (room_for(b, need)) return LSA_ENOMEM;
     while (b->blocks < need) {
         struct lsa_block *block = block_new(b);
         if (!block) { /* as before: blocks beyond the old count hold nothing */
-            while (b->blocks > (old + per_block - 1) >> b->shift) block_release(b->held[--b->blocks]);
+            while (b->blocks > (old + per_block - 1) >> b->shift)
+                block_release(b->held[--b->blocks]);
             return LSA_ENOMEM;
         }
         place(b, b->blocks++, block);

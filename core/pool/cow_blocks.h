@@ -5,12 +5,13 @@
 #include <stdint.h>
 
 typedef struct lsa_cow_blocks {
-    int64_t item;          /* bytes between items */
-    int64_t count;         /* items in use */
-    int64_t blocks;        /* blocks held */
-    int64_t room;          /* pointers that `data` has room for */
-    uint8_t **data;        /* [blocks], NULL where let go: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
-    struct lsa_block **held;   /* [blocks]: who shares them */
+    int64_t item;   /* bytes between items */
+    int64_t count;  /* items in use */
+    int64_t blocks; /* blocks held */
+    int64_t room;   /* pointers that `data` has room for */
+    uint8_t **
+        data; /* [blocks], NULL where let go: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
+    struct lsa_block **held; /* [blocks]: who shares them */
     int32_t shift;
 } lsa_cow_blocks;
 
@@ -34,7 +35,8 @@ void lsa_cow_blocks_let_go(lsa_cow_blocks *b, int64_t block);
 int lsa_cow_blocks_have_again(lsa_cow_blocks *b, int64_t block);
 
 /* Copies items from .. from+n-1, packed to `bytes` each (<= item). */
-void lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out);
+void lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes,
+                         void *out);
 
 /* Heap bytes of the blocks, shared ones counted in full. */
 int64_t lsa_cow_blocks_bytes(const lsa_cow_blocks *b);

@@ -5,8 +5,8 @@
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/pool/pool_state.h"
 #include "core/base/try.h"
+#include "core/pool/pool_state.h"
 
 enum { HOT_SHIFT = 6 };
 
@@ -96,8 +96,8 @@ int32_t *lsa_hot_tier_next(lsa_hot_tier *h, int64_t n)
     return cells;
 }
 
-void lsa_hot_tier_occupy(lsa_hot_tier *h, const int32_t *cells, int64_t n, const struct lsa_pool *owner,
-                    const int32_t *units, int32_t all)
+void lsa_hot_tier_occupy(lsa_hot_tier *h, const int32_t *cells, int64_t n,
+                         const struct lsa_pool *owner, const int32_t *units, int32_t all)
 {
     h->free_count -= n;
     for (int64_t i = 0; i < n; i++) {
@@ -155,8 +155,10 @@ static int fork_some(lsa_hot_tier *to, const lsa_hot_tier *h, const struct lsa_p
         for (int64_t j = 0; j < h->unit; j++) {
             uint8_t *record, *keys;
             LSA_TRY(lsa_hot_tier_open_slot(to, at * h->unit + j, &record, &keys));
-            memcpy(record, lsa_cow_blocks_at(&h->records, c * h->unit + j), (size_t)h->records.item);
-            if (keys) memcpy(keys, lsa_cow_blocks_at(&h->keys, c * h->unit + j), (size_t)h->keys.item);
+            memcpy(record, lsa_cow_blocks_at(&h->records, c * h->unit + j),
+                   (size_t)h->records.item);
+            if (keys)
+                memcpy(keys, lsa_cow_blocks_at(&h->keys, c * h->unit + j), (size_t)h->keys.item);
         }
         to->unit_in[at++] = h->unit_in[c];
     }
@@ -165,7 +167,7 @@ static int fork_some(lsa_hot_tier *to, const lsa_hot_tier *h, const struct lsa_p
 }
 
 int lsa_hot_tier_fork(lsa_hot_tier **out, const lsa_hot_tier *h, const struct lsa_pool *from,
-                 const struct lsa_pool *owner)
+                      const struct lsa_pool *owner)
 {
     lsa_hot_tier *to;
     LSA_TRY(lsa_hot_tier_new(&to, h->records.item, h->keys.item, h->unit));

@@ -32,8 +32,8 @@ int lsa_hot_tier_set_cells(lsa_hot_tier *hot, int64_t cells);
 int32_t *lsa_hot_tier_next(lsa_hot_tier *hot, int64_t n);
 
 /* Takes the n next cells for the owner's units; units NULL: `all` for each. */
-void lsa_hot_tier_occupy(lsa_hot_tier *hot, const int32_t *cells, int64_t n, const struct lsa_pool *owner,
-                    const int32_t *units, int32_t all);
+void lsa_hot_tier_occupy(lsa_hot_tier *hot, const int32_t *cells, int64_t n,
+                         const struct lsa_pool *owner, const int32_t *units, int32_t all);
 void lsa_hot_tier_vacate(lsa_hot_tier *hot, int32_t cell);
 
 /* A cell's slot to write to: its record and, where cells have keys, its keys (else NULL). */
@@ -43,6 +43,6 @@ int lsa_hot_tier_open_slot(lsa_hot_tier *hot, int64_t slot, uint8_t **record, ui
  * same numbers, sharing memory until either side writes; or, of a common tier, copies of the cells
  * that `from` has. Cells that await a unit are free. */
 int lsa_hot_tier_fork(lsa_hot_tier **out, const lsa_hot_tier *hot, const struct lsa_pool *from,
-                 const struct lsa_pool *owner);
+                      const struct lsa_pool *owner);
 
 #endif

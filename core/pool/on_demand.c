@@ -5,12 +5,15 @@
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/pool/pool_state.h"
 #include "core/base/try.h"
+#include "core/pool/pool_state.h"
 
 enum { NONE = -1 };
 
-static int is_listed(const lsa_on_demand *d, int32_t cell) { return cell < d->room && d->newer[cell] != cell; }
+static int is_listed(const lsa_on_demand *d, int32_t cell)
+{
+    return cell < d->room && d->newer[cell] != cell;
+}
 
 static int room_for(lsa_on_demand *d, int64_t cells)
 {
@@ -30,10 +33,14 @@ static void take_out(lsa_on_demand *d, int32_t cell)
 {
     if (!is_listed(d, cell)) return;
     int32_t newer = d->newer[cell], older = d->older[cell];
-    if (newer == NONE) d->newest = older;
-    else d->older[newer] = older;
-    if (older == NONE) d->oldest = newer;
-    else d->newer[older] = newer;
+    if (newer == NONE)
+        d->newest = older;
+    else
+        d->older[newer] = older;
+    if (older == NONE)
+        d->oldest = newer;
+    else
+        d->newer[older] = newer;
     d->newer[cell] = d->older[cell] = cell;
 }
 
@@ -42,8 +49,10 @@ static void put_first(lsa_on_demand *d, int32_t cell)
     take_out(d, cell);
     d->newer[cell] = NONE;
     d->older[cell] = d->newest;
-    if (d->newest == NONE) d->oldest = cell;
-    else d->newer[d->newest] = cell;
+    if (d->newest == NONE)
+        d->oldest = cell;
+    else
+        d->newer[d->newest] = cell;
     d->newest = cell;
 }
 
@@ -97,8 +106,9 @@ static int make_room(lsa_on_demand *d, lsa_pool *p, int64_t missing)
     while (p->hot->free_count < missing) {
         int32_t cell = d->oldest;
         if (cell == NONE)
-            return lsa_fail(LSA_ESTATE, "on demand: no cell is left for %lld chunks, the hot pool has %lld", (long long)missing,
-                            (long long)p->hot->cells);
+            return lsa_fail(LSA_ESTATE,
+                            "on demand: no cell is left for %lld chunks, the hot pool has %lld",
+                            (long long)missing, (long long)p->hot->cells);
         take_out(d, cell);
         if (!is_in_use(p, cell)) continue; /* its chunk is gone */
         LSA_TRY(lsa_pool_evict(p, &p->hot->unit_in[cell], 1));
@@ -106,12 +116,13 @@ static int make_room(lsa_on_demand *d, lsa_pool *p, int64_t missing)
     return LSA_OK;
 }
 
-int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int64_t n, int64_t *hits)
+int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int64_t n,
+                      int64_t *hits)
 {
     int64_t missing = 0, found = 0;
     if (n > p->hot->cells)
-        return lsa_fail(LSA_ESTATE, "on demand: %lld chunks at once, the hot pool has %lld cells", (long long)n,
-                        (long long)p->hot->cells);
+        return lsa_fail(LSA_ESTATE, "on demand: %lld chunks at once, the hot pool has %lld cells",
+                        (long long)n, (long long)p->hot->cells);
     LSA_TRY(room_for(d, p->hot->cells));
     int32_t *absent = lsa_alloc(n * (int64_t)sizeof *absent);
     if (!absent) return LSA_ENOMEM;
@@ -149,8 +160,10 @@ int lsa_on_demand_restore(lsa_on_demand *d, const lsa_pool *p, const int32_t *ce
 {
     while (d->oldest != NONE) take_out(d, d->oldest);
     for (int64_t i = n - 1; i >= 0; i--) {
-        if (cells[i] < 0 || cells[i] >= d->room || !is_in_use(p, cells[i]) || is_listed(d, cells[i]))
-            return lsa_fail(LSA_EFORMAT, "cell %d by last use is %d, of %lld", (int)i, cells[i], (long long)p->hot->cells);
+        if (cells[i] < 0 || cells[i] >= d->room || !is_in_use(p, cells[i]) ||
+            is_listed(d, cells[i]))
+            return lsa_fail(LSA_EFORMAT, "cell %d by last use is %d, of %lld", (int)i, cells[i],
+                            (long long)p->hot->cells);
         put_first(d, cells[i]);
     }
     return LSA_OK;

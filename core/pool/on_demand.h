@@ -7,7 +7,8 @@
 struct lsa_pool;
 
 typedef struct lsa_on_demand {
-    int32_t *newer, *older;    /* [room]: neighbours by last use, NONE at an end; a cell that is not listed is its own newer one */
+    int32_t *newer,
+        *older; /* [room]: neighbours by last use, NONE at an end; a cell that is not listed is its own newer one */
     int32_t newest, oldest;
     int64_t room;
 } lsa_on_demand;
@@ -21,11 +22,14 @@ int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand);
 
 /* Has n chunks (ascending) in cells: fetches those that have none, and *hits gains the number of the others. What leaves was
  * used before any of them. LSA_ESTATE when there are fewer cells than chunks. A failure loses no chunk. */
-int lsa_on_demand_use(lsa_on_demand *demand, struct lsa_pool *pool, const int32_t *chunks, int64_t n, int64_t *hits);
+int lsa_on_demand_use(lsa_on_demand *demand, struct lsa_pool *pool, const int32_t *chunks,
+                      int64_t n, int64_t *hits);
 
 /* The listed cells that are in use, newest first, into `cells` (NULL: counts); and a list from them, LSA_EFORMAT when they are
  * not cells in use, each once. */
-int64_t lsa_on_demand_cells(const lsa_on_demand *demand, const struct lsa_pool *pool, int32_t *cells);
-int lsa_on_demand_restore(lsa_on_demand *demand, const struct lsa_pool *pool, const int32_t *cells, int64_t n);
+int64_t lsa_on_demand_cells(const lsa_on_demand *demand, const struct lsa_pool *pool,
+                            int32_t *cells);
+int lsa_on_demand_restore(lsa_on_demand *demand, const struct lsa_pool *pool, const int32_t *cells,
+                          int64_t n);
 
 #endif

@@ -13,7 +13,10 @@ enum {
     ALIGN = 64
 };
 
-static int64_t units_of(const lsa_pool *p, int64_t chunks) { return (chunks + p->unit - 1) / p->unit; }
+static int64_t units_of(const lsa_pool *p, int64_t chunks)
+{
+    return (chunks + p->unit - 1) / p->unit;
+}
 
 int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit)
 {
@@ -39,8 +42,9 @@ int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit)
 
 int lsa_pool_add_keys(lsa_pool *p, int64_t key_bytes)
 {
-    if (p->key || key_bytes < 1) return lsa_fail(LSA_ESTATE, "pool: keys of %lld bytes, it has some of %lld",
-                                                 (long long)key_bytes, (long long)p->key);
+    if (p->key || key_bytes < 1)
+        return lsa_fail(LSA_ESTATE, "pool: keys of %lld bytes, it has some of %lld",
+                        (long long)key_bytes, (long long)p->key);
     int rc = LSA_OK;
     for (int64_t layer = 0; !rc && layer < p->layers; layer++)
         rc = lsa_cold_tier_add(&p->cold, key_bytes, key_bytes, KEY_SHIFT);
@@ -118,7 +122,8 @@ int lsa_pool_fork(lsa_pool **out, const lsa_pool *pool)
         lsa_pool_free(p);
         return rc;
     }
-    for (int32_t c = 0; c < p->hot->cells; c++) { /* a common tier's cells have other numbers in the fork's own */
+    for (int32_t c = 0; c < p->hot->cells;
+         c++) { /* a common tier's cells have other numbers in the fork's own */
         if (p->hot->owner[c] != p) continue;
         p->cell_of[p->hot->unit_in[c]] = c;
         p->held++;
@@ -202,9 +207,11 @@ int lsa_pool_set_cells(lsa_pool *p, int64_t cells)
     int64_t used = p->hot->cells - p->hot->free_count;
     int64_t most = INT32_MAX / p->unit;
     if (cells > most)
-        return lsa_fail(LSA_EARG, "pool: %lld cells, at most %lld are possible", (long long)cells, (long long)most);
+        return lsa_fail(LSA_EARG, "pool: %lld cells, at most %lld are possible", (long long)cells,
+                        (long long)most);
     if (cells < used || cells < 0)
-        return lsa_fail(LSA_ESTATE, "pool: %lld cells, %lld are in use", (long long)cells, (long long)used);
+        return lsa_fail(LSA_ESTATE, "pool: %lld cells, %lld are in use", (long long)cells,
+                        (long long)used);
     return lsa_hot_tier_set_cells(p->hot, cells);
 }
 
@@ -228,9 +235,11 @@ int lsa_pool_attach(lsa_pool *p, lsa_pool *host)
     if (p->transfer) return lsa_fail(LSA_ESTATE, "pool: attaching while a transfer is under way");
     if (own->records.item != common->records.item || own->keys.item != common->keys.item ||
         own->unit != common->unit)
-        return lsa_fail(LSA_ESHAPE, "pool: cells of %lld chunks of %lld + %lld bytes, the host's are %lld of %lld + %lld",
-                        (long long)own->unit, (long long)own->records.item, (long long)own->keys.item,
-                        (long long)common->unit, (long long)common->records.item, (long long)common->keys.item);
+        return lsa_fail(
+            LSA_ESHAPE,
+            "pool: cells of %lld chunks of %lld + %lld bytes, the host's are %lld of %lld + %lld",
+            (long long)own->unit, (long long)own->records.item, (long long)own->keys.item,
+            (long long)common->unit, (long long)common->records.item, (long long)common->keys.item);
     if (own == common) return LSA_OK;
     for (int64_t u = 0; u < units_of(p, p->cold.count); u++) p->cell_of[u] = LSA_ABSENT;
     leave_hot(p);
@@ -243,7 +252,8 @@ int lsa_pool_attach(lsa_pool *p, lsa_pool *host)
 int lsa_pool_check_chunk(const lsa_pool *p, int64_t chunk)
 {
     if (chunk >= 0 && chunk < p->cold.count) return LSA_OK;
-    return lsa_fail(LSA_EARG, "pool: chunk %lld, the pool has %lld", (long long)chunk, (long long)p->cold.count);
+    return lsa_fail(LSA_EARG, "pool: chunk %lld, the pool has %lld", (long long)chunk,
+                    (long long)p->cold.count);
 }
 
 int lsa_pool_check_unit(const lsa_pool *p, int64_t unit)
@@ -301,13 +311,19 @@ lsa_records lsa_pool_hot_records(const lsa_pool *p, int64_t layer, int32_t forma
     return records_in(&p->hot->records, layer * p->record, format);
 }
 
-int64_t lsa_pool_cold_bytes(const lsa_pool *p) { return lsa_cow_blocks_bytes(&p->cold.plane[LSA_RECORDS].blocks); }
+int64_t lsa_pool_cold_bytes(const lsa_pool *p)
+{
+    return lsa_cow_blocks_bytes(&p->cold.plane[LSA_RECORDS].blocks);
+}
 int64_t lsa_pool_hot_bytes(const lsa_pool *p)
 {
     const lsa_hot_tier *h = p->hot;
     if (p->attached) return p->held * h->unit * (h->records.item + h->keys.item);
     return lsa_cow_blocks_bytes(&h->records) + lsa_cow_blocks_bytes(&h->keys);
 }
-int64_t lsa_pool_disk_bytes(const lsa_pool *p) { return p->cold.file ? lsa_cold_file_bytes(p->cold.file) : 0; }
+int64_t lsa_pool_disk_bytes(const lsa_pool *p)
+{
+    return p->cold.file ? lsa_cold_file_bytes(p->cold.file) : 0;
+}
 
 void lsa_pool_count(const lsa_pool *p, lsa_pool_counters *out) { *out = p->counters; }

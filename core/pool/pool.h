@@ -11,11 +11,11 @@
 typedef struct lsa_pool lsa_pool;
 
 typedef struct lsa_pool_counters {
-    int64_t fetched_chunks, fetched_bytes;  /* cold to hot; bytes of records, without padding */
-    int64_t fetches;                        /* calls that moved something */
-    int64_t evicted_chunks;                 /* left the hot tier to make room */
-    int64_t transfer_ns;                    /* that transfers took, in the background too */
-    int64_t stall_ns;                       /* that callers waited for them */
+    int64_t fetched_chunks, fetched_bytes; /* cold to hot; bytes of records, without padding */
+    int64_t fetches;                       /* calls that moved something */
+    int64_t evicted_chunks;                /* left the hot tier to make room */
+    int64_t transfer_ns;                   /* that transfers took, in the background too */
+    int64_t stall_ns;                      /* that callers waited for them */
 } lsa_pool_counters;
 
 /* A pool of `layers` records of `record` bytes a chunk, cells of `unit` chunks; no chunks, no cells yet. One of 0 bytes has
@@ -70,13 +70,15 @@ int64_t lsa_pool_held_cells(const lsa_pool *pool);
 
 /* Writes n records of one layer, `records` packed, to the cold tier. The hot copy of a rewritten chunk is
  * stale: its unit loses its cell. */
-int lsa_pool_write(lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n, const void *records);
+int lsa_pool_write(lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n,
+                   const void *records);
 
 /* Writes one record to the cold tier and, where the chunk has a cell, to the hot tier: a chunk being born. */
 int lsa_pool_publish(lsa_pool *pool, int64_t layer, int64_t chunk, const void *record);
 
 /* Reads n records, packed: from the chunk's cell where it has one, else from the cold tier. */
-int lsa_pool_read(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n, void *records);
+int lsa_pool_read(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n,
+                  void *records);
 
 /* Copies n absent units (ascending) into free cells, then publishes their cells. LSA_ESTATE when one
  * is present or the free cells do not suffice; then nothing changes. */
@@ -113,13 +115,16 @@ lsa_records lsa_pool_hot_records(const lsa_pool *pool, int64_t layer, int32_t fo
 /* Keys, packed. publish: of the n chunks from `first`, to the cold tier and to their cells. read: of the n chunks from
  * `first`, wherever they are. of_cells: of n chunks that have cells, in any order. */
 int64_t lsa_pool_key_bytes(const lsa_pool *pool);
-int lsa_pool_publish_keys(lsa_pool *pool, int64_t layer, int64_t first, int64_t n, const void *keys);
+int lsa_pool_publish_keys(lsa_pool *pool, int64_t layer, int64_t first, int64_t n,
+                          const void *keys);
 int lsa_pool_read_keys(const lsa_pool *pool, int64_t layer, int64_t first, int64_t n, void *keys);
-int lsa_pool_keys_of_cells(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n, void *keys);
+int lsa_pool_keys_of_cells(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n,
+                           void *keys);
 
 /* Everything that n chunks from `first` have, wherever they are: records [n, layers * record], keys [layers, n, key]. */
 int lsa_pool_read_chunks(const lsa_pool *pool, int64_t first, int64_t n, void *records, void *keys);
-int lsa_pool_write_chunks(lsa_pool *pool, int64_t first, int64_t n, const void *records, const void *keys);
+int lsa_pool_write_chunks(lsa_pool *pool, int64_t first, int64_t n, const void *records,
+                          const void *keys);
 
 /* 1 where memory has a layer's keys of all chunks; they then lie together in runs of LSA_POOL_KEY_RUN chunks. */
 enum { LSA_POOL_KEY_RUN = 1024 };

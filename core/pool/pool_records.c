@@ -8,7 +8,10 @@
 /* The plane of a layer's keys. */
 static int64_t keys_of(int64_t layer) { return LSA_RECORDS + 1 + layer; }
 
-static int on_disk(const lsa_pool *p, int64_t layer) { return p->cold.plane[keys_of(layer)].at >= 0; }
+static int on_disk(const lsa_pool *p, int64_t layer)
+{
+    return p->cold.plane[keys_of(layer)].at >= 0;
+}
 
 /* Where a layer's key is among those of a cell. */
 static int64_t key_in_cell(const lsa_pool *p, int64_t layer)
@@ -19,10 +22,12 @@ static int64_t key_in_cell(const lsa_pool *p, int64_t layer)
 static int check_layer(const lsa_pool *p, int64_t layer)
 {
     if (layer >= 0 && layer < p->layers) return LSA_OK;
-    return lsa_fail(LSA_EARG, "pool: layer %lld, the pool has %lld", (long long)layer, (long long)p->layers);
+    return lsa_fail(LSA_EARG, "pool: layer %lld, the pool has %lld", (long long)layer,
+                    (long long)p->layers);
 }
 
-int lsa_pool_write(lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n, const void *records)
+int lsa_pool_write(lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n,
+                   const void *records)
 {
     int rc = check_layer(p, layer);
     for (int64_t i = 0; !rc && i < n; i++) rc = lsa_pool_check_chunk(p, chunks[i]);
@@ -43,7 +48,8 @@ int lsa_pool_publish(lsa_pool *p, int64_t layer, int64_t chunk, const void *reco
     if (!rc) rc = lsa_pool_check_chunk(p, chunk);
     if (rc) return rc;
     int64_t slot = lsa_pool_slot(p, chunk);
-    if (slot != LSA_ABSENT) rc = lsa_hot_tier_open_slot(p->hot, slot, &hot, &keys); /* both before either is changed */
+    if (slot != LSA_ABSENT)
+        rc = lsa_hot_tier_open_slot(p->hot, slot, &hot, &keys); /* both before either is changed */
     if (!rc) rc = lsa_cold_tier_write(&p->cold, LSA_RECORDS, chunk, &cold);
     if (rc) return rc;
     memcpy(cold + layer * p->record, record, (size_t)p->record);
@@ -55,7 +61,7 @@ int lsa_pool_publish(lsa_pool *p, int64_t layer, int64_t chunk, const void *reco
 /* One layer's part of chunks that come from the cold tier, into a packed list. */
 typedef struct extract {
     int64_t plane, offset, bytes;
-    const int64_t *place;              /* of the i-th chunk in the list; NULL: i */
+    const int64_t *place; /* of the i-th chunk in the list; NULL: i */
     uint8_t *out;
 } extract;
 
@@ -81,7 +87,9 @@ int lsa_pool_read(const lsa_pool *p, int64_t layer, const int32_t *chunks, int64
             list[cold] = chunks[i];
             place[cold++] = i;
         } else {
-            memcpy((uint8_t *)records + i * p->record, lsa_cow_blocks_at(&p->hot->records, slot) + layer * p->record, (size_t)p->record);
+            memcpy((uint8_t *)records + i * p->record,
+                   lsa_cow_blocks_at(&p->hot->records, slot) + layer * p->record,
+                   (size_t)p->record);
         }
     }
     extract x = {LSA_RECORDS, layer * p->record, p->record, place, records};
@@ -99,7 +107,9 @@ static int publish_key(lsa_pool *p, int64_t layer, int64_t chunk, const uint8_t 
 {
     uint8_t *cold, *record, *hot = NULL;
     int64_t slot = lsa_pool_slot(p, chunk);
-    int rc = slot != LSA_ABSENT && on_disk(p, layer) ? lsa_hot_tier_open_slot(p->hot, slot, &record, &hot) : LSA_OK;
+    int rc = slot != LSA_ABSENT && on_disk(p, layer)
+                 ? lsa_hot_tier_open_slot(p->hot, slot, &record, &hot)
+                 : LSA_OK;
     if (!rc) rc = lsa_cold_tier_write(&p->cold, keys_of(layer), chunk, &cold);
     if (rc) return rc;
     memcpy(cold, key, (size_t)p->key);
@@ -111,17 +121,24 @@ static int publish_key(lsa_pool *p, int64_t layer, int64_t chunk, const uint8_t 
 int lsa_pool_publish_keys(lsa_pool *p, int64_t layer, int64_t first, int64_t n, const void *keys)
 {
     int rc = LSA_OK;
-    for (int64_t i = 0; !rc && i < n; i++) rc = publish_key(p, layer, first + i, (const uint8_t *)keys + i * p->key);
+    for (int64_t i = 0; !rc && i < n; i++)
+        rc = publish_key(p, layer, first + i, (const uint8_t *)keys + i * p->key);
     return rc;
 }
 
-int lsa_pool_has_keys(const lsa_pool *p, int64_t layer) { return !lsa_pool_spilled(p) || !on_disk(p, layer); }
+int lsa_pool_has_keys(const lsa_pool *p, int64_t layer)
+{
+    return !lsa_pool_spilled(p) || !on_disk(p, layer);
+}
 
 int lsa_pool_keys_stay(const lsa_pool *p)
 {
     for (int64_t layer = 0; p->key && layer < p->layers; layer++)
         if (on_disk(p, layer))
-            return lsa_fail(LSA_ESTATE, "pool: the index keys of CSA layer %lld go to the disk with the cold tier", (long long)layer);
+            return lsa_fail(
+                LSA_ESTATE,
+                "pool: the index keys of CSA layer %lld go to the disk with the cold tier",
+                (long long)layer);
     return LSA_OK;
 }
 
@@ -145,13 +162,19 @@ int lsa_pool_read_keys(const lsa_pool *p, int64_t layer, int64_t first, int64_t 
     return rc;
 }
 
-int lsa_pool_keys_of_cells(const lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n, void *keys)
+int lsa_pool_keys_of_cells(const lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n,
+                           void *keys)
 {
     uint8_t *to = keys;
     int in_cells = on_disk(p, layer);
     for (int64_t i = 0; i < n; i++, to += p->key) {
-        if (in_cells) memcpy(to, lsa_cow_blocks_at(&p->hot->keys, lsa_pool_slot(p, chunks[i])) + key_in_cell(p, layer), (size_t)p->key);
-        else memcpy(to, lsa_pool_keys(p, layer, chunks[i]), (size_t)p->key);
+        if (in_cells)
+            memcpy(to,
+                   lsa_cow_blocks_at(&p->hot->keys, lsa_pool_slot(p, chunks[i])) +
+                       key_in_cell(p, layer),
+                   (size_t)p->key);
+        else
+            memcpy(to, lsa_pool_keys(p, layer, chunks[i]), (size_t)p->key);
     }
     return LSA_OK;
 }
@@ -192,7 +215,8 @@ int lsa_pool_read_chunks(const lsa_pool *p, int64_t first, int64_t n, void *reco
     return rc;
 }
 
-int lsa_pool_write_chunks(lsa_pool *p, int64_t first, int64_t n, const void *records, const void *keys)
+int lsa_pool_write_chunks(lsa_pool *p, int64_t first, int64_t n, const void *records,
+                          const void *keys)
 {
     int64_t bytes = p->layers * p->record;
     uint8_t *to;

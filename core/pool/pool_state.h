@@ -7,9 +7,9 @@
 #include "core/pool/pool.h"
 
 enum {
-    LSA_ABSENT = -1,       /* no cell; no unit */
-    LSA_AWAITED = -2,      /* a cell whose unit is on its way into it */
-    LSA_RECORDS = 0        /* the cold tier's planes: records of all layers, then the keys of each layer */
+    LSA_ABSENT = -1,  /* no cell; no unit */
+    LSA_AWAITED = -2, /* a cell whose unit is on its way into it */
+    LSA_RECORDS = 0 /* the cold tier's planes: records of all layers, then the keys of each layer */
 };
 
 typedef struct lsa_background_fetch lsa_background_fetch;
@@ -19,13 +19,13 @@ enum { LSA_MOVING_COLUMNS = 3, LSA_MOVING_MESSAGE = 1024 };
 
 struct lsa_pool {
     int64_t layers, record, unit, key;
-    lsa_cold_tier cold;             /* [chunks] */
+    lsa_cold_tier cold; /* [chunks] */
     lsa_hot_tier *hot;
-    int attached;              /* the hot tier is a host's */
-    int32_t *cell_of;          /* [units]: cell, or LSA_ABSENT */
+    int attached;     /* the hot tier is a host's */
+    int32_t *cell_of; /* [units]: cell, or LSA_ABSENT */
     int64_t units_room;
-    int64_t held;              /* cells that it has, those that it awaits units for included */
-    lsa_background_fetch *transfer;    /* under way in the background, or NULL */
+    int64_t held;                   /* cells that it has, those that it awaits units for included */
+    lsa_background_fetch *transfer; /* under way in the background, or NULL */
     lsa_pool_counters counters;
 };
 
@@ -49,7 +49,8 @@ int64_t lsa_background_fetch_count(const lsa_pool *p);
 void lsa_background_fetch_rows(const lsa_pool *p, int32_t *rows);
 int lsa_background_fetch_code(const lsa_pool *p);
 const char *lsa_background_fetch_message(const lsa_pool *p);
-int lsa_background_fetch_restore(lsa_pool *p, const int32_t *rows, int64_t n, int code, const char *message);
+int lsa_background_fetch_restore(lsa_pool *p, const int32_t *rows, int64_t n, int code,
+                                 const char *message);
 
 /* unit_in and free_cells were filled from a file: checks that they agree, and gives the cells what they hold. */
 int lsa_pool_restore_cells(lsa_pool *p);

@@ -33,32 +33,70 @@ static int allocate(lsa_activations *s)
     s->entry_dim = dim;
     s->record = dim * (int64_t)sizeof(float) + 64;
     int64_t f = sizeof(float), e = c->experts_per_token, inner = widest_expert(s->model);
-    return array(s, &s->streams, p * hc * d, f) && array(s, &s->x, p * d, f) && array(s, &s->y, p * d, f) &&
-           array(s, &s->mix, p * (2 + hc) * hc, f) && array(s, &s->post, p * hc, f) &&
-           array(s, &s->comb, p * hc * hc, f) && array(s, &s->q_low, p * c->q_rank, f) &&
-           array(s, &s->q, p * wide, f) && array(s, &s->attended, p * wide, f) &&
+    return array(s, &s->streams, p * hc * d, f) && array(s, &s->x, p * d, f) &&
+           array(s, &s->y, p * d, f) && array(s, &s->mix, p * (2 + hc) * hc, f) &&
+           array(s, &s->post, p * hc, f) && array(s, &s->comb, p * hc * hc, f) &&
+           array(s, &s->q_low, p * c->q_rank, f) && array(s, &s->q, p * wide, f) &&
+           array(s, &s->attended, p * wide, f) &&
            array(s, &s->o_low, p * c->o_groups * c->o_rank, f) && array(s, &s->tokens, p, f) &&
-           array(s, &s->window_kv, p * c->head_dim, f) && array(s, &s->kv, p * 2 * c->head_dim, f) &&
-           array(s, &s->kv_gate, p * 2 * c->head_dim, f) && array(s, &s->index_kv, p * 2 * c->index_dim, f) &&
-           array(s, &s->index_gate, p * 2 * c->index_dim, f) && array(s, &s->entries, p * s->entry_dim, f) &&
-           array(s, &s->records, p * s->record, 1) &&
+           array(s, &s->window_kv, p * c->head_dim, f) &&
+           array(s, &s->kv, p * 2 * c->head_dim, f) &&
+           array(s, &s->kv_gate, p * 2 * c->head_dim, f) &&
+           array(s, &s->index_kv, p * 2 * c->index_dim, f) &&
+           array(s, &s->index_gate, p * 2 * c->index_dim, f) &&
+           array(s, &s->entries, p * s->entry_dim, f) && array(s, &s->records, p * s->record, 1) &&
            array(s, &s->index_q, p * c->index_heads * c->index_dim, f) &&
-           array(s, &s->index_w, p * c->index_heads, f) && array(s, &s->main_table, p * c->rope_dim, f) &&
-           array(s, &s->compress_table, p * c->rope_dim, f) && array(s, &s->entry_table, p * c->rope_dim, f) &&
-           array(s, &s->ids, p * k, f) && array(s, &s->places, p * k, f) && array(s, &s->counts, p, f) &&
+           array(s, &s->index_w, p * c->index_heads, f) &&
+           array(s, &s->main_table, p * c->rope_dim, f) &&
+           array(s, &s->compress_table, p * c->rope_dim, f) &&
+           array(s, &s->entry_table, p * c->rope_dim, f) && array(s, &s->ids, p * k, f) &&
+           array(s, &s->places, p * k, f) && array(s, &s->counts, p, f) &&
            array(s, &s->mass, p * k, f) && array(s, &s->router, p * c->experts, f) &&
            array(s, &s->expert_weights, p * e, f) && array(s, &s->expert_ids, p * e, f) &&
-           array(s, &s->fixed, p * e, f) && array(s, &s->members, p, f) && array(s, &s->gathered, p * d, f) &&
-           array(s, &s->gate, p * inner, f) && array(s, &s->up, p * inner, f) && array(s, &s->down, p * d, f);
+           array(s, &s->fixed, p * e, f) && array(s, &s->members, p, f) &&
+           array(s, &s->gathered, p * d, f) && array(s, &s->gate, p * inner, f) &&
+           array(s, &s->up, p * inner, f) && array(s, &s->down, p * d, f);
 }
 
 static void scratch_free(lsa_activations *s)
 {
-    void *all[] = {s->streams, s->x, s->y, s->mix, s->post, s->comb, s->q_low, s->q, s->attended, s->o_low,
-                   s->entries, s->records, s->index_q, s->index_w, s->main_table, s->compress_table,
-                   s->entry_table, s->ids, s->places, s->counts, s->mass, s->router, s->expert_weights,
-                   s->expert_ids, s->fixed, s->members, s->gathered, s->gate, s->up, s->down, s->tokens,
-                   s->window_kv, s->kv, s->kv_gate, s->index_kv, s->index_gate, s->logits};
+    void *all[] = {s->streams,
+                   s->x,
+                   s->y,
+                   s->mix,
+                   s->post,
+                   s->comb,
+                   s->q_low,
+                   s->q,
+                   s->attended,
+                   s->o_low,
+                   s->entries,
+                   s->records,
+                   s->index_q,
+                   s->index_w,
+                   s->main_table,
+                   s->compress_table,
+                   s->entry_table,
+                   s->ids,
+                   s->places,
+                   s->counts,
+                   s->mass,
+                   s->router,
+                   s->expert_weights,
+                   s->expert_ids,
+                   s->fixed,
+                   s->members,
+                   s->gathered,
+                   s->gate,
+                   s->up,
+                   s->down,
+                   s->tokens,
+                   s->window_kv,
+                   s->kv,
+                   s->kv_gate,
+                   s->index_kv,
+                   s->index_gate,
+                   s->logits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) lsa_free(all[i]);
     for (int i = 0; s->workspaces && i < s->threads; i++) lsa_free(s->workspaces[i].data);
     lsa_free(s->workspaces);
@@ -69,7 +107,8 @@ static void scratch_free(lsa_activations *s)
 int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t piece)
 {
     if (piece < 1 || piece > 1 << 16)
-        return lsa_fail(LSA_EARG, "session: pieces of %lld tokens, 1 to 65536 are possible", (long long)piece);
+        return lsa_fail(LSA_EARG, "session: pieces of %lld tokens, 1 to 65536 are possible",
+                        (long long)piece);
     lsa_activations *s = lsa_alloc_zero(sizeof *s);
     if (!s) return LSA_ENOMEM;
     atomic_init(&s->references, 1);

@@ -6,8 +6,8 @@
 
 #include "core/base/clock.h"
 #include "core/base/error.h"
-#include "core/session/forward.h"
 #include "core/base/memory.h"
+#include "core/session/forward.h"
 
 static int check(const lsa_batch_row *rows, int64_t n)
 {

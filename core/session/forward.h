@@ -4,9 +4,9 @@
  * segment's own affair (segment.c). */
 #ifndef LSA_FORWARD_H
 #define LSA_FORWARD_H
+#include "core/base/try.h"
 #include "core/session/activations.h"
 #include "core/session/session_state.h"
-#include "core/base/try.h"
 
 enum { LSA_SEGMENT_MESSAGE = 256 };
 
@@ -18,7 +18,7 @@ typedef struct lsa_segment {
     int among_residents;   /* Level 2 chooses among residents */
     int64_t attention_bytes;
     int64_t hits; /* on demand: picks that had a cell */
-    int code; /* of its own failure: the other segments go on without it */
+    int code;     /* of its own failure: the other segments go on without it */
     char message[LSA_SEGMENT_MESSAGE];
 } lsa_segment;
 

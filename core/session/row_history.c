@@ -8,7 +8,8 @@
 int lsa_row_history_new(lsa_row_history *rows, int64_t width, int64_t keep, int64_t piece)
 {
     rows->width = width;
-    rows->room = 2 * keep + piece + 1; /* sliding costs one copy of `keep` rows every `keep` tokens at least */
+    rows->room = 2 * keep + piece +
+                 1; /* sliding costs one copy of `keep` rows every `keep` tokens at least */
     rows->first = 0;
     rows->data = lsa_alloc(rows->room * width * (int64_t)sizeof(float));
     return rows->data ? LSA_OK : LSA_ENOMEM;
@@ -37,7 +38,8 @@ int lsa_row_history_make_room(lsa_row_history *rows, int64_t keep_from, int64_t 
     if (keep_from < 0) keep_from = 0;
     if (end - rows->first <= rows->room) return LSA_OK;
     if (keep_from < rows->first || end - keep_from > rows->room)
-        return lsa_fail(LSA_ESTATE, "rows: %lld..%lld do not fit", (long long)keep_from, (long long)end);
+        return lsa_fail(LSA_ESTATE, "rows: %lld..%lld do not fit", (long long)keep_from,
+                        (long long)end);
     if (have > keep_from)
         memmove(rows->data, lsa_row_history_at(rows, keep_from),
                 (size_t)((have - keep_from) * rows->width) * sizeof(float));

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "core/base/error.h"
-#include "core/session/forward.h"
 #include "core/base/memory.h"
+#include "core/session/forward.h"
 #include "kernels/attention.h"
 #include "kernels/compress.h"
 #include "kernels/hadamard.h"
@@ -49,8 +49,9 @@ static int compress(const lsa_pass *p, const lsa_segment *g, const compressor *c
         previous_gate = lsa_row_history_at(c->gate, (first - 1) * c->rate);
     }
     LSA_TRY(lsa_compress_cpu(entries, lsa_row_history_at(c->kv, first * c->rate),
-                             lsa_row_history_at(c->gate, first * c->rate), previous_kv, previous_gate,
-                             c->weights->bias, fresh, c->rate, c->dim, c->overlap, NULL));
+                             lsa_row_history_at(c->gate, first * c->rate), previous_kv,
+                             previous_gate, c->weights->bias, fresh, c->rate, c->dim, c->overlap,
+                             NULL));
     LSA_TRY(
         lsa_rmsnorm_cpu(entries, entries, c->weights->norm, fresh, c->dim, p->c->norm_eps, NULL));
     int64_t rope = p->c->rope_dim;
@@ -145,8 +146,8 @@ static int grow_keys(const lsa_pass *p, const lsa_segment *g, int64_t layer)
     LSA_TRY(compress(p, g, &own, entries));
     LSA_TRY(lsa_traced(p, layer, "index_keys", entries, count - first, c->index_dim));
     int64_t key = lsa_pool_key_bytes(s->pool);
-    LSA_TRY(lsa_index_encode_cpu(keys, entries, count - first, c->index_dim, key, s->kv_format,
-                                 NULL));
+    LSA_TRY(
+        lsa_index_encode_cpu(keys, entries, count - first, c->index_dim, key, s->kv_format, NULL));
     LSA_TRY(lsa_pool_publish_keys(s->pool, l->csa, first, count - first, keys));
     if (g->among_residents && count > first) /* a chunk born in decode is the newest resident */
         memcpy(l->resident_keys + (s->resident_count - 1) * key, keys, (size_t)key);
@@ -243,7 +244,8 @@ static void remember(const lsa_pass *p, const lsa_segment *g, lsa_layer_state *l
 }
 
 /* The records that the segment's queries attend to: ids in w->ids, counts in w->counts. */
-static int picked_records(const lsa_pass *p, lsa_segment *g, const lsa_layer_state *l, lsa_records *records)
+static int picked_records(const lsa_pass *p, lsa_segment *g, const lsa_layer_state *l,
+                          lsa_records *records)
 {
     lsa_session *s = g->s;
     int64_t k = p->c->index_topk, count = p->w->counts[g->row];
@@ -254,8 +256,10 @@ static int picked_records(const lsa_pass *p, lsa_segment *g, const lsa_layer_sta
         *records = lsa_pool_cold_records(s->pool, l->csa, s->kv_format);
         return LSA_OK;
     }
-    if (on_demand) LSA_TRY(lsa_on_demand_use(s->demand, s->pool, ids, count, &g->hits));
-    else for (int64_t j = 0; j < count; j++) ids[j] = s->residents[places[j]];
+    if (on_demand)
+        LSA_TRY(lsa_on_demand_use(s->demand, s->pool, ids, count, &g->hits));
+    else
+        for (int64_t j = 0; j < count; j++) ids[j] = s->residents[places[j]];
     lsa_pool_slots(s->pool, ids, count, ids);
     *records = lsa_pool_hot_records(s->pool, l->csa, s->kv_format);
     return LSA_OK;

@@ -5,9 +5,9 @@
 
 #include "core/base/clock.h"
 #include "core/base/error.h"
-#include "core/session/forward.h"
 #include "core/base/memory.h"
 #include "core/session/activations.h"
+#include "core/session/forward.h"
 #include "core/session/session_state.h"
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
@@ -16,7 +16,8 @@ enum { BORN_ROOM = 64 };
 
 /* ---- life ---- */
 
-static int compressor_rows(lsa_row_history *kv, lsa_row_history *gate, int64_t width, int64_t rate, int64_t piece)
+static int compressor_rows(lsa_row_history *kv, lsa_row_history *gate, int64_t width, int64_t rate,
+                           int64_t piece)
 {
     int rc = lsa_row_history_new(kv, width, 2 * rate, piece);
     return rc ? rc : lsa_row_history_new(gate, width, 2 * rate, piece);
@@ -35,7 +36,8 @@ static int layer_init(lsa_session *s, int64_t layer, int64_t csa)
 {
     const lsa_config *c = &s->model->config;
     lsa_layer_state *l = &s->layers[layer];
-    int64_t piece = lsa_activations_piece(s->scratch), record = lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
+    int64_t piece = lsa_activations_piece(s->scratch),
+            record = lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
     l->csa = -1;
     int rc = lsa_row_history_new(&l->window, c->head_dim, c->window, piece);
     if (!rc && c->layer_type[layer] == LSA_LAYER_HCA) {
@@ -45,8 +47,11 @@ static int layer_init(lsa_session *s, int64_t layer, int64_t csa)
     if (!rc && c->layer_type[layer] == LSA_LAYER_CSA) {
         l->csa = csa;
         rc = compressor_rows(&l->kv, &l->gate, 2 * c->head_dim, c->csa_rate, piece);
-        if (!rc) rc = compressor_rows(&l->index_kv, &l->index_gate, 2 * c->index_dim, c->csa_rate, piece);
-        if (!rc) rc = lsa_row_history_new(&l->queries, c->index_heads * c->index_dim, LSA_RECENT, piece);
+        if (!rc)
+            rc =
+                compressor_rows(&l->index_kv, &l->index_gate, 2 * c->index_dim, c->csa_rate, piece);
+        if (!rc)
+            rc = lsa_row_history_new(&l->queries, c->index_heads * c->index_dim, LSA_RECENT, piece);
         if (!rc) rc = lsa_row_history_new(&l->query_weights, c->index_heads, LSA_RECENT, piece);
         l->hidden = lsa_alloc_zero(c->hidden * (int64_t)sizeof(float));
         l->last_ids = lsa_alloc_zero(c->index_topk * (int64_t)sizeof(int32_t));
@@ -67,7 +72,11 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activati
     lsa_activations_retain(scratch);
     s->observed_by_chunk = 1;
     int64_t vocab = model->config.vocab;
-    lsa_cow_blocks_init(&s->token_ids, vocab <= 1 << 8 ? 1 : vocab <= 1 << 16 ? 2 : 4, LSA_TOKEN_SHIFT);
+    lsa_cow_blocks_init(&s->token_ids,
+                        vocab <= 1 << 8    ? 1
+                        : vocab <= 1 << 16 ? 2
+                                           : 4,
+                        LSA_TOKEN_SHIFT);
     s->layers = lsa_alloc_zero(model->config.layers * (int64_t)sizeof *s->layers);
     s->layer_count = s->layers ? model->config.layers : 0;
     s->logits = lsa_alloc_zero(model->config.vocab * (int64_t)sizeof(float));
@@ -75,23 +84,27 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activati
     return s->layers && s->logits ? LSA_OK : LSA_ENOMEM;
 }
 
-int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *scratch, int32_t kv_format,
-                    int32_t compute, int64_t unit)
+int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *scratch,
+                    int32_t kv_format, int32_t compute, int64_t unit)
 {
     const lsa_config *c = &model->config;
     if (!lsa_kv_record_bytes(kv_format, c->head_dim, c->rope_dim))
         return lsa_fail(LSA_EARG, "session: kv format %d is unknown", kv_format);
     if (kv_format == LSA_KV_FP8 && c->csa_layers && (c->index_dim & (c->index_dim - 1)))
-        return lsa_fail(LSA_ESHAPE, "session: kv = \"fp8\" rotates index keys, whose dimension %lld is no power of two",
-                        (long long)c->index_dim);
+        return lsa_fail(
+            LSA_ESHAPE,
+            "session: kv = \"fp8\" rotates index keys, whose dimension %lld is no power of two",
+            (long long)c->index_dim);
     lsa_session *s = NULL;
     int rc = session_alloc(&s, model, scratch);
     if (!s) return rc;
     s->kv_format = kv_format;
     s->compute = compute;
     if (!rc && c->csa_layers)
-        rc = lsa_pool_new(&s->pool, c->csa_layers, lsa_kv_record_bytes(kv_format, c->head_dim, c->rope_dim), unit);
-    if (!rc && s->pool) rc = lsa_pool_add_keys(s->pool, lsa_index_key_bytes(kv_format, c->index_dim));
+        rc = lsa_pool_new(&s->pool, c->csa_layers,
+                          lsa_kv_record_bytes(kv_format, c->head_dim, c->rope_dim), unit);
+    if (!rc && s->pool)
+        rc = lsa_pool_add_keys(s->pool, lsa_index_key_bytes(kv_format, c->index_dim));
     int64_t csa = 0;
     for (int64_t i = 0; !rc && i < c->layers; i++) {
         rc = layer_init(s, i, csa);
@@ -107,7 +120,8 @@ int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *
 
 static void layer_free(lsa_layer_state *l)
 {
-    lsa_row_history *rows[] = {&l->window, &l->kv, &l->gate, &l->index_kv, &l->index_gate, &l->queries, &l->query_weights};
+    lsa_row_history *rows[] = {&l->window,     &l->kv,      &l->gate,         &l->index_kv,
+                               &l->index_gate, &l->queries, &l->query_weights};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) lsa_row_history_free(rows[i]);
     lsa_cow_blocks_free(&l->entries);
     lsa_free(l->hidden);
@@ -152,16 +166,21 @@ static int layer_fork(lsa_session *to, const lsa_session *from, int64_t layer)
     const lsa_layer_state *l = &from->layers[layer];
     const lsa_config *c = &from->model->config;
     out->csa = l->csa;
-    lsa_row_history *rows[] = {&out->window, &out->kv, &out->gate, &out->index_kv, &out->index_gate, &out->queries, &out->query_weights};
-    const lsa_row_history *old[] = {&l->window, &l->kv, &l->gate, &l->index_kv, &l->index_gate, &l->queries, &l->query_weights};
+    lsa_row_history *rows[] = {&out->window,     &out->kv,      &out->gate,         &out->index_kv,
+                               &out->index_gate, &out->queries, &out->query_weights};
+    const lsa_row_history *old[] = {&l->window,     &l->kv,      &l->gate,         &l->index_kv,
+                                    &l->index_gate, &l->queries, &l->query_weights};
     int rc = LSA_OK;
-    for (size_t i = 0; !rc && i < sizeof rows / sizeof *rows; i++) rc = lsa_row_history_copy(rows[i], old[i]);
+    for (size_t i = 0; !rc && i < sizeof rows / sizeof *rows; i++)
+        rc = lsa_row_history_copy(rows[i], old[i]);
     if (!rc) rc = lsa_cow_blocks_fork(&out->entries, &l->entries);
     if (!rc) rc = copy_block(&out->hidden, l->hidden, c->hidden * (int64_t)sizeof(float));
     out->last_count = l->last_count;
     if (!rc) rc = copy_block(&out->last_ids, l->last_ids, c->index_topk * (int64_t)sizeof(int32_t));
     if (!rc) rc = copy_block(&out->last_mass, l->last_mass, c->index_topk * (int64_t)sizeof(float));
-    if (!rc) rc = copy_block(&out->resident_keys, l->resident_keys, from->resident_room * lsa_pool_key_bytes(from->pool));
+    if (!rc)
+        rc = copy_block(&out->resident_keys, l->resident_keys,
+                        from->resident_room * lsa_pool_key_bytes(from->pool));
     if (!rc) rc = copy_block(&out->used, l->used, from->observed_room * (int64_t)sizeof *l->used);
     if (!rc) rc = copy_block(&out->mass, l->mass, from->observed_room * (int64_t)sizeof *l->mass);
     if (!rc && l->csa >= 0) rc = next_init(out, c);
@@ -185,7 +204,9 @@ int lsa_session_fork(lsa_session **out, const lsa_session *s)
     if (!rc) rc = lsa_cow_blocks_fork(&t->token_ids, &s->token_ids);
     if (!rc && s->pool) rc = lsa_pool_fork(&t->pool, s->pool);
     if (!rc && s->demand) rc = lsa_on_demand_fork(&t->demand, s->demand);
-    if (!rc) rc = copy_block(&t->residents, s->residents, s->resident_room * (int64_t)sizeof *s->residents);
+    if (!rc)
+        rc = copy_block(&t->residents, s->residents,
+                        s->resident_room * (int64_t)sizeof *s->residents);
     for (int64_t i = 0; !rc && i < s->model->config.layers; i++) rc = layer_fork(t, s, i);
     if (rc) {
         lsa_session_free(t);
@@ -200,14 +221,18 @@ int lsa_session_fork(lsa_session **out, const lsa_session *s)
 static int check_tokens(const lsa_session *s, const int32_t *tokens, int64_t n)
 {
     const lsa_config *c = &s->model->config;
-    if (n < 1) return lsa_fail(LSA_EARG, "session: a prompt of %lld tokens; at least 1 is needed", (long long)n);
+    if (n < 1)
+        return lsa_fail(LSA_EARG, "session: a prompt of %lld tokens; at least 1 is needed",
+                        (long long)n);
     if (s->tokens + n > c->max_positions)
-        return lsa_fail(LSA_EARG, "session: %lld tokens after %lld; the model's max_position_embeddings is %lld",
-                        (long long)n, (long long)s->tokens, (long long)c->max_positions);
+        return lsa_fail(
+            LSA_EARG,
+            "session: %lld tokens after %lld; the model's max_position_embeddings is %lld",
+            (long long)n, (long long)s->tokens, (long long)c->max_positions);
     for (int64_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= c->vocab)
-            return lsa_fail(LSA_EARG, "session: token %lld is %d; the vocabulary has %lld", (long long)i, tokens[i],
-                            (long long)c->vocab);
+            return lsa_fail(LSA_EARG, "session: token %lld is %d; the vocabulary has %lld",
+                            (long long)i, tokens[i], (long long)c->vocab);
     return LSA_OK;
 }
 
@@ -228,19 +253,25 @@ static int observe_by_chunk(lsa_session *s)
 }
 
 /* Runs n tokens and commits them: a pass of one segment. Logits of the last `rows` go to `logits`. */
-static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t rows, float *logits, int decoding,
-                     lsa_trace *trace, int64_t *attention_bytes)
+static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t rows, float *logits,
+                     int decoding, lsa_trace *trace, int64_t *attention_bytes)
 {
     lsa_segment segment = {.s = s, .tokens = tokens, .n = n};
-    lsa_pass pass = {.model = s->model, .c = &s->model->config, .w = s->scratch, .compute = s->compute,
-                     .decoding = decoding, .segments = &segment, .count = 1, .trace = trace};
+    lsa_pass pass = {.model = s->model,
+                     .c = &s->model->config,
+                     .w = s->scratch,
+                     .compute = s->compute,
+                     .decoding = decoding,
+                     .segments = &segment,
+                     .count = 1,
+                     .trace = trace};
     int rc = lsa_forward(&pass, rows, logits);
     if (attention_bytes) *attention_bytes = segment.attention_bytes;
     return rc ? rc : segment.code;
 }
 
-int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_t all, float *logits,
-                        lsa_trace *trace, int64_t *done)
+int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_t all,
+                        float *logits, lsa_trace *trace, int64_t *done)
 {
     int64_t finished = 0, piece = lsa_activations_piece(s->scratch), vocab = s->model->config.vocab;
     if (done) *done = 0;
@@ -260,10 +291,13 @@ int lsa_session_prefill(lsa_session *s, const int32_t *tokens, int64_t n, int32_
     s->counters.prefill_ns += lsa_clock_ns() - start;
     s->counters.prefilled += finished;
     if (rc == LSA_EINTR)
-        return lsa_fail(rc, "interrupted: the session took %lld of %lld tokens", (long long)finished, (long long)n);
+        return lsa_fail(rc, "interrupted: the session took %lld of %lld tokens",
+                        (long long)finished, (long long)n);
     if (rc) return rc;
-    if (all) memcpy(s->logits, logits + (n - 1) * vocab, (size_t)vocab * sizeof *logits);
-    else if (logits) memcpy(logits, s->logits, (size_t)vocab * sizeof *logits);
+    if (all)
+        memcpy(s->logits, logits + (n - 1) * vocab, (size_t)vocab * sizeof *logits);
+    else if (logits)
+        memcpy(logits, s->logits, (size_t)vocab * sizeof *logits);
     return LSA_OK;
 }
 
@@ -289,18 +323,22 @@ int64_t lsa_session_demand_cells(const lsa_session *s, int64_t chunks)
 
 static int check_demand(const lsa_session *s)
 {
-    int64_t need = lsa_session_demand_cells(s, (s->tokens + 1) / s->model->config.csa_rate), cells = lsa_pool_cells(s->pool);
+    int64_t need = lsa_session_demand_cells(s, (s->tokens + 1) / s->model->config.csa_rate),
+            cells = lsa_pool_cells(s->pool);
     if (cells >= need) return LSA_OK;
-    return lsa_fail(LSA_ESTATE, "on demand: the hot pool has %lld cells, a step can pick %lld chunks", (long long)cells,
-                    (long long)need);
+    return lsa_fail(LSA_ESTATE,
+                    "on demand: the hot pool has %lld cells, a step can pick %lld chunks",
+                    (long long)cells, (long long)need);
 }
 
 int lsa_session_check_step(lsa_session *s, int32_t token)
 {
     int rc = check_tokens(s, &token, 1);
     if (rc || s->tiered) return rc;
-    if (s->demand) rc = check_demand(s);
-    else if (s->pool) rc = lsa_pool_load(s->pool);
+    if (s->demand)
+        rc = check_demand(s);
+    else if (s->pool)
+        rc = lsa_pool_load(s->pool);
     return rc ? rc : observe_by_chunk(s);
 }
 
@@ -333,7 +371,8 @@ int lsa_session_resident_room(lsa_session *s, int64_t n)
     int64_t room = n + BORN_ROOM, old = s->resident_room;
     int rc = grow(&s->residents, old, room, sizeof *s->residents);
     for (int64_t i = 0; !rc && i < s->model->config.layers; i++)
-        if (s->layers[i].csa >= 0) rc = grow(&s->layers[i].resident_keys, old, room, lsa_pool_key_bytes(s->pool));
+        if (s->layers[i].csa >= 0)
+            rc = grow(&s->layers[i].resident_keys, old, room, lsa_pool_key_bytes(s->pool));
     if (!rc) s->resident_room = room;
     return rc;
 }
@@ -341,7 +380,8 @@ int lsa_session_resident_room(lsa_session *s, int64_t n)
 int lsa_session_observed_room(lsa_session *s, int64_t n)
 {
     if (n <= s->observed_room) return LSA_OK;
-    int64_t room = n > 2 * s->observed_room ? n + BORN_ROOM : 2 * s->observed_room, old = s->observed_room;
+    int64_t room = n > 2 * s->observed_room ? n + BORN_ROOM : 2 * s->observed_room,
+            old = s->observed_room;
     int rc = LSA_OK;
     for (int64_t i = 0; !rc && i < s->model->config.layers; i++) {
         lsa_layer_state *l = &s->layers[i];
@@ -355,7 +395,9 @@ int lsa_session_observed_room(lsa_session *s, int64_t n)
 
 static int need_chunks(const lsa_session *s)
 {
-    return s->pool ? LSA_OK : lsa_fail(LSA_ESTATE, "session: the model has no CSA layers, so no chunks to choose among");
+    return s->pool ? LSA_OK
+                   : lsa_fail(LSA_ESTATE,
+                              "session: the model has no CSA layers, so no chunks to choose among");
 }
 
 int lsa_session_set_tiered(lsa_session *s, int32_t tiered)
@@ -381,7 +423,8 @@ int lsa_session_set_on_demand(lsa_session *s, int32_t on)
     int rc = need_chunks(s);
     if (!rc) rc = lsa_pool_keys_stay(s->pool);
     if (!rc && lsa_pool_unit(s->pool) != 1)
-        rc = lsa_fail(LSA_ESTATE, "session: on demand, cells hold chunks; these hold pages of %lld", (long long)lsa_pool_unit(s->pool));
+        rc = lsa_fail(LSA_ESTATE, "session: on demand, cells hold chunks; these hold pages of %lld",
+                      (long long)lsa_pool_unit(s->pool));
     if (!rc && !s->demand) rc = lsa_on_demand_new(&s->demand, s->pool);
     return rc ? rc : lsa_session_set_tiered(s, 0);
 }
@@ -394,7 +437,8 @@ int lsa_session_set_disk(lsa_session *s, const char *directory, const int32_t *t
     if (!rc && !kept) rc = LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < n; i++) {
         if (targets[i] < 0 || targets[i] >= layers)
-            rc = lsa_fail(LSA_EARG, "session: CSA layer %d; the model has %lld", targets[i], (long long)layers);
+            rc = lsa_fail(LSA_EARG, "session: CSA layer %d; the model has %lld", targets[i],
+                          (long long)layers);
         else
             kept[targets[i]] = 1;
     }
@@ -410,8 +454,8 @@ typedef struct resident_layer {
     float *mass;
 } resident_layer;
 
-static int build_layer(resident_layer *out, const lsa_pool *pool, int64_t csa, const int32_t *chunks, int64_t n,
-                       int64_t room)
+static int build_layer(resident_layer *out, const lsa_pool *pool, int64_t csa,
+                       const int32_t *chunks, int64_t n, int64_t room)
 {
     out->keys = lsa_alloc(room * lsa_pool_key_bytes(pool));
     out->used = lsa_alloc_zero(room * (int64_t)sizeof *out->used);
@@ -425,10 +469,12 @@ static int check_residents(const lsa_session *s, const int32_t *chunks, int64_t 
     int64_t all = lsa_session_chunks(s), unit = lsa_pool_unit(s->pool);
     for (int64_t i = 0; i < n; i++) {
         if (chunks[i] < 0 || chunks[i] >= all || (i && chunks[i] <= chunks[i - 1]))
-            return lsa_fail(LSA_EARG, "session: resident %lld is chunk %d; ascending ids below %lld are needed",
-                            (long long)i, chunks[i], (long long)all);
+            return lsa_fail(
+                LSA_EARG, "session: resident %lld is chunk %d; ascending ids below %lld are needed",
+                (long long)i, chunks[i], (long long)all);
         if (!lsa_pool_has(s->pool, chunks[i] / unit))
-            return lsa_fail(LSA_ESTATE, "session: chunk %d is to be resident, but has no cell", chunks[i]);
+            return lsa_fail(LSA_ESTATE, "session: chunk %d is to be resident, but has no cell",
+                            chunks[i]);
     }
     return LSA_OK;
 }
@@ -443,7 +489,8 @@ int lsa_session_set_residents(lsa_session *s, const int32_t *chunks, int64_t n)
     int32_t *residents = lsa_alloc(room * (int64_t)sizeof *residents);
     if (!built || !residents) rc = LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < layers; i++)
-        if (s->layers[i].csa >= 0) rc = build_layer(&built[i], s->pool, s->layers[i].csa, chunks, n, room);
+        if (s->layers[i].csa >= 0)
+            rc = build_layer(&built[i], s->pool, s->layers[i].csa, chunks, n, room);
     if (!rc) { /* all at once: a step sees one consistent set */
         if (n) memcpy(residents, chunks, (size_t)n * sizeof *chunks);
         int32_t *old = s->residents;
@@ -474,7 +521,8 @@ int lsa_session_set_residents(lsa_session *s, const int32_t *chunks, int64_t n)
 
 void lsa_session_drop_absent(lsa_session *s)
 {
-    int64_t kept = 0, unit = s->pool ? lsa_pool_unit(s->pool) : 1, key = s->pool ? lsa_pool_key_bytes(s->pool) : 0;
+    int64_t kept = 0, unit = s->pool ? lsa_pool_unit(s->pool) : 1,
+            key = s->pool ? lsa_pool_key_bytes(s->pool) : 0;
     for (int64_t i = 0; i < s->resident_count; i++) {
         if (!lsa_pool_has(s->pool, s->residents[i] / unit)) continue;
         for (int64_t j = 0; i > kept && j < s->model->config.layers; j++) {
@@ -487,7 +535,8 @@ void lsa_session_drop_absent(lsa_session *s)
         }
         s->residents[kept++] = s->residents[i];
     }
-    for (int64_t j = 0; !s->observed_by_chunk && j < s->model->config.layers; j++) /* who is born next starts at zero */
+    for (int64_t j = 0; !s->observed_by_chunk && j < s->model->config.layers;
+         j++) /* who is born next starts at zero */
         for (int64_t i = kept; s->layers[j].csa >= 0 && i < s->resident_count; i++) {
             s->layers[j].used[i] = 0;
             s->layers[j].mass[i] = 0;
@@ -497,6 +546,7 @@ void lsa_session_drop_absent(lsa_session *s)
 
 int64_t lsa_session_residents(const lsa_session *s, int32_t *chunks)
 {
-    if (chunks && s->resident_count) memcpy(chunks, s->residents, (size_t)s->resident_count * sizeof *chunks);
+    if (chunks && s->resident_count)
+        memcpy(chunks, s->residents, (size_t)s->resident_count * sizeof *chunks);
     return s->resident_count;
 }

@@ -18,8 +18,8 @@ int64_t lsa_activations_piece(const lsa_activations *scratch);
 
 /* An empty session. kv_format: LSA_KV_*; compute: LSA_COMPUTE_*; unit: chunks a cell of the hot tier (1, or
  * chunks a page). `model` must outlive it. */
-int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *scratch, int32_t kv_format,
-                    int32_t compute, int64_t unit);
+int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *scratch,
+                    int32_t kv_format, int32_t compute, int64_t unit);
 
 /* An equal session that shares what is cached until either side writes. Counters start at zero. */
 int lsa_session_fork(lsa_session **out, const lsa_session *session);
@@ -29,8 +29,8 @@ void lsa_session_free(lsa_session *session);
  * collects intermediates. On failure the pieces before the failing one are kept and *done (may be NULL) tells how many
  * tokens that is; everything else is as before. LSA_EARG for token ids out of range, n < 1, or
  * contexts past max_position_embeddings: nothing is run then. LSA_EINTR between layers. */
-int lsa_session_prefill(lsa_session *session, const int32_t *tokens, int64_t n, int32_t all, float *logits,
-                        lsa_trace *trace, int64_t *done);
+int lsa_session_prefill(lsa_session *session, const int32_t *tokens, int64_t n, int32_t all,
+                        float *logits, lsa_trace *trace, int64_t *done);
 
 /* One step. logits: [vocab] or NULL. */
 int lsa_session_decode(lsa_session *session, int32_t token, float *logits);
@@ -38,7 +38,8 @@ int lsa_session_decode(lsa_session *session, int32_t token, float *logits);
 /* The cold tier on disk, in a file in `directory`: see lsa_pool_set_disk. Keys of the n target layers (CSA ordinals) stay
  * in memory. lsa_pool_spill moves the rest there; prefill and decode among all chunks have it back first. Questions
  * about layers whose keys are on disk read them there. */
-int lsa_session_set_disk(lsa_session *session, const char *directory, const int32_t *targets, int64_t n);
+int lsa_session_set_disk(lsa_session *session, const char *directory, const int32_t *targets,
+                         int64_t n);
 
 /* Level 2 sees all chunks (0, the start) or residents only (1). Going tiered starts with no residents, and ends on_demand. */
 int lsa_session_set_tiered(lsa_session *session, int32_t tiered);
@@ -56,10 +57,11 @@ int lsa_session_set_residents(lsa_session *session, const int32_t *chunks, int64
 
 /* Residents that have no cell any more, after transfers that failed, leave the set. Allocates nothing. */
 void lsa_session_drop_absent(lsa_session *session);
-int64_t lsa_session_residents(const lsa_session *session, int32_t *chunks);   /* chunks may be NULL: counts */
+int64_t lsa_session_residents(const lsa_session *session,
+                              int32_t *chunks); /* chunks may be NULL: counts */
 
 const lsa_model *lsa_session_model(const lsa_session *session);
-lsa_pool *lsa_session_pool(lsa_session *session);                             /* NULL without CSA layers */
+lsa_pool *lsa_session_pool(lsa_session *session); /* NULL without CSA layers */
 int64_t lsa_session_tokens(const lsa_session *session);
 int64_t lsa_session_chunks(const lsa_session *session);
 void lsa_session_token_ids(const lsa_session *session, int64_t from, int64_t n, int32_t *ids);
@@ -72,16 +74,18 @@ const float *lsa_session_logits(const lsa_session *session);
  * `from`. entries: decoded attention KV [n, head_dim] f32. */
 int lsa_session_hidden(const lsa_session *session, int64_t csa, float *hidden);
 int lsa_session_keys(const lsa_session *session, int64_t csa, int64_t from, int64_t n, void *keys);
-int lsa_session_entries(const lsa_session *session, int64_t csa, int64_t from, int64_t n, float *entries);
+int lsa_session_entries(const lsa_session *session, int64_t csa, int64_t from, int64_t n,
+                        float *entries);
 
 /* Index queries [w, index_heads * index_dim] (rotated when keys are fp8) and head weights [w, index_heads], all factors
  * in, of the last w tokens; w <= lsa_session_recent. */
 int64_t lsa_session_recent(const lsa_session *session);
-int lsa_session_queries(const lsa_session *session, int64_t csa, int64_t w, float *queries, float *weights);
+int lsa_session_queries(const lsa_session *session, int64_t csa, int64_t w, float *queries,
+                        float *weights);
 
 /* Index scores of `heads` query heads (see index_score.h) against all keys of a layer: scores [rows, chunks]. */
-int lsa_session_index_scores(const lsa_session *session, int64_t csa, const float *q, const float *w,
-                             int64_t rows, int64_t heads, float *scores);
+int lsa_session_index_scores(const lsa_session *session, int64_t csa, const float *q,
+                             const float *w, int64_t rows, int64_t heads, float *scores);
 
 /* Since the residents were set (or the session began): how often Level 2 picked each chunk, and the sum over steps of
  * the attention mass it got (mean over heads); [chunks] each, zero where not observed. */
@@ -99,13 +103,13 @@ int64_t lsa_session_native_topk(const lsa_session *session, int64_t csa, int32_t
 int lsa_session_coverage(const lsa_session *session, int64_t *covered, int64_t *total);
 
 typedef struct lsa_session_counters {
-    int64_t prefilled, steps;                /* tokens run either way */
+    int64_t prefilled, steps; /* tokens run either way */
     int64_t prefill_ns, decode_ns;
-    double resident_share;                   /* sum over steps of residents / chunks; 1 for an untiered step */
-    int64_t resident_sum, chunk_sum;         /* sums over steps, in chunks */
-    int64_t attention_bytes;                 /* records read by attention in decode */
-    int64_t scored;                          /* (query, key) pairs scored by Level 2 in decode */
-    int64_t hits;                            /* on demand: picks that had a cell */
+    double resident_share; /* sum over steps of residents / chunks; 1 for an untiered step */
+    int64_t resident_sum, chunk_sum; /* sums over steps, in chunks */
+    int64_t attention_bytes;         /* records read by attention in decode */
+    int64_t scored;                  /* (query, key) pairs scored by Level 2 in decode */
+    int64_t hits;                    /* on demand: picks that had a cell */
 } lsa_session_counters;
 
 void lsa_session_count(const lsa_session *session, lsa_session_counters *out);

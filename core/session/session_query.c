@@ -11,8 +11,8 @@
 #include "kernels/topk.h"
 
 enum {
-    AT_A_TIME = 256,           /* records decoded */
-    KEYS_FROM_DISK = 4 << 20   /* bytes of keys read from the file before they are scored */
+    AT_A_TIME = 256,         /* records decoded */
+    KEYS_FROM_DISK = 4 << 20 /* bytes of keys read from the file before they are scored */
 };
 
 const lsa_model *lsa_session_model(const lsa_session *s) { return s->model; }
@@ -55,7 +55,8 @@ int lsa_session_hidden(const lsa_session *s, int64_t csa, float *hidden)
 {
     const lsa_layer_state *l = layer_of(s, csa);
     if (!l) return LSA_EARG;
-    if (!s->tokens) return lsa_fail(LSA_ESTATE, "session: no token has been run, so there is no hidden state");
+    if (!s->tokens)
+        return lsa_fail(LSA_ESTATE, "session: no token has been run, so there is no hidden state");
     memcpy(hidden, l->hidden, (size_t)s->model->config.hidden * sizeof *hidden);
     return LSA_OK;
 }
@@ -83,34 +84,40 @@ int lsa_session_entries(const lsa_session *s, int64_t csa, int64_t from, int64_t
         for (int64_t i = 0; i < m; i++) chunks[i] = (int32_t)(from + at + i);
         rc = lsa_pool_read(s->pool, csa, chunks, m, records);
         if (!rc)
-            rc = lsa_kv_decode_cpu(entries + at * c->head_dim, records, m, c->head_dim, c->rope_dim, bytes, s->kv_format,
-                                   NULL);
+            rc = lsa_kv_decode_cpu(entries + at * c->head_dim, records, m, c->head_dim, c->rope_dim,
+                                   bytes, s->kv_format, NULL);
     }
     lsa_free(records);
     return rc;
 }
 
-int64_t lsa_session_recent(const lsa_session *s) { return s->tokens < LSA_RECENT ? s->tokens : LSA_RECENT; }
+int64_t lsa_session_recent(const lsa_session *s)
+{
+    return s->tokens < LSA_RECENT ? s->tokens : LSA_RECENT;
+}
 
-int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *queries, float *weights)
+int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *queries,
+                        float *weights)
 {
     const lsa_layer_state *l = layer_of(s, csa);
     if (!l) return LSA_EARG;
     if (w < 1 || w > lsa_session_recent(s))
-        return lsa_fail(LSA_EARG, "session: queries of the last %lld tokens; 1 to %lld are kept", (long long)w,
-                        (long long)lsa_session_recent(s));
-    memcpy(queries, lsa_row_history_at(&l->queries, s->tokens - w), (size_t)(w * l->queries.width) * sizeof *queries);
+        return lsa_fail(LSA_EARG, "session: queries of the last %lld tokens; 1 to %lld are kept",
+                        (long long)w, (long long)lsa_session_recent(s));
+    memcpy(queries, lsa_row_history_at(&l->queries, s->tokens - w),
+           (size_t)(w * l->queries.width) * sizeof *queries);
     memcpy(weights, lsa_row_history_at(&l->query_weights, s->tokens - w),
            (size_t)(w * l->query_weights.width) * sizeof *weights);
     return LSA_OK;
 }
 
-int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, const float *w, int64_t rows,
-                          int64_t heads, int64_t chunks, float *scores)
+int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, const float *w,
+                          int64_t rows, int64_t heads, int64_t chunks, float *scores)
 {
     const lsa_config *c = &s->model->config;
     int64_t key = lsa_pool_key_bytes(s->pool);
-    int64_t bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim, s->kv_format, s->compute);
+    int64_t bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim,
+                                              s->kv_format, s->compute);
     void *workspace = lsa_activations_workspace(s->scratch, bytes);
     int here = lsa_pool_has_keys(s->pool, csa);
     int64_t run = here ? LSA_POOL_KEY_RUN : KEYS_FROM_DISK / key;
@@ -121,16 +128,18 @@ int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, con
         if (!here) rc = lsa_pool_read_keys(s->pool, csa, from, n, fetched);
         for (int64_t at = 0; !rc && at < n; at += LSA_POOL_KEY_RUN) {
             const uint8_t *keys = here ? lsa_pool_keys(s->pool, csa, from) : fetched + at * key;
-            rc = lsa_index_score_cpu(scores + from + at, q, w, keys, rows, n - at < LSA_POOL_KEY_RUN ? n - at : LSA_POOL_KEY_RUN,
-                                     heads, c->index_dim, key, chunks, s->kv_format, s->compute, workspace, NULL);
+            rc = lsa_index_score_cpu(scores + from + at, q, w, keys, rows,
+                                     n - at < LSA_POOL_KEY_RUN ? n - at : LSA_POOL_KEY_RUN, heads,
+                                     c->index_dim, key, chunks, s->kv_format, s->compute, workspace,
+                                     NULL);
         }
     }
     lsa_free(fetched);
     return rc;
 }
 
-int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w, int64_t rows,
-                             int64_t heads, float *scores)
+int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w,
+                             int64_t rows, int64_t heads, float *scores)
 {
     if (!layer_of(s, csa)) return LSA_EARG;
     return lsa_session_scores_of(s, csa, q, w, rows, heads, lsa_session_chunks(s), scores);
@@ -157,8 +166,10 @@ static int is_resident(const lsa_session *s, int32_t chunk)
     int64_t low = 0, high = s->resident_count;
     while (low < high) {
         int64_t middle = (low + high) / 2;
-        if (s->residents[middle] < chunk) low = middle + 1;
-        else high = middle;
+        if (s->residents[middle] < chunk)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low < s->resident_count && s->residents[low] == chunk;
 }
@@ -173,7 +184,8 @@ int64_t lsa_session_picks(const lsa_session *s, int64_t csa, int32_t *ids, float
 }
 
 /* The same picks as Level 2's where the keys are to be read from the file: scores of all chunks, then the best. */
-static int topk_from_disk(const lsa_session *s, int64_t csa, const float *q, const float *w, int32_t *ids, int32_t *count)
+static int topk_from_disk(const lsa_session *s, int64_t csa, const float *q, const float *w,
+                          int32_t *ids, int32_t *count)
 {
     int64_t chunks = lsa_session_chunks(s), heads = s->model->config.index_heads;
     int32_t k = (int32_t)s->model->config.index_topk;
@@ -196,10 +208,11 @@ int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
     if (!l) return LSA_EARG;
     if (!s->tokens) return 0;
     int32_t count = 0;
-    const float *q = lsa_row_history_at(&l->queries, s->tokens - 1), *w = lsa_row_history_at(&l->query_weights, s->tokens - 1);
-    int rc = lsa_pool_has_keys(s->pool, csa)
-                 ? lsa_level2(s, s->scratch, l - s->layers, q, w, 1, s->tokens - 1, 0, ids, NULL, &count)
-                 : topk_from_disk(s, csa, q, w, ids, &count);
+    const float *q = lsa_row_history_at(&l->queries, s->tokens - 1),
+                *w = lsa_row_history_at(&l->query_weights, s->tokens - 1);
+    int rc = lsa_pool_has_keys(s->pool, csa) ? lsa_level2(s, s->scratch, l - s->layers, q, w, 1,
+                                                          s->tokens - 1, 0, ids, NULL, &count)
+                                             : topk_from_disk(s, csa, q, w, ids, &count);
     return rc ? rc : count;
 }
 

@@ -21,7 +21,7 @@ typedef struct want {
 struct lsa_trace {
     piece *pieces;
     int64_t count, room;
-    want *wants;               /* none: everything is wanted */
+    want *wants; /* none: everything is wanted */
     int64_t want_count;
 };
 
@@ -49,7 +49,8 @@ void lsa_trace_clear(lsa_trace *trace)
 int lsa_trace_want(lsa_trace *trace, int64_t layer, const char *name)
 {
     want w = {.layer = layer};
-    if (strlen(name) >= sizeof w.name) return lsa_fail(LSA_EARG, "trace: nothing is called %s", name);
+    if (strlen(name) >= sizeof w.name)
+        return lsa_fail(LSA_EARG, "trace: nothing is called %s", name);
     memcpy(w.name, name, strlen(name));
     want *wants = lsa_realloc(trace->wants, (trace->want_count + 1) * (int64_t)sizeof *wants);
     if (!wants) return LSA_ENOMEM;
@@ -62,13 +63,14 @@ int lsa_trace_wants(const lsa_trace *trace, int64_t layer, const char *name)
 {
     if (!trace) return 0;
     for (int64_t i = 0; i < trace->want_count; i++)
-        if ((trace->wants[i].layer < 0 || trace->wants[i].layer == layer) && !strcmp(trace->wants[i].name, name))
+        if ((trace->wants[i].layer < 0 || trace->wants[i].layer == layer) &&
+            !strcmp(trace->wants[i].name, name))
             return 1;
     return trace->want_count == 0;
 }
 
-int lsa_trace_rows(lsa_trace *trace, int64_t layer, const char *name, const float *data, int64_t rows,
-                   int64_t cols)
+int lsa_trace_rows(lsa_trace *trace, int64_t layer, const char *name, const float *data,
+                   int64_t rows, int64_t cols)
 {
     if (!lsa_trace_wants(trace, layer, name)) return LSA_OK;
     if (trace->count == trace->room) {

@@ -19,8 +19,8 @@ void lsa_trace_clear(lsa_trace *trace);
 
 /* Adds `rows` rows of `cols` values under "layer.{layer}.{name}"; rows of one name may differ in cols.
  * What is not wanted is passed over. */
-int lsa_trace_rows(lsa_trace *trace, int64_t layer, const char *name, const float *data, int64_t rows,
-                   int64_t cols);
+int lsa_trace_rows(lsa_trace *trace, int64_t layer, const char *name, const float *data,
+                   int64_t rows, int64_t cols);
 
 /* Pieces in the order of their coming. */
 int64_t lsa_trace_count(const lsa_trace *trace);

@@ -23,14 +23,18 @@ static int find_open(open_fn **out, const char *name)
     if (!dladdr((void *)(uintptr_t)find_open, &own) || !own.dli_fname) own.dli_fname = "";
     const char *slash = strrchr(own.dli_fname, '/');
     int directory = slash ? (int)(slash - own.dli_fname) + 1 : 0;
-    if (snprintf(path, sizeof path, "%.*sliblsa_%s.so", directory, own.dli_fname, name) >= (int)sizeof path)
+    if (snprintf(path, sizeof path, "%.*sliblsa_%s.so", directory, own.dli_fname, name) >=
+        (int)sizeof path)
         return lsa_fail(LSA_EDEVICE, "collective: the library's path is too long");
     /* Open MPI's plug-ins look for its symbols among the global ones. */
     void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    if (!library) return lsa_fail(LSA_EDEVICE, "collective: %s cannot be loaded (%s)", name, dlerror());
+    if (!library)
+        return lsa_fail(LSA_EDEVICE, "collective: %s cannot be loaded (%s)", name, dlerror());
     snprintf(entry, sizeof entry, "lsa_collective_open_%s", name);
     void *address = dlsym(library, entry);
-    if (!address) return lsa_fail(LSA_EDEVICE, "collective: %s has no %s: it is of another build", path, entry);
+    if (!address)
+        return lsa_fail(LSA_EDEVICE, "collective: %s has no %s: it is of another build", path,
+                        entry);
     memcpy(out, &address, sizeof address);
     return LSA_OK;
 }
@@ -38,14 +42,17 @@ static int find_open(open_fn **out, const char *name)
 int lsa_collective_open(lsa_collective **out, const char *name)
 {
     open_fn *open;
-    if (strcmp(name, "mpi")) return lsa_fail(LSA_EARG, "collective: there is no '%s'; there is: mpi", name);
+    if (strcmp(name, "mpi"))
+        return lsa_fail(LSA_EARG, "collective: there is no '%s'; there is: mpi", name);
     int rc = find_open(&open, name);
     if (rc) return rc;
     lsa_collective *c = lsa_alloc_zero(sizeof *c);
     if (!c) return LSA_ENOMEM;
     rc = open(&c->backend);
-    if (rc) lsa_free(c);
-    else *out = c;
+    if (rc)
+        lsa_free(c);
+    else
+        *out = c;
     return rc;
 }
 
@@ -61,9 +68,15 @@ int32_t lsa_collective_rank(const lsa_collective *c) { return c->backend.rank; }
 
 int32_t lsa_collective_size(const lsa_collective *c) { return c->backend.size; }
 
-int lsa_collective_sum_f32(lsa_collective *c, float *x, int64_t n) { return c->backend.sum_f32(c->backend.state, x, n); }
+int lsa_collective_sum_f32(lsa_collective *c, float *x, int64_t n)
+{
+    return c->backend.sum_f32(c->backend.state, x, n);
+}
 
-int lsa_collective_sum_f64(lsa_collective *c, double *x, int64_t n) { return c->backend.sum_f64(c->backend.state, x, n); }
+int lsa_collective_sum_f64(lsa_collective *c, double *x, int64_t n)
+{
+    return c->backend.sum_f64(c->backend.state, x, n);
+}
 
 int lsa_collective_broadcast(lsa_collective *c, void *data, int64_t bytes)
 {

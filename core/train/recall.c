@@ -20,8 +20,8 @@ typedef struct retrieval {
 
 /* A thread's working memory. */
 typedef struct scratch {
-    int32_t *seen, *ids, *votes;             /* [chunks] */
-    uint64_t *golden, *first;                /* sets of `chunks` ids */
+    int32_t *seen, *ids, *votes; /* [chunks] */
+    uint64_t *golden, *first;    /* sets of `chunks` ids */
     void *select;
 } scratch;
 
@@ -29,8 +29,8 @@ static int64_t words(int64_t n) { return (n + 63) / 64; }
 
 static int64_t scratch_bytes(int64_t chunks)
 {
-    return 3 * chunks * (int64_t)sizeof(int32_t) + 64 + 2 * words(chunks) * (int64_t)sizeof(uint64_t) + 64 +
-           lsa_select_workspace(chunks);
+    return 3 * chunks * (int64_t)sizeof(int32_t) + 64 +
+           2 * words(chunks) * (int64_t)sizeof(uint64_t) + 64 + lsa_select_workspace(chunks);
 }
 
 static scratch scratch_at(uint8_t *base, int64_t chunks)
@@ -48,7 +48,8 @@ static scratch scratch_at(uint8_t *base, int64_t chunks)
 
 static int bit(const uint64_t *bits, int64_t i) { return (int)(bits[i / 64] >> (i % 64) & 1); }
 
-static void count_chunks(lsa_recall_counts *c, const retrieval *r, const float *scores, const uint64_t *golden, int64_t n)
+static void count_chunks(lsa_recall_counts *c, const retrieval *r, const float *scores,
+                         const uint64_t *golden, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         int is = bit(golden, i), chosen = r->strict ? scores[i] > r->theta : scores[i] >= r->theta;
@@ -67,7 +68,8 @@ static int count_row(lsa_recall_counts *c, const retrieval *r, int64_t row, cons
 {
     int64_t n = r->limits[row], golden = 0, found = 0;
     if (n == 0) return LSA_OK;
-    int64_t positives = lsa_golden_positives(s->ids, s->votes, r->golden, r->horizon, r->steps[row], s->seen);
+    int64_t positives =
+        lsa_golden_positives(s->ids, s->votes, r->golden, r->horizon, r->steps[row], s->seen);
     memset(s->golden, 0, (size_t)words(n) * sizeof *s->golden);
     for (int64_t i = 0; i < positives; i++) {
         if (s->ids[i] >= n) continue;
@@ -80,7 +82,8 @@ static int count_row(lsa_recall_counts *c, const retrieval *r, int64_t row, cons
     count_chunks(c, r, r->scores + row * r->stride, s->golden, n);
     if (golden == 0) return LSA_OK;
     int rc = lsa_select_topk_cpu(s->first, r->ranks + row * r->stride, n, r->k, s->select, NULL);
-    for (int64_t i = 0; i < words(n); i++) found += __builtin_popcountll(s->first[i] & s->golden[i]);
+    for (int64_t i = 0; i < words(n); i++)
+        found += __builtin_popcountll(s->first[i] & s->golden[i]);
     c->golden_steps++;
     c->recall_at_k += (double)found / (double)golden;
     return rc;
@@ -128,27 +131,33 @@ static int count_rows(lsa_recall_counts *counts, const retrieval *r, int64_t row
     return failed;
 }
 
-int lsa_recall_add(lsa_recall_counts *counts, const float *scores, const float *ranks, const lsa_golden *golden,
-                      const lsa_horizon *horizon, const int64_t *steps, const int64_t *limits, int64_t rows, int64_t stride,
-                      double theta, int32_t strict, int64_t k)
+int lsa_recall_add(lsa_recall_counts *counts, const float *scores, const float *ranks,
+                   const lsa_golden *golden, const lsa_horizon *horizon, const int64_t *steps,
+                   const int64_t *limits, int64_t rows, int64_t stride, double theta,
+                   int32_t strict, int64_t k)
 {
     retrieval r = {scores, ranks, golden, horizon, steps, limits, stride, k, theta, strict};
     int64_t all = 0;
     if (k < 0) return lsa_fail(LSA_EARG, "retrieval: k is %lld", (long long)k);
     for (int64_t i = 0; i < rows; i++) {
         if (steps[i] < 0 || steps[i] >= golden->steps)
-            return lsa_fail(LSA_EARG, "retrieval: step %lld of %lld", (long long)steps[i], (long long)golden->steps);
+            return lsa_fail(LSA_EARG, "retrieval: step %lld of %lld", (long long)steps[i],
+                            (long long)golden->steps);
         int64_t candidates = lsa_golden_candidates(golden, horizon, steps[i]);
         if (limits[i] < 0 || limits[i] > candidates || limits[i] > stride)
-            return lsa_fail(LSA_EARG, "retrieval: limit %lld of step %lld, which has %lld candidates, in rows of %lld",
-                            (long long)limits[i], (long long)steps[i], (long long)candidates, (long long)stride);
+            return lsa_fail(
+                LSA_EARG,
+                "retrieval: limit %lld of step %lld, which has %lld candidates, in rows of %lld",
+                (long long)limits[i], (long long)steps[i], (long long)candidates,
+                (long long)stride);
         all += limits[i];
     }
     int threads = lsa_threads_for(all * 4);
     return rows ? count_rows(counts, &r, rows, threads < rows ? threads : (int)rows) : LSA_OK;
 }
 
-int lsa_recall_check(const int32_t *ids, int64_t rows, int64_t k, const int64_t *positions, int64_t rate)
+int lsa_recall_check(const int32_t *ids, int64_t rows, int64_t k, const int64_t *positions,
+                     int64_t rate)
 {
     for (int64_t row = 0; row < rows; row++) {
         int64_t chunks = (positions[row] + 1) / rate, before = -1, ended = 0;
@@ -156,15 +165,17 @@ int lsa_recall_check(const int32_t *ids, int64_t rows, int64_t k, const int64_t 
             int32_t id = ids[row * k + j];
             ended |= id == -1;
             if (ended ? id != -1 : id <= before || id >= chunks)
-                return lsa_fail(LSA_EFORMAT, "chunk %d at place %lld of row %lld, which has %lld chunks", id, (long long)j,
-                                (long long)row, (long long)chunks);
+                return lsa_fail(LSA_EFORMAT,
+                                "chunk %d at place %lld of row %lld, which has %lld chunks", id,
+                                (long long)j, (long long)row, (long long)chunks);
             before = id;
         }
     }
     return LSA_OK;
 }
 
-int64_t lsa_recall_covered(const uint64_t *bits, const int32_t *ids, int64_t rows, int64_t k, int64_t *total)
+int64_t lsa_recall_covered(const uint64_t *bits, const int32_t *ids, int64_t rows, int64_t k,
+                           int64_t *total)
 {
     int64_t covered = 0;
     *total = 0;

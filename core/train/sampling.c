@@ -11,19 +11,20 @@
 int lsa_golden_check(const lsa_golden *g)
 {
     if (g->pointers[0] != 0 || g->pointers[g->steps] != g->entries)
-        return lsa_fail(LSA_EFORMAT, "labels: pointers go from %d to %d, there are %lld entries", g->pointers[0],
-                        g->pointers[g->steps], (long long)g->entries);
+        return lsa_fail(LSA_EFORMAT, "labels: pointers go from %d to %d, there are %lld entries",
+                        g->pointers[0], g->pointers[g->steps], (long long)g->entries);
     for (int64_t i = 0; i < g->steps; i++) {
         if (g->pointers[i + 1] < g->pointers[i])
-            return lsa_fail(LSA_EFORMAT, "labels: pointers of step %lld go from %d to %d", (long long)i, g->pointers[i],
-                            g->pointers[i + 1]);
+            return lsa_fail(LSA_EFORMAT, "labels: pointers of step %lld go from %d to %d",
+                            (long long)i, g->pointers[i], g->pointers[i + 1]);
         if (g->positions[i] < 0 || (i > 0 && g->positions[i] <= g->positions[i - 1]))
-            return lsa_fail(LSA_EFORMAT, "labels: position %lld of step %lld does not ascend", (long long)g->positions[i],
-                            (long long)i);
+            return lsa_fail(LSA_EFORMAT, "labels: position %lld of step %lld does not ascend",
+                            (long long)g->positions[i], (long long)i);
     }
     for (int64_t i = 0; i < g->entries; i++)
         if (g->indices[i] < 0 || g->indices[i] >= g->chunks)
-            return lsa_fail(LSA_EFORMAT, "labels: chunk %d of %lld", g->indices[i], (long long)g->chunks);
+            return lsa_fail(LSA_EFORMAT, "labels: chunk %d of %lld", g->indices[i],
+                            (long long)g->chunks);
     return LSA_OK;
 }
 
@@ -41,10 +42,11 @@ static int64_t horizon_begin(const lsa_golden *g, const lsa_horizon *h, int64_t 
     return i;
 }
 
-int64_t lsa_golden_positives(int32_t *ids, int32_t *votes, const lsa_golden *g, const lsa_horizon *h, int64_t step,
-                             int32_t *seen)
+int64_t lsa_golden_positives(int32_t *ids, int32_t *votes, const lsa_golden *g,
+                             const lsa_horizon *h, int64_t step, int32_t *seen)
 {
-    int64_t n = 0, candidates = lsa_golden_candidates(g, h, step), end = g->positions[step] + h->first + h->span;
+    int64_t n = 0, candidates = lsa_golden_candidates(g, h, step),
+            end = g->positions[step] + h->first + h->span;
     for (int64_t i = horizon_begin(g, h, step); i < g->steps && g->positions[i] < end; i++)
         for (int32_t at = g->pointers[i]; at < g->pointers[i + 1]; at++) {
             int32_t id = g->indices[at];
@@ -63,7 +65,8 @@ int64_t lsa_golden_positives(int32_t *ids, int32_t *votes, const lsa_golden *g, 
 
 static int has_positive(const lsa_golden *g, const lsa_horizon *h, int64_t step)
 {
-    int64_t candidates = lsa_golden_candidates(g, h, step), end = g->positions[step] + h->first + h->span;
+    int64_t candidates = lsa_golden_candidates(g, h, step),
+            end = g->positions[step] + h->first + h->span;
     for (int64_t i = horizon_begin(g, h, step); i < g->steps && g->positions[i] < end; i++)
         for (int32_t at = g->pointers[i]; at < g->pointers[i + 1]; at++)
             if (g->indices[at] < candidates) return 1;
@@ -88,8 +91,8 @@ void lsa_golden_frequent(uint64_t *bits, const lsa_golden *g, double share, int3
     }
 }
 
-void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes, int64_t n, int32_t least, int32_t layers,
-                        const uint64_t *frequent)
+void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes, int64_t n,
+                        int32_t least, int32_t layers, const uint64_t *frequent)
 {
     float range = (float)(layers - least > 1 ? layers - least : 1);
     for (int64_t i = 0; i < n; i++) {
@@ -103,7 +106,7 @@ void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes
 uint64_t lsa_sample_seed(uint64_t seed, uint64_t step, uint64_t i)
 {
     uint64_t numbers[] = {seed, step, i}, x = 0;
-    for (int k = 0; k < 3; k++) {                        /* splitmix64 over each */
+    for (int k = 0; k < 3; k++) { /* splitmix64 over each */
         x += numbers[k] + 0x9e3779b97f4a7c15u;
         x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
         x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
@@ -128,8 +131,9 @@ static int64_t below(int64_t n, uint64_t *state) { return (int64_t)(uniform(stat
 
 void lsa_sample_normals(float *out, int64_t n, float scale, uint64_t *state)
 {
-    for (int64_t i = 0; i < n; i++) {                    /* Box and Muller */
-        double radius = sqrt(-2 * log(1 - uniform(state))), angle = 2 * 3.14159265358979323846 * uniform(state);
+    for (int64_t i = 0; i < n; i++) { /* Box and Muller */
+        double radius = sqrt(-2 * log(1 - uniform(state))),
+               angle = 2 * 3.14159265358979323846 * uniform(state);
         out[i] = (float)(radius * cos(angle)) * scale;
     }
 }
@@ -154,11 +158,13 @@ static int64_t count_bits(const uint64_t *bits, int64_t n)
     return count;
 }
 
-int64_t lsa_sample_others(int32_t *ids, int64_t want, int64_t n, uint64_t *excluded, uint64_t *state)
+int64_t lsa_sample_others(int32_t *ids, int64_t want, int64_t n, uint64_t *excluded,
+                          uint64_t *state)
 {
     int64_t left = n - count_bits(excluded, n), count = 0;
     if (want > left) want = left;
-    if (want * 2 > left || left * 8 < n) {               /* few to choose from: each in turn is in or out (Knuth's S) */
+    if (want * 2 > left ||
+        left * 8 < n) { /* few to choose from: each in turn is in or out (Knuth's S) */
         for (int64_t i = 0; i < n && count < want; i++) {
             if (has(excluded, i)) continue;
             if (below(left--, state) < want - count) ids[count++] = (int32_t)i;

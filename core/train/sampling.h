@@ -25,8 +25,8 @@ int64_t lsa_golden_candidates(const lsa_golden *golden, const lsa_horizon *horiz
 
 /* The positives of a step, each once, in the order in which coming steps first have them, with the most votes that any of
  * these steps gives. ids, votes: room for the candidates; returns how many. seen: [chunks], all 0, and left so. */
-int64_t lsa_golden_positives(int32_t *ids, int32_t *votes, const lsa_golden *golden, const lsa_horizon *horizon,
-                             int64_t step, int32_t *seen);
+int64_t lsa_golden_positives(int32_t *ids, int32_t *votes, const lsa_golden *golden,
+                             const lsa_horizon *horizon, int64_t step, int32_t *seen);
 
 /* The steps that have a positive, ascending; returns how many. out: [steps]. */
 int64_t lsa_golden_eligible(int32_t *out, const lsa_golden *golden, const lsa_horizon *horizon);
@@ -36,8 +36,8 @@ void lsa_golden_frequent(uint64_t *bits, const lsa_golden *golden, double share,
 
 /* weights[i] of n positives: 0.5 + 1.5 (votes - least) / max(1, layers - least), but 0.5 for those in `frequent` (may be
  * NULL). */
-void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes, int64_t n, int32_t least, int32_t layers,
-                        const uint64_t *frequent);
+void lsa_golden_weights(float *weights, const int32_t *ids, const int32_t *votes, int64_t n,
+                        int32_t least, int32_t layers, const uint64_t *frequent);
 
 /* Random numbers: xorshift64*, as lua/lsa/cycle/rng.lua. A state of sample i of a step: the same for the same three numbers. */
 uint64_t lsa_sample_seed(uint64_t seed, uint64_t step, uint64_t i);
@@ -50,6 +50,7 @@ void lsa_sample_subset(int32_t *ids, int32_t *votes, int64_t n, int64_t keep, ui
 
 /* `want` different ids of 0 .. n-1, or as many as there are, none of them in `excluded`, a set of n ids that is changed
  * meanwhile. Returns how many. */
-int64_t lsa_sample_others(int32_t *ids, int64_t want, int64_t n, uint64_t *excluded, uint64_t *state);
+int64_t lsa_sample_others(int32_t *ids, int64_t want, int64_t n, uint64_t *excluded,
+                          uint64_t *state);
 
 #endif

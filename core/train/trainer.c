@@ -12,15 +12,18 @@
 static int check(const lsa_trainer_shape *s)
 {
     if (s->layers < 1 || s->hidden < 1 || s->rank < 1 || s->heads < 1 || s->dim < 1)
-        return lsa_fail(LSA_ESHAPE, "trainer: %lld layers, hidden %lld, rank %lld, %lld heads of %lld",
-                        (long long)s->layers, (long long)s->hidden, (long long)s->rank, (long long)s->heads,
-                        (long long)s->dim);
+        return lsa_fail(LSA_ESHAPE,
+                        "trainer: %lld layers, hidden %lld, rank %lld, %lld heads of %lld",
+                        (long long)s->layers, (long long)s->hidden, (long long)s->rank,
+                        (long long)s->heads, (long long)s->dim);
     if (s->rope_dim < 0 || s->rope_dim % 2 || s->rope_dim > s->dim)
-        return lsa_fail(LSA_ESHAPE, "trainer: %lld rope dimensions of %lld", (long long)s->rope_dim, (long long)s->dim);
+        return lsa_fail(LSA_ESHAPE, "trainer: %lld rope dimensions of %lld", (long long)s->rope_dim,
+                        (long long)s->dim);
     if (lsa_index_key_bytes(s->key_format, s->dim) < 1)
         return lsa_fail(LSA_EARG, "trainer: key format %d is not f32, bf16 or fp8", s->key_format);
     if (s->key_format == LSA_KV_FP8 && (s->dim & (s->dim - 1)))
-        return lsa_fail(LSA_ESHAPE, "trainer: fp8 keys of dimension %lld; rotated ones have a power of two",
+        return lsa_fail(LSA_ESHAPE,
+                        "trainer: fp8 keys of dimension %lld; rotated ones have a power of two",
                         (long long)s->dim);
     return LSA_OK;
 }
@@ -28,8 +31,10 @@ static int check(const lsa_trainer_shape *s)
 int lsa_trainer_part_shape(const lsa_trainer *t, int32_t part, int64_t *rows, int64_t *cols)
 {
     const lsa_trainer_shape *s = &t->shape;
-    const int64_t shapes[4][2] = {{s->rank, s->hidden}, {1, s->rank}, {s->heads * s->dim, s->rank}, {s->heads, s->hidden}};
-    if (part < 0 || part >= LSA_TRAIN_PARTS) return lsa_fail(LSA_EARG, "trainer: there is no part %d", part);
+    const int64_t shapes[4][2] = {
+        {s->rank, s->hidden}, {1, s->rank}, {s->heads * s->dim, s->rank}, {s->heads, s->hidden}};
+    if (part < 0 || part >= LSA_TRAIN_PARTS)
+        return lsa_fail(LSA_EARG, "trainer: there is no part %d", part);
     *rows = shapes[part][0];
     *cols = shapes[part][1];
     return LSA_OK;
@@ -69,7 +74,10 @@ void lsa_trainer_free(lsa_trainer *t)
     lsa_free(t);
 }
 
-int64_t lsa_trainer_count(const lsa_trainer *t) { return t->shape.layers * t->offset[LSA_TRAIN_PARTS]; }
+int64_t lsa_trainer_count(const lsa_trainer *t)
+{
+    return t->shape.layers * t->offset[LSA_TRAIN_PARTS];
+}
 
 float *lsa_trainer_all(lsa_trainer *t, int32_t kind)
 {
@@ -78,7 +86,8 @@ float *lsa_trainer_all(lsa_trainer *t, int32_t kind)
 
 float *lsa_trainer_part(lsa_trainer *t, int32_t kind, int64_t layer, int32_t part)
 {
-    if (kind < 0 || kind >= LSA_TRAIN_KINDS || layer < 0 || layer >= t->shape.layers || part < 0 || part >= LSA_TRAIN_PARTS)
+    if (kind < 0 || kind >= LSA_TRAIN_KINDS || layer < 0 || layer >= t->shape.layers || part < 0 ||
+        part >= LSA_TRAIN_PARTS)
         return NULL;
     return t->all[kind] + layer * t->offset[LSA_TRAIN_PARTS] + t->offset[part];
 }

@@ -10,15 +10,15 @@
 typedef struct lsa_trainer_shape {
     int64_t layers, hidden, rank, heads, dim, rope_dim;
     float norm_eps;
-    int32_t key_format;    /* LSA_KV_* */
+    int32_t key_format; /* LSA_KV_* */
 } lsa_trainer_shape;
 
 /* One decode step, as one layer sees it. */
 typedef struct lsa_training_sample {
-    const void *hidden;    /* [hidden], f32 or bf16 */
-    const void *keys;      /* index keys of the document, one after the other */
-    const int32_t *ids;    /* [positives + negatives] of the keys, the positives first */
-    const float *weights;  /* [positives + negatives] */
+    const void *hidden;   /* [hidden], f32 or bf16 */
+    const void *keys;     /* index keys of the document, one after the other */
+    const int32_t *ids;   /* [positives + negatives] of the keys, the positives first */
+    const float *weights; /* [positives + negatives] */
     int64_t positives, negatives, key_count, position;
     int32_t hidden_dtype;
 } lsa_training_sample;
@@ -27,7 +27,13 @@ typedef struct lsa_training_sample {
 enum { LSA_TRAIN_A = 0, LSA_TRAIN_NORM = 1, LSA_TRAIN_B = 2, LSA_TRAIN_W = 3, LSA_TRAIN_PARTS = 4 };
 
 /* What is kept of every part, in f32. */
-enum { LSA_TRAIN_VALUE = 0, LSA_TRAIN_GRADIENT = 1, LSA_TRAIN_FIRST = 2, LSA_TRAIN_SECOND = 3, LSA_TRAIN_KINDS = 4 };
+enum {
+    LSA_TRAIN_VALUE = 0,
+    LSA_TRAIN_GRADIENT = 1,
+    LSA_TRAIN_FIRST = 2,
+    LSA_TRAIN_SECOND = 3,
+    LSA_TRAIN_KINDS = 4
+};
 
 typedef struct lsa_trainer lsa_trainer;
 
@@ -46,11 +52,12 @@ int lsa_trainer_part_shape(const lsa_trainer *trainer, int32_t part, int64_t *ro
 /* Adds share * the sum of the n samples' losses to *loss, and makes the layer's gradients those of that sum. Equal samples
  * give equal bits. Samples without ids are legal and add nothing; n may be 0. LSA_EARG for an id that is no key,
  * LSA_EINTR. */
-int lsa_trainer_gradients(lsa_trainer *trainer, int64_t layer, const lsa_training_sample *samples, int64_t n,
-                          const lsa_index_loss *how, double share, double *loss);
+int lsa_trainer_gradients(lsa_trainer *trainer, int64_t layer, const lsa_training_sample *samples,
+                          int64_t n, const lsa_index_loss *how, double share, double *loss);
 
 /* Logits [key_count] of one hidden state against all of a document's keys, with the weights as they are now. */
-int lsa_trainer_logits(lsa_trainer *trainer, int64_t layer, const lsa_training_sample *sample, float *logits);
+int lsa_trainer_logits(lsa_trainer *trainer, int64_t layer, const lsa_training_sample *sample,
+                       float *logits);
 
 /* One AdamW step over everything, gradients scaled down to the norm `clip` where they exceed it (0: never). *norm is
  * theirs before; where it is no finite number, nothing is changed. how->gradient_scale is set here. */

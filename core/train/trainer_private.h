@@ -5,10 +5,10 @@
 
 struct lsa_trainer {
     lsa_trainer_shape shape;
-    float *inv_freq;                         /* [rope_dim / 2] */
-    float *all[4];                           /* LSA_TRAIN_KINDS */
-    int64_t offset[5];                       /* of a layer's parts, in floats; the last: a layer's size */
-    void *scratch;                           /* grows to what a call needs */
+    float *inv_freq;   /* [rope_dim / 2] */
+    float *all[4];     /* LSA_TRAIN_KINDS */
+    int64_t offset[5]; /* of a layer's parts, in floats; the last: a layer's size */
+    void *scratch;     /* grows to what a call needs */
     int64_t scratch_bytes;
 };
 
