@@ -41,7 +41,7 @@ describe("the launcher", function()
   end)
 
   it("builds what changed, once, however many start at that moment", function()
-    assert.equals(0, os.execute("touch " .. quote(tree .. "/core/main.c")))
+    assert.equals(0, os.execute("touch " .. quote(tree .. "/core/host/main.c")))
     local out, err, code = shell(("for i in 1 2 3; do %s -e 'print(1)' & done; wait"):format(launcher))
     assert.equals("1\n1\n1\n", out)
     assert.equals("lsa: building (release)\n", err)
@@ -49,7 +49,7 @@ describe("the launcher", function()
   end)
 
   it("notices a file that went", function()
-    local extra = quote(tree .. "/core/extra.c")
+    local extra = quote(tree .. "/core/base/extra.c")
     assert.equals(0, os.execute("echo 'int lsa_extra(void); int lsa_extra(void) { return 1; }' > " .. extra))
     local ask = launcher .. [[ -e 'require "ffi".cdef "int lsa_extra(void);"
       local ok = pcall(function() return require "lsa.ffi".C.lsa_extra end) print(ok)']]
@@ -59,7 +59,7 @@ describe("the launcher", function()
   end)
 
   it("shows the compiler's words when a build fails, and tries again", function()
-    local main = quote(tree .. "/core/main.c")
+    local main = quote(tree .. "/core/host/main.c")
     assert.equals(0, os.execute(("cp %s %s && echo 'broken;' >> %s"):format(main, quote(folder .. "/main.c"), main)))
     for _ = 1, 2 do
       local out, err, code = shell(launcher .. " -e 'print(1)'")
