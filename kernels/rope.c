@@ -5,8 +5,8 @@
 #include "core/base/error.h"
 #include "core/base/simd.h"
 
-int lsa_rope_table_cpu(float *table, const float *inv_freq, int64_t n, int64_t half, int64_t start,
-                       int64_t step, void *stream)
+int lsa_rope_table_cpu(float *table, const float *inv_freq, const int32_t *positions, int64_t n,
+                       int64_t half, void *stream)
 {
     (void)stream;
     if (n < 0 || half < 0)
@@ -14,7 +14,7 @@ int lsa_rope_table_cpu(float *table, const float *inv_freq, int64_t n, int64_t h
                         (long long)half);
 #pragma omp parallel for num_threads(lsa_threads_for(n *half * 12)) schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        float position = (float)(start + i * step);
+        float position = (float)positions[i];
         for (int64_t j = 0; j < half; j++) {
             float *pair = table + (i * half + j) * 2;
             sincosf(position * inv_freq[j], pair + 1, pair);

@@ -3,11 +3,11 @@
 #define LSA_KERNELS_ROPE_H
 #include <stdint.h>
 
-/* table[i] = cos, sin of every frequency at position start + i * step: [n, half, 2]. inv_freq: [half].
+/* table[i] = cos, sin of every frequency at positions[i]: [n, half, 2]. inv_freq: [half]; positions: [n].
  * The angle is the f32 product position * inv_freq (position exact in f32 below 2^24), its cosine and sine
  * correctly rounded to within an ulp at any size. */
-typedef int lsa_rope_table_fn(float *table, const float *inv_freq, int64_t n, int64_t half,
-                              int64_t start, int64_t step, void *stream);
+typedef int lsa_rope_table_fn(float *table, const float *inv_freq, const int32_t *positions,
+                              int64_t n, int64_t half, void *stream);
 lsa_rope_table_fn lsa_rope_table_cpu;
 
 /* Rotates in place the trailing rope_dim of x [rows, heads, dim]: pair i of row r by table[r, i]

@@ -163,7 +163,7 @@ describe("lsa.tensor.kernels", function()
       assert.is_true(math.abs(y:get(r, 1) - x:get(r, 1) / math.sqrt(square / 4)) <= 1e-6)
     end
     near(x, kernels.hadamard(kernels.hadamard(x:copy())))
-    local q, table_of = random({3, 2, 6}, 3), kernels.rope_table(lsa.tensor {1, 0.5}, 3, 10, 4)
+    local q, table_of = random({3, 2, 6}, 3), kernels.rope_table(lsa.tensor {1, 0.5}, lsa.tensor({10, 14, 18}, "i32"))
     assert.is_true(math.abs(table_of:get(2, 1, 0) - math.cos(18 * 0.5)) <= 1e-6)
     local turned = kernels.rope(q:copy(), table_of)
     local angle = 14

@@ -3,9 +3,11 @@ local lsa = require "lsa.ffi"
 local support = require "kernel_support"
 local C, check = lsa.C, lsa.check
 
+-- At positions start, start + step, ...
 local function table_of(freq, n, half, start, step)
-  local t = support.buffer("float", n * half * 2)
-  check(C.lsa_rope_table_cpu(t, freq, n, half, start, step, nil))
+  local t, positions = support.buffer("float", n * half * 2), ffi.new("int32_t[?]", n)
+  for i = 0, n - 1 do positions[i] = start + i * step end
+  check(C.lsa_rope_table_cpu(t, freq, positions, n, half, nil))
   return t
 end
 
@@ -52,9 +54,21 @@ describe("rope_table", function()
     end
   end)
 
+  it("gives a position the same bits wherever it stands", function()
+    local freq, half = support.normals(7, 3), 7
+    local positions = support.array("int32_t", {9, 2 ^ 31 - 1, 9, 0, 131072, 5})
+    local t = support.buffer("float", 6 * half * 2)
+    check(C.lsa_rope_table_cpu(t, freq, positions, 6, half, nil))
+    for i = 0, 5 do
+      local alone = table_of(freq, 1, half, positions[i], 0)
+      assert.is_true(support.same_bits(alone, t + i * half * 2, half * 8), "position " .. positions[i])
+    end
+    assert.equal(1, t[3 * half * 2])
+  end)
+
   it("takes no positions", function()
-    assert.equal(0, C.lsa_rope_table_cpu(nil, nil, 0, 4, 0, 1, nil))
-    assert.equal(C.LSA_ESHAPE, C.lsa_rope_table_cpu(nil, nil, -1, 4, 0, 1, nil))
+    assert.equal(0, C.lsa_rope_table_cpu(nil, nil, nil, 0, 4, nil))
+    assert.equal(C.LSA_ESHAPE, C.lsa_rope_table_cpu(nil, nil, nil, -1, 4, nil))
   end)
 end)
 

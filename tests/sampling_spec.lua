@@ -92,6 +92,7 @@ describe("lsa_golden_check", function()
     assert.equal("labels: chunk -1 of 3", message(function(k) k[2][0] = -1 end))
     assert.equal("labels: position 3 of step 2 does not ascend", message(function(k) k[4][2] = 3 end))
     assert.equal("labels: position -1 of step 0 does not ascend", message(function(k) k[4][0] = -1 end))
+    assert.equal("labels: position 2147483648 of step 2 is above 2147483647", message(function(k) k[4][2] = 2 ^ 31 end))
   end)
 end)
 

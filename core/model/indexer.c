@@ -42,7 +42,7 @@ static int64_t workspace_of(const lsa_indexer_layer *l, int64_t n, int32_t compu
 }
 
 int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *l, const float *hidden,
-                        const int64_t *positions, int64_t n, int64_t hidden_size,
+                        const int32_t *positions, int64_t n, int64_t hidden_size,
                         const float *inv_freq, int64_t rope_dim, float norm_eps, int32_t rotate,
                         int32_t compute)
 {
@@ -57,9 +57,7 @@ int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *l, const fl
                             NULL);
     if (!rc) rc = lsa_rmsnorm_cpu(low, low, l->norm, n, rank, norm_eps, NULL);
     if (!rc) rc = lsa_linear_cpu(q, low, &l->b, n, 0, width, rank, width, compute, workspace, NULL);
-    for (int64_t i = 0; !rc && i < n; i++)
-        rc = lsa_rope_table_cpu(table + i * rope_dim, inv_freq, 1, rope_dim / 2, positions[i], 1,
-                                NULL);
+    if (!rc) rc = lsa_rope_table_cpu(table, inv_freq, positions, n, rope_dim / 2, NULL);
     if (!rc) rc = lsa_rope_cpu(q, table, n, l->heads, l->dim, rope_dim, 0, NULL);
     if (!rc && rotate) rc = lsa_hadamard_cpu(q, n * l->heads, l->dim, NULL);
     if (!rc)

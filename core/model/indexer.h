@@ -22,7 +22,7 @@ int lsa_indexer_check(const lsa_indexer_layer *layer, int64_t hidden_size, int64
  *   when `rotate` is not 0 (fp8 keys); w = Ww h * dim^-0.5 * heads^-0.5.
  * LSA_ESHAPE as lsa_indexer_check. */
 int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *layer, const float *hidden,
-                        const int64_t *positions, int64_t n, int64_t hidden_size,
+                        const int32_t *positions, int64_t n, int64_t hidden_size,
                         const float *inv_freq, int64_t rope_dim, float norm_eps, int32_t rotate,
                         int32_t compute);
 

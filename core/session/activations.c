@@ -49,7 +49,8 @@ static int allocate(lsa_activations *s)
            array(s, &s->index_w, p * c->index_heads, f) &&
            array(s, &s->main_table, p * c->rope_dim, f) &&
            array(s, &s->compress_table, p * c->rope_dim, f) &&
-           array(s, &s->entry_table, p * c->rope_dim, f) && array(s, &s->ids, p * k, f) &&
+           array(s, &s->entry_table, p * c->rope_dim, f) && array(s, &s->positions, p, f) &&
+           array(s, &s->entry_positions, p, f) && array(s, &s->ids, p * k, f) &&
            array(s, &s->places, p * k, f) && array(s, &s->counts, p, f) &&
            array(s, &s->mass, p * k, f) && array(s, &s->router, p * c->experts, f) &&
            array(s, &s->expert_weights, p * e, f) && array(s, &s->expert_ids, p * e, f) &&
@@ -77,6 +78,8 @@ static void scratch_free(lsa_activations *s)
                    s->main_table,
                    s->compress_table,
                    s->entry_table,
+                   s->positions,
+                   s->entry_positions,
                    s->ids,
                    s->places,
                    s->counts,

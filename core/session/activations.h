@@ -41,6 +41,7 @@ typedef struct lsa_activations {
     int64_t entry_dim, record;
     float *index_q, *index_w; /* [P, index_heads, index_dim], [P, index_heads] */
     float *main_table, *compress_table, *entry_table; /* [P, R] */
+    int32_t *positions, *entry_positions;             /* [P]: those of the tables' rows */
     int32_t *ids, *counts;                            /* [P, index_topk], [P] */
     int32_t *places;                                  /* [P, index_topk] */
     float *mass;                                      /* [P, index_topk] */

@@ -264,16 +264,15 @@ static int place_rows(lsa_pass *p)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
+    int64_t half = c->rope_dim / 2;
     for (int64_t i = 0; i < p->count; i++) {
         const lsa_segment *g = &p->segments[i];
-        int64_t at = g->row * c->rope_dim, half = c->rope_dim / 2;
         memcpy(w->tokens + g->row, g->tokens, (size_t)g->n * sizeof *g->tokens);
-        LSA_TRY(lsa_rope_table_cpu(w->main_table + at, p->model->main_freq, g->n, half, g->from, 1,
-                                   NULL));
-        LSA_TRY(lsa_rope_table_cpu(w->compress_table + at, p->model->compress_freq, g->n, half,
-                                   g->from, 1, NULL));
+        for (int64_t t = 0; t < g->n; t++) w->positions[g->row + t] = (int32_t)(g->from + t);
     }
-    return LSA_OK;
+    LSA_TRY(lsa_rope_table_cpu(w->main_table, p->model->main_freq, w->positions, p->n, half, NULL));
+    return lsa_rope_table_cpu(w->compress_table, p->model->compress_freq, w->positions, p->n, half,
+                              NULL);
 }
 
 static int run(lsa_pass *p, int64_t rows, float *logits)

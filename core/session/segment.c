@@ -56,8 +56,9 @@ static int compress(const lsa_pass *p, const lsa_segment *g, const compressor *c
         lsa_rmsnorm_cpu(entries, entries, c->weights->norm, fresh, c->dim, p->c->norm_eps, NULL));
     int64_t rope = p->c->rope_dim;
     float *table = p->w->entry_table + g->row * rope;
-    LSA_TRY(lsa_rope_table_cpu(table, p->model->compress_freq, fresh, rope / 2, first * c->rate,
-                               c->rate, NULL));
+    int32_t *positions = p->w->entry_positions + g->row;
+    for (int64_t i = 0; i < fresh; i++) positions[i] = (int32_t)((first + i) * c->rate);
+    LSA_TRY(lsa_rope_table_cpu(table, p->model->compress_freq, positions, fresh, rope / 2, NULL));
     return lsa_rope_cpu(entries, table, fresh, 1, c->dim, rope, 0, NULL);
 }
 

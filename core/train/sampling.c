@@ -20,6 +20,9 @@ int lsa_golden_check(const lsa_golden *g)
         if (g->positions[i] < 0 || (i > 0 && g->positions[i] <= g->positions[i - 1]))
             return lsa_fail(LSA_EFORMAT, "labels: position %lld of step %lld does not ascend",
                             (long long)g->positions[i], (long long)i);
+        if (g->positions[i] > INT32_MAX)
+            return lsa_fail(LSA_EFORMAT, "labels: position %lld of step %lld is above %d",
+                            (long long)g->positions[i], (long long)i, INT32_MAX);
     }
     for (int64_t i = 0; i < g->entries; i++)
         if (g->indices[i] < 0 || g->indices[i] >= g->chunks)

@@ -17,7 +17,7 @@ typedef struct lsa_horizon {
     int64_t first, span, rate;
 } lsa_horizon;
 
-/* LSA_EFORMAT where pointers do not ascend from 0 to `entries`, a chunk is out of range, or positions do not ascend. */
+/* LSA_EFORMAT where pointers do not ascend from 0 to `entries`, a chunk is out of range, or positions do not ascend below 2^31. */
 int lsa_golden_check(const lsa_golden *golden);
 
 /* Candidates of a step: min(chunks, floor((position + 1) / rate)). */

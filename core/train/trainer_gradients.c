@@ -21,6 +21,7 @@
 typedef struct batch {
     float *hidden, *low, *normed, *q, *w, *dq, *dw, *table;
     float *logits, *slope; /* a row of `most` for each thread */
+    int32_t *positions;
     double *losses;
     uint8_t *linear, *gather; /* gather: gather_bytes for each thread */
     int64_t most, gather_bytes;
@@ -69,6 +70,7 @@ static int64_t lay_out(batch *b, lsa_trainer *t, uint8_t *base, int64_t n)
     b->w = take(base, &used, n * s->heads * f);
     b->dw = take(base, &used, n * s->heads * f);
     b->table = take(base, &used, n * s->rope_dim * f);
+    b->positions = take(base, &used, n * (int64_t)sizeof(int32_t));
     b->losses = take(base, &used, n * (int64_t)sizeof(double));
     b->linear = take(base, &used, linear_bytes(t, n));
     b->logits = take(base, &used, b->threads * b->most * f);
@@ -89,6 +91,10 @@ static int measure(batch *b, const lsa_trainer_shape *s, const lsa_training_samp
         if (x->positives < 0 || x->negatives < 0)
             return lsa_fail(LSA_ESHAPE, "trainer: sample %lld has %lld positives, %lld negatives",
                             (long long)i, (long long)x->positives, (long long)x->negatives);
+        if (x->position < 0 || x->position > INT32_MAX)
+            return lsa_fail(LSA_EARG,
+                            "trainer: sample %lld is at position %lld, 0 to %d are possible",
+                            (long long)i, (long long)x->position, INT32_MAX);
         if (x->hidden_dtype != LSA_F32 && x->hidden_dtype != LSA_BF16)
             return lsa_fail(LSA_EDTYPE, "trainer: hidden states of dtype %d are not f32 or bf16",
                             x->hidden_dtype);
@@ -130,9 +136,8 @@ static int forward(lsa_trainer *t, int64_t layer, const lsa_training_sample *sam
     if (!rc)
         rc = lsa_linear_cpu(b->q, b->normed, &wb, n, 0, width, s->rank, width, LSA_COMPUTE_F32,
                             b->linear, NULL);
-    for (int64_t i = 0; !rc && i < n; i++)
-        rc = lsa_rope_table_cpu(b->table + i * s->rope_dim, t->inv_freq, 1, s->rope_dim / 2,
-                                samples[i].position, 1, NULL);
+    for (int64_t i = 0; i < n; i++) b->positions[i] = (int32_t)samples[i].position;
+    if (!rc) rc = lsa_rope_table_cpu(b->table, t->inv_freq, b->positions, n, s->rope_dim / 2, NULL);
     if (!rc) rc = lsa_rope_cpu(b->q, b->table, n, s->heads, s->dim, s->rope_dim, 0, NULL);
     if (!rc && s->key_format == LSA_KV_FP8) rc = lsa_hadamard_cpu(b->q, n * s->heads, s->dim, NULL);
     if (!rc)

@@ -47,7 +47,7 @@ end
 local function logits_of(ix, doc, layer, steps, n)
   local rows, c, l = #steps, ix.model.config, ix.weights[layer]
   local hidden = tensor.empty({rows, tonumber(c.hidden)}, "f32")
-  local positions = ffi.new("int64_t[?]", rows)
+  local positions = ffi.new("int32_t[?]", rows)
   for i, step in ipairs(steps) do
     hidden:row(i - 1):copy(doc.hidden[layer]:row(step))
     positions[i - 1] = doc.golden.positions[step]
@@ -96,7 +96,7 @@ end
 
 local function add(opt, result, doc, steps, n)
   local rows = #steps
-  local at, all, outside = ffi.new("int64_t[?]", rows), ffi.new("int64_t[?]", rows), ffi.new("int64_t[?]", rows)
+  local at, all, outside = ffi.new("int64_t[?]", rows), ffi.new("int64_t[?]", rows), ffi.new("int32_t[?]", rows)
   for i, step in ipairs(steps) do
     local candidates = doc:candidates(step)
     at[i - 1], all[i - 1], outside[i - 1] = step, candidates, candidates - tail_of(opt, candidates)

@@ -126,7 +126,7 @@ function Indexer:query(layer, hidden, p, format)
   local q = ffi.new("float[?]", tonumber(l.heads * l.dim))
   local w = ffi.new("float[?]", tonumber(l.heads))
   local c = self.model.config
-  lib.check(C.lsa_indexer_queries(q, w, l, hidden, ffi.new("int64_t[1]", p), 1, c.hidden, self.model.c.compress_freq,
+  lib.check(C.lsa_indexer_queries(q, w, l, hidden, ffi.new("int32_t[1]", p), 1, c.hidden, self.model.c.compress_freq,
     c.rope_dim, c.norm_eps, format == C.LSA_KV_FP8 and 1 or 0, 0), 3)
   return q, w, tonumber(l.heads)
 end
@@ -137,8 +137,8 @@ function Indexer:logits(layer, hidden, keys, p)
   for name, value in pairs {hidden = hidden or false, keys = keys or false} do
     if not tensor.is(value) then raise("indexer: %s is %s, a tensor is wanted", name, raise.kind(value)) end
   end
-  if type(p) ~= "number" or p ~= math.floor(p) or p < 0 or p >= 2 ^ 53 then
-    raise("indexer: position is %s, a whole number of at least 0 is wanted", options.shown(p))
+  if type(p) ~= "number" or p ~= math.floor(p) or p < 0 or p >= 2 ^ 31 then
+    raise("indexer: position is %s, a whole number from 0 to 2147483647 is wanted", options.shown(p))
   end
   local format = formats_by_dtype[keys:dtype()]
   local dim = self.model.config.index_dim

@@ -1,4 +1,5 @@
 -- Rotary tables and rotations, of a prefill's queries and of one token's.
+local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local C, check = lsa.C, lsa.check
 
@@ -11,14 +12,16 @@ return function(bench)
       s.freq, s.freq_owner = bench:alloc("float", half)
       for i = 0, half - 1 do s.freq[i] = 10000 ^ (-i / half) end
       s.angles, s.angles_owner = bench:alloc("float", rows * rope_dim)
-      check(C.lsa_rope_table_cpu(s.angles, s.freq, rows, half, 700000, 1, nil))
+      s.positions = ffi.new("int32_t[?]", rows)
+      for i = 0, rows - 1 do s.positions[i] = 700000 + i end
+      check(C.lsa_rope_table_cpu(s.angles, s.freq, s.positions, rows, half, nil))
       s.x, s.x_owner = bench:random("float", rows * heads * dim, 1)
       return s
     end
     bench:case {
       op = "rope_table", shape = ("%d positions, %d frequencies"):format(rows, half), bytes = rows * half * 8,
       setup = setup,
-      run = function(s) check(C.lsa_rope_table_cpu(s.angles, s.freq, rows, half, 700000, 1, nil)) end,
+      run = function(s) check(C.lsa_rope_table_cpu(s.angles, s.freq, s.positions, rows, half, nil)) end,
     }
     bench:case {
       op = "rope", shape = ("%d rows, %d heads of %d, %d rotated"):format(rows, heads, dim, rope_dim),

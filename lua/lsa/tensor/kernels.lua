@@ -96,8 +96,8 @@ op("rmsnorm", "x f32 [.., n]; weight? f32 [n]; eps = 1e-6; > y! f32 [.., n]",
 op("hadamard", "x! f32 [.., dim]",
   function(f, a) return f(a.x, a.rows, a.dim, nil) end)
 
-op("rope_table", "frequencies f32 [half]; n integer; start = 0; step = 1; > table f32 [n, half, 2]",
-  function(f, a) return f(a.table, a.frequencies, a.n, a.half, a.start, a.step, nil) end)
+op("rope_table", "frequencies f32 [half]; positions i32 [n]; > table f32 [n, half, 2]",
+  function(f, a) return f(a.table, a.frequencies, a.positions, a.n, a.half, nil) end)
 
 op("rope", "x! f32 [rows, heads, dim]; table f32 [rows, half, 2]; inverse = false",
   function(f, a) return f(a.x, a.table, a.rows, a.heads, a.dim, 2 * a.half, a.inverse, nil) end,
