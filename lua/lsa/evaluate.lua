@@ -96,7 +96,7 @@ end
 
 local function add(opt, result, doc, steps, n)
   local rows = #steps
-  local at, all, outside = ffi.new("int64_t[?]", rows), ffi.new("int64_t[?]", rows), ffi.new("int32_t[?]", rows)
+  local at, all, outside = ffi.new("int64_t[?]", rows), ffi.new("int64_t[?]", rows), ffi.new("int64_t[?]", rows)
   for i, step in ipairs(steps) do
     local candidates = doc:candidates(step)
     at[i - 1], all[i - 1], outside[i - 1] = step, candidates, candidates - tail_of(opt, candidates)
