@@ -11,8 +11,14 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "kernels/convert.h"
 
-enum { FLOPS_PER_NS = 100 };
+enum {
+    FLOPS_PER_NS = 100,
+    WIDENED_PER_NS = 4,
+    MOST_WIDENED = 1 << 20, /* numbers of a bf16 factor that are f32 at a time: 4 MiB */
+    LEAST_WIDENED_ROWS = 64
+};
 
 static int check(const char *op, int64_t m, int64_t n, int64_t k, int64_t c_stride,
                  int64_t a_stride, int64_t a_width, int64_t b_stride, int64_t b_width)
@@ -64,13 +70,7 @@ int lsa_gemm_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n,
 static dnnl_engine_t engine;
 static dnnl_stream_t queue;
 static dnnl_status_t engine_status;
-
-static void start_engine(void)
-{
-    engine_status = dnnl_engine_create(&engine, dnnl_cpu, 0);
-    if (engine_status == dnnl_success)
-        engine_status = dnnl_stream_create(&queue, engine, dnnl_stream_default_flags);
-}
+static int has_bf16; /* whether oneDNN multiplies bf16 on this processor */
 
 /* A product's sizes: what its oneDNN objects are made for. */
 typedef struct sizes {
@@ -151,20 +151,30 @@ static void keep(const product *p)
     release(&oldest);
 }
 
-int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
-                      int64_t k, int64_t c_stride, int64_t a_stride, int64_t b_stride, void *stream)
+static void start_engine(void)
+{
+    product p = {0};
+    engine_status = dnnl_engine_create(&engine, dnnl_cpu, 0);
+    if (!engine_status)
+        engine_status = dnnl_stream_create(&queue, engine, dnnl_stream_default_flags);
+    if (engine_status) return;
+    has_bf16 = make(&p, &(sizes){1, 1, 1, 1, 1, 1, 1}) != dnnl_unimplemented;
+    release(&p);
+}
+
+static int multiplies_bf16(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)stream;
-    int rc = check("gemm_bf16", m, n, k, c_stride, a_stride, k, b_stride, k);
-    if (rc || is_empty(c, m, n, k, c_stride)) return rc;
     pthread_once(&once, start_engine);
-    use_threads(m, n, k);
-    const sizes s = {m, n, k, c_stride, a_stride, b_stride, omp_get_max_threads()};
+    return engine_status || has_bf16;
+}
+
+static int by_bf16(float *c, const uint16_t *a, const uint16_t *b, const sizes *s)
+{
     void *data[3] = {(void *)(uintptr_t)a, (void *)(uintptr_t)b, c};
     product p = {0};
     dnnl_status_t status = engine_status;
-    if (!status && !take(&p, &s)) status = make(&p, &s);
+    if (!status && !take(&p, s)) status = make(&p, s);
     for (int i = 0; !status && i < 3; i++)
         status = dnnl_memory_set_data_handle(p.args[i].memory, data[i]);
     if (!status) status = dnnl_primitive_execute(p.primitive, queue, 3, p.args);
@@ -174,4 +184,57 @@ int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m,
     else
         keep(&p);
     return failed("gemm_bf16", status);
+}
+
+/* Rows of a factor that are f32 at a time. */
+static int64_t rows_widened(int64_t rows, int64_t k)
+{
+    int64_t most = MOST_WIDENED / (k + 1);
+    if (most < LEAST_WIDENED_ROWS) most = LEAST_WIDENED_ROWS;
+    return rows < most ? rows : most;
+}
+
+static void widen(float *out, const uint16_t *in, int64_t rows, int64_t k, int64_t stride)
+{
+    int threads = lsa_threads_for(rows * k / WIDENED_PER_NS);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        lsa_convert_cpu(out + r * k, in + r * stride, k, LSA_F32, LSA_BF16, NULL);
+}
+
+/* By products of f32. The rows of a factor that fits are widened once. */
+static int by_f32(float *c, const uint16_t *a, const uint16_t *b, const sizes *s, float *workspace)
+{
+    int64_t m = rows_widened(s->m, s->k), n = rows_widened(s->n, s->k);
+    float *a_rows = workspace, *b_rows = workspace + m * s->k;
+    int rc = LSA_OK;
+    for (int64_t j = 0; !rc && j < s->n; j += n) {
+        int64_t columns = s->n - j < n ? s->n - j : n;
+        widen(b_rows, b + j * s->b_stride, columns, s->k, s->b_stride);
+        for (int64_t i = 0; !rc && i < s->m; i += m) {
+            int64_t rows = s->m - i < m ? s->m - i : m;
+            if (!j || m < s->m) widen(a_rows, a + i * s->a_stride, rows, s->k, s->a_stride);
+            rc = lsa_gemm_cpu(c + i * s->c_stride + j, a_rows, b_rows, rows, columns, s->k,
+                              s->c_stride, s->k, s->k, 0, 1, NULL);
+        }
+    }
+    return rc;
+}
+
+int64_t lsa_gemm_bf16_workspace(int64_t m, int64_t n, int64_t k)
+{
+    if (multiplies_bf16()) return 0;
+    return (rows_widened(m, k) + rows_widened(n, k)) * k * (int64_t)sizeof(float);
+}
+
+int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
+                      int64_t k, int64_t c_stride, int64_t a_stride, int64_t b_stride,
+                      void *workspace, void *stream)
+{
+    (void)stream;
+    int rc = check("gemm_bf16", m, n, k, c_stride, a_stride, k, b_stride, k);
+    if (rc || is_empty(c, m, n, k, c_stride)) return rc;
+    use_threads(m, n, k);
+    const sizes s = {m, n, k, c_stride, a_stride, b_stride, omp_get_max_threads()};
+    return multiplies_bf16() ? by_bf16(c, a, b, &s) : by_f32(c, a, b, &s, workspace);
 }

@@ -13,10 +13,17 @@ typedef int lsa_gemm_fn(float *c, const float *a, const float *b, int64_t m, int
                         int32_t transpose_b, void *stream);
 lsa_gemm_fn lsa_gemm_cpu;
 
-/* c = a b^T with bf16 factors and f32 sums: a [m, k], b [n, k], c [m, n]; strides in elements. As above otherwise. */
+/* c = a b^T with bf16 factors and f32 sums: a [m, k], b [n, k], c [m, n]; strides in elements. As above otherwise.
+ *
+ * A processor for which oneDNN has no product of bf16 (x86 without AVX-512) takes that of f32, some rows of a and of b
+ * at a time widened in the workspace. Nothing is rounded by that; only the order of a sum differs between processors.
+ * workspace: lsa_gemm_bf16_workspace(m, n, k) bytes, 64-byte aligned. */
 typedef int lsa_gemm_bf16_fn(float *c, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
                              int64_t k, int64_t c_stride, int64_t a_stride, int64_t b_stride,
-                             void *stream);
+                             void *workspace, void *stream);
 lsa_gemm_bf16_fn lsa_gemm_bf16_cpu;
+
+/* Bytes of workspace: at most 8 MiB, or 128 rows of k f32 where those are more; enough for a smaller m or n. May be 0. */
+int64_t lsa_gemm_bf16_workspace(int64_t m, int64_t n, int64_t k);
 
 #endif

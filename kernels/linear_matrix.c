@@ -32,13 +32,14 @@ static int64_t tokens_held(const lsa_weight *w, int64_t tokens)
 
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* f32: dense rows. bf16: the same, their bf16, and the bf16 of x. */
+/* f32: dense rows. bf16: the same, their bf16, the bf16 of x, and what the product takes. */
 int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute)
 {
-    int64_t dense = rows_held(w, w->rows) * w->cols;
+    int64_t dense = rows_held(w, w->rows) * w->cols, held = tokens_held(w, tokens);
     int64_t bytes = aligned(dense * (int64_t)sizeof(float));
     if (compute == LSA_COMPUTE_BF16)
-        bytes += aligned(2 * dense) + aligned(2 * tokens_held(w, tokens) * w->cols);
+        bytes += aligned(2 * dense) + aligned(2 * held * w->cols) +
+                 lsa_gemm_bf16_workspace(held, w->rows, w->cols);
     return bytes;
 }
 
@@ -73,7 +74,7 @@ static int multiply_f32(const lsa_linear_call *call, float *dense)
 
 /* For tokens whose x is rounded: x16 [tokens, cols]. */
 static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float *dense,
-                         uint16_t *dense16)
+                         uint16_t *dense16, void *product)
 {
     const lsa_weight *w = call->w;
     int64_t held = is_dense(w, LSA_BF16) ? call->rows : rows_held(w, call->rows);
@@ -90,7 +91,7 @@ static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, float
             rows = dense16;
         }
         int rc = lsa_gemm_bf16_cpu(call->y + r, x16, rows, call->tokens, n, w->cols, call->y_stride,
-                                   w->cols, w->cols, NULL);
+                                   w->cols, w->cols, product, NULL);
         if (rc) return rc;
     }
     return LSA_OK;
@@ -116,12 +117,13 @@ int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
     uint16_t *dense16 =
         (uint16_t *)(void *)((char *)workspace + aligned(most * (int64_t)sizeof(float)));
     uint16_t *x16 = (uint16_t *)(void *)((char *)dense16 + aligned(2 * most));
+    void *product = (char *)x16 + aligned(2 * held * w->cols);
     for (int64_t t = 0; t < call->tokens; t += held) {
         lsa_linear_call part = *call;
         part.tokens = call->tokens - t < held ? call->tokens - t : held;
         part.y = call->y + t * call->y_stride;
         round_rows(x16, call->x + t * call->x_stride, part.tokens, w->cols, call->x_stride);
-        int rc = multiply_bf16(&part, x16, dense, dense16);
+        int rc = multiply_bf16(&part, x16, dense, dense16, product);
         if (rc) return rc;
     }
     return LSA_OK;

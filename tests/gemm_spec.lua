@@ -1,7 +1,13 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
+local process = require "process_support"
 local C, check = lsa.C, lsa.check
+
+local function multiply_bf16(c, a, b, m, n, k, c_stride, a_stride, b_stride)
+  local workspace = support.workspace(C.lsa_gemm_bf16_workspace(m, n, k))
+  check(C.lsa_gemm_bf16_cpu(c, a, b, m, n, k, c_stride, a_stride, b_stride, workspace, nil))
+end
 
 -- m, n, k and what the strides exceed the rows by.
 local shapes = {{1, 1, 1, 0}, {3, 5, 7, 2}, {16, 33, 8, 0}, {40, 1, 129, 1}, {1, 70, 3, 0}, {64, 128, 96, 5}, {2, 3, 0, 0}, {9, 31, 65, 3},
@@ -35,6 +41,33 @@ local function compare(m, n, k, gap, transposed)
   return worst
 end
 
+-- Products of small integers, whose sums are exact, by rows that are apart and more of them than are widened at a time; prints
+-- how many are wrong. A text, for a process of its own to run it too.
+local COUNT_WRONG = ("package.path = %q .. package.path\n"):format(process.root .. "/tests/?.lua;") .. [[
+local ffi = require "ffi"
+local C = require("lsa.ffi").C
+local m, n, k, gap, wrong = 70, 90, 20000, 3, 0
+local function integers(rows, period)
+  local out = ffi.new("uint16_t[?]", rows * (k + gap))
+  for i = 0, rows - 1 do
+    for l = 0, k - 1 do out[i * (k + gap) + l] = 0x3f80 + 0x80 * ((i + l) % period) end   -- 1, 2, 4 ..
+  end
+  return out
+end
+local a, b, c = integers(m, 2), integers(n, 3), ffi.new("float[?]", m * (n + gap))
+local workspace = require("kernel_support").workspace(C.lsa_gemm_bf16_workspace(m, n, k))
+assert(C.lsa_gemm_bf16_cpu(c, a, b, m, n, k, n + gap, k + gap, k + gap, workspace, nil) == 0)
+for i = 0, m - 1 do
+  for j = 0, n - 1 do
+    local want = 0
+    for l = 0, k - 1 do want = want + 2 ^ ((i + l) % 2 + (j + l) % 3) end
+    if c[i * (n + gap) + j] ~= want then wrong = wrong + 1 end
+  end
+  for j = n, n + gap - 1 do if c[i * (n + gap) + j] ~= 0 then wrong = wrong + 1 end end
+end
+print(wrong .. " wrong, workspace " .. (C.lsa_gemm_bf16_workspace(m, n, k) > 0LL and "yes" or "no"))
+]]
+
 describe("lsa_gemm", function()
   it("is the product, plain and transposed, on every code path", function()
     support.for_each_cpu_level(function()
@@ -65,7 +98,7 @@ describe("lsa_gemm", function()
     check(C.lsa_convert_cpu(b16, b, n * k, C.LSA_BF16, C.LSA_F32, nil))
     local c, c16 = support.buffer("float", m * n), support.buffer("float", m * n)
     check(C.lsa_gemm_cpu(c, a, b, m, n, k, n, k, k, 0, 1, nil))
-    check(C.lsa_gemm_bf16_cpu(c16, a16, b16, m, n, k, n, k, k, nil))
+    multiply_bf16(c16, a16, b16, m, n, k, n, k, k)
     check(C.lsa_convert_cpu(a, a16, m * k, C.LSA_F32, C.LSA_BF16, nil))
     for i = 0, m - 1 do
       for j = 0, n - 1 do
@@ -87,7 +120,7 @@ describe("lsa_gemm", function()
         local a, b, c = support.buffer("uint16_t", m * k), support.buffer("uint16_t", n * k), support.buffer("float", m * n)
         for i = 0, m * k - 1 do a[i] = 0x3f80 + 0x80 * ((i + round) % 2) end -- 1 or 2
         for i = 0, n * k - 1 do b[i] = 0x4000 end                              -- 2
-        check(C.lsa_gemm_bf16_cpu(c, a, b, m, n, k, n, k, k, nil))
+        multiply_bf16(c, a, b, m, n, k, n, k, k)
         for i = 0, m - 1 do
           local want = 0
           for l = 0, k - 1 do want = want + 2 * (1 + (i * k + l + round) % 2) end
@@ -95,6 +128,12 @@ describe("lsa_gemm", function()
         end
       end
     end
+  end)
+
+  it("has bf16 products on processors for which oneDNN has none", function()
+    assert.matches("^0 wrong", (process.lsa {"-e", COUNT_WRONG}))
+    local avx2 = "require('ffi').cdef 'int dnnl_set_max_cpu_isa(int);' assert(require('lsa.ffi').C.dnnl_set_max_cpu_isa(7) == 0)\n"
+    assert.equal("0 wrong, workspace yes\n", (process.lsa {"-e", avx2 .. COUNT_WRONG}))
   end)
 
   it("writes zeros where nothing is summed, and nothing where there is nothing", function()

@@ -288,7 +288,10 @@ op("gemm", "a f32 [a_rows, a_cols]; b f32 [k, n]; transpose_a = false; > c f32 [
   end)
 
 op("gemm_bf16", "a bf16 [m, k]; b bf16 [n, k]; > c f32 [m, n]",
-  function(f, a) return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.k, a.k, nil) end)
+  function(f, a)
+    local work = a:workspace(C.lsa_gemm_bf16_workspace(a.m, a.n, a.k))
+    return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.k, a.k, work, nil)
+  end)
 
 op("rmsnorm_gradient", "dy f32 [.., n]; x f32 [.., n]; weight f32 [n]; eps = 1e-6; > dx! f32 [.., n]; > dweight f32 [n]",
   function(f, a) return f(a.dx, a.dweight, a.dy, a.x, a.weight, a.rows, a.n, a.eps, nil) end)
