@@ -80,7 +80,7 @@ typedef struct route_call {
     int32_t *ids;
     float *weights;
     const float *logits, *bias;
-    const int32_t *fixed;
+    const int32_t *token_experts, *tokens;
     int64_t experts, k;
     int32_t scoring;
     float scaling;
@@ -90,43 +90,33 @@ static inline LSA_BODY void route_body(const route_call *c, int64_t from, int64_
 {
     for (int64_t t = from; t < to; t++)
         route_token(c->ids + t * c->k, c->weights + t * c->k, c->logits + t * c->experts, c->bias,
-                    c->fixed ? c->fixed + t * c->k : NULL, c->experts, c->k, c->scoring,
-                    c->scaling);
+                    c->token_experts ? c->token_experts + c->tokens[t] * c->k : NULL, c->experts,
+                    c->k, c->scoring, c->scaling);
 }
 
 LSA_PATHS(route, (const route_call *c, int64_t from, int64_t to), (c, from, to))
 
-static int check_route(const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k,
-                       int32_t scoring)
-{
-    if (scoring != LSA_SCORING_SQRTSOFTPLUS && scoring != LSA_SCORING_SIGMOID)
-        return lsa_fail(LSA_EARG, "moe_route: scoring %d is not sqrtsoftplus or sigmoid", scoring);
-    if (tokens < 0 || k < 0 || k > experts || experts > INT32_MAX)
-        return lsa_fail(LSA_ESHAPE, "moe_route: %lld tokens, the best %lld of %lld experts",
-                        (long long)tokens, (long long)k, (long long)experts);
-    for (int64_t i = 0; fixed && i < tokens * k; i++)
-        if (fixed[i] < 0 || fixed[i] >= experts)
-            return lsa_fail(LSA_EARG, "moe_route: token %lld is fixed to expert %d of %lld",
-                            (long long)(i / k), fixed[i], (long long)experts);
-    return 0;
-}
-
 int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const float *bias,
-                      const int32_t *fixed, int64_t tokens, int64_t experts, int64_t k,
-                      int32_t scoring, float scaling, void *stream)
+                      const int32_t *token_experts, const int32_t *tokens, int64_t n,
+                      int64_t experts, int64_t k, int32_t scoring, float scaling, void *stream)
 {
     (void)stream;
-    int rc = check_route(fixed, tokens, experts, k, scoring);
-    if (rc || k == 0) return rc;
-    const route_call call = {ids, weights, logits, bias, fixed, experts, k, scoring, scaling};
-    int threads = lsa_threads_for(tokens * (fixed ? k : experts) * ROUTE_NS);
+    if (scoring != LSA_SCORING_SQRTSOFTPLUS && scoring != LSA_SCORING_SIGMOID)
+        return lsa_fail(LSA_EARG, "moe_route: scoring %d is not sqrtsoftplus or sigmoid", scoring);
+    if (n < 0 || k < 0 || k > experts || experts > INT32_MAX)
+        return lsa_fail(LSA_ESHAPE, "moe_route: %lld tokens, the best %lld of %lld experts",
+                        (long long)n, (long long)k, (long long)experts);
+    if (k == 0) return LSA_OK;
+    const route_call call = {ids,    weights, logits, bias,    token_experts,
+                             tokens, experts, k,      scoring, scaling};
+    int threads = lsa_threads_for(n * (token_experts ? k : experts) * ROUTE_NS);
     if (threads == 1) {
-        route(&call, 0, tokens);
-        return 0;
+        route(&call, 0, n);
+        return LSA_OK;
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t t = 0; t < tokens; t++) route(&call, t, t + 1);
-    return 0;
+    for (int64_t t = 0; t < n; t++) route(&call, t, t + 1);
+    return LSA_OK;
 }
 
 static inline LSA_BODY f32x16 gated(f32x16 gate, f32x16 up, float limit)

@@ -197,11 +197,21 @@ describe("lsa.tensor.kernels", function()
   end)
 
   it("routes and gates", function()
-    local ids, weights = kernels.moe_route(lsa.tensor {{0, 3, 1, 2}}, 2, nil, nil, "sigmoid", 1)
+    local ids, weights = kernels.moe_route(lsa.tensor {{0, 3, 1, 2}}, 2, nil, nil, nil, "sigmoid", 1)
     assert.same({{1, 3}}, ids:totable())
     assert.is_true(math.abs(weights:sum() - 1) <= 1e-6)
-    local fixed = lsa.tensor({{0, 2}}, "i32")
-    assert.same({{0, 2}}, (kernels.moe_route {logits = lsa.tensor {{0, 3, 1, 2}}, k = 2, fixed = fixed}):totable())
+    local hashed = {logits = lsa.tensor {{0, 3, 1, 2}}, k = 2, token_experts = lsa.tensor({{1, 3}, {0, 2}}, "i32"),
+      tokens = lsa.tensor({1}, "i32")}
+    assert.same({{0, 2}}, (kernels.moe_route(hashed)):totable())
+    local function refused(name, value, message)
+      local given = {}
+      for k, v in pairs(hashed) do given[k] = v end
+      given[name] = value
+      assert.equal("moe_route: " .. message, message_of(kernels.moe_route, given))
+    end
+    refused("tokens", lsa.tensor({2}, "i32"), "tokens has 2, token_experts has 2 tokens")
+    refused("token_experts", lsa.tensor({{1, 3}, {-1, 2}}, "i32"), "token_experts has -1, logits have 4 experts")
+    refused("token_experts", nil, "token_experts and tokens come together")
     local y = kernels.swiglu(lsa.tensor {1, 20}, lsa.tensor {2, -20}, 7)
     assert.is_true(math.abs(y:get(0) - 2 / (1 + math.exp(-1))) <= 1e-5)
     assert.is_true(math.abs(y:get(1) + 49 / (1 + math.exp(-7))) <= 1e-4)

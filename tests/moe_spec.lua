@@ -13,10 +13,17 @@ local function score(x, scoring)
   return math.sqrt(math.max(x, 0) + log1p(math.exp(-math.abs(x))))
 end
 
-local function route(logits, bias, fixed, tokens, experts, k, scoring, scaling)
-  local ids, weights = support.buffer("int32_t", tokens * k), support.buffer("float", tokens * k)
-  check(C.lsa_moe_route_cpu(ids, weights, logits, bias, fixed, tokens, experts, k, scoring, scaling, nil))
+local function route(logits, bias, n, experts, k, scoring, scaling, token_experts, tokens)
+  local ids, weights = support.buffer("int32_t", n * k), support.buffer("float", n * k)
+  check(C.lsa_moe_route_cpu(ids, weights, logits, bias, token_experts, tokens, n, experts, k, scoring, scaling, nil))
   return ids, weights
+end
+
+-- Hash routing where token i's experts are the i-th k of a list.
+local function route_by(list, logits, n, experts, k, scoring, scaling)
+  local tokens = support.buffer("int32_t", n)
+  for i = 0, n - 1 do tokens[i] = i end
+  return route(logits, nil, n, experts, k, scoring, scaling, support.array("int32_t", list), tokens)
 end
 
 -- The ids by a full sort, given the keys.
@@ -46,7 +53,7 @@ describe("moe_route", function()
           local tokens, experts, k = shape[1], shape[2], shape[3]
           local logits, bias = support.normals(tokens * experts, 11, 3), support.normals(experts, 12, 0.5)
           for _, b in ipairs {false, bias} do
-            local ids, weights = route(logits, b or nil, nil, tokens, experts, k, scoring, 1.5)
+            local ids, weights = route(logits, b or nil, tokens, experts, k, scoring, 1.5)
             for t = 0, tokens - 1 do
               local function own(e) return score(logits[t * experts + e], scoring) end
               local function key(e) return own(e) + (b and b[e] or 0) end
@@ -67,17 +74,19 @@ describe("moe_route", function()
   it("breaks ties toward the lower expert", function()
     support.for_each_cpu_level(function()
       local logits = support.array("float", {1, 2, 2, 1, 2, 3, 1, 3, 2, 1, 1, 1, 1, 1, 1, 1, 1, 3})
-      local ids = route(logits, nil, nil, 1, 18, 8, SOFTPLUS, 1)
+      local ids = route(logits, nil, 1, 18, 8, SOFTPLUS, 1)
       assert.are.same({5, 7, 17, 1, 2, 4, 8, 0}, list(ids, 8))
     end)
   end)
 
-  it("takes the experts that are given, in their order", function()
+  it("takes the experts that the table has for a token, in their order", function()
     support.for_each_cpu_level(function()
       local logits = support.array("float", {1, -2, 3, 4, -5, 6})
-      local fixed = support.array("int32_t", {2, 0, 1, 1})
+      local token_experts = support.array("int32_t", {0, 1, 1, 1, 2, 2, 2, 0})
+      local tokens = support.array("int32_t", {3, 1})
       for _, scoring in ipairs {SOFTPLUS, SIGMOID} do
-        local ids, weights = route(logits, nil, fixed, 2, 3, 2, scoring, 2.5)
+        local bias = support.array("float", {9, 9, 9})
+        local ids, weights = route(logits, bias, 2, 3, 2, scoring, 2.5, token_experts, tokens)
         assert.are.same({2, 0, 1, 1}, list(ids, 4))
         local a, b = score(3, scoring), score(1, scoring)
         assert.is_true(math.abs(weights[0] - a / (a + b) * 2.5) <= 2e-6)
@@ -90,14 +99,13 @@ describe("moe_route", function()
   it("keeps the ratios of scores far from zero", function()
     support.for_each_cpu_level(function()
       local logits = support.array("float", {-80, -81, 80, 90})
-      local fixed = support.array("int32_t", {0, 1, 2, 3})
-      local _, w = route(logits, nil, fixed, 1, 4, 4, SOFTPLUS, 1)
+      local _, w = route_by({0, 1, 2, 3}, logits, 1, 4, 4, SOFTPLUS, 1)
       assert.is_true(math.abs(w[0] / w[1] - math.exp(0.5)) <= 1e-5)
       assert.is_true(math.abs(w[3] / w[2] - math.sqrt(90 / 80)) <= 1e-6)
-      _, w = route(logits, nil, support.array("int32_t", {0, 1}), 1, 4, 2, SIGMOID, 1)
+      _, w = route_by({0, 1}, logits, 1, 4, 2, SIGMOID, 1)
       assert.is_true(math.abs(w[0] / (math.exp(-80) / 1e-20) - 1) <= 1e-5)
       logits[0], logits[1] = -20, -22
-      _, w = route(logits, nil, support.array("int32_t", {0, 1}), 1, 4, 2, SIGMOID, 1)
+      _, w = route_by({0, 1}, logits, 1, 4, 2, SIGMOID, 1)
       assert.is_true(math.abs(w[0] / w[1] - math.exp(2)) <= 1e-5)
     end)
   end)
@@ -105,7 +113,7 @@ describe("moe_route", function()
   it("picks NaN last, and lets it show in the weights", function()
     support.for_each_cpu_level(function()
       local logits = support.array("float", {nan, 1, nan, -3, 2,  nan, nan, nan, nan, 0})
-      local ids, w = route(logits, nil, nil, 2, 5, 3, SOFTPLUS, 1)
+      local ids, w = route(logits, nil, 2, 5, 3, SOFTPLUS, 1)
       assert.are.same({4, 1, 3, 4, 0, 1}, list(ids, 6))
       for i = 0, 2 do assert.is_true(w[i] > 0 and w[i] < 1) end
       for i = 3, 5 do assert.is_true(w[i] ~= w[i]) end
@@ -114,31 +122,29 @@ describe("moe_route", function()
 
   it("takes no tokens, and picks none", function()
     local none = support.buffer("float", 0)
-    check(C.lsa_moe_route_cpu(nil, none, none, nil, nil, 0, 4, 2, SIGMOID, 1, nil))
-    check(C.lsa_moe_route_cpu(nil, none, support.array("float", {1, 2}), nil, nil, 1, 2, 0, SIGMOID, 1, nil))
+    check(C.lsa_moe_route_cpu(nil, none, none, nil, nil, nil, 0, 4, 2, SIGMOID, 1, nil))
+    check(C.lsa_moe_route_cpu(nil, none, support.array("float", {1, 2}), nil, nil, nil, 1, 2, 0, SIGMOID, 1, nil))
   end)
 
   it("gives the same bits for any number of threads", function()
     local tokens, experts, k = 700, 64, 6
     local logits = support.normals(tokens * experts, 4)
     C.lsa_threads_set(1)
-    local ids, w = route(logits, nil, nil, tokens, experts, k, SOFTPLUS, 1.5)
+    local ids, w = route(logits, nil, tokens, experts, k, SOFTPLUS, 1.5)
     C.lsa_threads_set(3)
-    local ids3, w3 = route(logits, nil, nil, tokens, experts, k, SOFTPLUS, 1.5)
+    local ids3, w3 = route(logits, nil, tokens, experts, k, SOFTPLUS, 1.5)
     C.lsa_threads_set(0)
     assert.is_true(support.same_bits(ids, ids3, 4 * tokens * k) and support.same_bits(w, w3, 4 * tokens * k))
   end)
 
   it("names what is wrong with a call", function()
     local logits, ids, w = support.array("float", {1, 2}), support.buffer("int32_t", 3), support.buffer("float", 3)
-    local function fails(code, pattern, fixed, experts, k, scoring)
-      assert.are.equal(code, C.lsa_moe_route_cpu(ids, w, logits, nil, fixed, 1, experts, k, scoring, 1, nil))
+    local function fails(code, pattern, experts, k, scoring)
+      assert.are.equal(code, C.lsa_moe_route_cpu(ids, w, logits, nil, nil, nil, 1, experts, k, scoring, 1, nil))
       assert.is_truthy(ffi.string(C.lsa_error()):find(pattern, 1, true))
     end
-    fails(C.LSA_ESHAPE, "the best 3 of 2 experts", nil, 2, 3, SIGMOID)
-    fails(C.LSA_EARG, "scoring 5", nil, 2, 1, 5)
-    fails(C.LSA_EARG, "token 0 is fixed to expert 2 of 2", support.array("int32_t", {2}), 2, 1, SIGMOID)
-    fails(C.LSA_EARG, "token 0 is fixed to expert -1 of 2", support.array("int32_t", {-1}), 2, 1, SIGMOID)
+    fails(C.LSA_ESHAPE, "the best 3 of 2 experts", 2, 3, SIGMOID)
+    fails(C.LSA_EARG, "scoring 5", 2, 1, 5)
   end)
 end)
 

@@ -165,13 +165,9 @@ static int moe_block(lsa_pass *p, int64_t layer, const float *x, float *y)
     const lsa_layer *weights = &p->model->layers[layer];
     int64_t n = p->n, k = c->experts_per_token, d = c->hidden;
     LSA_TRY(linear(p, w->router, x, &weights->router, n));
-    if (weights->token_experts)
-        for (int64_t t = 0; t < n; t++)
-            memcpy(w->fixed + t * k, weights->token_experts + w->tokens[t] * k,
-                   (size_t)k * sizeof *w->fixed);
     LSA_TRY(lsa_moe_route_cpu(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
-                              weights->token_experts ? w->fixed : NULL, n, c->experts, k,
-                              c->scoring, c->routed_scaling, NULL));
+                              weights->token_experts, w->tokens, n, c->experts, k, c->scoring,
+                              c->routed_scaling, NULL));
     if (c->shared_experts)
         LSA_TRY(expert(p, &weights->shared, x, n, y));
     else

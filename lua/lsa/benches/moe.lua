@@ -17,7 +17,7 @@ return function(bench)
         return s
       end,
       run = function(s)
-        check(C.lsa_moe_route_cpu(s.ids, s.weights, s.logits, s.bias, nil, tokens, experts, k,
+        check(C.lsa_moe_route_cpu(s.ids, s.weights, s.logits, s.bias, nil, nil, tokens, experts, k,
           C.LSA_SCORING_SQRTSOFTPLUS, 1.5, nil))
       end,
     }

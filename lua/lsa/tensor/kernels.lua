@@ -88,6 +88,15 @@ op("golden_labels", "ids i32 [steps, layers, k]; logits f32 [steps, layers, k]; 
     a.ends, a.room = a.steps + 1, tonumber(C.lsa_golden_labels_room(a.steps, a.layers, a.k, a.min_layers))
   end)
 
+-- Kernels take ids as they are: those in host memory are looked at before.
+local function check_ids(name, a, arg, count, limit, what)
+  if a.device ~= "cpu" then return end
+  local ids = ffi.cast("const int32_t *", a[arg])
+  for i = 0, count - 1 do
+    if ids[i] < 0 or ids[i] >= limit then raise("%s: %s has %d, " .. what, name, arg, ids[i], limit) end
+  end
+end
+
 -- ---- layers ----
 
 op("rmsnorm", "x f32 [.., n]; weight? f32 [n]; eps = 1e-6; > y! f32 [.., n]",
@@ -130,13 +139,17 @@ op("linear", "x f32 [.., cols]; w f32|bf16|f16|f8_e4m3|u8 [rows_out, stored]; sc
 op("swiglu", "gate f32 [..]; up f32 [..]; limit number; > y! f32 [..]",
   function(f, a) return f(a.y, a.gate, a.up, a.rows, a.limit, nil) end)
 
-op("moe_route", "logits f32 [tokens, experts]; k integer; bias? f32 [experts]; fixed? i32 [tokens, k]; " ..
-  "scoring = sqrtsoftplus|sigmoid; scaling = 1; > ids i32 [tokens, k]; > weights f32 [tokens, k]",
+op("moe_route", "logits f32 [n, experts]; k integer; bias? f32 [experts]; token_experts? i32 [vocab, k]; tokens? i32 [n]; " ..
+  "scoring = sqrtsoftplus|sigmoid; scaling = 1; > ids i32 [n, k]; > weights f32 [n, k]",
   function(f, a)
-    return f(a.ids, a.weights, a.logits, a.bias, a.fixed, a.tokens, a.experts, a.k, a.scoring, a.scaling, nil)
+    return f(a.ids, a.weights, a.logits, a.bias, a.token_experts, a.tokens, a.n, a.experts, a.k, a.scoring, a.scaling, nil)
   end,
   function(a)
     if a.k < 0 or a.k > a.experts then raise("moe_route: k is %d, logits have %d experts", a.k, a.experts) end
+    if (a.token_experts == nil) ~= (a.tokens == nil) then raise "moe_route: token_experts and tokens come together" end
+    if not a.tokens then return end
+    check_ids("moe_route", a, "tokens", a.n, a.vocab, "token_experts has %d tokens")
+    check_ids("moe_route", a, "token_experts", a.vocab * a.k, a.experts, "logits have %d experts")
   end)
 
 -- ---- hyper-connections ----
