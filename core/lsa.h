@@ -41,6 +41,7 @@
 #include "kernels/copy.h"
 #include "kernels/elementwise.h"
 #include "kernels/ensemble.h"
+#include "kernels/experts.h"
 #include "kernels/gemm.h"
 #include "kernels/golden_labels.h"
 #include "kernels/hadamard.h"

@@ -3,7 +3,7 @@
 #define LSA_MODEL_H
 #include "core/base/tensor.h"
 #include "core/model/config.h"
-#include "kernels/linear.h"
+#include "kernels/experts.h"
 
 typedef struct lsa_hc_weights {
     lsa_weight fn;             /* [(2 + hc) * hc, hc * hidden]; the head's: [hc, hc * hidden] */
@@ -16,10 +16,6 @@ typedef struct lsa_compressor_weights {
     const float *bias;   /* position_bias [m, width] */
     const float *norm;   /* [dim] */
 } lsa_compressor_weights;
-
-typedef struct lsa_expert_weights {
-    lsa_weight gate, up, down; /* [moe_hidden, hidden] twice, [hidden, moe_hidden] */
-} lsa_expert_weights;
 
 typedef struct lsa_layer {
     lsa_hc_weights attn_hc, ffn_hc;

@@ -152,6 +152,42 @@ op("moe_route", "logits f32 [n, experts]; k integer; bias? f32 [experts]; token_
     check_ids("moe_route", a, "token_experts", a.vocab * a.k, a.experts, "logits have %d experts")
   end)
 
+-- A weight of plain numbers, rows first.
+local function plain_weight(w, data, dtype, rows, cols)
+  w.data, w.rows, w.cols, w.block_rows, w.block_cols, w.dtype = data, rows, cols, 1, 1, dtype
+end
+
+-- One expert of three tensors, from an element on.
+local function expert_weights(e, a, given, names, number, inner)
+  local shapes = {{inner, a.hidden}, {inner, a.hidden}, {a.hidden, inner}}
+  for i, part in ipairs {"gate", "up", "down"} do
+    local dtype = given[names[i]].c.dtype
+    local bytes = number * inner * a.hidden * C.lsa_dtype_size(dtype)
+    plain_weight(e[part], ffi.cast("char *", a[names[i]]) + bytes, dtype, shapes[i][1], shapes[i][2])
+  end
+end
+
+local DENSE = "f32|bf16|f16"
+
+op("experts", "x f32 [tokens, hidden]; ids i32 [tokens, k]; weights f32 [tokens, k]; gate " .. DENSE ..
+  " [count, inner, hidden]; up " .. DENSE .. " [count, inner, hidden]; down " .. DENSE .. " [count, hidden, inner]; " ..
+  "shared_gate? " .. DENSE .. " [shared, hidden]; shared_up? " .. DENSE .. " [shared, hidden]; shared_down? " .. DENSE ..
+  " [hidden, shared]; limit number; compute = f32|bf16; > y f32 [tokens, hidden]",
+  function(f, a, given)
+    local experts = ffi.new("lsa_expert_weights[?]", math.max(1, a.count))
+    for e = 0, a.count - 1 do expert_weights(experts[e], a, given, {"gate", "up", "down"}, e, a.inner) end
+    local shared = given.shared_gate and ffi.new "lsa_expert_weights"
+    if shared then expert_weights(shared, a, given, {"shared_gate", "shared_up", "shared_down"}, 0, a.shared) end
+    local work = a:workspace(C.lsa_experts_workspace(experts, shared, a.tokens, a.hidden, a.count, a.k, a.compute))
+    return f(a.y, a.x, a.ids, a.weights, experts, shared, a.tokens, a.hidden, a.count, a.k, a.limit, a.compute, work, nil)
+  end,
+  function(a)
+    if (a.shared_gate == nil) ~= (a.shared_up == nil) or (a.shared_gate == nil) ~= (a.shared_down == nil) then
+      raise "experts: shared_gate, shared_up and shared_down come together"
+    end
+    check_ids("experts", a, "ids", a.tokens * a.k, a.count, "there are %d experts")
+  end)
+
 -- ---- hyper-connections ----
 
 local MOST_ITERATIONS = 10000
