@@ -1,7 +1,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local function options(t)
   local how = ffi.new("lsa_adamw", {rate = 0.01, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 0.1, gradient_scale = 0.5})

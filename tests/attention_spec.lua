@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local bit = require "bit"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local F32, BF16, FP8 = C.LSA_KV_F32, C.LSA_KV_BF16, C.LSA_KV_FP8
 local FORMATS = {[F32] = "f32", [BF16] = "bf16", [FP8] = "fp8"}

@@ -5,7 +5,7 @@ local long = require "long_support"
 local registry = require "lsa.registry"
 local rng = require "lsa.cycle.rng"
 local support = require "file_support"
-local C, check = lib.C, lib.check
+local C, check = lib.C, require("lsa.raise").check
 
 local RECORD = 16
 

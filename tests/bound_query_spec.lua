@@ -1,6 +1,6 @@
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local function random(n, seed)
   local u, x = support.uniform(seed), support.buffer("float", n)

@@ -2,7 +2,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "file_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 ffi.cdef [[
 int open(const char *, int, ...);

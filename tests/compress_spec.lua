@@ -1,7 +1,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 -- One channel of one entry: `slots` is a list of {gate with bias, kv}.
 local function mix(slots)

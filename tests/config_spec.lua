@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local json = require "cjson"
 local lsa = require "lsa.ffi"
 local support = require "file_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local SWA, CSA, HCA = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 

@@ -7,6 +7,7 @@ local labels = require "lsa.train.labels"
 local files = require "file_support"
 local process = require "process_support"
 local rng = require "lsa.cycle.rng"
+local raise = require "lsa.raise"
 
 local C = lib.C
 local golden = lib.root .. "/tests/golden/"
@@ -277,7 +278,7 @@ describe("dumps of many documents", function()
   it("refuse a folder that another process writes to", function()
     files.with_folder(function(folder)
       local box = ffi.new "lsa_file *[1]"
-      lib.check(C.lsa_file_open(box, folder .. "/.lock", C.LSA_FILE_UPDATE))
+      raise.check(C.lsa_file_open(box, folder .. "/.lock", C.LSA_FILE_UPDATE))
       assert.equal(0, ffi.C.flock(C.lsa_file_descriptor(box[0]), 2))
       local ok, message = pcall(dump.documents, model, list(1), folder)
       assert.is_false(ok)

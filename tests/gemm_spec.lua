@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
 local process = require "process_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local function multiply_bf16(c, a, b, m, n, k, c_stride, a_stride, b_stride)
   local workspace = support.workspace(C.lsa_gemm_bf16_workspace(m, n, k))

@@ -2,7 +2,7 @@ local bit = require "bit"
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 -- Whether entry (i, j) of the Sylvester matrix is -1: the number of common bits is odd.
 local function negative(i, j)

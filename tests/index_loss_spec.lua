@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
 local trainer_support = require "trainer_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local function run(z, weights, positives, how)
   local n = #z

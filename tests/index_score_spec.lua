@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local bit = require "bit"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local INF, NAN = math.huge, 0 / 0
 local F32, BF16, FP8 = tonumber(C.LSA_KV_F32), tonumber(C.LSA_KV_BF16), tonumber(C.LSA_KV_FP8)

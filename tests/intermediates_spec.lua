@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
+local raise = require "lsa.raise"
 local C = lib.C
 
 local golden = lib.root .. "/tests/golden/"
@@ -78,8 +79,8 @@ describe("intermediates of a prefill", function()
     local data = ffi.new("float[6]", 1, 2, 3, 4, 5, 6)
     local before = C.lsa_memory_in_use()
     for _ = 1, 3 do
-      lib.check(C.lsa_trace_rows(trace, 0, "a", data, 2, 3))
-      lib.check(C.lsa_trace_rows(trace, 0, "b", data, 2, 3))
+      raise.check(C.lsa_trace_rows(trace, 0, "a", data, 2, 3))
+      raise.check(C.lsa_trace_rows(trace, 0, "b", data, 2, 3))
       assert.equal(1, tonumber(C.lsa_trace_count(trace)))
       C.lsa_trace_clear(trace)
       assert.equal(0, tonumber(C.lsa_trace_count(trace)))

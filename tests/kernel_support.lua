@@ -2,6 +2,7 @@
 -- fails, and a walk over the code paths.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local raise = require "lsa.raise"
 local C = lsa.C
 
 ffi.cdef [[
@@ -105,15 +106,15 @@ function M.device_buffer(bytes, host)
   bytes = tonumber(bytes)
   host = host or M.poison(ffi.new("float[?]", math.ceil(bytes / 4)), math.ceil(bytes / 4))
   local out = ffi.new "void *[1]"
-  lsa.check(C.lsa_device_alloc(out, bytes))
-  lsa.check(C.lsa_device_copy(out[0], host, bytes))
+  raise.check(C.lsa_device_alloc(out, bytes))
+  raise.check(C.lsa_device_copy(out[0], host, bytes))
   return ffi.gc(ffi.cast("uint8_t *", out[0]), C.lsa_device_free)
 end
 
 -- Waits for what runs, and copies back.
 function M.from_device(host, device, bytes)
-  lsa.check(C.lsa_device_synchronize())
-  lsa.check(C.lsa_device_copy(host, device, bytes))
+  raise.check(C.lsa_device_synchronize())
+  raise.check(C.lsa_device_copy(host, device, bytes))
 end
 
 -- The CUDA version of a kernel: device_kernel("lsa_rope_cuda", "lsa_rope_fn").

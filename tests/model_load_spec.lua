@@ -3,7 +3,7 @@ local json = require "cjson"
 local lsa = require "lsa.ffi"
 local support = require "file_support"
 local uniform = require("kernel_support").uniform
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local GOLDEN = lsa.root .. "/tests/golden/"
 local CASES = {"swa", "csa", "hca", "hash", "flash", "odd", "short", "narrow", "hca_only", "experts", "released"}

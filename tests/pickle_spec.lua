@@ -6,7 +6,7 @@ local lib = require "lsa.ffi"
 local files = require "file_support"
 local process = require "process_support"
 local support = require "kernel_support"
-local C, check = lib.C, lib.check
+local C, check = lib.C, require("lsa.raise").check
 
 local folder = lib.root .. "/tests/pickle/"
 

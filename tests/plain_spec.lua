@@ -32,7 +32,7 @@ describe("plain data", function()
     for at = 1, #whole do
       for _, byte in ipairs{0, 127, 255} do
         local ok, why = pcall(plain.decode, whole:sub(1, at - 1) .. string.char(byte) .. whole:sub(at + 1))
-        assert.is_true(ok or why == "damaged plain data")
+        assert.is_true(ok or why:find "plain_spec.lua:%d+: damaged plain data$" ~= nil, why)
       end
     end
   end)

@@ -1,7 +1,7 @@
 -- The two tiers against a shadow model: random operations, every invariant checked after each.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
-local C, check = lib.C, lib.check
+local C, check = lib.C, require("lsa.raise").check
 
 local LAYERS, RECORD = 3, 24
 -- Operations of the random test; `./lsa test --operations 1e7` runs more.

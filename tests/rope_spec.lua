@@ -1,7 +1,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 -- At positions start, start + step, ...
 local function table_of(freq, n, half, start, step)

@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local support = require "file_support"
 local uniform = require("kernel_support").uniform
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 local failure = support.failure
 
 local function open(path)

@@ -9,6 +9,7 @@ local long = require "long_support"
 local registry = require "lsa.registry"
 local rng = require "lsa.cycle.rng"
 local sessions = require "lsa.session"
+local raise = require "lsa.raise"
 local support = require "file_support"
 
 local C = lib.C
@@ -64,10 +65,10 @@ end
 
 -- Gives the twin a resident set; nil: all chunks, without a set.
 local function twin_residents(twin, set)
-  lib.check(C.lsa_session_set_tiered(twin.c, set and 1 or 0))
+  raise.check(C.lsa_session_set_tiered(twin.c, set and 1 or 0))
   if not set then return end
   local cells = tonumber(C.lsa_session_chunks(twin.c)) + 64
-  if cells > tonumber(C.lsa_pool_cells(twin.pool)) + 32 then lib.check(C.lsa_pool_set_cells(twin.pool, cells)) end
+  if cells > tonumber(C.lsa_pool_cells(twin.pool)) + 32 then raise.check(C.lsa_pool_set_cells(twin.pool, cells)) end
   local ids, n, keep = ids_of(set)
   if same_residents(twin.c, ids, n) then return end
   local absent, count = ffi.new("int32_t[?]", math.max(1, n)), 0
@@ -77,8 +78,8 @@ local function twin_residents(twin, set)
       count = count + 1
     end
   end
-  lib.check(C.lsa_pool_fetch(twin.pool, absent, count))
-  lib.check(C.lsa_session_set_residents(twin.c, ids, n))
+  raise.check(C.lsa_pool_fetch(twin.pool, absent, count))
+  raise.check(C.lsa_session_set_residents(twin.c, ids, n))
   return keep
 end
 
@@ -179,9 +180,9 @@ local function check_bytes(self, s, chunk)
   local layers, record = tonumber(C.lsa_pool_layers(s.pool)), tonumber(C.lsa_pool_record_bytes(s.pool))
   local key = tonumber(C.lsa_pool_key_bytes(s.pool))
   local cold, hot = ffi.new("uint8_t[?]", layers * record), ffi.new("uint8_t[?]", record)
-  lib.check(C.lsa_pool_read_chunks(s.pool, chunk, 1, cold, ffi.new("uint8_t[?]", layers * key)))
+  raise.check(C.lsa_pool_read_chunks(s.pool, chunk, 1, cold, ffi.new("uint8_t[?]", layers * key)))
   for layer = 0, layers - 1 do
-    lib.check(C.lsa_pool_read(s.pool, layer, ffi.new("int32_t[1]", chunk), 1, hot))
+    raise.check(C.lsa_pool_read(s.pool, layer, ffi.new("int32_t[1]", chunk), 1, hot))
     expect(self, ffi.string(hot, record) == ffi.string(cold + layer * record, record), "chunk %d of layer %d differs in its cell", chunk, layer)
   end
 end
@@ -286,7 +287,7 @@ local function prefill(self, one, tokens)
     end
     logits, tokens = one.s:prefill(rest), rest
   end
-  lib.check(C.lsa_session_set_tiered(one.twin.c, 0))
+  raise.check(C.lsa_session_set_tiered(one.twin.c, 0))
   expect(self, bits(logits) == bits(one.twin:prefill(tokens)), "a prefill of %d tokens has other logits", #tokens)
 end
 

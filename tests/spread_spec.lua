@@ -1,6 +1,6 @@
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local INF, NAN = math.huge, 0 / 0
 

@@ -1,7 +1,7 @@
 -- What the trainer's specs share: the indexer's forward pass and losses in double precision, and made-up samples.
 local lsa = require "lsa.ffi"
 local support = require "kernel_support"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local M = {}
 

@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local files = require "file_support"
 local support = require "kernel_support"
-local C, check = lib.C, lib.check
+local C, check = lib.C, require("lsa.raise").check
 
 local function open(bytes)
   local box = ffi.new "lsa_zip *[1]"

@@ -5,7 +5,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local lsa = require "lsa"
 local rng = require "lsa.cycle.rng"
-local C, check = lib.C, lib.check
+local C, check = lib.C, require("lsa.raise").check
 
 local sizes = {
   small = {layers = 3, hidden = 128, rank = 64, heads = 4, dim = 32, rope_dim = 16, batch = 64, chunks = 8192},

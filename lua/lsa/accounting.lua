@@ -21,12 +21,12 @@ M.flash = {vocab = 129280, hidden = 4096, layers = 43, csa_layers = 21, hca_laye
 
 local function numbers(config)
   if type(config) ~= "table" and not ffi.istype("lsa_config", config) then
-    error(("accounting: config is %s; model.config or a table of its names is wanted"):format(options.shown(config)), 3)
+    raise("accounting: config is %s; model.config or a table of its names is wanted", options.shown(config))
   end
   local out = setmetatable({}, {__index = function(_, name) raise("accounting: config has no %s", name) end})
   for name in pairs(M.flash) do
     local value = config[name]
-    if value ~= nil then out[name] = options.number(tonumber(value), 0, "accounting: config." .. name, 3) end
+    if value ~= nil then out[name] = options.number(tonumber(value), 0, "accounting: config." .. name) end
   end
   return out
 end
@@ -36,9 +36,9 @@ local names = {tokens = false, resident = false, record = false, key = false, wi
 
 -- Numbers by name, those of `needed` among them.
 local function amounts(opt, needed)
-  opt = options.check(opt, names, "accounting", 3)
-  for name, value in pairs(opt) do options.number(value, 0, "accounting: " .. name, 3) end
-  for _, name in ipairs(needed) do options.number(opt[name], 0, "accounting: " .. name, 3) end
+  opt = options.check(opt, names, "accounting")
+  for name, value in pairs(opt) do options.number(value, 0, "accounting: " .. name) end
+  for _, name in ipairs(needed) do options.number(opt[name], 0, "accounting: " .. name) end
   return opt
 end
 

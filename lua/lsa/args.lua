@@ -11,6 +11,8 @@
 --   args.contexts[1], args.questions, args.quick, args.model
 --
 -- --help prints the text; a bad command line prints what is wrong and ends the script with exit code 2.
+local raise = require "lsa.raise"
+
 local BAD_USAGE = 2
 
 local function split(text)
@@ -35,7 +37,7 @@ end
 -- The options of `arguments` (the script's, by default) as the usage text declares them.
 return function(usage, arguments)
   local ok, lapp = pcall(require, "pl.lapp")
-  if not ok then error("lsa.args needs penlight (Debian: apt-get install lua-penlight)", 2) end
+  if not ok then raise "lsa.args needs penlight (Debian: apt-get install lua-penlight)" end
   arguments = { unpack(arguments or arg) }
   usage = usage:gsub("\n[ \t]*$", "") .. "\n"
   local help = "usage: " .. (arg and arg[0] or "script") .. " [options]\n" .. usage

@@ -22,6 +22,7 @@ local commons = require "lsa.serve.shared_hot_tier"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local progress = require "lsa.progress"
+local raise = require "lsa.raise"
 local report = require "lsa.serve.batch_report"
 local request = require "lsa.serve.request"
 local session = require "lsa.session"
@@ -42,8 +43,8 @@ local function pool_bytes(self, cells)
 end
 
 -- The dimensions of the requests' pools, from a session that is like them; and the hot pool.
-local function measure(self, opt, level)
-  local base = session.new(self.model, self.defaults, level + 1)
+local function measure(self, opt)
+  local base = session.new(self.model, self.defaults)
   self.base_options, self.csa_layers = base.opt, base.csa_layers
   local c = self.model.config
   self.unit, self.rate = loops.unit(base.opt), tonumber(c.csa_rate)
@@ -52,39 +53,38 @@ local function measure(self, opt, level)
   self.chunk_bytes = self.csa_layers * self.record
   if self.csa_layers > 0 then
     self.defaults.indexer = base.indexer -- one for all requests
-    local cells = loops.cells({hot = opt.hot, granularity = base.opt.granularity, page = base.opt.page}, self.chunk_bytes,
-      level + 1)
-    self.commons = commons.new(base.pool, base.opt.evict, cells, level + 1)
+    local cells = loops.cells({hot = opt.hot, granularity = base.opt.granularity, page = base.opt.page}, self.chunk_bytes)
+    self.commons = commons.new(base.pool, base.opt.evict, cells)
   end
   base:close()
 end
 
 function M.new(model, opt)
-  require("lsa.model").check(model, "lsa.batch: the first argument", 2)
+  require("lsa.model").check(model, "lsa.batch: the first argument")
   local all, mine = {}, {}
   for name, value in pairs(session.defaults) do all[name] = value end
   for name, value in pairs(own) do all[name] = value end
   for name in pairs(all) do all[name] = own[name] or false end
   all.on_demand = nil -- has its own hot pool, which no policy fills
-  opt = options.check(opt, all, "lsa.batch", 2)
+  opt = options.check(opt, all, "lsa.batch")
   for name in pairs(own) do mine[name] = opt[name] end
   local room = tonumber(C.lsa_activations_piece(model.scratch))
-  if options.whole(mine.most, 1, "lsa.batch: most", 2) > room then
-    error(("lsa.batch: most is %d; the model's pieces have %d rows (lsa.model's option piece)"):format(mine.most, room), 2)
+  if options.whole(mine.most, 1, "lsa.batch: most") > room then
+    raise("lsa.batch: most is %d; the model's pieces have %d rows (lsa.model's option piece)", mine.most, room)
   end
   local self = setmetatable({model = model, most = mine.most, stagger = mine.stagger, requests = {}, queue = {}, running = {},
     defaults = {}}, Batch)
   self.counts = {steps = 0, rows = 0, prefilled = 0, decode_s = 0, prefill_s = 0, seconds = 0, at_once = 0, peak = 0}
   -- A session prefills in pieces of this size; multiples of it give the same bits.
-  self.piece = math.max(1, math.ceil(options.whole(mine.piece, 1, "lsa.batch: piece", 2) / room)) * room
+  self.piece = math.max(1, math.ceil(options.whole(mine.piece, 1, "lsa.batch: piece") / room)) * room
   for name, value in pairs(opt) do
     if own[name] == nil and name ~= "hot" then self.defaults[name] = value end
   end
-  if mine.memory then self.memory = options.bytes(mine.memory, "lsa.batch: memory", 2) end
-  measure(self, opt, 2)
+  if mine.memory then self.memory = options.bytes(mine.memory, "lsa.batch: memory") end
+  measure(self, opt)
   local fixed = self.commons and self.commons.fixed
   if self.memory and fixed and pool_bytes(self, fixed) > self.memory then
-    error(("lsa.batch: the hot pool has %d bytes, memory is %d"):format(pool_bytes(self, fixed), self.memory), 2)
+    raise("lsa.batch: the hot pool has %d bytes, memory is %d", pool_bytes(self, fixed), self.memory)
   end
   return self
 end
@@ -119,19 +119,19 @@ local function fits(self, need)
 end
 
 local function open(self)
-  if self.closed then error("the batch is closed", 3) end
+  if self.closed then raise "the batch is closed" end
 end
 
 -- In a step, scripts' functions are called, which may look at the batch and submit to it.
 local function idle(self, what)
-  if self.stepping then error(what .. ": a step of the batch is under way, from which this was called", 3) end
+  if self.stepping then raise(what .. ": a step of the batch is under way, from which this was called") end
 end
 
 function Batch:submit(opt)
   open(self)
-  local r = request.new(self, opt, 2)
+  local r = request.new(self, opt)
   local problem = never_fits(self, r.need)
-  if problem then error("submit: " .. problem, 2) end
+  if problem then raise("submit: " .. problem) end
   r.id = #self.requests
   self.requests[r.id + 1] = r
   self.queue[#self.queue + 1] = r
@@ -145,7 +145,7 @@ local function guarded(r, f, ...)
   local ok, answer = pcall(f, ...)
   if ok then return answer end
   if interrupted(answer) then error(answer, 0) end
-  r:finish("failed", tostring(answer))
+  r:finish("failed", raise.words(answer))
 end
 
 -- Those that ended leave the list of the running.
@@ -209,7 +209,7 @@ local function decode(self)
   end
   count.steps, count.rows = count.steps + 1, count.rows + #rows
   count.decode_s = count.decode_s + request.seconds() - start
-  if stopped then error(stopped, 0) end
+  if stopped then raise(stopped) end
 end
 
 local function step(self)
@@ -236,7 +236,7 @@ local run_options = {progress = false}
 function Batch:run(opt)
   open(self)
   idle(self, "run")
-  opt = options.check(opt, run_options, "run", 2)
+  opt = options.check(opt, run_options, "run")
   local left = #self.running + #self.queue
   local bar = opt.progress and progress(left, "requests")
   while left > 0 do
@@ -250,15 +250,15 @@ end
 
 ---- what is known ----
 
-local function find(self, id, level)
+local function find(self, id)
   local r = type(id) == "number" and self.requests[id + 1]
-  if not r then error(("batch: no request %s; there are %d, from 0 on"):format(tostring(id), #self.requests), level + 1) end
+  if not r then raise("batch: no request %s; there are %d, from 0 on", tostring(id), #self.requests) end
   return r
 end
 
 -- {state =, tokens = {…}, text =, error =, wait_s =, …}: what a row of stats() has, of a request in any state.
 function Batch:result(id)
-  local r = find(self, id, 2)
+  local r = find(self, id)
   local out = r:row()
   local ok, text = pcall(self.model.text, self.model, r.out)
   out.text, out.cycles = ok and text or nil, r.cycles or r.session and r.session:cycles() or {}
@@ -267,12 +267,12 @@ end
 
 -- The session of a request that runs, to look at and to fork; nil otherwise. The batch decodes it.
 function Batch:session(id)
-  return find(self, id, 2).session
+  return find(self, id).session
 end
 
 -- Ends a request that is not finished; whether there was something to end.
 function Batch:cancel(id)
-  local r = find(self, id, 2)
+  local r = find(self, id)
   idle(self, "cancel")
   if r.ended then return false end
   for i, waiting in ipairs(self.queue) do

@@ -8,6 +8,7 @@
 local ffi = require "ffi"
 local evictions = require "lsa.cycle.eviction_objects"
 local lists = require "lsa.cycle.slot_lists"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local sequence = require "lsa.cycle.id_sequence"
 
@@ -67,27 +68,27 @@ local M = {}
 
 function M.new(arg)
   if type(arg) ~= "table" or arg.pages == nil then
-    error("lsa.cache: pages is nil, and is the trace: lsa.cache{pages = ids, capacity = n}", 2)
+    raise "lsa.cache: pages is nil, and is the trace: lsa.cache{pages = ids, capacity = n}"
   end
   local capacity = arg.capacity
   if type(capacity) ~= "number" or capacity < 0 or capacity ~= math.floor(capacity) then
-    error(("lsa.cache: capacity is %s, and is a count of pages from 0"):format(tostring(capacity)), 2)
+    raise("lsa.cache: capacity is %s, and is a count of pages from 0", tostring(capacity))
   end
   local pages, n = sequence.of(arg.pages, "lsa.cache: pages")
   local most = 0
   for i = 0, n - 1 do
     if pages[i] > most then most = pages[i] end
   end
-  local entry = registry.open("evictions", arg.evict or "lru", 2)
+  local entry = registry.open("evictions", arg.evict or "lru")
   if entry.opt.future == nil then entry.opt.future = {ids = pages, n = n} end
   local object = evictions.make(entry, math.min(capacity, n)) -- as many never leave
   local present = presence(most, math.min(capacity, n))
   local function complain(victim, i)
-    error(("lsa.cache: eviction policy %s: victim() returned %s at access %d, which is not present"):format(
-      entry.name, tostring(victim), i), 0)
+    raise("lsa.cache: eviction policy %s: victim() returned %s at access %d, which is not present",
+      entry.name, tostring(victim), i)
   end
   local run = loop_of(entry, getmetatable(present) == Flags and "" or " map")
-  local ok, hits, evicted = xpcall(run, function(e) return registry.located(e, entry.source) end,
+  local ok, hits, evicted = registry.protected(entry.source, run,
     pages, n, capacity, object, present, complain)
   if not ok then error(hits, 0) end
   return {hits = hits, misses = n - hits, evicted = evicted}

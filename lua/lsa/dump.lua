@@ -36,9 +36,9 @@ local defaults = {
 }
 
 local function checked(model, opt)
-  require("lsa.model").check(model, "dump: model", 3)
-  opt = options.check(opt, defaults, "dump", 3)
-  for name, least in pairs {from = 0, every = 1, logits = 0} do options.whole(opt[name], least, "dump: " .. name, 3) end
+  require("lsa.model").check(model, "dump: model")
+  opt = options.check(opt, defaults, "dump")
+  for name, least in pairs {from = 0, every = 1, logits = 0} do options.whole(opt[name], least, "dump: " .. name) end
   if opt.logits > 3 then raise("dump: logits is %d, at most 3 steps have them", opt.logits) end
   local all = #model.csa_layers
   if all == 0 then raise "dump: the model has no CSA layers" end
@@ -46,16 +46,16 @@ local function checked(model, opt)
     opt.layers = {}
     for l = 0, all - 1 do opt.layers[l + 1] = l end
   end
-  for _, l in ipairs(options.list(opt.layers, "dump: layers", 3)) do
-    options.whole(l, 0, "dump: layer", 3)
+  for _, l in ipairs(options.list(opt.layers, "dump: layers")) do
+    options.whole(l, 0, "dump: layer")
     if l >= all then raise("dump: layer %d; the model has %d CSA layers", l, all) end
   end
   opt.min_layers = opt.min_layers or labels.min_layers(all)
-  options.whole(opt.min_layers, 1, "dump: min_layers", 3)
+  options.whole(opt.min_layers, 1, "dump: min_layers")
   local most = tonumber(model.config.index_topk)
-  if opt.k then options.whole(opt.k, 1, "dump: k", 3) end
-  options.number(opt.top_p, 0, "dump: top_p", 3)
-  options.boolean(opt.extra or false, "dump: extra", 3)
+  if opt.k then options.whole(opt.k, 1, "dump: k") end
+  options.number(opt.top_p, 0, "dump: top_p")
+  options.boolean(opt.extra or false, "dump: extra")
   opt.k = math.min(opt.k or 512, most)
   return opt
 end
@@ -266,9 +266,9 @@ end
 
 function M.document(model, tokens, path, opt)
   opt, tokens = checked(model, opt), token_list(tokens)
-  options.path(path, "dump: path", 2)
+  options.path(path, "dump: path")
   local last = tonumber(model.config.vocab) - 1
-  for i = 1, #tokens do options.whole(tokens[i], 0, ("dump: token %d"):format(i - 1), 2, last) end
+  for i = 1, #tokens do options.whole(tokens[i], 0, ("dump: token %d"):format(i - 1), last) end
   return write_document(model, tokens, path, opt, about(model, tokens, opt))
 end
 

@@ -153,24 +153,24 @@ local function evaluate_document(opt, result, doc, bar)
 end
 
 function M.run(opt)
-  opt = options.check(opt, defaults, "lsa.evaluate", 2)
+  opt = options.check(opt, defaults, "lsa.evaluate")
   if type(opt.indexer) ~= "table" or not opt.indexer.weights then
-    error(("lsa.evaluate: indexer is %s; one that lsa.indexer or trainer:indexer() gives is wanted"):format(
-      options.shown(opt.indexer)), 2)
+    raise("lsa.evaluate: indexer is %s; one that lsa.indexer or trainer:indexer() gives is wanted",
+      options.shown(opt.indexer))
   end
-  options.list(opt.traces, "lsa.evaluate: traces", 2)
-  options.number(opt.theta, 0, "lsa.evaluate: theta", 2)
-  options.whole(opt.first, 0, "lsa.evaluate: first", 2)
-  options.boolean(opt.strict or false, "lsa.evaluate: strict", 2)
-  if opt.tail then options.whole(opt.tail, 0, "lsa.evaluate: tail", 2) end
+  options.list(opt.traces, "lsa.evaluate: traces")
+  options.number(opt.theta, 0, "lsa.evaluate: theta")
+  options.whole(opt.first, 0, "lsa.evaluate: first")
+  options.boolean(opt.strict or false, "lsa.evaluate: strict")
+  if opt.tail then options.whole(opt.tail, 0, "lsa.evaluate: tail") end
   if opt.also and type(opt.also) ~= "table" then
-    error(("lsa.evaluate: also is %s; functions by name are wanted"):format(options.shown(opt.also)), 2)
+    raise("lsa.evaluate: also is %s; functions by name are wanted", options.shown(opt.also))
   end
-  for _, name in ipairs{"k", "every", "window"} do options.whole(opt[name], 1, "lsa.evaluate: " .. name, 2) end
+  for _, name in ipairs{"k", "every", "window"} do options.whole(opt[name], 1, "lsa.evaluate: " .. name) end
   opt.names = {}
   for name, f in pairs(opt.also or {}) do
     if type(name) ~= "string" or type(f) ~= "function" then
-      error(("lsa.evaluate: also[%s] is %s; functions by name are wanted"):format(options.shown(name), options.shown(f)), 2)
+      raise("lsa.evaluate: also[%s] is %s; functions by name are wanted", options.shown(name), options.shown(f))
     end
     opt.names[#opt.names + 1] = name
   end

@@ -31,10 +31,4 @@ local host = package.loaded["lsa.host"]
 M.build = host and host.build or "build"
 M.C = ffi.load(M.root .. "/" .. M.build .. "/liblsa.so")
 
--- Raises the thread's message, pointing `level` frames up, when a C call failed; passes its result otherwise.
-function M.check(rc, level)
-  if rc < 0 then error(ffi.string(M.C.lsa_error()), (level or 1) + 1) end
-  return rc
-end
-
 return M

@@ -28,34 +28,34 @@ local parts = {a = "wq_a.weight", b = "wq_b.weight", norm = "q_norm_weight", w =
 local stored = {f32 = true, bf16 = true, f16 = true}
 
 -- A tensor as an lsa_weight (rank 2).
-local function weight_of(t, name, level)
+local function weight_of(t, name)
   local shape = t:shape()
   if #shape ~= 2 or not stored[t:dtype()] then
-    error(("%s is %s of %d dimensions; f32, bf16 or f16 of 2 is wanted"):format(name, t:dtype(), #shape), level + 1)
+    raise("%s is %s of %d dimensions; f32, bf16 or f16 of 2 is wanted", name, t:dtype(), #shape)
   end
   return ffi.new("lsa_weight", {data = t.c.data, rows = shape[1], cols = shape[2], block_rows = 1, block_cols = 1,
     dtype = t.c.dtype})
 end
 
-local function layer_from_tensors(file, path, ordinal, config, level)
+local function layer_from_tensors(file, path, ordinal, config)
   local t = {}
   for part, suffix in pairs(parts) do
     local name = ("retrievers.l%d.%s"):format(ordinal, suffix)
-    if not file[name] then error(("%s: no tensor %s"):format(path, name), level + 1) end
+    if not file[name] then raise("%s: no tensor %s", path, name) end
     t[part] = file[name]:contiguous()
   end
   t.norm = t.norm:to "f32"
   local l = ffi.new "lsa_indexer_layer"
-  local function weight(part) return weight_of(t[part], ("%s: %s of layer %d"):format(path, parts[part], ordinal), level + 2) end
+  local function weight(part) return weight_of(t[part], ("%s: %s of layer %d"):format(path, parts[part], ordinal)) end
   l.a, l.b, l.w = weight "a", weight "b", weight "w"
   l.norm = ffi.cast("const float *", t.norm.c.data)
   l.heads, l.dim = l.w.rows, config.index_dim
   if C.lsa_indexer_check(l, config.hidden, config.rope_dim) < 0 then
-    error(("%s: layer %d: %s"):format(path, ordinal, ffi.string(C.lsa_error())), level + 1)
+    raise("%s: layer %d: %s", path, ordinal, ffi.string(C.lsa_error()))
   end
   if t.norm:count() ~= tonumber(l.a.rows) then
-    error(("%s: %s of layer %d has %d values, %s has %d rows"):format(path, parts.norm, ordinal, t.norm:count(), parts.a,
-      tonumber(l.a.rows)), level + 1)
+    raise("%s: %s of layer %d has %d values, %s has %d rows", path, parts.norm, ordinal, t.norm:count(), parts.a,
+      tonumber(l.a.rows))
   end
   return l, t
 end
@@ -79,42 +79,35 @@ end
 
 local defaults = {model = false, layers = false, from = "native", ensemble = false}
 
--- For the library: `level` points at the caller's line as in error().
-function M.open(opt, level)
-  level = level + 1
-  opt = options.check(opt, defaults, "lsa.indexer", level)
+function M.new(opt)
+  opt = options.check(opt, defaults, "lsa.indexer")
   local model = opt.model
-  require("lsa.model").check(model, "lsa.indexer: model, whose rope and key dimension are needed,", level)
-  if type(opt.from) ~= "table" then options.path(opt.from, "lsa.indexer: from", level) end
+  require("lsa.model").check(model, "lsa.indexer: model, whose rope and key dimension are needed,")
+  if type(opt.from) ~= "table" then options.path(opt.from, "lsa.indexer: from") end
   local name = type(opt.from) == "table" and "tensors" or opt.from
   local file, metadata = type(opt.from) == "table" and opt.from or nil, {}
   if not file and name ~= "native" then file, metadata = require("lsa.files.files").load(opt.from) end
   local ensemble = opt.ensemble or metadata.ensemble or "max"
-  options.one_of(ensemble, {"max", "mean"}, "lsa.indexer: ensemble", level)
+  options.one_of(ensemble, {"max", "mean"}, "lsa.indexer: ensemble")
   local self = setmetatable({model = model, ensemble = ensemble, from = name, weights = {}, keep = {}}, Indexer)
   self.layers = opt.layers or (file and ordinals_in(file)) or {}
   if not opt.layers and not file then
     for i = 0, #model.csa_layers - 1 do self.layers[#self.layers + 1] = i end
   end
-  if not opt.layers and #self.layers == 0 then error(("lsa.indexer: %s has no target layer"):format(name), level) end
-  options.list(self.layers, "lsa.indexer: layers", level)
+  if not opt.layers and #self.layers == 0 then raise("lsa.indexer: %s has no target layer", name) end
+  options.list(self.layers, "lsa.indexer: layers")
   for _, ordinal in ipairs(self.layers) do
-    options.whole(ordinal, 0, "lsa.indexer: layer", level)
+    options.whole(ordinal, 0, "lsa.indexer: layer")
     if ordinal >= #model.csa_layers then
-      error(("lsa.indexer: layer %d; the model has %d CSA layers"):format(ordinal, #model.csa_layers), level)
+      raise("lsa.indexer: layer %d; the model has %d CSA layers", ordinal, #model.csa_layers)
     end
     if file then
-      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, name, ordinal, model.config, level)
+      self.weights[ordinal], self.keep[ordinal] = layer_from_tensors(file, name, ordinal, model.config)
     else
       self.weights[ordinal] = layer_from_model(model, ordinal)
     end
   end
   return self
-end
-
-function M.new(opt)
-  local indexer = M.open(opt, 2) -- no tail call: errors point past this frame
-  return indexer
 end
 
 -- Queries and head weights of one hidden state (an f32 array) at position p, against keys of a format.
@@ -126,8 +119,8 @@ function Indexer:query(layer, hidden, p, format)
   local q = ffi.new("float[?]", tonumber(l.heads * l.dim))
   local w = ffi.new("float[?]", tonumber(l.heads))
   local c = self.model.config
-  lib.check(C.lsa_indexer_queries(q, w, l, hidden, ffi.new("int32_t[1]", p), 1, c.hidden, self.model.c.compress_freq,
-    c.rope_dim, c.norm_eps, format == C.LSA_KV_FP8 and 1 or 0, 0), 3)
+  raise.check(C.lsa_indexer_queries(q, w, l, hidden, ffi.new("int32_t[1]", p), 1, c.hidden, self.model.c.compress_freq,
+    c.rope_dim, c.norm_eps, format == C.LSA_KV_FP8 and 1 or 0, 0))
   return q, w, tonumber(l.heads)
 end
 
@@ -158,8 +151,8 @@ function Indexer:logits(layer, hidden, keys, p)
   local n = shape[1]
   local out = tensor.zeros({n}, "f32")
   local workspace = tensor.zeros({tonumber(C.lsa_index_score_workspace(1, n, heads, dim, format, 0))}, "u8")
-  lib.check(C.lsa_index_score_cpu(ffi.cast("float *", out.c.data), q, w, keys.c.data, 1, n, heads, dim, bytes, n, format,
-    0, workspace.c.data, nil), 2)
+  raise.check(C.lsa_index_score_cpu(ffi.cast("float *", out.c.data), q, w, keys.c.data, 1, n, heads, dim, bytes, n, format,
+    0, workspace.c.data, nil))
   return out
 end
 
@@ -172,7 +165,7 @@ end
 
 -- The ensemble, "max" or "mean", of [layers, n] floats of logits.
 function M.ensemble(out, logits, layers, n, how)
-  lib.check(C.lsa_ensemble_cpu(out, logits, layers, n, how == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, nil), 3)
+  raise.check(C.lsa_ensemble_cpu(out, logits, layers, n, how == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, nil))
 end
 
 -- The ensemble of a list of logit tensors.
@@ -190,7 +183,7 @@ function Indexer:score(hidden, keys, p)
     local h = type(hidden) == "table" and hidden[layer] or hidden
     local k = type(keys) == "table" and keys[layer] or keys
     if not tensor.is(h) or not tensor.is(k) then
-      error(("indexer: no hidden state or keys of layer %d are given"):format(layer), 2)
+      raise("indexer: no hidden state or keys of layer %d are given", layer)
     end
     logits[i] = self:logits(layer, h, k, p)
   end
@@ -217,7 +210,7 @@ end
 
 -- A .pt file is a plain state dict, as the released checkpoint is, and does not say the ensemble.
 function Indexer:save(path)
-  options.path(path, "indexer save: path", 2)
+  options.path(path, "indexer save: path")
   require("lsa.files.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble} or nil)
 end
 

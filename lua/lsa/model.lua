@@ -7,6 +7,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 
 local C = lib.C
 
@@ -16,9 +17,9 @@ Model.__index = Model
 local M = {class = Model}
 
 -- Raises unless it is a model.
-function M.check(value, what, level)
+function M.check(value, what)
   if getmetatable(value) ~= Model then
-    error(("%s is %s; a model (lsa.model) is wanted"):format(what, options.shown(value)), (level or 1) + 1)
+    raise("%s is %s; a model (lsa.model) is wanted", what, options.shown(value))
   end
   return value
 end
@@ -34,20 +35,20 @@ local function fitting_piece(config, piece)
 end
 
 function M.new(directory, opt)
-  options.path(directory, "lsa.model: directory", 2)
-  opt = options.check(opt, defaults, "lsa.model", 2)
-  options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute", 2)
+  options.path(directory, "lsa.model: directory")
+  opt = options.check(opt, defaults, "lsa.model")
+  options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
   if opt.device ~= "cpu" then
-    error(('lsa.model: device is %s; a whole model runs on "cpu" only'):format(tostring(opt.device)), 2)
+    raise('lsa.model: device is %s; a whole model runs on "cpu" only', tostring(opt.device))
   end
-  options.whole(opt.piece, 1, "lsa.model: piece", 2)
+  options.whole(opt.piece, 1, "lsa.model: piece")
   local out = ffi.new "lsa_model *[1]"
-  lib.check(C.lsa_model_load(out, directory), 2)
+  raise.check(C.lsa_model_load(out, directory))
   local self = setmetatable({directory = directory, compute = opt.compute, device = opt.device}, Model)
   self.c = ffi.gc(out[0], C.lsa_model_free)
   self.config = self.c.config
   local scratch = ffi.new "lsa_activations *[1]"
-  lib.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, opt.piece)), 2)
+  raise.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, opt.piece)))
   self.scratch = ffi.gc(scratch[0], C.lsa_activations_release)
   self.csa_layers = {}
   for i = 0, tonumber(self.config.layers) - 1 do
@@ -66,14 +67,12 @@ function Model:indexer_file()
 end
 
 function Model:session(opt)
-  local session = require("lsa.session").new(self, opt, 2) -- no tail call: errors point past this frame
-  return session
+  return require("lsa.session").new(self, opt)
 end
 
 -- A session that s:save wrote. options: what a fork may change (then a cycle is due, as for a fork), cold and indexer.
 function Model:restore(path, opt)
-  local session = require("lsa.session").restore(self, path, opt, 2)
-  return session
+  return require("lsa.session").restore(self, path, opt)
 end
 
 -- The file's tokenizer, opened when it is first needed.

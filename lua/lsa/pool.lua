@@ -13,6 +13,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
 local tensor = require "lsa.tensor.tensor"
@@ -32,80 +33,79 @@ local function wrap(out)
 end
 
 function M.new(opt)
-  opt = options.check(opt, defaults, "lsa.pool", 2)
-  if not opt.record then error("lsa.pool: record is missing; it is the bytes of one layer's record", 2) end
-  for name, least in pairs {layers = 0, record = 1, chunks = 0} do options.whole(opt[name], least, "lsa.pool: " .. name, 2) end
-  local directory = options.cold(opt.cold, "lsa.pool: cold", 2)
+  opt = options.check(opt, defaults, "lsa.pool")
+  if not opt.record then raise "lsa.pool: record is missing; it is the bytes of one layer's record" end
+  for name, least in pairs {layers = 0, record = 1, chunks = 0} do options.whole(opt[name], least, "lsa.pool: " .. name) end
+  local directory = options.cold(opt.cold, "lsa.pool: cold")
   local out = ffi.new "lsa_pool *[1]"
-  lib.check(C.lsa_pool_new(out, opt.layers, opt.record, 1), 2)
+  raise.check(C.lsa_pool_new(out, opt.layers, opt.record, 1))
   local self = setmetatable({c = wrap(out), opt = opt}, Pool)
-  if directory then lib.check(C.lsa_pool_set_disk(self.c, directory, nil), 2) end
-  lib.check(C.lsa_pool_resize(self.c, opt.chunks), 2)
+  if directory then raise.check(C.lsa_pool_set_disk(self.c, directory, nil)) end
+  raise.check(C.lsa_pool_resize(self.c, opt.chunks))
   local cells
   if opt.hot then
-    local amount, plain = options.bytes(opt.hot, "lsa.pool: hot", 2)
+    local amount, plain = options.bytes(opt.hot, "lsa.pool: hot")
     cells = math.floor(plain and amount or amount / (opt.layers * opt.record))
   end
-  self.tier = tier.new(self.c, self, opt.evict, cells, 2)
+  self.tier = tier.new(self.c, self, opt.evict, cells)
   return self
 end
 
 local MOST_ID = 2 ^ 31 - 1
-local NOWHERE = 200 -- the level of an error that gets its line later: there is no such function
 
 local function open(self)
-  if not self.c then error("the pool is closed", 3) end
+  if not self.c then raise "the pool is closed" end
 end
 
 -- Open, and not in the middle of what calls the eviction policy, which may look at the pool, not change it.
 local function idle(self, what)
-  if not self.c then error("the pool is closed", 3) end
-  if self.busy then error(("pool: %s: the eviction policy is being asked, which called this"):format(what), 3) end
+  if not self.c then raise "the pool is closed" end
+  if self.busy then raise("pool: %s: the eviction policy is being asked, which called this", what) end
 end
 
--- Runs f(self.tier, ...), in which the eviction policy is asked; errors point at the script.
+-- Runs f(self.tier, ...), in which the eviction policy is asked.
 local function asking(self, f, ...)
   self.busy = true
   local ok, answer = pcall(f, self.tier, ...)
   self.busy = false
-  if not ok then error(answer, 3) end
+  if not ok then error(answer, 0) end
   return answer
 end
 
 -- An int32_t array of a set's, list's or tensor's ids, with its length and what keeps it alive.
-local function id_array(ids, level)
+local function id_array(ids)
   if set.is(ids) then ids = ids:ids() end
   if tensor.is(ids) then
-    if ids:dtype() ~= "i32" then error(("pool: ids are a tensor of %s; i32 is wanted"):format(ids:dtype()), level + 1) end
+    if ids:dtype() ~= "i32" then raise("pool: ids are a tensor of %s; i32 is wanted", ids:dtype()) end
     ids = ids:to "cpu":contiguous()
     return ffi.cast("const int32_t *", ids.c.data), ids:count(), ids
   end
   if type(ids) ~= "table" then
-    error(("pool: ids are a list, an i32 tensor or a set; this is a %s"):format(type(ids)), level + 1)
+    raise("pool: ids are a list, an i32 tensor or a set; this is a %s", type(ids))
   end
-  for i = 1, #ids do options.whole(ids[i], 0, ("pool: id %d"):format(i - 1), level + 1, MOST_ID) end
+  for i = 1, #ids do options.whole(ids[i], 0, ("pool: id %d"):format(i - 1), MOST_ID) end
   local array = ffi.new("int32_t[?]", #ids, ids)
   return array, #ids, array
 end
 
 function Pool:write(layer, ids, bytes)
   idle(self, "write")
-  options.whole(layer, 0, "pool: layer", 2)
-  local array, n, keep = id_array(ids, 2)
+  options.whole(layer, 0, "pool: layer")
+  local array, n, keep = id_array(ids)
   if not tensor.is(bytes) or bytes:dtype() ~= "u8" or bytes:count() ~= n * self.opt.record then
-    error(("pool: bytes are %s; a u8 tensor [%d, %d] is wanted"):format(tensor.is(bytes) and ("a %s tensor of %d"):format(
-      bytes:dtype(), bytes:count()) or "a " .. type(bytes), n, self.opt.record), 2)
+    raise("pool: bytes are %s; a u8 tensor [%d, %d] is wanted", tensor.is(bytes) and ("a %s tensor of %d"):format(
+      bytes:dtype(), bytes:count()) or "a " .. type(bytes), n, self.opt.record)
   end
-  lib.check(C.lsa_pool_write(self.c, layer, array, n, bytes:contiguous().c.data), 2)
+  raise.check(C.lsa_pool_write(self.c, layer, array, n, bytes:contiguous().c.data))
   return self, keep
 end
 
 function Pool:read(layer, ids)
   open(self)
-  options.whole(layer, 0, "pool: layer", 2)
-  local array, n = id_array(ids, 2)
+  options.whole(layer, 0, "pool: layer")
+  local array, n = id_array(ids)
   local out = tensor.zeros({n, self.opt.record}, "u8")
-  lib.check(C.lsa_pool_read(self.c, layer, array, n, out.c.data), 2)
+  raise.check(C.lsa_pool_read(self.c, layer, array, n, out.c.data))
   return out
 end
 
@@ -129,14 +129,14 @@ end
 -- With cold = "disk:DIR": whole segments of 1,024 chunks go to the file, from memory. Every fetch does this first.
 function Pool:spill()
   idle(self, "spill")
-  lib.check(C.lsa_pool_spill(self.c), 2)
+  raise.check(C.lsa_pool_spill(self.c))
   return self
 end
 
 -- Everything is in memory again.
 function Pool:load()
   idle(self, "load")
-  lib.check(C.lsa_pool_load(self.c), 2)
+  raise.check(C.lsa_pool_load(self.c))
   return self
 end
 
@@ -172,8 +172,8 @@ end
 -- More chunks (new ones are zero), or fewer.
 function Pool:resize(chunks)
   idle(self, "resize")
-  options.whole(chunks, 0, "pool: chunks", 2)
-  lib.check(C.lsa_pool_resize(self.c, chunks), 2)
+  options.whole(chunks, 0, "pool: chunks")
+  raise.check(C.lsa_pool_resize(self.c, chunks))
   return self
 end
 
@@ -181,9 +181,9 @@ function Pool:fork()
   idle(self, "fork")
   local out = ffi.new "lsa_pool *[1]"
   C.lsa_pool_write_back(self.c) -- once, for all forks; where it fails, each spills for itself
-  lib.check(C.lsa_pool_fork(out, self.c), 2)
+  raise.check(C.lsa_pool_fork(out, self.c))
   local fork = setmetatable({c = wrap(out), opt = self.opt}, Pool)
-  fork.tier = asking(self, self.tier.fork, fork.c, fork, nil, self.tier.fixed, NOWHERE)
+  fork.tier = asking(self, self.tier.fork, fork.c, fork, nil, self.tier.fixed)
   return fork
 end
 

@@ -4,6 +4,10 @@
 --   raise("topk: k is %d, the tensor has %d elements", k, n)
 --   raise.check(rc)          raises the C library's message when rc < 0; passes rc otherwise
 --   raise.kind(value)        how a message calls a value: "a string", "nil", "a set"
+--   raise.words(problem)     what was raised and caught within one call of the script's, without the line that it was given: for
+--                            messages that are kept, or that say more: raise("%s: %s", path, raise.words(problem))
+--   error(problem, 0)        passes on what was caught, which has its line
+--   raise.calling(f, handler, …)      xpcall(f, handler, …) of a script's function, which errors in it then name
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 
@@ -12,27 +16,44 @@ local home = debug.getinfo(1, "S").source:match "^(.*/)raise%.lua$"
 local scripts = {policies = true, evictions = true, schedules = true, samplers = true, tasks = true, benches = true}
 
 local function in_library(source)
+  if source:sub(1, 5) == "=lsa." then return true end -- code that the library writes
   return source:sub(1, #home) == home and not scripts[source:match("^[^/]*", #home + 1)]
-end
-
--- The level of the nearest function outside the library, as seen by the function that calls this one.
-local function script_level()
-  for level = 3, 60 do
-    local info = debug.getinfo(level, "S")
-    if not info then break end
-    if info.what ~= "C" and not in_library(info.source) then return level - 1 end
-  end
-  return 2
 end
 
 local M = {}
 
-function M.check(rc)
-  if rc < 0 then
-    local level = script_level()
-    error(ffi.string(lsa.C.lsa_error()), level)
+-- "script.lua:12: " of the nearest function outside the library; "" without one. A script's function that ends in a call of the
+-- library's (return cycle.top(…)) is not on the stack any more: it is named by its first line.
+local function position()
+  for level = 3, math.huge do
+    local info = debug.getinfo(level, "Slf")
+    if not info then return "" end
+    if info.func == M.calling then
+      local _, f = debug.getlocal(level, 1)
+      local called = type(f) == "function" and debug.getinfo(f, "S")
+      if called and called.what ~= "C" and not in_library(called.source) then
+        return ("%s:%d: "):format(called.short_src, called.linedefined)
+      end
+    elseif info.what ~= "C" and not in_library(info.source) then
+      return ("%s:%d: "):format(info.short_src, info.currentline)
+    end
   end
+end
+
+function M.check(rc)
+  if rc < 0 then error(position() .. ffi.string(lsa.C.lsa_error()), 0) end
   return rc
+end
+
+function M.words(problem)
+  local text, at = tostring(problem), position()
+  return text:sub(1, #at) == at and text:sub(#at + 1) or text
+end
+
+local function passed(...) return ... end
+
+function M.calling(f, handler, ...)
+  return passed(xpcall(f, handler, ...))
 end
 
 -- Pairs of a predicate and how its values are called; the modules that own a kind of object add theirs.
@@ -48,8 +69,6 @@ end
 
 return setmetatable(M, {
   __call = function(_, format, ...)
-    local text = select("#", ...) > 0 and format:format(...) or format
-    local level = script_level()
-    error(text, level)
+    error(position() .. (select("#", ...) > 0 and format:format(...) or format), 0)
   end,
 })

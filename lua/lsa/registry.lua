@@ -13,6 +13,7 @@
 -- A version of a file is loaded once, as require does, and the JIT's work with it: what a policy remembers
 -- belongs in cycle.state or in the eviction object, for a file's own local variables serve all its users.
 local ffi = require "ffi"
+local raise = require "lsa.raise"
 
 local M = {}
 
@@ -82,6 +83,11 @@ function M.located(e, path)
   return text
 end
 
+-- f(…), a rule of file `path` or what calls one: true and its results, or false and a message that names the file and line.
+function M.protected(path, f, ...)
+  return raise.calling(f, function(e) return M.located(e, path) end, ...)
+end
+
 -- Loaded files by path: {text =, fn =}.
 local loaded = {}
 
@@ -92,7 +98,7 @@ local function evaluate(kind, path, text)
   if text:byte(1) == 27 then return nil, path .. ": bytecode, where Lua source is expected" end
   local chunk, why = loadstring(text, "@" .. path)
   if not chunk then return nil, whole(why, path) end
-  local ok, fn = xpcall(chunk, function(e) return M.located(e, path) end)
+  local ok, fn = M.protected(path, chunk)
   if not ok then return nil, fn end
   if type(fn) ~= "function" then
     return nil, ("%s: a file that is a %s returns a function, this one returns %s"):format(
@@ -133,10 +139,8 @@ local function locate(kind, name)
     singular(kind), name, names == "" and "none" or names)
 end
 
--- Opens `spec`: a name, a file's path, a function, or {any of these, option = value, …}. `level` says whose
--- line an error points at, as in error().
-function M.open(kind, spec, level)
-  level = (level or 1) + 1
+-- Opens `spec`: a name, a file's path, a function, or {any of these, option = value, …}.
+function M.open(kind, spec)
   local what, opt = spec, {}
   if type(spec) == "table" then
     what = spec[1]
@@ -152,11 +156,11 @@ function M.open(kind, spec, level)
     return entry
   end
   if type(what) ~= "string" then
-    error(("a %s is a name, a file, a function, or {one of these, option = value}; this is a %s%s"):format(
-      singular(kind), type(what), type(spec) == "table" and " at [1] of a table" or ""), level)
+    raise("a %s is a name, a file, a function, or {one of these, option = value}; this is a %s%s",
+      singular(kind), type(what), type(spec) == "table" and " at [1] of a table" or "")
   end
   local path, why = locate(kind, what)
-  if not path then error(why, level) end
+  if not path then raise(why) end
   local text = assert(read(path))
   local fn, problem = evaluate(kind, path, text)
   if not fn then error(problem, 0) end
@@ -189,14 +193,14 @@ end
 function Entry:call(...)
   local n, args = select("#", ...), {...}
   args[n + 1] = self.opt
-  return xpcall(self.fn, function(e) return M.located(e, self.source) end, unpack(args, 1, n + 1))
+  return M.protected(self.source, self.fn, unpack(args, 1, n + 1))
 end
 
 -- The same policy under other options.
 function Entry:with(opt)
   local spec = {self.path or self.fn}
   for key, value in pairs(opt) do spec[key] = value end
-  return M.open(self.kind, spec, 2)
+  return M.open(self.kind, spec)
 end
 
 function Entry:__tostring()

@@ -15,6 +15,7 @@ local lib = require "lsa.ffi"
 local indexers = require "lsa.indexer"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local recordings = require "lsa.session.recording_reader"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
@@ -85,8 +86,8 @@ function Replay:score_into(out, layer, q, w, heads, n, rows)
   if not self.workspace or self.workspace_bytes < bytes then
     self.workspace, self.workspace_bytes = tensor.zeros({tonumber(bytes)}, "u8"), bytes
   end
-  lib.check(C.lsa_index_score_cpu(out, q, w, self.trace["compk_layer_" .. layer].c.data, rows, n, heads, self.dim,
-    self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil), 5)
+  raise.check(C.lsa_index_score_cpu(out, q, w, self.trace["compk_layer_" .. layer].c.data, rows, n, heads, self.dim,
+    self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil))
 end
 
 function Replay:index_scores(layer, q, w, heads, n, rows)
@@ -210,7 +211,7 @@ end
 function Replay:decoded_keys(layer, n, from)
   local out = tensor.zeros({n - from, self.dim}, "f32")
   local keys = self.trace["compk_layer_" .. layer]:narrow(0, from, n - from)
-  lib.check(C.lsa_index_decode_cpu(floats(out), keys.c.data, n - from, self.dim, self.key_bytes, self.format, nil), 4)
+  raise.check(C.lsa_index_decode_cpu(floats(out), keys.c.data, n - from, self.dim, self.key_bytes, self.format, nil))
   return out
 end
 
@@ -296,7 +297,7 @@ local function grow(self)
   local n = math.floor(self.t / self.about.csa_rate)
   if n == self.n then return end
   self.n = n
-  lib.check(C.lsa_pool_resize(self.pool, n))
+  raise.check(C.lsa_pool_resize(self.pool, n))
 end
 
 -- Shares of chunks that are resident, summed over the n steps from the next row on.
@@ -318,7 +319,7 @@ local function advance(self, n)
   self.t = tonumber(self.columns.positions.data[self.row]) + 1
   grow(self)
   if not self.full then
-    for id = before, self.n - 1 do lib.check(C.lsa_pool_adopt(self.pool, id)) end
+    for id = before, self.n - 1 do raise.check(C.lsa_pool_adopt(self.pool, id)) end
     self.residents:range(before, self.n)
     self.resident_count = self.resident_count + self.n - before
   end
@@ -387,13 +388,13 @@ for name, value in pairs(loops.options) do allowed[name] = value end
 function M.new(path, given)
   local recording = recordings.open(path)
   local trace, about = recording.tensors, recording.about
-  local own = options.check(given, allowed, "lsa.replay", 2)
+  local own = options.check(given, allowed, "lsa.replay")
   local recorded, opt = recorded_options(about), {}
   for name, value in pairs(own) do opt[name] = value end
   for name, value in pairs(recorded) do
     if not given or given[name] == nil then opt[name] = value end
   end
-  loops.check_options(opt, 2)
+  loops.check_options(opt)
   local self = setmetatable({trace = trace, about = about, path = path, row = 0, t = 0, n = 0, since = 0, observed_all = true,
     covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0, ahead = {}}, Replay)
   self.kept, self.rows, self.csa_layers, self.topk, self.dim = recording.scores, recording.rows, about.csa_layers,
@@ -405,11 +406,11 @@ function M.new(path, given)
   self.most = math.floor(trace.token_ids:count() / about.csa_rate)
   self.residents, self.resident_count = set.new(self.most), 0
   local out = ffi.new "lsa_pool *[1]"
-  lib.check(C.lsa_pool_new(out, 1, 0, loops.unit(opt)), 2) -- residency is all that counts
+  raise.check(C.lsa_pool_new(out, 1, 0, loops.unit(opt))) -- residency is all that counts
   self.pool = ffi.gc(out[0], C.lsa_pool_free)
   self.chunk_bytes = about.csa_layers * about.record
-  self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, self.chunk_bytes, 2), 2)
-  self.loop = loops.new(opt, about.csa_rate, self.tier, 2)
+  self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, self.chunk_bytes))
+  self.loop = loops.new(opt, about.csa_rate, self.tier)
   self.loop:settle()
   self.full = self.loop.full
   self.open_loop = opt.indexer ~= nil

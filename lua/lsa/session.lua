@@ -15,6 +15,7 @@ local accounting = require "lsa.accounting"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local rng = require "lsa.cycle.rng"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
@@ -43,24 +44,24 @@ local dtypes = {f32 = "f32", bf16 = "bf16"}
 ---- options ----
 
 -- Replay does not know this option: on demand there are no cycles.
-local function check_on_demand(opt, level)
+local function check_on_demand(opt)
   for _, name in ipairs {"async", "select"} do
     local value = opt[name]
     if value and value ~= "full" then
-      error(("session: %s is %s; on_demand has neither policy nor cycles"):format(name, type(value) == "string" and value or
-        "a " .. type(value)), level + 1)
+      raise("session: %s is %s; on_demand has neither policy nor cycles", name, type(value) == "string" and value or
+        "a " .. type(value))
     end
   end
-  if opt.granularity == "page" then error("session: granularity is page; on_demand fetches chunks", level + 1) end
+  if opt.granularity == "page" then raise "session: granularity is page; on_demand fetches chunks" end
 end
 
-local function check_options(opt, level)
-  options.one_of(opt.kv, {"f32", "bf16", "fp8"}, "session: kv", level + 1)
-  options.cold(opt.cold, "session: cold", level + 1)
-  if opt.ensemble then options.one_of(opt.ensemble, {"max", "mean"}, "session: ensemble", level + 1) end
-  loops.check_options(opt, level + 1)
-  options.boolean(opt.on_demand or false, "session: on_demand", level + 1)
-  if opt.on_demand then check_on_demand(opt, level + 1) end
+local function check_options(opt)
+  options.one_of(opt.kv, {"f32", "bf16", "fp8"}, "session: kv")
+  options.cold(opt.cold, "session: cold")
+  if opt.ensemble then options.one_of(opt.ensemble, {"max", "mean"}, "session: ensemble") end
+  loops.check_options(opt)
+  options.boolean(opt.on_demand or false, "session: on_demand")
+  if opt.on_demand then check_on_demand(opt) end
 end
 
 -- Bytes of a chunk's records in all CSA layers.
@@ -69,21 +70,21 @@ local function chunk_bytes(self)
 end
 Session.chunk_bytes = chunk_bytes
 
-local function open_indexer(self, opt, level)
+local function open_indexer(self, opt)
   local from = opt.indexer
   if not from then from = self.model:indexer_file() or "native" end
   if type(from) == "table" then return from end
-  return require("lsa.indexer").open({model = self.model, from = from, ensemble = opt.ensemble}, level + 1)
+  return require("lsa.indexer").new({model = self.model, from = from, ensemble = opt.ensemble})
 end
 
 -- Only the Memory Indexer's target layers are asked for all their keys at every cycle, so theirs stay in memory. On demand all do.
-local function open_disk(self, opt, level)
+local function open_disk(self, opt)
   local directory = options.cold(opt.cold)
   if not directory then return end
   local targets = {}
   for layer = 0, self.csa_layers - 1 do targets[layer + 1] = layer end
   if not opt.on_demand then targets = self.indexer.layers end -- on demand, Level 2 sees them all
-  lib.check(C.lsa_session_set_disk(self.c, directory, ffi.new("int32_t[?]", math.max(1, #targets), targets), #targets), level)
+  raise.check(C.lsa_session_set_disk(self.c, directory, ffi.new("int32_t[?]", math.max(1, #targets), targets), #targets))
 end
 
 local function wrap(out)
@@ -91,85 +92,81 @@ local function wrap(out)
 end
 
 -- A session without hot tier and loop.
-local function bare(model, opt, level)
+local function bare(model, opt)
   local self = setmetatable({model = model, opt = opt, format = formats[opt.kv], csa_layers = #model.csa_layers,
     observed_all = true, policy_flops = 0, sampler = rng.new(opt.seed + 1)}, Session)
   local out = ffi.new "lsa_session *[1]"
-  lib.check(C.lsa_session_new(out, model.c, model.scratch, self.format, model.compute == "bf16" and 1 or 0, loops.unit(opt)),
-    level)
+  raise.check(C.lsa_session_new(out, model.c, model.scratch, self.format, model.compute == "bf16" and 1 or 0, loops.unit(opt)))
   self.c = wrap(out)
   self.pool = C.lsa_session_pool(self.c)
   if self.csa_layers > 0 then
-    self.indexer = open_indexer(self, opt, level)
-    open_disk(self, opt, level + 1)
+    self.indexer = open_indexer(self, opt)
+    open_disk(self, opt)
   end
   return self
 end
 
 -- Level 2's way: among all, among residents, or among all with a hot pool that is filled on demand.
-local function set_way(self, level)
-  lib.check(C.lsa_session_set_tiered(self.c, (self.loop.full or self.opt.on_demand) and 0 or 1), level + 1)
-  lib.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0), level + 1)
+local function set_way(self)
+  raise.check(C.lsa_session_set_tiered(self.c, (self.loop.full or self.opt.on_demand) and 0 or 1))
+  raise.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0))
 end
 
-function M.new(model, opt, level)
-  level = (level or 1) + 1
-  opt = options.check(opt, defaults, "session", level)
-  check_options(opt, level)
+function M.new(model, opt)
+  opt = options.check(opt, defaults, "session")
+  check_options(opt)
   if opt.on_demand then opt.select = "full" end
   if not opt.select then
     opt.select = model:indexer_file() and "lsa_threshold" or "lsa_topk"
     if #model.csa_layers == 0 then opt.select = "full" end
   end
-  local self = bare(model, opt, level + 1)
+  local self = bare(model, opt)
   if self.csa_layers > 0 then
-    self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self), level), level)
+    self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self)))
   end
-  self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier, level)
-  set_way(self, level)
+  self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier)
+  set_way(self)
   return self
 end
 
-local function open(self, level)
-  if not self.c then error("the session is closed", level + 1) end
+local function open(self)
+  if not self.c then raise "the session is closed" end
 end
 
 -- Open, and not in the middle of what calls a script's functions: these may look at the session, not change it.
-local function idle(self, what, level)
-  open(self, level + 1)
+local function idle(self, what)
+  open(self)
   local commons = self.tier and self.tier.commons
   local doing = self.loop and self.loop.under_way or commons and commons.under_way
   if doing then
-    error(("%s: %s is under way in the session, from which this was called"):format(what, doing), level + 1)
+    raise("%s: %s is under way in the session, from which this was called", what, doing)
   end
 end
 
 ---- running ----
 
--- The level of an error that gets its line later: there is no such function.
-local NOWHERE = 200
 
 local function vocabulary(self) return tonumber(self.model.config.vocab) end
 
-local function check_token(self, token, what, level)
-  options.whole(token, 0, what, level + 1)
+local function check_token(self, token, what)
+  options.whole(token, 0, what)
   if token >= vocabulary(self) then
-    error(("%s is %.0f; the vocabulary has %d"):format(what, token, vocabulary(self)), level + 1)
+    raise("%s is %.0f; the vocabulary has %d", what, token, vocabulary(self))
   end
 end
 
 -- An int32_t array of token ids and its length, from a list, an i32 tensor, or text.
-local function token_array(self, tokens, level)
+local function token_array(self, tokens)
   if type(tokens) == "string" then tokens = self.model:tokens(tokens) end
   if tensor.is(tokens) then
-    if tokens:dtype() ~= "i32" then error(("tokens are a tensor of %s; i32 is wanted"):format(tokens:dtype()), level + 1) end
+    if tokens:dtype() ~= "i32" then raise("tokens are a tensor of %s; i32 is wanted", tokens:dtype()) end
     tokens = tokens:to "cpu":contiguous()
     return ffi.cast("const int32_t *", tokens.c.data), tokens:count(), tokens
   end
   if type(tokens) ~= "table" then
-    error(("tokens are a list, an i32 tensor or text; this is a %s"):format(type(tokens)), level + 1)
+    raise("tokens are a list, an i32 tensor or text; this is a %s", type(tokens))
   end
-  for i = 1, #tokens do check_token(self, tokens[i], "token " .. i - 1, level + 1) end
+  for i = 1, #tokens do check_token(self, tokens[i], "token " .. i - 1) end
   local ids = ffi.new("int32_t[?]", #tokens, tokens)
   return ids, #tokens, ids
 end
@@ -177,29 +174,29 @@ end
 local prefill_options = {all = false, trace = false}
 
 function Session:prefill(tokens, opt)
-  idle(self, "prefill", 2)
-  opt = options.check(opt, prefill_options, "prefill", 2)
-  local ids, n, keep = token_array(self, tokens, 2)
+  idle(self, "prefill")
+  opt = options.check(opt, prefill_options, "prefill")
+  local ids, n, keep = token_array(self, tokens)
   local out = opt.all and tensor.zeros({n, vocabulary(self)}, "f32") or tensor.zeros({vocabulary(self)}, "f32")
-  local trace = opt.trace and require("lsa.session.intermediates").new(opt.trace, 2)
+  local trace = opt.trace and require("lsa.session.intermediates").new(opt.trace)
   local before = C.lsa_session_tokens(self.c)
   local rc = C.lsa_session_prefill(self.c, ids, n, opt.all and 1 or 0, ffi.cast("float *", out.c.data), trace, nil)
   if C.lsa_session_tokens(self.c) > before then
     self.observed_all = true
     self.loop:appended_tokens()
   end
-  lib.check(rc, 2)
+  raise.check(rc)
   if self.recorder then self.recorder:row(false) end
   if trace then return out, require("lsa.session.intermediates").tables(trace), keep end
   return out
 end
 
 function Session:decode(token)
-  idle(self, "decode", 2)
-  check_token(self, token, "decode: token", 2)
+  idle(self, "decode")
+  check_token(self, token, "decode: token")
   self.loop:before_step(self)
   local out = tensor.zeros({vocabulary(self)}, "f32")
-  lib.check(C.lsa_session_decode(self.c, token, ffi.cast("float *", out.c.data)), 2)
+  raise.check(C.lsa_session_decode(self.c, token, ffi.cast("float *", out.c.data)))
   self.loop:after_step()
   if self.recorder then self.recorder:row(true) end
   return out
@@ -211,10 +208,10 @@ function M.decode_together(sessions, tokens)
   local rows, at, problems = ffi.new("lsa_batch_row[?]", #sessions), {}, {}
   for i, s in ipairs(sessions) do
     local ok, problem = pcall(function()
-      idle(s, "decode", 1)
+      idle(s, "decode")
       s.loop:before_step(s)
     end)
-    if not ok then problems[i] = tostring(problem) end
+    if not ok then problems[i] = raise.words(problem) end
   end
   for i, s in ipairs(sessions) do -- not before all cycles are over: one session's policy may close another
     if not problems[i] and not s.c then problems[i] = "the session is closed" end
@@ -223,7 +220,7 @@ function M.decode_together(sessions, tokens)
       at[#at + 1] = i
     end
   end
-  lib.check(C.lsa_batch_decode(rows, #at), 2)
+  raise.check(C.lsa_batch_decode(rows, #at))
   for row, i in ipairs(at) do
     local s = sessions[i]
     if rows[row - 1].code == 0 then
@@ -238,7 +235,7 @@ end
 
 -- [vocab] of the last token run.
 function Session:logits()
-  open(self, 2)
+  open(self)
   local out = tensor.zeros({vocabulary(self)}, "f32")
   ffi.copy(out.c.data, C.lsa_session_logits(self.c), vocabulary(self) * 4)
   return out
@@ -269,11 +266,11 @@ local generate_options = {n = 64, temperature = 0, stop = false}
 
 -- n: at most so many tokens. stop: a token id, or text whose last byte ends the generation (included in the result).
 function Session:generate(opt)
-  idle(self, "generate", 2)
-  opt = options.check(opt, generate_options, "generate", 2)
-  options.whole(opt.n, 0, "generate: n", 2)
-  options.number(opt.temperature, 0, "generate: temperature", 2)
-  if C.lsa_session_tokens(self.c) == 0 then error("generate: nothing has been prefilled", 2) end
+  idle(self, "generate")
+  opt = options.check(opt, generate_options, "generate")
+  options.whole(opt.n, 0, "generate: n")
+  options.number(opt.temperature, 0, "generate: temperature")
+  if C.lsa_session_tokens(self.c) == 0 then raise "generate: nothing has been prefilled" end
   local stop = M.stop_token(self.model, opt.stop)
   local logits, out = self:logits(), {}
   for i = 1, opt.n do
@@ -292,7 +289,7 @@ function Session:position()
 end
 
 function Session:resident()
-  open(self, 2)
+  open(self)
   local _, n = self:position()
   if self.opt.on_demand then return self.tier:present() end
   if self.loop.full then return set.new(n):invert() end
@@ -300,7 +297,7 @@ function Session:resident()
   local ids = ffi.new("int32_t[?]", math.max(1, count))
   C.lsa_session_residents(self.c, ids)
   local out = set.new(n)
-  lib.check(C.lsa_set_add_ids(out.c, ids, count))
+  raise.check(C.lsa_set_add_ids(out.c, ids, count))
   return out
 end
 
@@ -311,7 +308,7 @@ end
 
 function Session:set_resident(chunks)
   local ids = chunks:ids()
-  lib.check(C.lsa_session_set_residents(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count()))
+  raise.check(C.lsa_session_set_residents(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count()))
 end
 
 function Session:drop_absent()
@@ -320,13 +317,13 @@ end
 
 function Session:coverage()
   local covered, total = ffi.new "int64_t[1]", ffi.new "int64_t[1]"
-  lib.check(C.lsa_session_coverage(self.c, covered, total))
+  raise.check(C.lsa_session_coverage(self.c, covered, total))
   return tonumber(covered[0]), tonumber(total[0])
 end
 
 function Session:hidden_state(layer)
   local hidden = ffi.new("float[?]", tonumber(self.model.config.hidden))
-  lib.check(C.lsa_session_hidden(self.c, layer, hidden), 4)
+  raise.check(C.lsa_session_hidden(self.c, layer, hidden))
   self.policy_flops = self.policy_flops + self.indexer:flops(layer)
   return hidden
 end
@@ -334,24 +331,24 @@ end
 function Session:index_scores(layer, q, w, heads, n, rows)
   self.policy_flops = self.policy_flops + (rows or 1) * accounting.scoring(n, heads, tonumber(self.model.config.index_dim))
   local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
-  lib.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)), 4)
+  raise.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)))
   return out
 end
 
 -- [n, bytes] records of a layer's index keys from chunk `from` on.
-local function raw_keys(self, layer, from, n, level)
+local function raw_keys(self, layer, from, n)
   local c = self.model.config
   local width = self.format == C.LSA_KV_FP8 and tonumber(c.index_dim) + 4 or tonumber(c.index_dim)
   local out = tensor.zeros({n, width}, dtypes[self.opt.kv] or "u8")
-  lib.check(C.lsa_session_keys(self.c, layer, from, n, out.c.data), level + 1)
+  raise.check(C.lsa_session_keys(self.c, layer, from, n, out.c.data))
   return out
 end
 
 function Session:decoded_keys(layer, n, from)
   local c, count = self.model.config, n - from
-  local raw, out = raw_keys(self, layer, from, count, 4), tensor.zeros({count, tonumber(c.index_dim)}, "f32")
-  lib.check(C.lsa_index_decode_cpu(ffi.cast("float *", out.c.data), raw.c.data, count, c.index_dim,
-    C.lsa_index_key_bytes(self.format, c.index_dim), self.format, nil), 4)
+  local raw, out = raw_keys(self, layer, from, count), tensor.zeros({count, tonumber(c.index_dim)}, "f32")
+  raise.check(C.lsa_index_decode_cpu(ffi.cast("float *", out.c.data), raw.c.data, count, c.index_dim,
+    C.lsa_index_key_bytes(self.format, c.index_dim), self.format, nil))
   return out
 end
 
@@ -361,13 +358,13 @@ function Session:recent_queries(layer, w)
   w = math.min(w or recent, recent)
   local heads = tonumber(c.index_heads)
   local q, weights = tensor.zeros({w, heads, tonumber(c.index_dim)}, "f32"), tensor.zeros({w, heads}, "f32")
-  lib.check(C.lsa_session_queries(self.c, layer, w, ffi.cast("float *", q.c.data), ffi.cast("float *", weights.c.data)), 4)
+  raise.check(C.lsa_session_queries(self.c, layer, w, ffi.cast("float *", q.c.data), ffi.cast("float *", weights.c.data)))
   return q, weights
 end
 
 function Session:observations(layer, n)
   local used, mass = tensor.zeros({n}, "i32"), tensor.zeros({n}, "f32")
-  lib.check(C.lsa_session_observed(self.c, layer, ffi.cast("int32_t *", used.c.data), ffi.cast("float *", mass.c.data)), 4)
+  raise.check(C.lsa_session_observed(self.c, layer, ffi.cast("int32_t *", used.c.data), ffi.cast("float *", mass.c.data)))
   return used, mass
 end
 
@@ -389,9 +386,9 @@ end
 ---- forks and the end ----
 
 function Session:fork(opt)
-  idle(self, "fork", 2)
+  idle(self, "fork")
   if type(opt) == "nil" then opt = {} end
-  if type(opt) ~= "table" then error(("fork: options are a table {name = value}, this is a %s"):format(type(opt)), 2) end
+  if type(opt) ~= "table" then raise("fork: options are a table {name = value}, this is a %s", type(opt)) end
   local merged = {}
   for name, value in pairs(self.opt) do merged[name] = value end
   for name, value in pairs(opt) do
@@ -399,13 +396,13 @@ function Session:fork(opt)
       local names = {}
       for valid in pairs(forkable) do names[#names + 1] = valid end
       table.sort(names)
-      error(("fork: '%s' cannot change; these can: %s"):format(tostring(name), table.concat(names, ", ")), 2)
+      raise("fork: '%s' cannot change; these can: %s", tostring(name), table.concat(names, ", "))
     end
     merged[name] = value
   end
   if opt.select and opt.on_demand == nil then merged.on_demand = false end
   if opt.on_demand and not opt.select then merged.select = "full" end
-  check_options(merged, 2)
+  check_options(merged)
   if merged.on_demand ~= self.opt.on_demand then
     opt = options.copy(opt)
     opt.on_demand, opt.select = merged.on_demand, merged.select
@@ -414,18 +411,17 @@ function Session:fork(opt)
   for name, value in pairs(self) do fork[name] = value end
   local out = ffi.new "lsa_session *[1]"
   if self.pool ~= nil then C.lsa_pool_write_back(self.pool) end -- once, for all forks; where it fails, each spills for itself
-  lib.check(C.lsa_session_fork(out, self.c), 2)
+  raise.check(C.lsa_session_fork(out, self.c))
   fork.c, fork.opt = wrap(out), merged
   fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
   fork.sampler = opt.seed and rng.new(opt.seed + 1) or self.sampler:clone()
-  local cells = loops.cells(merged, chunk_bytes(fork), 2)
-  local ok, problem = pcall(self.loop.guarded, self.loop, "a fork", function()
-    if self.tier then fork.tier = self.tier:fork(fork.pool, fork, opt.evict, cells, NOWHERE) end
+  local cells = loops.cells(merged, chunk_bytes(fork))
+  self.loop:guarded("a fork", function()
+    if self.tier then fork.tier = self.tier:fork(fork.pool, fork, opt.evict, cells) end
     if fork.tier and merged.on_demand ~= self.opt.on_demand then fork.tier:rebuild() end
-    fork.loop = self.loop:fork(merged, opt, fork.tier, NOWHERE)
+    fork.loop = self.loop:fork(merged, opt, fork.tier)
   end)
-  if not ok then error(problem, 2) end
-  if next(opt) then set_way(fork, 2) end
+  if next(opt) then set_way(fork) end
   return fork
 end
 
@@ -438,17 +434,17 @@ function Session:join(commons, need)
   self.tier, self.loop.tier = share, share
   local ok = pcall(self.loop.guarded, self.loop, "joining a batch", share.apply, share,
     unit == 1 and resident or resident:pages(unit), self.loop:spare_cells())
-  if not ok then lib.check(C.lsa_session_set_residents(self.c, nil, 0)) end
+  if not ok then raise.check(C.lsa_session_set_residents(self.c, nil, 0)) end
   self.loop.due = 0
   return share
 end
 
 -- Records from here on into a trace for lsa.replay, written by s:close() or s:record(false).
 function Session:record(path)
-  idle(self, "record", 2)
-  if path then options.path(path, "record: path", 2) end
-  if self.opt.on_demand then error("record: an on_demand session has no cycles, so there is nothing to replay", 2) end
-  if self.csa_layers == 0 then error("record: the model has no CSA layers, so there is nothing to replay", 2) end
+  idle(self, "record")
+  if path then options.path(path, "record: path") end
+  if self.opt.on_demand then raise "record: an on_demand session has no cycles, so there is nothing to replay" end
+  if self.csa_layers == 0 then raise "record: the model has no CSA layers, so there is nothing to replay" end
   if self.recorder then
     self.recorder:save()
     self.recorder = nil
@@ -458,7 +454,7 @@ end
 
 function Session:close()
   if not self.c then return end
-  idle(self, "close", 2)
+  idle(self, "close")
   if self.recorder then self:record(false) end
   if self.tier and self.tier.leave then self.tier:leave() end
   C.lsa_session_free(ffi.gc(self.c, nil))
@@ -469,68 +465,62 @@ end
 
 -- Everything that decoding on depends on; see lua/lsa/session/saved_session.lua. What an observer has (s:record) is no part of it.
 function Session:save(path)
-  idle(self, "save", 2)
-  options.path(path, "save: path", 2)
-  if self.tier and self.tier.leave then error("save: the session is in a batch; save a fork of it", 2) end
-  local ok, problem = pcall(self.loop.guarded, self.loop, "saving", require("lsa.session.saved_session").save, self, path)
-  if not ok then error(problem, 2) end
+  idle(self, "save")
+  options.path(path, "save: path")
+  if self.tier and self.tier.leave then raise "save: the session is in a batch; save a fork of it" end
+  self.loop:guarded("saving", require("lsa.session.saved_session").save, self, path)
 end
 
 -- What model:restore may change beside what a fork may.
 local restorable = {cold = true, indexer = true}
 
-function M.restore(model, path, given, level)
-  level = (level or 1) + 1
-  options.path(path, "restore: path", level)
+function M.restore(model, path, given)
+  options.path(path, "restore: path")
   local changes, valid = {}, {}
   for name in pairs(forkable) do valid[name] = false end
   for name in pairs(restorable) do valid[name] = false end
-  given = options.check(given, valid, "restore", level)
+  given = options.check(given, valid, "restore")
   for name, value in pairs(given) do
     if forkable[name] then changes[name] = value end
   end
-  local ok, result = pcall(function()
-    local session = require("lsa.session.saved_session").restore(path, model, given, function(opt)
-      check_options(opt, 1)
-      return bare(model, opt, 1)
-    end, 1)
-    if not next(changes) then return session end
-    local forked, fork = pcall(session.fork, session, changes)
-    session:close()
-    if not forked then error(fork, 0) end
-    return fork
+  local session = require("lsa.session.saved_session").restore(path, model, given, function(opt)
+    check_options(opt)
+    return bare(model, opt)
   end)
-  if not ok then error(result, level) end
-  return result
+  if not next(changes) then return session end
+  local forked, fork = pcall(session.fork, session, changes)
+  session:close()
+  if not forked then error(fork, 0) end
+  return fork
 end
 
 ---- what a session holds ----
 
 function Session:keys(layer)
-  open(self, 2)
-  options.whole(layer, 0, "keys: layer", 2)
-  return (raw_keys(self, layer, 0, tonumber(C.lsa_session_chunks(self.c)), 2))
+  open(self)
+  options.whole(layer, 0, "keys: layer")
+  return raw_keys(self, layer, 0, tonumber(C.lsa_session_chunks(self.c)))
 end
 
 function Session:hidden(layer)
-  open(self, 2)
-  options.whole(layer, 0, "hidden: layer", 2)
+  open(self)
+  options.whole(layer, 0, "hidden: layer")
   local out = tensor.zeros({tonumber(self.model.config.hidden)}, "f32")
-  lib.check(C.lsa_session_hidden(self.c, layer, ffi.cast("float *", out.c.data)), 2)
+  raise.check(C.lsa_session_hidden(self.c, layer, ffi.cast("float *", out.c.data)))
   return out
 end
 
 function Session:entries(layer)
-  open(self, 2)
-  options.whole(layer, 0, "entries: layer", 2)
+  open(self)
+  options.whole(layer, 0, "entries: layer")
   local n = tonumber(C.lsa_session_chunks(self.c))
   local out = tensor.zeros({n, tonumber(self.model.config.head_dim)}, "f32")
-  lib.check(C.lsa_session_entries(self.c, layer, 0, n, ffi.cast("float *", out.c.data)), 2)
+  raise.check(C.lsa_session_entries(self.c, layer, 0, n, ffi.cast("float *", out.c.data)))
   return out
 end
 
 function Session:tokens()
-  open(self, 2)
+  open(self)
   return tonumber(C.lsa_session_tokens(self.c))
 end
 
@@ -546,7 +536,7 @@ local function flops_of(self, count)
 end
 
 function Session:stats()
-  open(self, 2)
+  open(self)
   local count, bytes = ffi.new "lsa_session_counters", ffi.new "lsa_session_bytes"
   C.lsa_session_count(self.c, count)
   C.lsa_session_memory(self.c, bytes)

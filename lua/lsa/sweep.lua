@@ -29,7 +29,7 @@ local function text_of(value)
   local kind = type(value)
   if kind == "number" then return ("%.17g"):format(value) end
   if kind == "string" or kind == "boolean" then return cjson.encode(value) end
-  if kind ~= "table" then error(("a %s cannot be written to the results; give policies as names or files"):format(kind), 0) end
+  if kind ~= "table" then raise("a %s cannot be written to the results; give policies as names or files", kind) end
   local parts, names = {}, {}
   for name in pairs(value) do names[#names + 1] = name end
   table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
@@ -55,7 +55,7 @@ local function append(path, text)
   if not file then error(why, 0) end
   local ok, problem = file:write(text)
   local closed, late = file:close()
-  if not ok or not closed then error(problem or late, 0) end
+  if not ok or not closed then raise(problem or late) end
 end
 
 local DEPTH = 16
@@ -74,11 +74,11 @@ local function combinations(given)
     if given[axis[1]] then list[#list + 1] = {axis[2], given[axis[1]], axis[1]} end
   end
   if given.grid and type(given.grid) ~= "table" then
-    error(("lsa.sweep: grid is %s; lists of values by name are wanted"):format(options.shown(given.grid)), 3)
+    raise("lsa.sweep: grid is %s; lists of values by name are wanted", options.shown(given.grid))
   end
   local names = {}
   for name in pairs(given.grid or {}) do
-    if type(name) ~= "string" then error(("lsa.sweep: grid has %s; names are wanted"):format(options.shown(name)), 3) end
+    if type(name) ~= "string" then raise("lsa.sweep: grid has %s; names are wanted", options.shown(name)) end
     names[#names + 1] = name
   end
   table.sort(names)
@@ -86,7 +86,7 @@ local function combinations(given)
   local out, columns = {{}}, {}
   for i, axis in ipairs(list) do
     columns[i] = axis[1]
-    if type(axis[2]) ~= "table" then error(("lsa.sweep: %s is a %s, a list is wanted"):format(axis[3], type(axis[2])), 3) end
+    if type(axis[2]) ~= "table" then raise("lsa.sweep: %s is a %s, a list is wanted", axis[3], type(axis[2])) end
     for _, value in ipairs(axis[2]) do check_depth(value, axis[3], 1) end
     local longer = {}
     for _, params in ipairs(out) do
@@ -129,7 +129,7 @@ local function obtain(given, run, params, known)
   local row = key and known[key]
   if not row then
     row = run(params)
-    if type(row) ~= "table" then error(("lsa.sweep: run returned a %s, a table of results is wanted"):format(type(row)), 0) end
+    if type(row) ~= "table" then raise("lsa.sweep: run returned a %s, a table of results is wanted", type(row)) end
     check_depth(row, "run's result", 1)
     if key then append(given.results, text_of {key = key, row = row} .. "\n") end
   end
@@ -140,22 +140,22 @@ local function obtain(given, run, params, known)
 end
 
 function M.new(given)
-  given = options.check(given, allowed, "lsa.sweep", 2)
+  given = options.check(given, allowed, "lsa.sweep")
   local run = given.run
   if run and type(run) ~= "function" then
-    error(("lsa.sweep: run is %s; a function of the parameters is wanted"):format(options.shown(run)), 2)
+    raise("lsa.sweep: run is %s; a function of the parameters is wanted", options.shown(run))
   end
-  for _, name in ipairs(given.columns and options.list(given.columns, "lsa.sweep: columns", 2) or {}) do
-    if type(name) ~= "string" then error(("lsa.sweep: columns have %s; names are wanted"):format(options.shown(name)), 2) end
+  for _, name in ipairs(given.columns and options.list(given.columns, "lsa.sweep: columns") or {}) do
+    if type(name) ~= "string" then raise("lsa.sweep: columns have %s; names are wanted", options.shown(name)) end
   end
   for _, name in ipairs {"about", "label"} do
     if given[name] and type(given[name]) ~= "string" then
-      error(("lsa.sweep: %s is %s; a text is wanted"):format(name, options.shown(given[name])), 2)
+      raise("lsa.sweep: %s is %s; a text is wanted", name, options.shown(given[name]))
     end
   end
-  if given.results then options.path(given.results, "lsa.sweep: results", 2) end
+  if given.results then options.path(given.results, "lsa.sweep: results") end
   if not run then
-    if not given.model then error("lsa.sweep: there is neither run nor model", 2) end
+    if not given.model then raise "lsa.sweep: there is neither run nor model" end
     local task = require("lsa.tasks.needle").task(given.model, given.task)
     given.about = given.about or text_of {model = given.model.directory, task = given.task or {}}
     function run(params) return task:run(params) end

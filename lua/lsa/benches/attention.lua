@@ -2,7 +2,7 @@
 -- model and of V4-Flash.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local models = {
   small = {heads = 4, dim = 64, rope_dim = 16, window = 64, topk = 32},

@@ -1,6 +1,6 @@
 -- Compressors: CSA's and HCA's windows of a prefill, and the one window that a decode step completes.
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 return function(bench)
   for _, shape in ipairs {{128, 4, 64, 1}, {128, 4, 32, 1}, {4, 128, 64, 0}, {1, 4, 64, 1}, {1, 128, 64, 0},

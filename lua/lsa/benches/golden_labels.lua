@@ -1,6 +1,6 @@
 -- Golden labels out of native top-k logits: 512 steps of Flash's 21 layers at a million tokens.
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local STEPS, LAYERS, K, N = 512, 21, 512, 262144
 

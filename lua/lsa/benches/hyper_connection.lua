@@ -1,6 +1,6 @@
 -- Hyper-connections around a block: open, close, and the head.
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 return function(bench)
   for _, model in ipairs {{512, 2, 128, 4}, {1, 2, 128, 4}, {64, 4, 4096, 20}, {1, 4, 4096, 20}, {512, 4, 4096, 20}} do

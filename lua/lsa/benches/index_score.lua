@@ -1,7 +1,7 @@
 -- Index scoring: decode (one token, all chunks of 256K .. 4M tokens) and prefill (blocks of tokens).
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local F32, BF16, FP8 = tonumber(C.LSA_KV_F32), tonumber(C.LSA_KV_BF16), tonumber(C.LSA_KV_FP8)
 local FORMAT, COMPUTE = {[F32] = "f32", [BF16] = "bf16", [FP8] = "fp8"}, {[0] = "f32", "bf16"}

@@ -2,7 +2,7 @@
 -- model's, whose weights stay in the cache.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local FORMATS = {
   f32 = {dtype = C.LSA_F32, bits = 32},

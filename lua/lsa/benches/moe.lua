@@ -1,6 +1,6 @@
 -- The router and the gated activation: DeepSeek-V4-Flash's sizes and a tiny model's.
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 return function(bench)
   for _, shape in ipairs {{1, 256, 6}, {512, 256, 6}, {1, 4, 2}, {512, 4, 2}} do

@@ -3,7 +3,7 @@
 -- of the same size, as many under way. Single chunks are beside that set against transfers of a chunk's size in the same places.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local LAYERS, RECORD, PARTS = 21, 584, 4
 local BYTES = LAYERS * RECORD

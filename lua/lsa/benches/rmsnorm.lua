@@ -1,6 +1,6 @@
 -- RMSNorm of hidden states and of query heads.
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 return function(bench)
   for _, shape in ipairs {{512, 128}, {2048, 64}, {1, 128}, {64, 4096}, {4096, 512}, {32768, 512}, {1, 4096}} do

@@ -1,7 +1,7 @@
 -- Rotary tables and rotations, of a prefill's queries and of one token's.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 return function(bench)
   for _, shape in ipairs {{512, 4, 64, 16}, {1, 4, 64, 16}, {64, 64, 512, 64}, {1, 64, 512, 64}} do

@@ -1,7 +1,7 @@
 -- Selection out of the scores of a million chunks: thresholds, top-k, top-p, page densities.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local N = 2 ^ 20
 local WORDS, PAGE = N / 64, 64

@@ -1,7 +1,7 @@
 -- Set operations: on a million ids, which stay in the cache, and on a thousand million, which do not.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 -- A set with a run of ids in each page of 64, or without any pattern.
 local function random_set(bench, n)

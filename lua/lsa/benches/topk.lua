@@ -1,7 +1,7 @@
 -- Top-k: whole rows at once, and streamed in blocks as scoring produces them.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local BLOCK = 4096
 

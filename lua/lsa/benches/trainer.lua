@@ -1,7 +1,7 @@
 -- Training of the Memory Indexer: its optimiser's pass, products and losses, and whole steps at two sizes.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, require("lsa.raise").check
 
 local small = {layers = 3, hidden = 128, rank = 64, heads = 4, dim = 32, rope_dim = 16, batch = 64, chunks = 8192}
 local released = {layers = 1, hidden = 4096, rank = 2048, heads = 128, dim = 128, rope_dim = 64, batch = 16, chunks = 16384}

@@ -9,6 +9,7 @@
 -- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: a chunk's rank is
 -- the best that it has in any of them, and the lower ranks come first; among equals, the earlier of the list.
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
 local tensor = require "lsa.tensor.tensor"
 
@@ -59,9 +60,9 @@ local function by_rank(list, most)
   return all
 end
 
--- What a policy gives. The level is of the policy's line, two functions beyond choose.lua's own.
+-- What a policy gives.
 local function check(good, name, what, value, wanted)
-  if not good then error(("cycle.%s: %s is %s; %s is wanted"):format(name, what, options.shown(value), wanted), 5) end
+  if not good then raise("cycle.%s: %s is %s; %s is wanted", name, what, options.shown(value), wanted) end
 end
 
 local function check_count(name, most)
@@ -97,8 +98,8 @@ end
 local function left(cycle, taken, name)
   if type(taken) == "nil" then return cycle.room, cycle.keep end
   if not set.is(taken) or taken:size() ~= cycle.n then
-    error(("cycle.%s: taken is %s; a set over %d is wanted"):format(name, set.is(taken) and "a set over " .. taken:size() or
-      options.shown(taken), cycle.n), 5)
+    raise("cycle.%s: taken is %s; a set over %d is wanted", name, set.is(taken) and "a set over " .. taken:size() or
+      options.shown(taken), cycle.n)
   end
   local all = cycle.keep:union(taken)
   return math.max(0, cycle.budget - all:count()), all

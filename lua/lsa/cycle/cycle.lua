@@ -33,6 +33,7 @@
 local ffi = require "ffi"
 local choose = require "lsa.cycle.choose"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
 local tensor = require "lsa.tensor.tensor"
 
@@ -90,7 +91,7 @@ fields.top, fields.top_pages, fields.newest = method(choose.top), method(choose.
 
 local function check_layer(source, name, layer)
   if type(layer) == "number" and layer == math.floor(layer) and layer >= 0 and layer < source.csa_layers then return end
-  error(("cycle.%s: layer is %s; there are %d CSA layers, from 0 on"):format(name, options.shown(layer), source.csa_layers), 4)
+  raise("cycle.%s: layer is %s; there are %d CSA layers, from 0 on", name, options.shown(layer), source.csa_layers)
 end
 
 -- Queries or head weights as the kernels take them: f32 [rows, heads, dim] or [rows, heads]; false for a size that is free.
@@ -100,8 +101,8 @@ local function rows_of(t, what, ...)
   for i, n in ipairs(wanted) do good = good and (not n or shape[i] == n) end
   if good then return t:to "cpu":to "f32":contiguous() end
   for i, n in ipairs(wanted) do wanted[i] = n or "any" end
-  error(("cycle.score: %s is %s; [%s] is wanted"):format(what, tensor.is(t) and "[" .. table.concat(shape, ", ") .. "]" or
-    options.shown(t), table.concat(wanted, ", ")), 4)
+  raise("cycle.score: %s is %s; [%s] is wanted", what, tensor.is(t) and "[" .. table.concat(shape, ", ") .. "]" or
+    options.shown(t), table.concat(wanted, ", "))
 end
 
 fields.score = method(function(cycle, layer, q, w)
@@ -163,7 +164,7 @@ function by_layer.mass(source, cycle, layer) return (select(2, source:observatio
 -- Chunks or tokens, where they are given.
 local function check_count(name, what, n)
   if type(n) == "nil" or type(n) == "number" and n == math.floor(n) and n >= 0 and n < 2 ^ 53 then return end
-  error(("cycle.%s: %s is %s; a whole number of at least 0 is wanted"):format(name, what, options.shown(n)), 4)
+  raise("cycle.%s: %s is %s; a whole number of at least 0 is wanted", name, what, options.shown(n))
 end
 
 local count_names = {keys = "from", queries = "w", window = "w"}
@@ -203,7 +204,7 @@ function inner_meta.__index(cycle, name)
 end
 
 fields.within = method(function(cycle, given)
-  if type(given) ~= "table" then error(("cycle.within: given is %s; a table of fields is wanted"):format(options.shown(given)), 4) end
+  if type(given) ~= "table" then raise("cycle.within: given is %s; a table of fields is wanted", options.shown(given)) end
   local fields_given = options.copy(given)
   fields_given.outer, fields_given.keep = cycle, given.keep or cycle.keep
   return setmetatable(fields_given, inner_meta)
@@ -219,7 +220,7 @@ end
 function M.as_set(answer, n)
   if set.is(answer) then
     if answer:size() ~= n then
-      error(("the policy's set is over %d ids, there are %d candidates"):format(answer:size(), n), 0)
+      raise("the policy's set is over %d ids, there are %d candidates", answer:size(), n)
     end
     return answer
   end
@@ -234,13 +235,13 @@ function M.as_set(answer, n)
     for i, run in ipairs(answer) do
       local a, b = type(run) == "table" and run[1], type(run) == "table" and run[2]
       if type(a) ~= "number" or type(b) ~= "number" then
-        error(("the policy's run %d is %s; {a, b} is wanted"):format(i, options.shown(run)), 0)
+        raise("the policy's run %d is %s; {a, b} is wanted", i, options.shown(run))
       end
       out:range(a, b)
     end
     return out
   end
-  error(("the policy returned a %s; a set, a list of ids, or runs {{a, b}, …} is wanted"):format(kind), 0)
+  raise("the policy returned a %s; a set, a list of ids, or runs {{a, b}, …} is wanted", kind)
 end
 
 return M

@@ -15,6 +15,7 @@
 --
 -- Ids are integers from 0 to 2^31 - 1. Options of a policy that needs a random generator are `seed`.
 local ffi = require "ffi"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 
 local M = {}
@@ -23,7 +24,7 @@ local METHODS = {"hit", "insert", "victim", "remove"}
 
 -- f(...), a policy's function; what it raises names the policy's file.
 local function call(entry, f, ...)
-  local ok, answer = xpcall(f, function(e) return registry.located(e, entry.source) end, ...)
+  local ok, answer = registry.protected(entry.source, f, ...)
   if not ok then error(answer, 0) end
   return answer
 end
@@ -31,12 +32,12 @@ end
 -- An object that a policy's function gave.
 local function checked(entry, object, whose)
   if type(object) ~= "table" then
-    error(("eviction policy %s: %sreturns a %s, and returns an object with hit, insert, victim, remove"):format(
-      entry.name, whose, type(object)), 0)
+    raise("eviction policy %s: %sreturns a %s, and returns an object with hit, insert, victim, remove",
+      entry.name, whose, type(object))
   end
   for _, method in ipairs(METHODS) do
     if type(object[method]) ~= "function" then
-      error(("eviction policy %s: its object has no function '%s'"):format(entry.name, method), 0)
+      raise("eviction policy %s: its object has no function '%s'", entry.name, method)
     end
   end
   if object.clone == nil then object.clone = M.copy end
@@ -53,9 +54,9 @@ function M.fork(entry, object)
   return checked(entry, call(entry, object.clone, object), "clone() ")
 end
 
--- The object and the entry that it came from. `level` says whose line an unknown name's error points at.
-function M.new(spec, capacity, level)
-  local entry = registry.open("evictions", spec, (level or 1) + 1)
+-- The object and the entry that it came from.
+function M.new(spec, capacity)
+  local entry = registry.open("evictions", spec)
   return M.make(entry, capacity), entry
 end
 
@@ -108,8 +109,8 @@ local function copy_cdata(value, path)
     local ok, copy = pcall(function() return value[method](value) end)
     if ok then return copy end
   end
-  error(("clone: %s is a cdata '%s', which cannot be copied: keep numbers, tables and arrays of numbers, or give " ..
-    "the object a clone method"):format(path, name), 0)
+  raise("clone: %s is a cdata '%s', which cannot be copied: keep numbers, tables and arrays of numbers, or give " ..
+    "the object a clone method", path, name)
 end
 
 local copy_value
@@ -133,7 +134,7 @@ local function copy_table(value, state, path)
   end
   -- A metatable that is its own __index is a class: code, which is shared.
   if meta ~= nil and type(meta) ~= "table" then
-    error(("clone: %s has a protected metatable; give the object a clone method"):format(path), 0)
+    raise("clone: %s has a protected metatable; give the object a clone method", path)
   end
   if meta and not state.shared[meta] and rawget(meta, "__index") ~= meta then
     meta = copy_value(meta, state, path .. "'s metatable")
@@ -176,7 +177,7 @@ function copy_value(value, state, path)
     if ffi.istype("void *", value) and value == nil then return value end
     copy = copy_cdata(value, path)
   else
-    error(("clone: %s is a %s, which cannot be copied; give the object a clone method"):format(path, kind), 0)
+    raise("clone: %s is a %s, which cannot be copied; give the object a clone method", path, kind)
   end
   state.done[value] = copy
   return copy

@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local evictions = require "lsa.cycle.eviction_objects"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local set = require "lsa.tensor.set"
 
@@ -15,33 +16,31 @@ Tier.__index = Tier
 local M = {}
 
 -- What the C library says, without a line: whoever calls knows whose it is.
-local function check(rc)
-  if rc < 0 then error(ffi.string(C.lsa_error()), 0) end
-end
+local check = raise.check
 
 -- On a C pool (kept alive by `owner`). evict: an eviction policy. cells: the fixed number of cells, or nil: as many as
 -- the largest set needs, and no reserve.
-function M.new(c, owner, evict, cells, level)
+function M.new(c, owner, evict, cells)
   local self = setmetatable({c = c, owner = owner, evict = evict, fixed = cells}, Tier)
-  if cells then lib.check(C.lsa_pool_set_cells(c, cells), (level or 1) + 1) end
-  self.policy, self.entry = evictions.new(evict, cells or 1, (level or 1) + 1)
+  if cells then raise.check(C.lsa_pool_set_cells(c, cells)) end
+  self.policy, self.entry = evictions.new(evict, cells or 1)
   return self
 end
 
 -- The same tier on a fork of the pool. With `evict` or `cells` given, what is present is told to a new object.
-function Tier:fork(c, owner, evict, cells, level)
+function Tier:fork(c, owner, evict, cells)
   if not evict and cells == self.fixed then
     return setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry,
       policy = evictions.fork(self.entry, self.policy), known = self.known, stale = self.stale}, Tier)
   end
-  return M.on_fork(c, owner, evict or self.evict, cells, (level or 1) + 1)
+  return M.on_fork(c, owner, evict or self.evict, cells)
 end
 
 -- A tier on a pool that has cells: they are told to a new object.
-function M.on_fork(c, owner, evict, cells, level)
-  local fork = M.new(c, owner, evict, nil, (level or 1) + 1)
+function M.on_fork(c, owner, evict, cells)
+  local fork = M.new(c, owner, evict, nil)
   fork.fixed = cells
-  if cells and cells > fork:cells() then lib.check(C.lsa_pool_set_cells(c, cells), (level or 1) + 1) end
+  if cells and cells > fork:cells() then raise.check(C.lsa_pool_set_cells(c, cells)) end
   fork:rebuild()
   return fork
 end
@@ -56,7 +55,7 @@ function Tier:present()
   local ids = ffi.new("int32_t[?]", math.max(1, tonumber(C.lsa_pool_held_cells(self.c))))
   local n = C.lsa_pool_present(self.c, ids)
   local out = set.new(units)
-  lib.check(C.lsa_set_add_ids(out.c, ids, n))
+  raise.check(C.lsa_set_add_ids(out.c, ids, n))
   return out
 end
 
@@ -72,7 +71,7 @@ end
 -- has seen to what it was told.
 local function ask(self, f, ...)
   self.stale = self.fixed ~= nil
-  local ok, answer = xpcall(f, function(e) return registry.located(e, self.entry.source) end, self, ...)
+  local ok, answer = registry.protected(self.entry.source, f, self, ...)
   if not ok then error(answer, 0) end
   return answer
 end
@@ -93,8 +92,8 @@ end
 local function choose_victim(self, allowed, incoming)
   local victim = self.policy:victim(allowed, incoming)
   if type(victim) ~= "number" or not allowed:has(victim) then
-    error(("eviction policy %s: victim %s is not one of the %d units that may leave"):format(self.entry.name,
-      tostring(victim), allowed:count()), 0)
+    raise("eviction policy %s: victim %s is not one of the %d units that may leave", self.entry.name,
+      tostring(victim), allowed:count())
   end
   allowed:remove(victim)
   return victim
@@ -168,8 +167,8 @@ end
 function Tier:check_fit(wanted, spare, whose)
   local n = wanted:count()
   if n + spare <= self.fixed then return end
-  error(("the set has %d %s and %d cells must stay free for what is born; %s %d"):format(n,
-    tonumber(C.lsa_pool_unit(self.c)) == 1 and "chunks" or "pages", spare, whose, self.fixed), 0)
+  raise("the set has %d %s and %d cells must stay free for what is born; %s %d", n,
+    tonumber(C.lsa_pool_unit(self.c)) == 1 and "chunks" or "pages", spare, whose, self.fixed)
 end
 
 -- Makes `wanted` (a set of units) present. Errors, before anything moves, when it does not fit; when the eviction policy

@@ -41,17 +41,16 @@ M.saved = {"due", "tau", "appended", "fresh", "pending", "rng", "rows", "covered
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
 local function ms(from) return (seconds() - from) * 1e3 end
 
-function M.check_options(opt, level)
-  level = level + 1
-  options.one_of(opt.granularity, {"chunk", "page"}, "session: granularity", level)
-  options.whole(opt.page, 1, "session: page", level)
-  options.whole(opt.sink, 0, "session: sink", level)
-  options.whole(opt.seed, 0, "session: seed", level)
-  options.boolean(opt.async or false, "session: async", level)
-  options.boolean(opt.strict or false, "session: strict", level)
-  if opt.tail then options.whole(opt.tail, 0, "session: tail", level) end
+function M.check_options(opt)
+  options.one_of(opt.granularity, {"chunk", "page"}, "session: granularity")
+  options.whole(opt.page, 1, "session: page")
+  options.whole(opt.sink, 0, "session: sink")
+  options.whole(opt.seed, 0, "session: seed")
+  options.boolean(opt.async or false, "session: async")
+  options.boolean(opt.strict or false, "session: strict")
+  if opt.tail then options.whole(opt.tail, 0, "session: tail") end
   if type(opt.budget) ~= "number" or not (opt.budget >= 0 and opt.budget < 2 ^ 31) then
-    error(("session: budget is %s; a share (0 to 1) or a number of chunks is wanted"):format(options.shown(opt.budget)), level)
+    raise("session: budget is %s; a share (0 to 1) or a number of chunks is wanted", options.shown(opt.budget))
   end
 end
 
@@ -61,19 +60,19 @@ function M.unit(opt)
 end
 
 -- Cells of the hot pool, or nil: bytes ("64 MiB") or chunks.
-function M.cells(opt, chunk_bytes, level)
+function M.cells(opt, chunk_bytes)
   if not opt.hot then return nil end
-  local amount, plain = options.bytes(opt.hot, "session: hot", level + 1)
+  local amount, plain = options.bytes(opt.hot, "session: hot")
   return math.floor((plain and amount or amount / chunk_bytes) / M.unit(opt))
 end
 
 -- The schedule of `every`: steps, a schedule's name, or a function.
-local function open_schedule(every, level)
+local function open_schedule(every)
   if type(every) == "number" then
-    options.whole(every, 1, "session: every", level + 1)
-    return registry.open("schedules", {"fixed", every = every}, level + 1)
+    options.whole(every, 1, "session: every")
+    return registry.open("schedules", {"fixed", every = every})
   end
-  return registry.open("schedules", every, level + 1)
+  return registry.open("schedules", every)
 end
 
 -- Steps between cycles, as far as `every` tells before a schedule was asked.
@@ -83,20 +82,19 @@ function M.first_tau(every)
 end
 
 -- rate: tokens a chunk. tier: see lua/lsa/cycle/hot_tier.lua; nil on models without CSA layers.
-function M.new(opt, rate, tier, level)
-  level = level + 1
+function M.new(opt, rate, tier)
   local self = setmetatable({opt = opt, rate = rate, tier = tier, unit = M.unit(opt)}, Loop)
-  self:open_rules(level)
+  self:open_rules()
   self.state, self.rng = {}, rng.new(opt.seed)
   self.due, self.tau = 0, M.first_tau(opt.every)
   self:reset_counts()
   return self
 end
 
-function Loop:open_rules(level)
-  self.policy = registry.open("policies", self.opt.select, level + 1)
+function Loop:open_rules()
+  self.policy = registry.open("policies", self.opt.select)
   self.full = self.policy.name == "full"
-  self.schedule = open_schedule(self.opt.every, level + 1)
+  self.schedule = open_schedule(self.opt.every)
 end
 
 function Loop:reset_counts()
@@ -110,8 +108,7 @@ function Loop:settle()
 end
 
 -- For a fork: `changed` holds the options given anew, `tier` serves the fork's pool.
-function Loop:fork(opt, changed, tier, level)
-  level = level + 1
+function Loop:fork(opt, changed, tier)
   local fork = setmetatable({}, Loop)
   for name, value in pairs(self) do fork[name] = value end
   fork.opt, fork.tier, fork.under_way = opt, tier, nil
@@ -119,7 +116,7 @@ function Loop:fork(opt, changed, tier, level)
   fork.state, fork.rng = evictions.copy(self.state), self.rng:clone()
   if changed.seed then fork.rng = rng.new(opt.seed) end
   if changed.select or changed.every then
-    fork:open_rules(level)
+    fork:open_rules()
     if not changed.select then fork.policy = self.policy end
     if not changed.every then fork.schedule = self.schedule end
   end
@@ -167,8 +164,8 @@ local function selection(self, cycle)
   if not ok then error(answer, 0) end
   local chosen = cycles.as_set(answer, cycle.n):union(cycle.keep)
   if chosen:count() > cycle.budget and not cycle.keep:equals(chosen) then
-    error(("policy %s: %d chunks with sink and tail, the budget is %d"):format(self.policy.name, chosen:count(),
-      cycle.budget), 0)
+    raise("policy %s: %d chunks with sink and tail, the budget is %d", self.policy.name, chosen:count(),
+      cycle.budget)
   end
   return chosen
 end
@@ -179,7 +176,7 @@ local function next_tau(self, cycle)
   local ok, tau = self.schedule:call(cycle)
   if not ok then error(tau, 0) end
   if type(tau) ~= "number" or tau < 1 or tau ~= math.floor(tau) then
-    error(("schedule %s: %s steps; a whole number of at least 1 is wanted"):format(self.schedule.name, tostring(tau)), 0)
+    raise("schedule %s: %s steps; a whole number of at least 1 is wanted", self.schedule.name, tostring(tau))
   end
   return math.min(tau, self.tier.longest or tau)
 end
@@ -194,9 +191,10 @@ local function make_resident(self, source, chunks, tau)
   return chunks, hits
 end
 
-local function complain(self, message)
+local function complain(self, problem)
+  local message = raise.words(problem)
   self.policy_errors, self.last_error = self.policy_errors + 1, message
-  if self.opt.strict then raise("%s", message) end
+  if self.opt.strict then error(problem, 0) end
   if self.complained ~= message then registry.warn("lsa: " .. message .. "; the previous set stays in force") end
   self.complained = message
 end
@@ -312,9 +310,9 @@ local function cycle_of(self, source)
   local cycle = new_cycle(self, source, t, n)
   local ok, problem = pcall(turn, self, source, cycle, row)
   if not ok then
-    row.error = tostring(problem)
+    row.error = raise.words(problem)
     fall_back(self, source, cycle)
-    complain(self, row.error)
+    complain(self, problem)
   end
   self.appended, self.due, row.tau = false, self.tau, self.tau
   local after = self.tier:counters()

@@ -6,6 +6,7 @@
 -- called in cycle.state, and where `spec` stands in messages. room: chunks that it may select beside `keep` (cycle.keep
 -- when nil): more is an error.
 local cycles = require "lsa.cycle.cycle"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 
 local M = {}
@@ -17,7 +18,7 @@ local opened = setmetatable({}, {__mode = "k"})
 local looked = setmetatable({}, {__mode = "kv"})
 
 local function entry_of(spec, name, cycle)
-  if type(spec) == "nil" then error(("%s is nil; it is the inner policy, as in {\"dilate\", of = \"lsa_topk\"}"):format(name), 0) end
+  if type(spec) == "nil" then raise("%s is nil; it is the inner policy, as in {\"dilate\", of = \"lsa_topk\"}", name) end
   local entry = opened[spec] or registry.open("policies", spec)
   if entry.path then opened[spec] = entry end
   while rawget(cycle, "outer") do cycle = rawget(cycle, "outer") end
@@ -36,7 +37,7 @@ function M.ask(cycle, spec, name, room, keep)
   if not ok then error(answer, 0) end
   local chosen = cycles.as_set(answer, cycle.n):minus(keep)
   if chosen:count() > room then
-    error(("%s %s: %d chunks beside what is kept, its share is %d"):format(name, entry.name, chosen:count(), room), 0)
+    raise("%s %s: %d chunks beside what is kept, its share is %d", name, entry.name, chosen:count(), room)
   end
   return chosen
 end

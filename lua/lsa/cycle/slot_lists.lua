@@ -16,6 +16,7 @@
 -- Slots 1 .. count of lists are the lists' sentinels: next is older, prev is newer, both circular.
 local bit = require "bit"
 local ffi = require "ffi"
+local raise = require "lsa.raise"
 local band, bxor, rshift, tobit = bit.band, bit.bxor, bit.rshift, bit.tobit
 
 local M = {}
@@ -102,11 +103,11 @@ end
 
 function Lists:add(id)
   if id < 0 or tobit(id) ~= id then
-    error(("eviction: id is %s, ids are integers from 0 to 2147483647"):format(tostring(id)), 3)
+    raise("eviction: id is %s, ids are integers from 0 to 2147483647", tostring(id))
   end
   if self.free == 0 and self.top == self.room then resize(self, 2 * self.room) end
   local slot, i = search(self, id)
-  if slot ~= 0 then error(("eviction: id %d is inserted, and is there already"):format(id), 3) end
+  if slot ~= 0 then raise("eviction: id %d is inserted, and is there already", id) end
   slot = self.free
   if slot ~= 0 then
     self.free = self.next[slot]

@@ -76,7 +76,7 @@ local function index(future, n)
 end
 
 return function(capacity, opt)
-  if not (opt and opt.future) then error("belady: opt.future is nil, and is the sequence of accesses to come", 0) end
+  if not (opt and opt.future) then error("belady: opt.future is nil, and is the sequence of accesses to come") end
   local future, n = sequence.of(opt.future, "belady: opt.future")
   local known, after = index(future, n)
   return setmetatable({

@@ -41,7 +41,7 @@ end
 return function(capacity, opt)
   local bits = opt and opt.bits or 1
   if bits < 1 or bits > 16 or bits ~= math.floor(bits) then
-    error(("clock: bits is %s, and is a count from 1 to 16"):format(tostring(bits)), 0)
+    error(("clock: bits is %s, and is a count from 1 to 16"):format(tostring(bits)))
   end
   return setmetatable({ids = lists.new(1, capacity), most = 2 ^ bits - 1}, Clock)
 end

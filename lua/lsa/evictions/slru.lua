@@ -59,7 +59,7 @@ end
 return function(capacity, opt)
   local segments = opt and opt.segments or 4
   if segments < 1 or segments ~= math.floor(segments) then
-    error(("slru: segments is %s, and is a count from 1"):format(tostring(segments)), 0)
+    error(("slru: segments is %s, and is a count from 1"):format(tostring(segments)))
   end
   local self = setmetatable({ids = lists.new(segments, capacity), segments = segments}, Slru)
   self:resize(capacity)

@@ -1,6 +1,7 @@
 -- Owns how plain data (numbers, strings, booleans, tables of them) becomes bytes and comes back, exactly; equal data gives
 -- equal bytes. plain.encode(value) -> string; plain.decode(string) -> value.
 local ffi = require "ffi"
+local raise = require "lsa.raise"
 
 local M = {}
 
@@ -13,7 +14,7 @@ end
 
 local function put(out, value, depth)
   local kind = type(value)
-  if depth > 64 then error("plain data nested deeper than 64", 0) end
+  if depth > 64 then raise "plain data nested deeper than 64" end
   if kind == "number" then
     out[#out + 1] = "n" .. number(value)
   elseif kind == "string" then
@@ -25,7 +26,7 @@ local function put(out, value, depth)
     local keys = {}
     for key in pairs(value) do
       if type(key) ~= "number" and type(key) ~= "string" then
-        error(("a key is a %s; numbers and strings are plain data"):format(type(key)), 0)
+        raise("a key is a %s; numbers and strings are plain data", type(key))
       end
       keys[#keys + 1] = key
     end
@@ -36,7 +37,7 @@ local function put(out, value, depth)
       put(out, value[key], depth + 1)
     end
   else
-    error(("a %s is no plain data"):format(kind), 0)
+    raise("a %s is no plain data", kind)
   end
 end
 
@@ -49,19 +50,19 @@ end
 local function take(text, at, depth)
   local kind, from = text:sub(at, at), at + 1
   if kind == "y" or kind == "z" then return kind == "y", from end
-  if #text < from + 7 or depth > 64 then error("damaged plain data", 0) end
+  if #text < from + 7 or depth > 64 then raise "damaged plain data" end
   local x = ffi.new "double[1]"
   ffi.copy(x, text:sub(from, from + 7), 8)
   x, from = x[0], from + 8
   if kind == "n" then return x, from end
   if kind == "s" and x >= 0 and from + x - 1 <= #text then return text:sub(from, from + x - 1), from + x end
-  if kind ~= "t" or not (x >= 0 and x <= #text) then error("damaged plain data", 0) end
+  if kind ~= "t" or not (x >= 0 and x <= #text) then raise "damaged plain data" end
   local out = {}
   for _ = 1, x do
     local key, value
     key, from = take(text, from, depth + 1)
     value, from = take(text, from, depth + 1)
-    if key ~= key or type(key) == "table" then error("damaged plain data", 0) end
+    if key ~= key or type(key) == "table" then raise "damaged plain data" end
     out[key] = value
   end
   return out, from
@@ -69,7 +70,7 @@ end
 
 function M.decode(text)
   local value, at = take(text, 1, 0)
-  if at ~= #text + 1 then error("damaged plain data", 0) end
+  if at ~= #text + 1 then raise "damaged plain data" end
   return value
 end
 

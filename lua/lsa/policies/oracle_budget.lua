@@ -4,7 +4,7 @@
 return function(cycle)
   local future = cycle.future
   if not (future and future.counts) then
-    error("oracle_budget: cycle.future.counts is not there: what the next steps use is known in a replay only", 0)
+    error "oracle_budget: cycle.future.counts is not there: what the next steps use is known in a replay only"
   end
   return cycle.top(future.counts):intersect(future.counts:gt(0))
 end

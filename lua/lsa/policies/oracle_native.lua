@@ -4,7 +4,7 @@
 return function(cycle)
   local future = cycle.future
   if not (future and future.native) then
-    error("oracle_native: cycle.future.native is not there: what the next steps use is known in a replay only", 0)
+    error "oracle_native: cycle.future.native is not there: what the next steps use is known in a replay only"
   end
   return future.native
 end

@@ -22,8 +22,9 @@
 -- The filter is a part of "op shape". A time is the median over repeats of one run; the CSV has the best one, too.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
-local C, check = lsa.C, lsa.check
+local C, check = lsa.C, raise.check
 
 local M = {}
 
@@ -60,7 +61,7 @@ local function median(list) return list[math.floor((#list + 1) / 2)] end
 -- 64-byte aligned memory, freed with the last reference.
 function Bench.alloc(_, ctype, n)
   local block = C.lsa_alloc(math.max(n, 1) * ffi.sizeof(ctype))
-  if block == nil then error(ffi.string(C.lsa_error()), 2) end
+  if block == nil then raise(ffi.string(C.lsa_error())) end
   return ffi.cast(ctype .. " *", ffi.gc(block, C.lsa_free)), block
 end
 
@@ -128,7 +129,7 @@ end
 
 function Bench:limit(name)
   if self.limits[name] == nil then
-    local measure = limits[name] or error(("there is no limit %q"):format(name), 3)
+    local measure = limits[name] or raise("there is no limit %q", name)
     self.limits[name] = measure(self) or false
     collectgarbage()
   end

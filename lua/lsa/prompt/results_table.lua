@@ -5,6 +5,7 @@
 --   t:write "results.csv"           by the file's ending: .csv or .md
 --   t:column "accuracy" -> list
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 
 local M = {}
 
@@ -60,14 +61,14 @@ function Grid:markdown()
 end
 
 function Grid:write(path)
-  options.path(path, "write: path", 2)
+  options.path(path, "write: path")
   local text = path:find "%.md$" and self:markdown() or path:find "%.csv$" and self:csv()
-  if not text then error(("%s: a table is written as .csv or .md"):format(path), 2) end
+  if not text then raise("%s: a table is written as .csv or .md", path) end
   local file, why = io.open(path, "w")
-  if not file then error(why, 2) end
+  if not file then raise(why) end
   local ok, problem = file:write(text)
   file:close()
-  if not ok then error(problem, 2) end
+  if not ok then raise(problem) end
   return self
 end
 

@@ -2,6 +2,8 @@
 -- back serves again. Sizes and starts are multiples of 64, so that a range is whole words of a set.
 --
 --   r = ranges.new()   from, size = r:take(n)   r:give(from)   r:span()
+local raise = require "lsa.raise"
+
 local GRAIN = 64
 local MOST = 2 ^ 31 -- ids of eviction policies are below
 
@@ -21,7 +23,7 @@ function Ranges:take(n)
     from = self.taken[at].from + self.taken[at].size
     at = at + 1
   end
-  if from + size > MOST then error(("ranges: %d ids do not fit below %d"):format(n, MOST), 2) end
+  if from + size > MOST then raise("ranges: %d ids do not fit below %d", n, MOST) end
   table.insert(self.taken, at, {from = from, size = size})
   return from, size
 end
@@ -33,7 +35,7 @@ function Ranges:give(from)
       return
     end
   end
-  error(("ranges: %s is no range that was taken"):format(tostring(from)), 2)
+  raise("ranges: %s is no range that was taken", tostring(from))
 end
 
 -- One past the last id that is taken.

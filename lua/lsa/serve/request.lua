@@ -7,6 +7,7 @@ local accounting = require "lsa.accounting"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local session = require "lsa.session"
 local tensor = require "lsa.tensor.tensor"
@@ -28,58 +29,58 @@ local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
 M.seconds = seconds
 
 -- A list of ids from ids, an i32 tensor or text.
-local function token_list(model, tokens, level)
+local function token_list(model, tokens)
   if type(tokens) == "string" then tokens = model:tokens(tokens) end
   if tensor.is(tokens) then tokens = tokens:totable() end
   if type(tokens) ~= "table" then
-    error(("submit: tokens are a list, an i32 tensor or text; this is a %s"):format(type(tokens)), level + 1)
+    raise("submit: tokens are a list, an i32 tensor or text; this is a %s", type(tokens))
   end
   local vocabulary = tonumber(model.config.vocab)
   for i, id in ipairs(tokens) do
-    options.whole(id, 0, ("submit: token %d"):format(i - 1), level + 1)
-    if id >= vocabulary then error(("submit: token %d is %d; the vocabulary has %d"):format(i - 1, id, vocabulary), level + 1) end
+    options.whole(id, 0, ("submit: token %d"):format(i - 1))
+    if id >= vocabulary then raise("submit: token %d is %d; the vocabulary has %d", i - 1, id, vocabulary) end
   end
   return tokens
 end
 
-local function check_session(self, from, given, level)
+local function check_session(self, from, given)
   local batch = self.batch
   if getmetatable(from) ~= session.class then
-    error(("submit: session is a %s; a session of the batch's model is wanted"):format(type(from)), level + 1)
+    raise("submit: session is a %s; a session of the batch's model is wanted", type(from))
   end
-  if not from.c then error("submit: the session is closed", level + 1) end
-  if from.model ~= batch.model then error("submit: the session is of another model than the batch", level + 1) end
+  if not from.c then raise "submit: the session is closed" end
+  if from.model ~= batch.model then raise "submit: the session is of another model than the batch" end
   for _, name in ipairs {"kv", "granularity", "page", "cold"} do
     if from.opt[name] ~= batch.base_options[name] then
-      error(("submit: the session's %s is %s, the batch's %s"):format(name, tostring(from.opt[name]),
-        tostring(batch.base_options[name])), level + 1)
+      raise("submit: the session's %s is %s, the batch's %s", name, tostring(from.opt[name]),
+        tostring(batch.base_options[name]))
     end
   end
   if from.opt.on_demand and not (given.select or batch.defaults.select) then
-    error("submit: the session fetches on demand, which a batch does not; select is wanted", level + 1)
+    raise "submit: the session fetches on demand, which a batch does not; select is wanted"
   end
   for name in pairs(M.policy) do
     if given[name] ~= nil and not session.forkable[name] then
-      error(("submit: '%s' cannot change in a fork of the session"):format(name), level + 1)
+      raise("submit: '%s' cannot change in a fork of the session", name)
     end
   end
 end
 
-local function check_own(self, opt, level)
-  options.whole(opt.n, 0, "submit: n", level + 1)
-  options.whole(opt.decoded, 0, "submit: decoded", level + 1)
+local function check_own(self, opt)
+  options.whole(opt.n, 0, "submit: n")
+  options.whole(opt.decoded, 0, "submit: decoded")
   if type(opt.temperature) ~= "number" or not (opt.temperature >= 0) then
-    error(("submit: temperature is %s; a number of at least 0 is wanted"):format(tostring(opt.temperature)), level + 1)
+    raise("submit: temperature is %s; a number of at least 0 is wanted", tostring(opt.temperature))
   end
   self.before = 0
   if opt.session then
-    check_session(self, opt.session, opt, level + 1)
+    check_session(self, opt.session, opt)
     self.before = opt.session:tokens()
   end
-  if #self.tokens + self.before == 0 then error("submit: there are no tokens", level + 1) end
+  if #self.tokens + self.before == 0 then raise "submit: there are no tokens" end
   local most, all = tonumber(self.batch.model.config.max_positions), self.before + #self.tokens + opt.n
   if all > most then
-    error(("submit: %d tokens with the answer; the model's max_position_embeddings is %d"):format(all, most), level + 1)
+    raise("submit: %d tokens with the answer; the model's max_position_embeddings is %d", all, most)
   end
 end
 
@@ -98,16 +99,15 @@ local function staggered(every, slot, of)
   return {"stagger", every = every, index = slot, of = of}
 end
 
-function M.new(batch, given, level)
-  level = level + 1
+function M.new(batch, given)
   local known = {}
   for name, value in pairs(M.own) do known[name] = value end
   for name in pairs(M.policy) do known[name] = false end
   known.hot = false
-  local opt = options.check(given, known, "submit", level)
+  local opt = options.check(given, known, "submit")
   local self = setmetatable({batch = batch, opt = opt, state = "queued", out = {}, submitted = seconds()}, Request)
-  self.tokens = token_list(batch.model, opt.tokens or {}, level)
-  check_own(self, opt, level)
+  self.tokens = token_list(batch.model, opt.tokens or {})
+  check_own(self, opt)
   self.stop = session.stop_token(batch.model, opt.stop)
   self.settings = session_options(batch, opt)
   -- What decides: the settings, after them the forked session's own.
@@ -118,12 +118,12 @@ function M.new(batch, given, level)
   end})
   local checked = {}
   for name in pairs(loops.options) do checked[name] = effective[name] end
-  loops.check_options(checked, level)
-  local policy = registry.open("policies", checked.select, level)
-  if type(checked.every) == "number" then options.whole(checked.every, 1, "submit: every", level)
-  else registry.open("schedules", checked.every, level) end
+  loops.check_options(checked)
+  local policy = registry.open("policies", checked.select)
+  if type(checked.every) == "number" then options.whole(checked.every, 1, "submit: every")
+  else registry.open("schedules", checked.every) end
   self.full, self.policy, self.every = policy.name == "full", policy.name, checked.every
-  self.need = self:needs(checked, level)
+  self.need = self:needs(checked)
   return self
 end
 
@@ -134,10 +134,10 @@ local function longest_tau(every)
 end
 
 -- Cells at the last token: the residents that the budget or sink and tail allow, and room for what is born within τ.
-local function cells_of(self, opt, chunks, level)
+local function cells_of(self, opt, chunks)
   local unit, rate = self.batch.unit, self.batch.rate
   if self.opt.hot then
-    return loops.cells({hot = self.opt.hot, granularity = opt.granularity, page = opt.page}, self.batch.chunk_bytes, level + 1)
+    return loops.cells({hot = self.opt.hot, granularity = opt.granularity, page = opt.page}, self.batch.chunk_bytes)
   end
   local budget = opt.budget <= 1 and math.floor(opt.budget * chunks) or opt.budget
   local tail = opt.tail or math.min(2048, math.floor(budget / 4))
@@ -149,14 +149,14 @@ local function cells_of(self, opt, chunks, level)
   return math.min(math.ceil(chunks / unit), math.ceil(residents / unit) + PAGE_EDGES) + spare
 end
 
-function Request:needs(opt, level)
+function Request:needs(opt)
   local batch = self.batch
   local tokens = self.before + #self.tokens + self.opt.n
   local held = accounting.bytes(batch.model.config, {tokens = tokens, record = batch.record, key = batch.key})
   local fixed = held.hca + held.window
   if self.full or batch.csa_layers == 0 then return {cells = 0, bytes = fixed + held.attention + held.keys, units = 0} end
   local chunks = math.floor(tokens / batch.rate)
-  local cells = cells_of(self, opt, chunks, level)
+  local cells = cells_of(self, opt, chunks)
   return {cells = cells, bytes = fixed + cells * batch.unit * batch.key * batch.csa_layers,
     units = math.ceil(chunks / batch.unit) + 1, longest = longest_tau(opt.every)}
 end
@@ -174,7 +174,7 @@ function Request:open(slot, of)
   self.slot, self.admitted = slot, seconds()
   self.wait = self.admitted - self.submitted
   local from = self.opt.session
-  self.session = from and from:fork(settings) or session.new(batch.model, settings, 2)
+  self.session = from and from:fork(settings) or session.new(batch.model, settings)
   if not self.full then self.session:join(batch.commons, self.need) end
   self.start, self.at = self.session:tokens(), 0 -- at: tokens of the prompt that ran
   self.state = "prefill"

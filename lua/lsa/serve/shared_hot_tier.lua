@@ -14,6 +14,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local evictions = require "lsa.cycle.eviction_objects"
+local raise = require "lsa.raise"
 local ranges = require "lsa.serve.id_ranges"
 local registry = require "lsa.registry"
 local set = require "lsa.tensor.set"
@@ -29,18 +30,15 @@ Share.__index = Share
 
 local M = {}
 
-local function check(rc)
-  if rc < 0 then error(ffi.string(C.lsa_error()), 0) end
-end
+local check = raise.check
 
-function M.new(like, evict, cells, level)
-  level = (level or 1) + 1
+function M.new(like, evict, cells)
   local out = ffi.new "lsa_pool *[1]"
-  lib.check(C.lsa_pool_new_host(out, like), level)
+  raise.check(C.lsa_pool_new_host(out, like))
   local self = setmetatable({host = ffi.gc(out[0], C.lsa_pool_free), evict = evict, fixed = cells, promised = 0,
     members = {}, ranges = ranges.new(), idle = set.new(0)}, Commons)
-  if cells then lib.check(C.lsa_pool_set_cells(self.host, cells), level) end
-  self.policy, self.entry = evictions.new(evict, math.max(1, cells or 1), level)
+  if cells then raise.check(C.lsa_pool_set_cells(self.host, cells)) end
+  self.policy, self.entry = evictions.new(evict, math.max(1, cells or 1))
   return self
 end
 
@@ -204,14 +202,14 @@ end
 local function apply(self, wanted, spare)
   local commons, present = self.commons, self:present()
   if present:size() > self.size then
-    error(("the request was announced with %d units at most, and has %d"):format(self.size, present:size()), 0)
+    raise("the request was announced with %d units at most, and has %d", self.size, present:size())
   end
   if commons.stale then commons:rebuild() end
-  local ok, planned = xpcall(function()
+  local ok, planned = registry.protected(commons.entry.source, function()
     tell_new(self, present)
     self:check_fit(wanted, spare, "the request's share of the hot pool is")
     return plan(self, wanted, spare, present)
-  end, function(e) return registry.located(e, commons.entry.source) end)
+  end)
   if not ok then
     commons:rebuild()
     error(planned, 0)
@@ -223,7 +221,7 @@ local function apply(self, wanted, spare)
     put_range(commons.idle, self) -- the set in force has lost chunks, and is to be fetched again
     self.idle = 0
     commons:rebuild()
-    error(message, 0)
+    raise(message)
   end
   self.promise = wanted:count() + spare
   return planned.hits
@@ -270,9 +268,9 @@ function Share:refresh()
 end
 
 -- A fork's tier is its own, with cells for what is to be born until its next cycle.
-function Share:fork(c, owner, other, cells, level)
-  lib.check(C.lsa_pool_set_cells(c, C.lsa_pool_cells(c) + self:outstanding()), (level or 1) + 1)
-  return tier.on_fork(c, owner, other or self.evict, cells, (level or 1) + 1)
+function Share:fork(c, owner, other, cells)
+  raise.check(C.lsa_pool_set_cells(c, C.lsa_pool_cells(c) + self:outstanding()))
+  return tier.on_fork(c, owner, other or self.evict, cells)
 end
 
 return M

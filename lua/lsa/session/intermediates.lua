@@ -3,6 +3,7 @@
 -- layers; index_keys, index_query, index_scores, index_topk and index_topk_logits (its picks and their logits) of CSA layers.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
+local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
@@ -10,17 +11,16 @@ local C = lib.C
 local M = {}
 
 -- wanted: true for all, or a list of names; without "layer.N." they are wanted of every layer.
-function M.new(wanted, level)
-  level = (level or 1) + 1
+function M.new(wanted)
   if wanted ~= true and (type(wanted) ~= "table" or #wanted == 0) then
-    error(("trace is %s; true or a list of names is wanted"):format(tostring(wanted)), level)
+    raise("trace is %s; true or a list of names is wanted", tostring(wanted))
   end
   local out = ffi.new "lsa_trace *[1]"
-  lib.check(C.lsa_trace_new(out), level)
+  raise.check(C.lsa_trace_new(out))
   local trace = ffi.gc(out[0], C.lsa_trace_free)
   for _, name in ipairs(wanted == true and {} or wanted) do
     local layer, part = tostring(name):match "^layer%.(%d+)%.(.+)$"
-    lib.check(C.lsa_trace_want(trace, tonumber(layer or -1), part or tostring(name)), level)
+    raise.check(C.lsa_trace_want(trace, tonumber(layer or -1), part or tostring(name)))
   end
   return trace
 end

@@ -23,6 +23,7 @@
 local ffi = require "ffi"
 local cjson = require "cjson"
 local lib = require "lsa.ffi"
+local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
@@ -96,12 +97,12 @@ end
 local function layer_row(self, layer)
   local s, c = self.session, self.session.model.config
   local function at(name) return self.columns[("%s_layer_%d"):format(name, layer)]:push() end
-  lib.check(C.lsa_session_hidden(s.c, layer, at "hidden"))
-  lib.check(C.lsa_session_queries(s.c, layer, 1, at "query", at "query_weight"))
+  raise.check(C.lsa_session_hidden(s.c, layer, at "hidden"))
+  raise.check(C.lsa_session_queries(s.c, layer, 1, at "query", at "query_weight"))
   local k = tonumber(c.index_topk)
   local ids, mass = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
-  copy_ids(at "native", ids, tonumber(lib.check(C.lsa_session_native_topk(s.c, layer, ids))), k)
-  copy_ids(at "picked", ids, tonumber(lib.check(C.lsa_session_picks(s.c, layer, ids, mass))), k)
+  copy_ids(at "native", ids, tonumber(raise.check(C.lsa_session_native_topk(s.c, layer, ids))), k)
+  copy_ids(at "picked", ids, tonumber(raise.check(C.lsa_session_picks(s.c, layer, ids, mass))), k)
   ffi.copy(at "mass", mass, 4 * k)
 end
 

@@ -22,6 +22,7 @@ local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local plain = require "lsa.files.plain_data"
+local raise = require "lsa.raise"
 local snapshot = require "lsa.session.snapshot"
 local tier = require "lsa.cycle.hot_tier"
 local writer = require "lsa.files.safetensors_writer"
@@ -34,10 +35,7 @@ local FORMAT = "lsa session 1"
 local PIECE = 2 ^ 20                             -- bytes hashed and moved at a time
 local SEGMENT = tonumber(C.LSA_COLD_SEGMENT)     -- chunks moved at a time
 
-local function check(rc)
-  if rc < 0 then error(ffi.string(C.lsa_error()), 0) end
-  return rc
-end
+local check = raise.check
 
 local function hex(x) return bit.tohex(x) end
 
@@ -161,12 +159,12 @@ local function make_blobs(session)
   out.loop = snapshot.encode(loop_state(session), {}, "the loop")
   if not unsaved.select then
     local ok, state = pcall(snapshot.encode, session.loop.state, {session.loop.policy.fn}, "the policy's state")
-    if ok then out.state = state else unsaved.select = state end
+    if ok then out.state = state else unsaved.select = raise.words(state) end
   end
   if held and not unsaved.evict then
     local fresh = evictions.make(held.entry, 1)
     local ok, object = pcall(snapshot.encode, held.policy, {fresh, held.entry.fn}, "the eviction object")
-    if ok then out.eviction = object else unsaved.evict = object end
+    if ok then out.eviction = object else unsaved.evict = raise.words(object) end
     about.eviction_text = text_hash(held.entry.text)
   end
   if session.indexer then
@@ -279,21 +277,21 @@ File.__index = File
 local function open_file(path)
   local tensors, metadata = files.load(path)
   if metadata.format ~= FORMAT then
-    error(("it is no saved session of this version: its format is %s, %s is wanted"):format(tostring(metadata.format), FORMAT), 0)
+    raise("it is no saved session of this version: its format is %s, %s is wanted", tostring(metadata.format), FORMAT)
   end
   local self, sums = setmetatable({tensors = tensors, list = {}, sums = {}, at = {}}, File), tensors.checksums
   for name, t in pairs(tensors) do
     if name ~= "checksums" then self.list[#self.list + 1] = {name = name, dtype = t:dtype(), shape = t:shape()} end
   end
   table.sort(self.list, by_name)
-  if not sums or sums:dtype() ~= "i64" or sums:count() ~= #self.list then error("tensor checksums is missing or damaged", 0) end
+  if not sums or sums:dtype() ~= "i64" or sums:count() ~= #self.list then raise "tensor checksums is missing or damaged" end
   local pointer = ffi.cast("const uint64_t *", sums.c.data)
   for i, t in ipairs(self.list) do
     t.sum = pointer[i - 1]
     self.sums[t.name] = t.sum
   end
   if checksum_of_all(self.list) ~= metadata.checksum then
-    error("the names, shapes or checksums of its tensors are damaged", 0)
+    raise "the names, shapes or checksums of its tensors are damaged"
   end
   return self
 end
@@ -303,7 +301,7 @@ function File:pointer(name, dtype, shape)
   local t = rawget(self.tensors, name)
   local has = t and tensor_text(t:dtype(), t:shape())
   if has ~= tensor_text(dtype, shape) then
-    error(("tensor %s is %s; %s is wanted"):format(name, has or "missing", tensor_text(dtype, shape)), 0)
+    raise("tensor %s is %s; %s is wanted", name, has or "missing", tensor_text(dtype, shape))
   end
   return ffi.cast("const uint8_t *", t.c.data)
 end
@@ -312,7 +310,7 @@ end
 function File:hash(name, pointer, bytes, last)
   if bytes == 0 then return end
   self.at[name] = hash(pointer, bytes, self.at[name])
-  if last and self.at[name] ~= self.sums[name] then error(("tensor %s is damaged: its checksum differs"):format(name), 0) end
+  if last and self.at[name] ~= self.sums[name] then raise("tensor %s is damaged: its checksum differs", name) end
 end
 
 local function read_bytes(file, name)
@@ -394,7 +392,7 @@ end
 
 local function read_about(file)
   local ok, about = pcall(plain.decode, read_bytes(file, "about"))
-  if not ok then error("tensor about: " .. about, 0) end
+  if not ok then raise("tensor about: " .. raise.words(about)) end
   return about
 end
 
@@ -402,12 +400,12 @@ local function check_model(about, model)
   local own = identity(model)
   for _, what in ipairs {"config", "weights"} do
     if about.model[what] ~= own[what] then
-      error(("it is a session of a model of other %s than %s"):format(what == "config" and "configuration" or what,
-        model.directory), 0)
+      raise("it is a session of a model of other %s than %s", what == "config" and "configuration" or what,
+        model.directory)
     end
   end
   if about.compute ~= model.compute then
-    error(("it was computed in %s, the model computes in %s"):format(about.compute, model.compute), 0)
+    raise("it was computed in %s, the model computes in %s", about.compute, model.compute)
   end
 end
 
@@ -421,21 +419,21 @@ end
 local function check_indexer(about, session, given)
   if given.indexer ~= nil or not about.indexer then return end
   if indexer_hash(session.indexer) ~= about.indexer.hash then
-    error(("its Memory Indexer (%s) has other weights now; indexer can be given anew"):format(about.indexer.from), 0)
+    raise("its Memory Indexer (%s) has other weights now; indexer can be given anew", about.indexer.from)
   end
 end
 
 local function check_given(about, given)
   for name, why in pairs(about.unsaved) do
     if given[name] == nil then
-      error(("%s is %s, which a file cannot hold; give it anew: model:restore(path, {%s = …})"):format(name, why, name), 0)
+      raise("%s is %s, which a file cannot hold; give it anew: model:restore(path, {%s = …})", name, why, name)
     end
   end
 end
 
 local function decode(file, name, roots)
   local ok, value = pcall(snapshot.decode, read_bytes(file, name), roots)
-  if not ok then error(("tensor %s: %s"):format(name, value), 0) end
+  if not ok then raise("tensor %s: %s", name, raise.words(value)) end
   return value
 end
 
@@ -451,15 +449,15 @@ local function restore_tier(file, session, about, saved, cells)
   return held
 end
 
-local function restore_exactly(file, session, about, given, level)
+local function restore_exactly(file, session, about, given)
   check_indexer(about, session, given)
   read_session(file, session, given.cold and given.cold ~= "ram")
   local saved = decode(file, "loop", {})
   for _, name in ipairs {"observed_all", "policy_flops", "sampler"} do session[name] = saved[name] end
   if session.pool ~= nil then
-    session.tier = restore_tier(file, session, about, saved, loops.cells(session.opt, session:chunk_bytes(), level))
+    session.tier = restore_tier(file, session, about, saved, loops.cells(session.opt, session:chunk_bytes()))
   end
-  session.loop = loops.new(session.opt, tonumber(session.model.config.csa_rate), session.tier, level)
+  session.loop = loops.new(session.opt, tonumber(session.model.config.csa_rate), session.tier)
   for _, name in ipairs(loops.saved) do session.loop[name] = saved[name] end
   if not about.unsaved.select then session.loop.state = decode(file, "state", {session.loop.policy.fn}) end
 end
@@ -467,13 +465,13 @@ end
 local function named(path, fn, ...)
   local ok, result = pcall(fn, ...)
   if ok then return result end
-  result = tostring(result):gsub("^[^\n]-%.lua:%d+: ", "")
-  error(result:find(path, 1, true) and result or path .. ": " .. result, 0)
+  local why = raise.words(result)
+  raise(why:find(path, 1, true) and why or path .. ": " .. why)
 end
 
 -- given: what a fork may change (lua/lsa/session.lua), which makes a cycle due, and cold and indexer, which do not. bare(opt)
 -- makes a session without loop and tier.
-local function restore(path, model, given, bare, level)
+local function restore(path, model, given, bare)
   local file = open_file(path)
   local about = read_about(file)
   check_model(about, model)
@@ -486,7 +484,7 @@ local function restore(path, model, given, bare, level)
   if opt.on_demand then opt.select, about.unsaved.select = "full", "given anew" end
   opt.cold, opt.indexer = given.cold or opt.cold, indexer_option(about, model, given) or opt.indexer
   local session = bare(opt)
-  local ok, problem = pcall(restore_exactly, file, session, about, given, level)
+  local ok, problem = pcall(restore_exactly, file, session, about, given)
   if not ok then
     session:close()
     error(problem, 0)
@@ -494,8 +492,8 @@ local function restore(path, model, given, bare, level)
   return session
 end
 
-function M.restore(path, model, given, bare, level)
-  return named(path, restore, path, model, given, bare, level)
+function M.restore(path, model, given, bare)
+  return named(path, restore, path, model, given, bare)
 end
 
 return M

@@ -183,7 +183,7 @@ end
 
 function Encoder:table(value, path, depth)
   local meta = getmetatable(value)
-  if meta ~= nil and type(meta) ~= "table" then error(path .. " has a protected metatable", 0) end
+  if meta ~= nil and type(meta) ~= "table" then raise(path .. " has a protected metatable") end
   self:put "t"
   local keys = {}
   for key in next, value do keys[#keys + 1] = key end
@@ -198,7 +198,7 @@ end
 function Encoder:closure(value, path, depth)
   local place = place_of(value)
   if not place or not self.code.example[place] then
-    error(("%s is a function (%s), which cannot be in a file"):format(path, place or "of C"), 0)
+    raise("%s is a function (%s), which cannot be in a file", path, place or "of C")
   end
   local variants = self.code.variants[place]
   self:put "f"
@@ -227,7 +227,7 @@ function Encoder:cdata(value, path)
     self:put("S" .. number_bytes(value:size()) .. number_bytes(tonumber(value.of)))
     return self:text(ffi.string(ids.c.data, ids:bytes()))
   elseif tensor.is(value) then
-    if value:device() ~= "cpu" then error(path .. " is a tensor on another device", 0) end
+    if value:device() ~= "cpu" then raise(path .. " is a tensor on another device") end
     local whole = value:contiguous()
     self:put "T"
     self:text(whole:dtype())
@@ -240,7 +240,7 @@ function Encoder:cdata(value, path)
     return self:put((name == "int64_t" and "l" or "u") .. ffi.string(ffi.new(name .. "[1]", value), 8))
   end
   local element = name:match "^(.-) ?%[[%d?]+%]$"
-  if not element or not ELEMENTS[element] then error(("%s is a cdata '%s', which cannot be in a file"):format(path, name), 0) end
+  if not element or not ELEMENTS[element] then raise("%s is a cdata '%s', which cannot be in a file", path, name) end
   self:put "a"
   self:text(name)
   self:text(ffi.string(value, ffi.sizeof(value)))
@@ -249,7 +249,7 @@ end
 function Encoder:value(value, path, depth)
   depth = (depth or 0) + 1
   local kind = type(value)
-  if depth > MOST_DEPTH then error(path .. " is nested too deep", 0) end
+  if depth > MOST_DEPTH then raise(path .. " is nested too deep") end
   if kind == "nil" then return self:put "0" end
   if kind == "boolean" then return self:put(value and "y" or "z") end
   if kind == "number" then return self:put("n" .. number_bytes(value)) end
@@ -265,7 +265,7 @@ function Encoder:value(value, path, depth)
   if kind == "table" then return self:table(value, path, depth) end
   if kind == "function" then return self:closure(value, path, depth) end
   if kind == "cdata" then return self:cdata(value, path) end
-  error(("%s is a %s, which cannot be in a file"):format(path, kind), 0)
+  raise("%s is a %s, which cannot be in a file", path, kind)
 end
 
 -- what: how the value is called in errors.
@@ -280,7 +280,7 @@ end
 local Decoder = {}
 Decoder.__index = Decoder
 
-local function damaged() error("damaged: it is no snapshot", 0) end
+local function damaged() raise "damaged: it is no snapshot" end
 
 function Decoder:take(n)
   local from = self.at
@@ -331,14 +331,14 @@ function read.m(self)
   end
   local value = module
   if field ~= "" then value = type(module) == "table" and rawget(module, field) or nil end
-  if value == nil then error(("module %s has no %s here"):format(name, field), 0) end
+  if value == nil then raise("module %s has no %s here", name, field) end
   return value
 end
 
 function read.c(self)
   local place = self:text()
   local value = self.code.at[place]
-  if not value then error(("code that it refers to is not here any more, or not the same: %s"):format(place), 0) end
+  if not value then raise("code that it refers to is not here any more, or not the same: %s", place) end
   return value
 end
 
@@ -363,7 +363,7 @@ function read.f(self, depth)
   local example = self.code.example[place]
   if at then example = variants and variants[hash] elseif variants then example = nil end
   if type(example) ~= "function" then
-    error(("code that it refers to is not here any more, or not the same: %s"):format(place), 0)
+    raise("code that it refers to is not here any more, or not the same: %s", place)
   end
   local info = debug.getinfo(example, "Su")
   local copy = loadstring(string.dump(example), info.source)

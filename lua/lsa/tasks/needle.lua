@@ -1,6 +1,7 @@
 -- Owns the needle-in-a-haystack task: statements hidden in real text, each asked again at the end, as RULER's
 -- "niah" tasks have it (C.-P. Hsieh et al., "RULER", 2024).
 local options = require "lsa.options"
+local raise = require "lsa.raise"
 local rng = require "lsa.cycle.rng"
 
 local M = {}
@@ -32,7 +33,7 @@ end
 -- Returns {text =, needles = {{key =, value =, question =, answer =, statement =, at = its byte offset, context = the text}, …}}.
 -- Each question is to be appended to the text; the answer is what follows.
 function M.build(random, text, words, length, n, value_digits)
-  if #words * #words < 2 * n then error(("needle: %d words are too few for the keys of %d needles"):format(#words, n), 2) end
+  if #words * #words < 2 * n then raise("needle: %d words are too few for the keys of %d needles", #words, n) end
   local needles, taken, total = {}, {}, 0
   for i = 1, n do
     local key
@@ -45,7 +46,7 @@ function M.build(random, text, words, length, n, value_digits)
       answer = value}
   end
   local room = length - total
-  if room < n then error(("needle: %d needles do not fit in %d bytes"):format(n, length), 2) end
+  if room < n then raise("needle: %d needles do not fit in %d bytes", n, length) end
   while #text < room do text = text .. text end
   local from = random(#text - room + 1)
   local hay, parts, last = text:sub(from + 1, from + room), {}, 0
@@ -126,7 +127,7 @@ local defaults = {tokens = 8192, needles = 4, contexts = 1, text = "bible", seed
 --   tokens, needles, contexts   of each context; how many there are        text: what to cut from (lua/lsa/texts.lua)
 --   session                     options of the sessions that are forked    step: called after each prefill and question
 function M.task(model, opt)
-  local self = setmetatable(options.check(opt, defaults, "needle.task", 2), Task)
+  local self = setmetatable(options.check(opt, defaults, "needle.task"), Task)
   self.model, self.bases, self.made = model, {}, {}
   self.text = require("lsa.texts").open(self.text)
   self.words = M.words(self.text)

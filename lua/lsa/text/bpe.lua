@@ -3,6 +3,8 @@
 --   bpe = bpe.new{vocab = {token = id}, merges = {{left, right}, ...}, ignore_merges = bool,
 --                 symbols = function(piece) -> ids}      the ids that a piece starts from
 --   bpe:encode(piece, out)                               appends the piece's ids to the list out
+local raise = require "lsa.raise"
+
 local M = {}
 local Bpe = {}
 Bpe.__index = Bpe
@@ -17,7 +19,7 @@ function M.new(given)
     local left, right = given.vocab[merge[1]], given.vocab[merge[2]]
     local result = given.vocab[merge[1] .. merge[2]]
     if not (left and right and result) then
-      error(("merge %d, %q with %q, is of tokens that are not in the vocabulary"):format(rank - 1, merge[1], merge[2]), 0)
+      raise("merge %d, %q with %q, is of tokens that are not in the vocabulary", rank - 1, merge[1], merge[2])
     end
     ranks[left * PAIR + right] = rank
     results[rank] = result
@@ -95,7 +97,7 @@ local function encode(self, piece)
   local whole = self.ignore_merges and self.vocab[piece]
   if whole then return {whole} end
   local ids = self.symbols(piece)
-  if #ids >= PLACE then error(("a piece of %d symbols is too long"):format(#ids), 0) end
+  if #ids >= PLACE then raise("a piece of %d symbols is too long", #ids) end
   if #ids > 1 then merge(self, ids) end
   return ids
 end

@@ -4,12 +4,13 @@
 --   change = pretokenize.normalizer(description)   change(text) -> text
 --   pretokenize.uses_bytes(description)            whether a ByteLevel part is in it: its pieces are bytes, not characters
 -- Kinds that are not built are errors that name them.
+local raise = require "lsa.raise"
 local regex = require "lsa.text.regex"
 local json = require "cjson"
 
 local M = {}
 
-local function unsupported(what, kind) error(("%s %s is not supported"):format(what, tostring(kind)), 0) end
+local function unsupported(what, kind) raise("%s %s is not supported", what, tostring(kind)) end
 
 -- An optional part of a description: JSON's null is nil.
 local function given(value)

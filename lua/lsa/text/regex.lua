@@ -5,6 +5,7 @@
 --   regex.valid(text)                    true, or false and the place of the first byte that is not UTF-8
 -- Character classes follow Unicode's properties; ^ and $ match at lines, as in the dialect of tokenizer.json files.
 local ffi = require "ffi"
+local raise = require "lsa.raise"
 
 ffi.cdef [[
 typedef struct pcre2_code pcre2_code;
@@ -31,7 +32,7 @@ local library
 local function pcre2()
   if not library then
     local ok, found = pcall(ffi.load, "libpcre2-8.so.0")
-    if not ok then error("regular expressions need libpcre2-8.so.0 (Debian package libpcre2-8-0): " .. found, 0) end
+    if not ok then raise("regular expressions need libpcre2-8.so.0 (Debian package libpcre2-8-0): " .. found) end
     library = found
   end
   return library
@@ -48,14 +49,14 @@ function M.compile(pattern)
   local code, offset = ffi.new "int[1]", ffi.new "size_t[1]"
   local compiled = lib.pcre2_compile_8(pattern, #pattern, UTF + UCP + MULTILINE, code, offset, nil)
   if compiled == nil then
-    error(("the regular expression %q fails at byte %d: %s"):format(pattern, tonumber(offset[0]), message(code[0])), 0)
+    raise("the regular expression %q fails at byte %d: %s", pattern, tonumber(offset[0]), message(code[0]))
   end
   -- Where there is no JIT, matching interprets: slower, the same.
   lib.pcre2_jit_compile_8(compiled, JIT_COMPLETE)
   local data = lib.pcre2_match_data_create_from_pattern_8(compiled, nil)
   if data == nil then
     lib.pcre2_code_free_8(compiled)
-    error("out of memory for a regular expression", 0)
+    raise "out of memory for a regular expression"
   end
   return setmetatable({
     pattern = pattern,
@@ -68,7 +69,7 @@ end
 function Regex:find(text, at)
   local rc = library.pcre2_match_8(self.compiled, text, #text, at - 1, NO_UTF_CHECK, self.data, nil)
   if rc == NO_MATCH then return nil end
-  if rc < 0 then error(("the regular expression %q: %s"):format(self.pattern, message(rc)), 0) end
+  if rc < 0 then raise("the regular expression %q: %s", self.pattern, message(rc)) end
   return tonumber(self.ends[0]) + 1, tonumber(self.ends[1])
 end
 

@@ -93,12 +93,12 @@ local function optional(value)
 end
 
 local function refuse(condition, what)
-  if condition then error(what .. " is not supported", 0) end
+  if condition then raise(what .. " is not supported") end
 end
 
 local function check_model(model)
   if type(model) ~= "table" or type(model.vocab) ~= "table" or type(model.merges) ~= "table" then
-    error("model has no vocab and merges: only byte-pair encoding is supported", 0)
+    raise "model has no vocab and merges: only byte-pair encoding is supported"
   end
   refuse(optional(model.type) and model.type ~= "BPE", "model type " .. tostring(model.type))
   refuse(optional(model.dropout) and model.dropout ~= 0, "dropout")
@@ -117,7 +117,7 @@ local function read_merges(list, spell)
     else
       left, right = merge:match "^(%S+) (%S+)$"
     end
-    if not left then error(("merge %d is %q"):format(i - 1, tostring(merge)), 0) end
+    if not left then raise("merge %d is %q", i - 1, tostring(merge)) end
     out[i] = {spell(left), spell(right)}
   end
   return out
@@ -131,7 +131,7 @@ local function byte_symbols(vocab)
     local out = {}
     for i = 1, #piece do
       local id = ids[piece:byte(i)]
-      if not id then error(("byte %d has no token"):format(piece:byte(i)), 0) end
+      if not id then raise("byte %d has no token", piece:byte(i)) end
       out[i] = id
     end
     return out
@@ -153,7 +153,7 @@ local function character_symbols(model)
     -- A continuation byte begins a piece only where it is the whole of one that is not UTF-8.
     for character in piece:gmatch "[%z\1-\255][\128-\191]*" do
       local known = vocab[character] and {vocab[character]} or bytes(character)
-      if not (known or unknown) then error(("%q has no token"):format(character), 0) end
+      if not (known or unknown) then raise("%q has no token", character) end
       for _, id in ipairs(known or after_unknown and model.fuse_unk and {} or {unknown}) do out[#out + 1] = id end
       after_unknown = not known
     end
@@ -334,7 +334,7 @@ end
 function Json:encode(text)
   check_text(text)
   local ok, out = pcall(encode, self, text)
-  if not ok then raise("%s: %s", self.path, out) end
+  if not ok then raise("%s: %s", self.path, raise.words(out)) end
   for i = 1, #out do
     if out[i] >= self.vocab then
       raise("%s: token %d is past the model's vocabulary of %d", self.path, out[i], self.vocab)
@@ -382,7 +382,7 @@ function M.open(directory, vocab)
   local ok, root = pcall(json.decode, read(path))
   if not ok or type(root) ~= "table" then raise("%s: %s", path, ok and "is no JSON object" or root) end
   local built, self = pcall(build, root, vocab)
-  if not built then raise("%s: %s", path, self) end
+  if not built then raise("%s: %s", path, raise.words(self)) end
   self.path = path
   return self
 end

@@ -37,8 +37,8 @@ function M.min_layers(layers)
 end
 
 function M.mine(ids, logits, opt)
-  opt = options.check(opt, defaults, "labels.mine", 2)
-  options.whole(opt.n, 0, "labels.mine: n", 2)
+  opt = options.check(opt, defaults, "labels.mine")
+  options.whole(opt.n, 0, "labels.mine: n")
   local shape = logits:shape()
   if opt.k and shape[3] and opt.k < shape[3] then
     local steps, layers, width = unpack(shape)

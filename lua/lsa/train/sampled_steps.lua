@@ -69,7 +69,7 @@ Batches.__index = Batches
 -- score(document, step, n): logits of all candidates, for samplers that ask.
 function M.new(opt)
   local self = setmetatable({opt = opt, documents = opt.documents, score = opt.score, state = {}, ends = {}}, Batches)
-  self.sampler = registry.open("samplers", opt.sampler, 3)
+  self.sampler = registry.open("samplers", opt.sampler)
   local chunks, total = 0, 0
   for i, doc in ipairs(opt.documents) do
     doc.eligible_steps, doc.eligible_count = doc:eligible()
@@ -106,7 +106,7 @@ end
 local function as_ids(answer, entry)
   if tensor.is(answer) and answer:dtype() == "i32" then return answer:contiguous():pointer(), answer:count() end
   if type(answer) ~= "table" then
-    error(("the %s returned %s; a list or i32 tensor of chunks is wanted"):format(tostring(entry), raise.kind(answer)), 0)
+    raise("the %s returned %s; a list or i32 tensor of chunks is wanted", tostring(entry), raise.kind(answer))
   end
   return ffi.new("int32_t[?]", #answer, answer), #answer
 end
@@ -117,13 +117,13 @@ function Batches:negatives(sample, ids, at)
   if not ok then error(answer, 0) end
   local from, n = as_ids(answer, self.sampler)
   if n > sample.want then
-    error(("the %s returned %d chunks; %d are wanted"):format(tostring(self.sampler), n, sample.want), 0)
+    raise("the %s returned %d chunks; %d are wanted", tostring(self.sampler), n, sample.want)
   end
   for i = 0, n - 1 do
     local id = from[i]
     if id < 0 or id >= sample.n or marked(self.bits, id) then
-      error(("the %s returned chunk %d, which is %s"):format(tostring(self.sampler), id,
-        id >= 0 and id < sample.n and "golden" or ("none of the %d candidates"):format(sample.n)), 0)
+      raise("the %s returned chunk %d, which is %s", tostring(self.sampler), id,
+        id >= 0 and id < sample.n and "golden" or ("none of the %d candidates"):format(sample.n))
     end
     ids[at + i] = id
   end

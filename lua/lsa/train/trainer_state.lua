@@ -71,7 +71,7 @@ function M.start(self)
   local from = opt.from or (fits and "native" or "random")
   local indexer
   if from ~= "random" then
-    indexer = require("lsa.indexer").open({model = opt.model, layers = opt.layers, from = from}, 3)
+    indexer = require("lsa.indexer").new({model = opt.model, layers = opt.layers, from = from})
   end
   for i in ipairs(self.layers) do
     if indexer then from_indexer(self, i, indexer) else random(self, i) end
