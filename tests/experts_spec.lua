@@ -2,7 +2,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local support = require "kernel_support"
 local binding = require "lsa.ffi"
-local C, check = binding.C, binding.check
+local C, check = binding.C, require("lsa.raise").check
 local inf, nan = math.huge, 0 / 0
 
 -- Weights in f32, or rounded to bf16; `keep` holds their memory.

@@ -3,7 +3,7 @@ local bit = require "bit"
 local abs, floor = math.abs, math.floor   -- a spec's globals are behind busted's, which costs in loops
 local support = require "kernel_support"
 local binding = require "lsa.ffi"
-local C, check = binding.C, binding.check
+local C, check = binding.C, require("lsa.raise").check
 
 local DTYPES = {f32 = C.LSA_F32, bf16 = C.LSA_BF16, f16 = C.LSA_F16, f8 = C.LSA_F8_E4M3, f4 = C.LSA_F4_E2M1}
 local F32, BF16 = C.LSA_COMPUTE_F32, C.LSA_COMPUTE_BF16

@@ -1,7 +1,7 @@
 local ffi = require "ffi"
 local support = require "kernel_support"
 local binding = require "lsa.ffi"
-local C, check = binding.C, binding.check
+local C, check = binding.C, require("lsa.raise").check
 
 ffi.cdef [[double lsa_moe_log1p(double) __asm__("log1p");]]
 local log1p = ffi.C.lsa_moe_log1p
