@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/base/error.h"
+#include "kernels/xorshift.h"
 
 /* ---- labels ---- */
 
@@ -118,25 +119,17 @@ uint64_t lsa_sample_seed(uint64_t seed, uint64_t step, uint64_t i)
     return x ? x : 1;
 }
 
-/* In [0, 1). */
-static double uniform(uint64_t *state)
-{
-    uint64_t x = *state;
-    x ^= x >> 12;
-    x ^= x << 25;
-    x ^= x >> 27;
-    *state = x;
-    return (double)((x * 2685821657736338717u) >> 11) * 0x1p-53;
-}
-
 /* One of 0 .. n-1. */
-static int64_t below(int64_t n, uint64_t *state) { return (int64_t)(uniform(state) * (double)n); }
+static int64_t below(int64_t n, uint64_t *state)
+{
+    return (int64_t)(lsa_xorshift(state) * (double)n);
+}
 
 void lsa_sample_normals(float *out, int64_t n, float scale, uint64_t *state)
 {
     for (int64_t i = 0; i < n; i++) { /* Box and Muller */
-        double radius = sqrt(-2 * log(1 - uniform(state))),
-               angle = 2 * 3.14159265358979323846 * uniform(state);
+        double radius = sqrt(-2 * log(1 - lsa_xorshift(state))),
+               angle = 2 * 3.14159265358979323846 * lsa_xorshift(state);
         out[i] = (float)(radius * cos(angle)) * scale;
     }
 }

@@ -32,6 +32,7 @@
 --   recorded_ensemble(n)                the ensemble of the latter
 local ffi = require "ffi"
 local choose = require "lsa.cycle.choose"
+local C = require("lsa.ffi").C
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
@@ -120,14 +121,9 @@ end
 
 -- In nats, of the distribution that logits (a float array) give.
 function M.entropy(logits, vocab)
-  local most, sum, weighted = -math.huge, 0, 0
-  for i = 0, vocab - 1 do most = math.max(most, logits[i]) end
-  for i = 0, vocab - 1 do
-    local e = math.exp(logits[i] - most)
-    sum = sum + e
-    weighted = weighted + e * (logits[i] - most)
-  end
-  return math.log(sum) - weighted / sum
+  local out = ffi.new "double[1]"
+  raise.check(C.lsa_entropy_cpu(out, logits, 1, vocab, nil))
+  return out[0]
 end
 
 function fields.entropy(source)

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local new = require("lsa.tensor.operator").new
 local raise = require "lsa.raise"
+local tensor = require "lsa.tensor.tensor"
 
 local M = {}
 
@@ -186,6 +187,50 @@ op("experts", "x f32 [tokens, hidden]; ids i32 [tokens, k]; weights f32 [tokens,
       raise "experts: shared_gate, shared_up and shared_down come together"
     end
     check_ids("experts", a, "ids", a.tokens * a.k, a.count, "there are %d experts")
+  end)
+
+-- ---- tokens ----
+
+-- f64 of one value on the call's device, as the i64 tensor that has room for them: no tensor is f64.
+local function doubles(a, n, value)
+  local t = tensor.empty({n}, "i64")
+  local p = ffi.cast("double *", t.c.data)
+  for i = 0, n - 1 do p[i] = value end
+  return t:to(a.device)
+end
+
+op("embed", "tokens i32 [n]; table " .. DENSE .. " [vocab, hidden]; hc = 1; > streams f32 [n, hc, hidden]",
+  function(f, a, given)
+    local w = ffi.new "lsa_weight"
+    plain_weight(w, a.table, given.table.c.dtype, a.vocab, a.hidden)
+    return f(a.streams, a.tokens, w, a.n, a.hc, a.hidden, nil)
+  end,
+  function(a)
+    if a.hc % 1 ~= 0 or a.hc < 0 then raise("embed: hc is %s, a whole number of at least 0 is wanted", tostring(a.hc)) end
+    check_ids("embed", a, "tokens", a.n, a.vocab, "the table has %d rows")
+  end)
+
+op("sample", "logits f32 [n, vocab]; states! i64 [n]; temperature = 0; > tokens i32 [n]",
+  function(f, a)
+    local temperatures = doubles(a, a.n, a.temperature)
+    return f(a.tokens, a.logits, a.states, ffi.cast("const double *", temperatures.c.data), a.n, a.vocab, nil)
+  end,
+  function(a)
+    if not (a.temperature >= 0 and a.temperature < math.huge) then
+      raise("sample: temperature is %s, a finite number of at least 0 is wanted", tostring(a.temperature))
+    end
+  end)
+
+op("entropy", "logits f32 [.., vocab]; > y f32 [..]",
+  function(f, a)
+    local out = doubles(a, a.rows, 0)
+    local rc = f(ffi.cast("double *", out.c.data), a.logits, a.rows, a.vocab, nil)
+    if rc < 0 then return rc end
+    local host, rounded = ffi.cast("double *", out:to("cpu").c.data), tensor.empty({a.rows}, "f32")
+    for i = 0, a.rows - 1 do rounded:pointer()[i] = host[i] end
+    if a.device == "cuda" then return C.lsa_device_copy(a.y, rounded:pointer(), rounded:bytes()) end
+    ffi.copy(a.y, rounded:pointer(), rounded:bytes())
+    return rc
   end)
 
 -- ---- hyper-connections ----
