@@ -2,8 +2,8 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local rng = require "lsa.cycle.rng"
 local support = require "kernel_support"
-local binding = require "lsa.ffi"
-local C, check = binding.C, binding.check
+local C = require("lsa.ffi").C
+local check = require("lsa.raise").check
 local inf, nan = math.huge, 0 / 0
 
 local function sample(logits, states, temperatures, n, vocab)
