@@ -52,7 +52,7 @@ end
 
 local function append(path, text)
   local file, why = io.open(path, "a")
-  if not file then error(why, 0) end
+  if not file then raise(why) end
   local ok, problem = file:write(text)
   local closed, late = file:close()
   if not ok or not closed then raise(problem or late) end

@@ -439,7 +439,7 @@ end
 
 -- The hot tier's books. An eviction policy whose code has changed since begins with what is present, as after a reload.
 local function restore_tier(file, session, about, saved, cells)
-  local held = tier.new(session.pool, session, session.opt.evict, nil, 1)
+  local held = tier.new(session.pool, session, session.opt.evict)
   held.fixed, held.known, held.arrived, held.stale = cells, saved.known, saved.arrived, saved.stale
   if about.unsaved.evict or about.eviction_text ~= text_hash(held.entry.text) then
     held:rebuild()
