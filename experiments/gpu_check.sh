@@ -14,7 +14,7 @@ packages="luajit libluajit-5.1-2 libluajit-5.1-dev libluajit-5.1-common libjanss
     liburing2 liburing-dev libxxhash0 libxxhash-dev
     libmimalloc2.0 libmimalloc-dev premake4 liblua5.1-0 libopenblas0-openmp libgfortran5 libquadmath0
     libdnnl2 ocl-icd-libopencl1 lua-busted lua-cliargs lua-filesystem lua-luassert lua-mediator
-    lua-penlight lua-say lua-system lua-term lua-dkjson lua-cjson libdnnl-dev"
+    lua-penlight lua-say lua-system lua-term lua-dkjson lua-cjson lua-posix lua-bit32 libdnnl-dev"
 
 if [ "${1-}" = --prepare ]; then
     mkdir -p .gpu

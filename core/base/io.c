@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -128,6 +129,12 @@ int lsa_file_close(lsa_file *file)
 const char *lsa_file_path(const lsa_file *file) { return file->path; }
 
 int lsa_file_descriptor(const lsa_file *file) { return file->fd; }
+
+int lsa_file_lock(lsa_file *file)
+{
+    if (!fault() && !flock(file->fd, LOCK_EX | LOCK_NB)) return 1;
+    return errno == EWOULDBLOCK ? 0 : fail_errno("cannot be locked", file->path);
+}
 
 int lsa_file_size(int64_t *bytes, const lsa_file *file)
 {

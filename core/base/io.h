@@ -25,6 +25,11 @@ int lsa_file_close(lsa_file *file);
 
 const char *lsa_file_path(const lsa_file *file);
 int lsa_file_descriptor(const lsa_file *file);
+
+/* Takes the file's lock until it is closed: 1, or 0 where the file is open elsewhere, in this process or another, with its
+ * lock taken. */
+int lsa_file_lock(lsa_file *file);
+
 int lsa_file_size(int64_t *bytes, const lsa_file *file);
 int lsa_file_resize(lsa_file *file, int64_t bytes);
 

@@ -16,6 +16,7 @@ local intermediates = require "lsa.session.intermediates"
 local labels = require "lsa.train.labels"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
+local make_folder = require "posix.sys.stat".mkdir
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 local writer = require "lsa.files.safetensors_writer"
@@ -290,19 +291,12 @@ local function finished(path, description)
   return true
 end
 
-pcall(ffi.cdef, "int flock(int, int);")
-pcall(ffi.cdef, "int mkdir(const char *, unsigned);")
-
-local LOCK_EXCLUSIVE, LOCK_TRY = 2, 4
-
 -- One process at a time writes to a folder: held until the file is collected.
 local function lock(folder)
   local box = ffi.new "lsa_file *[1]"
   check(C.lsa_file_open(box, folder .. "/.lock", C.LSA_FILE_UPDATE))
   local file = ffi.gc(box[0], C.lsa_file_close)
-  if ffi.C.flock(C.lsa_file_descriptor(file), LOCK_EXCLUSIVE + LOCK_TRY) ~= 0 then
-    raise("dump: another process is writing to %s", folder)
-  end
+  if check(C.lsa_file_lock(file)) == 0 then raise("dump: another process is writing to %s", folder) end
   return file
 end
 
@@ -330,7 +324,7 @@ end
 -- Gives the traces' paths, and how many of them were there already. `each(name, state, tokens)`: "there", "begun" or "done".
 function M.documents(model, list, folder, opt, each)
   opt = checked(model, opt)
-  ffi.C.mkdir(folder, 511)
+  make_folder(folder)
   local held = lock(folder)
   local ok, paths, there = pcall(write_all, model, list, folder, opt, each or function() end)
   C.lsa_file_close(ffi.gc(held, nil))

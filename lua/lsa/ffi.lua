@@ -23,11 +23,10 @@ end
 declare "core/lsa.h"
 
 -- In plain luajit the thread library comes with liblsa: its threads are to sleep, not spin (core/host/main.c).
-ffi.cdef "int setenv(const char *, const char *, int);"
-ffi.C.setenv("OMP_WAIT_POLICY", "passive", 0)
+local host = package.loaded["lsa.host"]
+if not host then require("posix.stdlib").setenv("OMP_WAIT_POLICY", "passive", false) end
 
 -- The executable of another configuration than release says so.
-local host = package.loaded["lsa.host"]
 M.build = host and host.build or "build"
 M.C = ffi.load(M.root .. "/" .. M.build .. "/liblsa.so")
 

@@ -5,10 +5,8 @@
 --   bar:done()
 --
 -- bar:step(n, note) adds n (default 1) and shows the note; bar:text() is the line.
-local ffi = require "ffi"
+local unistd = require "posix.unistd"
 local C = require("lsa.ffi").C
-
-pcall(ffi.cdef, "int isatty(int);")
 
 local REDRAW_NS = 1e8
 local BAR = 20
@@ -70,6 +68,6 @@ end
 return function(total, label)
   local t = now()
   return setmetatable({
-    total = total, label = label or "", count = 0, began = t, drawn = t - REDRAW_NS, terminal = ffi.C.isatty(2) == 1,
+    total = total, label = label or "", count = 0, began = t, drawn = t - REDRAW_NS, terminal = unistd.isatty(2) == 1,
   }, Bar)
 end

@@ -12,19 +12,9 @@
 --
 -- A version of a file is loaded once, as require does, and the JIT's work with it: what a policy remembers
 -- belongs in cycle.state or in the eviction object, for a file's own local variables serve all its users.
-local ffi = require "ffi"
 local raise = require "lsa.raise"
 
 local M = {}
-
-ffi.cdef [[
-  typedef struct lsa_lua_dirent {
-    uint64_t ino; int64_t offset; uint16_t bytes; uint8_t type; char name[256];
-  } lsa_lua_dirent;
-  void *opendir(const char *path);
-  lsa_lua_dirent *readdir(void *dir);
-  int closedir(void *dir);
-]]
 
 -- This file is <M.home>/registry.lua; the kinds are directories beside it.
 M.home = debug.getinfo(1, "S").source:match "^@(.*)/registry%.lua$" or "lua/lsa"
@@ -111,15 +101,8 @@ end
 -- The names that a kind has, sorted.
 function M.names(kind)
   local names = {}
-  local dir = ffi.C.opendir(M.home .. "/" .. kind)
-  if dir == nil then return names end
-  while true do
-    local item = ffi.C.readdir(dir)
-    if item == nil then break end
-    local name = ffi.string(item.name):match "^([%w_][%w_%-]*)%.lua$"
-    if name then names[#names + 1] = name end
-  end
-  ffi.C.closedir(dir)
+  local there, files = pcall(require("posix.dirent").dir, M.home .. "/" .. kind)
+  for _, file in ipairs(there and files or {}) do names[#names + 1] = file:match "^([%w_][%w_%-]*)%.lua$" end
   table.sort(names)
   return names
 end

@@ -5,8 +5,6 @@ local host = require "lsa.host"
 local M = {}
 
 ffi.cdef [[
-struct lsa_statvfs { unsigned long bsize, frsize, blocks, bfree, bavail, rest[16]; };
-int statvfs(const char *, struct lsa_statvfs *);
 int mi_version(void);
 const char *jansson_version_str(void);
 unsigned XXH_versionNumber(void);
@@ -90,10 +88,9 @@ local function memory()
   local limit = tonumber(read "/sys/fs/cgroup/memory.max")
   line("memory", ("%s, %s available%s"):format(of "MemTotal", of "MemAvailable",
     limit and (", limited to " .. gib(limit)) or ""))
-  local space = ffi.new "struct lsa_statvfs"
-  if ffi.C.statvfs(host.root, space) == 0 then
-    line("disk", ("%s free at %s"):format(gib(space.bavail * space.frsize), host.root))
-  end
+  local posix, statvfs = pcall(require, "posix.sys.statvfs")
+  local space = posix and statvfs.statvfs(host.root)
+  if space then line("disk", ("%s free at %s"):format(gib(space.f_bavail * space.f_frsize), host.root)) end
 end
 
 -- The version of a Lua module where it tells one: a field, or a function that gives it.
@@ -125,6 +122,7 @@ local function libraries()
   thing("readline", require "lsa.prompt.readline".version, "apt-get install libreadline8; the prompt has no editing and history")
   thing("busted", module_version("busted", "version"), "apt-get install lua-busted; no ./lsa test")
   thing("cjson", module_version("cjson", "_VERSION"), "apt-get install lua-cjson; no JSON in scripts")
+  thing("posix", module_version("posix.unistd", "version"), "apt-get install lua-posix; no prompt, no dumps, no plain luajit")
   thing("penlight", module_version("pl.lapp", "_"), "apt-get install lua-penlight; scripts take no options")
   thing("MPI", output "command -v mpirun" ~= "" and (output "mpirun --version":match "^[^\n]+") or nil,
     "./lsa --with-mpi installs it; training runs on one rank")

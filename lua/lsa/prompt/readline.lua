@@ -1,12 +1,11 @@
 -- Owns the terminal while a line is typed: libreadline's callback interface, so that Ctrl-C ends the wait.
 local ffi = require "ffi"
 local host = require "lsa.host"
+local poll = require "posix.poll".poll
 
 local M = {}
 
 ffi.cdef [[
-struct lsa_pollfd { int fd; short events, revents; };
-int poll(struct lsa_pollfd *fds, unsigned long n, int timeout);
 void free(void *);
 void *malloc(size_t);
 
@@ -30,7 +29,6 @@ int history_truncate_file(const char *, int);
 ]]
 
 local HISTORY_LINES = 2000
-local POLLIN = 1
 
 local lib
 for _, name in ipairs { "libreadline.so.8", "libreadline.so.7", "readline" } do
@@ -108,13 +106,13 @@ end
 -- One line; nil at the end of the input, false after Ctrl-C.
 function M.line(prompt)
   if not lib then return read_plainly(prompt) end
-  local waiting = ffi.new("struct lsa_pollfd[2]", { { 0, POLLIN }, { host.interrupt_fd, POLLIN } })
+  local waiting = { [0] = { events = { IN = true } }, [host.interrupt_fd] = { events = { IN = true } } }
   typed, ended = nil, false
   host.interrupted()
   io.flush()
   lib.rl_callback_handler_install(prompt, on_line)
   while not ended do
-    local ready = ffi.C.poll(waiting, 2, -1)
+    local ready = poll(waiting)
     if host.interrupted() then
       lib.rl_free_line_state()
       lib.rl_callback_sigcleanup()
@@ -122,7 +120,8 @@ function M.line(prompt)
       io.write "^C\n"
       return false
     end
-    if ready > 0 and waiting[0].revents ~= 0 then lib.rl_callback_read_char() end
+    local input = waiting[0].revents
+    if ready and (input.IN or input.HUP or input.ERR) then lib.rl_callback_read_char() end
   end
   return typed
 end

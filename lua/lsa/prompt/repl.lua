@@ -1,14 +1,12 @@
 -- The prompt: reads, compiles, runs and prints. Also the sequence of statements on a standard input that is
 -- no terminal.
-local ffi = require "ffi"
 local host = require "lsa.host"
 local inspect = require "lsa.prompt.inspect"
 local locals = require "lsa.prompt.session_locals"
 local trace = require "lsa.prompt.traceback"
+local unistd = require "posix.unistd"
 
 local M = {}
-
-ffi.cdef "int isatty(int);"
 
 local environment, declare = locals.environment()
 
@@ -123,7 +121,7 @@ local function sequence()
 end
 
 function M.main()
-  if ffi.C.isatty(0) == 1 then
+  if unistd.isatty(0) == 1 then
     rawset(_G, "lsa", require "lsa")
     return prompt()
   end
