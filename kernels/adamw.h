@@ -23,6 +23,7 @@ typedef int lsa_square_sum_fn(double *sum, const float *x, int64_t n, void *work
                               void *stream);
 lsa_square_sum_fn lsa_square_sum_cpu;
 
-int64_t lsa_square_sum_workspace(int64_t n);
+typedef int64_t lsa_square_sum_workspace_fn(int64_t n);
+lsa_square_sum_workspace_fn lsa_square_sum_workspace;
 
 #endif

@@ -24,7 +24,8 @@ lsa_attention_fn lsa_attention_cpu;
 
 /* For calls of at most these sizes, on at most the threads that lsa_threads() gives now;
  * most_records is the largest count of any query. */
-int64_t lsa_attention_workspace(int64_t tokens, int64_t heads, int64_t dim, int64_t window_size,
-                                int64_t most_records);
+typedef int64_t lsa_attention_workspace_fn(int64_t tokens, int64_t heads, int64_t dim,
+                                           int64_t window_size, int64_t most_records);
+lsa_attention_workspace_fn lsa_attention_workspace;
 
 #endif

@@ -24,6 +24,7 @@ typedef int lsa_gemm_bf16_fn(float *c, const uint16_t *a, const uint16_t *b, int
 lsa_gemm_bf16_fn lsa_gemm_bf16_cpu;
 
 /* Bytes of workspace: at most 8 MiB, or 128 rows of k f32 where those are more; enough for a smaller m or n. May be 0. */
-int64_t lsa_gemm_bf16_workspace(int64_t m, int64_t n, int64_t k);
+typedef int64_t lsa_gemm_bf16_workspace_fn(int64_t m, int64_t n, int64_t k);
+lsa_gemm_bf16_workspace_fn lsa_gemm_bf16_workspace;
 
 #endif

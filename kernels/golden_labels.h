@@ -26,6 +26,7 @@ lsa_golden_labels_fn lsa_golden_labels_cpu;
 /* Elements that the labels of so many steps may take. */
 int64_t lsa_golden_labels_room(int64_t steps, int64_t layers, int64_t k, int32_t min_layers);
 
-int64_t lsa_golden_labels_workspace(int64_t layers, int64_t k, int64_t n);
+typedef int64_t lsa_golden_labels_workspace_fn(int64_t layers, int64_t k, int64_t n);
+lsa_golden_labels_workspace_fn lsa_golden_labels_workspace;
 
 #endif

@@ -22,6 +22,7 @@ typedef int lsa_index_gradient_fn(float *dq, float *dw, const float *slope, cons
                                   void *stream);
 lsa_index_gradient_fn lsa_index_gradient_cpu;
 
-int64_t lsa_index_gradient_workspace(int64_t n, int64_t heads, int64_t dim);
+typedef int64_t lsa_index_gradient_workspace_fn(int64_t n, int64_t heads, int64_t dim);
+lsa_index_gradient_workspace_fn lsa_index_gradient_workspace;
 
 #endif

@@ -28,7 +28,8 @@ enum { LSA_INDEX_MOST_DIM = 1024 };
 int lsa_index_score_check(int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
                           int64_t score_stride, int32_t key_format, int32_t compute);
 
-int64_t lsa_index_score_workspace(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
-                                  int32_t key_format, int32_t compute);
+typedef int64_t lsa_index_score_workspace_fn(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
+                                             int32_t key_format, int32_t compute);
+lsa_index_score_workspace_fn lsa_index_score_workspace;
 
 #endif

@@ -32,7 +32,9 @@ typedef int lsa_linear_fn(float *y, const float *x, const lsa_weight *w, int64_t
 lsa_linear_fn lsa_linear_cpu;
 
 /* Bytes of workspace; bounded, whatever the number of tokens, and enough for fewer tokens. May be 0. */
-int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute);
+typedef int64_t lsa_linear_workspace_fn(const lsa_weight *w, int64_t tokens, int64_t rows,
+                                        int32_t compute);
+lsa_linear_workspace_fn lsa_linear_workspace;
 
 /* out [rows, cols] = the values of rows row_from .. row_from + rows - 1, scaled, as f32.
  * LSA_ESHAPE, LSA_EDTYPE. */

@@ -27,6 +27,7 @@ typedef int lsa_select_topp_fn(uint64_t *bits, const float *scores, int64_t n, d
                                void *workspace, void *stream);
 lsa_select_topp_fn lsa_select_topp_cpu;
 
-int64_t lsa_select_workspace(int64_t n);
+typedef int64_t lsa_select_workspace_fn(int64_t n);
+lsa_select_workspace_fn lsa_select_workspace;
 
 #endif

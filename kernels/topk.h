@@ -32,6 +32,7 @@ typedef int lsa_topk_fn(int32_t *ids, float *values, int32_t *counts, const floa
                         void *stream);
 lsa_topk_fn lsa_topk_cpu;
 
-int64_t lsa_topk_workspace(int64_t rows, int32_t k);
+typedef int64_t lsa_topk_workspace_fn(int64_t rows, int32_t k);
+lsa_topk_workspace_fn lsa_topk_workspace;
 
 #endif

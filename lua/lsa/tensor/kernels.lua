@@ -12,6 +12,27 @@ local function op(name, declaration, run, derive)
   M[name] = new(name, declaration, run, derive)
 end
 
+-- Memory on the call's device.
+local function held(a, n, dtype)
+  return tensor.zeros({n}, dtype):to(a.device)
+end
+
+-- Tensors have no f64: what kernels give or take of it is in the room of as many i64.
+local F64 = "i64"
+local function doubles(t) return ffi.cast("double *", t.c.data) end
+
+-- Calls with room for n f64, which a result gets, rounded to f32.
+local function rounded(a, result, n, call)
+  local out = held(a, n, F64)
+  local rc = call(doubles(out))
+  if rc < 0 then return rc end
+  local exact, y = out:to "cpu", tensor.empty({n}, "f32")
+  for i = 0, n - 1 do y:pointer()[i] = doubles(exact)[i] end
+  if a.device == "cuda" then return C.lsa_device_copy(a[result], y:pointer(), y:bytes()) end
+  ffi.copy(a[result], y:pointer(), y:bytes())
+  return rc
+end
+
 -- ---- numbers ----
 
 op("convert", "x any [..]; dtype dtype; > y @dtype [..]",
@@ -63,14 +84,14 @@ op("select_above", "scores f32 [n]; threshold number; strict = false; > s set [n
   function(f, a) return f(a.s, a.scores, a.n, a.threshold, a.strict, nil) end)
 
 op("select_topk", "scores f32 [n]; k integer; > s set [n]",
-  function(f, a) return f(a.s, a.scores, a.n, a.k, a:workspace(C.lsa_select_workspace(a.n)), nil) end)
+  function(f, a) return f(a.s, a.scores, a.n, a.k, a:workspace("select", a.n), nil) end)
 
 op("select_topp", "scores f32 [n]; mass number; > s set [n]",
-  function(f, a) return f(a.s, a.scores, a.n, a.mass, a:workspace(C.lsa_select_workspace(a.n)), nil) end)
+  function(f, a) return f(a.s, a.scores, a.n, a.mass, a:workspace("select", a.n), nil) end)
 
 op("topk", "scores f32 [.., n]; k integer; > ids i32 [.., k]; > counts i32 [..]; > values? f32 [.., k]",
   function(f, a)
-    return f(a.ids, a.values, a.counts, a.scores, a.rows, a.n, a.n, a.k, a:workspace(C.lsa_topk_workspace(a.rows, a.k)),
+    return f(a.ids, a.values, a.counts, a.scores, a.rows, a.n, a.n, a.k, a:workspace("topk", a.rows, a.k),
       nil)
   end,
   function(a)
@@ -82,7 +103,7 @@ op("golden_labels", "ids i32 [steps, layers, k]; logits f32 [steps, layers, k]; 
   "extra = false; > pointers i32 [ends]; > indices i32 [room]; > scores i32 [room]",
   function(f, a)
     return f(a.pointers, a.indices, a.scores, a.ids, a.logits, a.steps, a.layers, a.k, a.layers * a.k, a.k, a.n, a.top_p,
-      a.extra, a.min_layers, a:workspace(C.lsa_golden_labels_workspace(a.layers, a.k, a.n)), nil)
+      a.extra, a.min_layers, a:workspace("golden_labels", a.layers, a.k, a.n), nil)
   end,
   function(a)
     if a.n < 0 or a.n >= 2 ^ 31 then raise("golden_labels: n is %d", a.n) end
@@ -123,7 +144,7 @@ op("linear", "x f32 [.., cols]; w f32|bf16|f16|f8_e4m3|u8 [rows_out, stored]; sc
     w.block_rows, w.block_cols = a.block_rows, a.block_cols
     w.dtype = a.fp4 == 1 and C.LSA_F4_E2M1 or given.w.c.dtype
     w.scale_dtype = given.scale and given.scale.c.dtype or C.LSA_F32
-    local work = a:workspace(C.lsa_linear_workspace(w, a.rows, a.rows_out, a.compute))
+    local work = a:workspace("linear", w, a.rows, a.rows_out, a.compute)
     return f(a.y, a.x, w, a.rows, 0, a.rows_out, a.cols, a.rows_out, a.compute, work, nil)
   end,
   function(a)
@@ -179,7 +200,7 @@ op("experts", "x f32 [tokens, hidden]; ids i32 [tokens, k]; weights f32 [tokens,
     for e = 0, a.count - 1 do expert_weights(experts[e], a, given, {"gate", "up", "down"}, e, a.inner) end
     local shared = given.shared_gate and ffi.new "lsa_expert_weights"
     if shared then expert_weights(shared, a, given, {"shared_gate", "shared_up", "shared_down"}, 0, a.shared) end
-    local work = a:workspace(C.lsa_experts_workspace(experts, shared, a.tokens, a.hidden, a.count, a.k, a.compute))
+    local work = a:workspace("experts", experts, shared, a.tokens, a.hidden, a.count, a.k, a.compute)
     return f(a.y, a.x, a.ids, a.weights, experts, shared, a.tokens, a.hidden, a.count, a.k, a.limit, a.compute, work, nil)
   end,
   function(a)
@@ -190,14 +211,6 @@ op("experts", "x f32 [tokens, hidden]; ids i32 [tokens, k]; weights f32 [tokens,
   end)
 
 -- ---- tokens ----
-
--- f64 of one value on the call's device, as the i64 tensor that has room for them: no tensor is f64.
-local function doubles(a, n, value)
-  local t = tensor.empty({n}, "i64")
-  local p = ffi.cast("double *", t.c.data)
-  for i = 0, n - 1 do p[i] = value end
-  return t:to(a.device)
-end
 
 op("embed", "tokens i32 [n]; table " .. DENSE .. " [vocab, hidden]; hc = 1; > streams f32 [n, hc, hidden]",
   function(f, a, given)
@@ -212,8 +225,10 @@ op("embed", "tokens i32 [n]; table " .. DENSE .. " [vocab, hidden]; hc = 1; > st
 
 op("sample", "logits f32 [n, vocab]; states! i64 [n]; temperature = 0; > tokens i32 [n]",
   function(f, a)
-    local temperatures = doubles(a, a.n, a.temperature)
-    return f(a.tokens, a.logits, a.states, ffi.cast("const double *", temperatures.c.data), a.n, a.vocab, nil)
+    local host = tensor.empty({a.n}, F64)
+    for i = 0, a.n - 1 do doubles(host)[i] = a.temperature end
+    local temperatures = host:to(a.device)
+    return f(a.tokens, a.logits, a.states, doubles(temperatures), a.n, a.vocab, nil)
   end,
   function(a)
     if not (a.temperature >= 0 and a.temperature < math.huge) then
@@ -223,14 +238,7 @@ op("sample", "logits f32 [n, vocab]; states! i64 [n]; temperature = 0; > tokens 
 
 op("entropy", "logits f32 [.., vocab]; > y f32 [..]",
   function(f, a)
-    local out = doubles(a, a.rows, 0)
-    local rc = f(ffi.cast("double *", out.c.data), a.logits, a.rows, a.vocab, nil)
-    if rc < 0 then return rc end
-    local host, rounded = ffi.cast("double *", out:to("cpu").c.data), tensor.empty({a.rows}, "f32")
-    for i = 0, a.rows - 1 do rounded:pointer()[i] = host[i] end
-    if a.device == "cuda" then return C.lsa_device_copy(a.y, rounded:pointer(), rounded:bytes()) end
-    ffi.copy(a.y, rounded:pointer(), rounded:bytes())
-    return rc
+    return rounded(a, "y", a.rows, function(out) return f(out, a.logits, a.rows, a.vocab, nil) end)
   end)
 
 -- ---- hyper-connections ----
@@ -323,7 +331,7 @@ op("index_decode", "keys u8 [n, bytes]; dim integer; format = " .. FORMATS .. ";
 op("index_score", "q f32 [tokens, heads, dim]; w f32 [tokens, heads]; keys u8 [n, bytes]; format = " .. FORMATS ..
   "; compute = f32|bf16; > scores f32 [tokens, n]",
   function(f, a)
-    local work = a:workspace(C.lsa_index_score_workspace(a.tokens, a.n, a.heads, a.dim, a.format, a.compute))
+    local work = a:workspace("index_score", a.tokens, a.n, a.heads, a.dim, a.format, a.compute)
     return f(a.scores, a.q, a.w, a.keys, a.tokens, a.n, a.heads, a.dim, a.bytes, a.n, a.format, a.compute, work, nil)
   end, key_bytes "index_score")
 
@@ -354,7 +362,7 @@ op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks 
       blocks = ffi.new("const uint8_t *[1]", a.records)
       records = ffi.new("lsa_records", {blocks, a.bytes, 0, ONE_BLOCK, a.format})
     end
-    local work = a:workspace(C.lsa_attention_workspace(a.tokens, a.heads, a.dim, a.window_size, most))
+    local work = a:workspace("attention", a.tokens, a.heads, a.dim, a.window_size, most)
     return f(a.out, a.mass, a.q, a.window, a.sinks, records, a.ids, a.counts, a.tokens, a.heads, a.dim, a.rope_dim,
       a.own, a.window_size, most, a.scale, work, nil)
   end,
@@ -383,7 +391,7 @@ op("gemm", "a f32 [a_rows, a_cols]; b f32 [k, n]; transpose_a = false; > c f32 [
 
 op("gemm_bf16", "a bf16 [m, k]; b bf16 [n, k]; > c f32 [m, n]",
   function(f, a)
-    local work = a:workspace(C.lsa_gemm_bf16_workspace(a.m, a.n, a.k))
+    local work = a:workspace("gemm_bf16", a.m, a.n, a.k)
     return f(a.c, a.a, a.b, a.m, a.n, a.k, a.n, a.k, a.k, work, nil)
   end)
 
@@ -393,37 +401,35 @@ op("rmsnorm_gradient", "dy f32 [.., n]; x f32 [.., n]; weight f32 [n]; eps = 1e-
 local function chosen_keys(name)
   return function(a)
     key_bytes(name)(a)
-    local ids = ffi.cast("const int32_t *", a.ids)
-    for i = 0, a.chosen - 1 do
-      if ids[i] < 0 or ids[i] >= a.n then raise("%s: ids has %d, there are %d keys", name, ids[i], a.n) end
-    end
+    check_ids(name, a, "ids", a.chosen, a.n, "there are %d keys")
   end
 end
 
-local function gather(a, logits, work)
-  return C.lsa_index_gather_cpu(logits, a.q, a.w, a.keys, a.ids, a.chosen, a.heads, a.dim, a.bytes, a.format, work, nil)
+local function gather(f, a, logits, work)
+  return f(logits, a.q, a.w, a.keys, a.ids, a.chosen, a.heads, a.dim, a.bytes, a.format, work, nil)
 end
 
 local CHOSEN = "q f32 [heads, dim]; w f32 [heads]; keys u8 [n, bytes]; ids i32 [chosen]; "
 
 op("index_gather", CHOSEN .. "format = " .. FORMATS .. "; > logits f32 [chosen]",
-  function(_, a) return gather(a, a.logits, a:workspace(C.lsa_index_gradient_workspace(a.chosen, a.heads, a.dim))) end,
+  function(f, a) return gather(f, a, a.logits, a:workspace("index_gradient", a.chosen, a.heads, a.dim)) end,
   chosen_keys "index_gather")
 
 op("index_gradient", "slope f32 [chosen]; " .. CHOSEN .. "format = " .. FORMATS .. "; > dq f32 [heads, dim]; > dw f32 [heads]",
   function(f, a)
-    local work = a:workspace(C.lsa_index_gradient_workspace(a.chosen, a.heads, a.dim))
-    local rc = gather(a, ffi.new("float[?]", a.chosen), work)
+    local work = a:workspace("index_gradient", a.chosen, a.heads, a.dim)
+    local logits = held(a, a.chosen, "f32")
+    local rc = gather(a.kernels.index_gather, a, logits.c.data, work)
     return rc < 0 and rc or f(a.dq, a.dw, a.slope, a.w, a.chosen, a.heads, a.dim, work, nil)
   end, chosen_keys "index_gradient")
 
 op("index_loss", "logits f32 [n]; weights f32 [n]; positives integer; pointwise = none|bce|focal; pairwise = none|hinge|bpr; " ..
   "factor = 1; margin = 1; > loss f32 [1]; > slope f32 [n]",
   function(f, a)
-    local how, loss = ffi.new("lsa_index_loss", {a.pointwise, a.pairwise, a.factor, a.margin}), ffi.new "double[1]"
-    local rc = f(loss, a.slope, a.logits, a.weights, a.positives, a.n - a.positives, how, nil)
-    ffi.cast("float *", a.loss)[0] = loss[0]
-    return rc
+    local how = ffi.new("lsa_index_loss", {a.pointwise, a.pairwise, a.factor, a.margin})
+    return rounded(a, "loss", 1, function(loss)
+      return f(loss, a.slope, a.logits, a.weights, a.positives, a.n - a.positives, how, nil)
+    end)
   end,
   function(a)
     if a.positives < 0 or a.positives > a.n then raise("index_loss: %d positives of %d logits", a.positives, a.n) end
@@ -438,10 +444,8 @@ op("adamw", "x! f32 [..]; m! f32 [..]; v! f32 [..]; gradient f32 [..]; step inte
 
 op("square_sum", "x f32 [..]; > sum f32 [1]",
   function(f, a)
-    local sum = ffi.new "double[1]"
-    local rc = f(sum, a.x, a.rows, a:workspace(C.lsa_square_sum_workspace(a.rows)), nil)
-    ffi.cast("float *", a.sum)[0] = sum[0]
-    return rc
+    local work = a:workspace("square_sum", a.rows)
+    return rounded(a, "sum", 1, function(sum) return f(sum, a.x, a.rows, work, nil) end)
   end)
 
 return setmetatable(M, {

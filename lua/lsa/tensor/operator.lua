@@ -164,6 +164,7 @@ end
 
 local function check_set(a, arg, s)
   if not set.is(s) then raise("%s: %s is %s, a set is wanted", a.kernel, arg.name, raise.kind(s)) end
+  if a.device == "cuda" then raise("%s: %s is a set, in host memory, %s on cuda", a.kernel, arg.name, a.bound_by.device) end
   agree(a, arg, arg.shape[1], s:size(), 0)
   a[arg.name] = s.c.bits
 end
@@ -215,25 +216,25 @@ end
 
 -- ---- calls ----
 
--- The C function of the tensors' device.
+-- The C function of the tensors' device, out of its table of kernels.
 local function implementation(op, a)
-  if a.device ~= "cuda" then return C["lsa_" .. op.name .. "_cpu"] end
-  if not op.cuda then
-    local symbol = C.lsa_device_symbol("lsa_" .. op.name .. "_cuda")
-    if symbol == nil then
-      raise('%s: %s is on cuda, and the op has no CUDA half (%s); x:to "cpu" brings it to the host', op.name,
-        a.bound_by.device, ffi.string(C.lsa_error()))
-    end
-    op.cuda = ffi.cast("lsa_" .. op.name .. "_fn *", symbol)
+  local cuda = a.device == "cuda"
+  local kernels = C.lsa_kernels_on(cuda and C.LSA_CUDA or C.LSA_CPU)
+  local f = kernels ~= nil and kernels[op.name] or nil
+  if f == nil then
+    local why = kernels == nil and (" (%s)"):format(ffi.string(C.lsa_error())) or ""
+    raise('%s: %s is on cuda, and the op has no CUDA half%s; x:to "cpu" brings it to the host', op.name, a.bound_by.device,
+      why)
   end
-  return op.cuda
+  a.kernels = kernels
+  return f
 end
 
 local workspaces = {}
 
--- Memory for a kernel's own use, kept and grown; 64-byte aligned.
-local function workspace(a, bytes)
-  bytes = tonumber(bytes)
+-- Memory for a kernel's own use, as much as <name>_workspace says for these sizes; kept and grown, 64-byte aligned.
+local function workspace(a, name, ...)
+  local bytes = tonumber(a.kernels[name .. "_workspace"](...))
   local device = a.device or "cpu"
   local kept = workspaces[device]
   if not kept or #kept < bytes then
@@ -301,9 +302,9 @@ Operator.__index = Operator
 Operator.__tostring = function(op) return op.text end
 Operator.__call = function(op, ...) return call(op, ...) end
 
--- declaration: see above. run(f, a, given) calls f and returns its code: a has pointers, sizes and options by name, and
--- rows, the product of leading dimensions. derive(a), where given, runs between arguments and results: it computes
--- sizes of results, and raises.
+-- declaration: see above. run(f, a, given) calls f and returns its code: a has pointers, sizes and options by name; rows, the
+-- product of leading dimensions; kernels, the device's table; workspace(name, sizes...). derive(a), where given, runs between
+-- arguments and results: it computes sizes of results, and raises.
 function M.new(name, declaration, run, derive)
   local op = {name = name, args = {}, known = {}, run = run, derive = derive}
   local takes, gives = {}, {}

@@ -1,0 +1,123 @@
+/* The kernels of a device, by name: what runs a model calls them through a table, and so runs on whatever has one.
+ *
+ * Member x is of type lsa_x_fn: its contract stands at that type, in the header of the kernel. Sizes of workspaces are each
+ * device's own. NULL: the device has no such kernel. */
+#ifndef LSA_KERNELS_TABLE_H
+#define LSA_KERNELS_TABLE_H
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/bound_query.h"
+#include "kernels/compress.h"
+#include "kernels/convert.h"
+#include "kernels/copy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embed.h"
+#include "kernels/ensemble.h"
+#include "kernels/entropy.h"
+#include "kernels/experts.h"
+#include "kernels/gemm.h"
+#include "kernels/golden_labels.h"
+#include "kernels/hadamard.h"
+#include "kernels/hyper_connection.h"
+#include "kernels/index_gradient.h"
+#include "kernels/index_loss.h"
+#include "kernels/index_score.h"
+#include "kernels/kv_record.h"
+#include "kernels/linear.h"
+#include "kernels/moe.h"
+#include "kernels/pages.h"
+#include "kernels/reduce.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/rmsnorm_gradient.h"
+#include "kernels/rope.h"
+#include "kernels/sample.h"
+#include "kernels/select.h"
+#include "kernels/softmax_sum.h"
+#include "kernels/spread.h"
+#include "kernels/topk.h"
+#include "kernels/uniform.h"
+#include "kernels/where.h"
+
+typedef struct lsa_kernels {
+    int32_t device; /* LSA_CPU or LSA_CUDA */
+    int32_t bytes;  /* sizeof(lsa_kernels), by which a table of other sources is told */
+
+    /* numbers */
+    lsa_convert_fn *convert;
+    lsa_copy_fn *copy;
+    lsa_binary_fn *binary;
+    lsa_unary_fn *unary;
+    lsa_reduce_fn *reduce;
+    lsa_argmax_fn *argmax;
+    lsa_where_fn *where;
+    lsa_uniform_fn *uniform;
+
+    /* scores and sets */
+    lsa_pages_fn *pages;
+    lsa_density_fn *density;
+    lsa_spread_fn *spread;
+    lsa_select_above_fn *select_above;
+    lsa_select_topk_fn *select_topk;
+    lsa_select_topp_fn *select_topp;
+    lsa_select_workspace_fn *select_workspace;
+    lsa_topk_fn *topk;
+    lsa_topk_workspace_fn *topk_workspace;
+    lsa_ensemble_fn *ensemble;
+    lsa_softmax_sum_fn *softmax_sum;
+    lsa_bound_query_fn *bound_query;
+    lsa_golden_labels_fn *golden_labels;
+    lsa_golden_labels_workspace_fn *golden_labels_workspace;
+
+    /* layers */
+    lsa_embed_fn *embed;
+    lsa_linear_fn *linear;
+    lsa_linear_workspace_fn *linear_workspace;
+    lsa_gemm_fn *gemm;
+    lsa_gemm_bf16_fn *gemm_bf16;
+    lsa_gemm_bf16_workspace_fn *gemm_bf16_workspace;
+    lsa_rmsnorm_fn *rmsnorm;
+    lsa_hadamard_fn *hadamard;
+    lsa_rope_table_fn *rope_table;
+    lsa_rope_fn *rope;
+    lsa_hc_open_fn *hc_open;
+    lsa_hc_close_fn *hc_close;
+    lsa_hc_head_fn *hc_head;
+    lsa_moe_route_fn *moe_route;
+    lsa_swiglu_fn *swiglu;
+    lsa_experts_fn *experts;
+    lsa_experts_workspace_fn *experts_workspace;
+
+    /* compressed entries and attention to them */
+    lsa_compress_fn *compress;
+    lsa_kv_encode_fn *kv_encode;
+    lsa_kv_decode_fn *kv_decode;
+    lsa_index_encode_fn *index_encode;
+    lsa_index_decode_fn *index_decode;
+    lsa_index_score_fn *index_score;
+    lsa_index_score_workspace_fn *index_score_workspace;
+    lsa_attention_fn *attention;
+    lsa_attention_workspace_fn *attention_workspace;
+
+    /* tokens */
+    lsa_sample_fn *sample;
+    lsa_entropy_fn *entropy;
+
+    /* training */
+    lsa_rmsnorm_gradient_fn *rmsnorm_gradient;
+    lsa_index_gather_fn *index_gather;
+    lsa_index_gradient_fn *index_gradient;
+    lsa_index_gradient_workspace_fn *index_gradient_workspace;
+    lsa_index_loss_fn *index_loss;
+    lsa_adamw_fn *adamw;
+    lsa_square_sum_fn *square_sum;
+    lsa_square_sum_workspace_fn *square_sum_workspace;
+} lsa_kernels;
+
+/* table.c, and table.cu in the CUDA library. */
+extern const lsa_kernels lsa_kernels_cpu;
+
+/* The kernels of `device`, LSA_CPU or LSA_CUDA. NULL, with a message, where there are none, or where they are of other
+ * sources. */
+const lsa_kernels *lsa_kernels_on(int32_t device);
+
+#endif
