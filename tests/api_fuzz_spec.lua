@@ -64,7 +64,7 @@ local function session_options(random, world)
   local schedule = fuzz.callback(random, world, function() return 3 end)
   local evict = fuzz.callback(random, world, function()
     local object = {}
-    for _, method in ipairs {"hit", "insert", "remove", "victim", "clone"} do
+    for _, method in ipairs {"hit", "insert", "remove", "victim", "state", "restore"} do
       object[method] = fuzz.callback(random, world, method == "victim" and function(_, allowed)
         for id = 0, 100 do if allowed:has(id) then return id end end
       end)

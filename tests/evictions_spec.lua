@@ -199,40 +199,79 @@ describe("eviction policies", function()
         assert.truthy(why:find("2147483647", 1, true))
       end)
 
-      it("copies itself: both go on alike, and apart", function()
-        local trace = traces.make("zipf", 4000, 5)
-        local original = evictions.new(spec_of(name, trace), 50)
-        local present, count = {}, 0
-        local function step(object, there, id, n)
-          if there[id] then
-            object:hit(id)
-            return nil, n
+      -- Two objects that were told the same are asked the same from here on.
+      local function same_ever_after(a, b, present, capacity, seed)
+        local uniform, list = traces.generator(seed), {}
+        for id in pairs(present) do list[#list + 1] = id end
+        table.sort(list)
+        for step = 1, 600 do
+          local id = uniform(3 * capacity + 2) * 715827
+          local at
+          for i, other in ipairs(list) do
+            if other == id then at = i end
           end
-          local gone
-          if n == 50 then
-            gone = object:victim(nil, id)
-            there[gone] = nil
+          local both = {a, b}
+          if at and uniform(10) == 0 then
+            for _, object in ipairs(both) do object:remove(id) end
+            table.remove(list, at)
+          elseif at then
+            for _, object in ipairs(both) do object:hit(id) end
           else
-            n = n + 1
+            while #list >= capacity do
+              local barred, announced = uniform(5), uniform(2) == 0 and id or nil
+              local allowed = barred < 4 and {has = function(_, other) return other % 4 ~= barred end} or nil
+              local victim, other = a:victim(allowed, announced), b:victim(allowed, announced)
+              assert.equal(victim, other, ("seed %d, step %d"):format(seed, step))
+              for i, one in ipairs(list) do
+                if one == victim then
+                  table.remove(list, i)
+                  break
+                end
+              end
+            end
+            for _, object in ipairs(both) do object:insert(id) end
+            list[#list + 1] = id
           end
-          object:insert(id)
-          there[id] = true
-          return gone, n
         end
-        for i = 0, 1999 do
-          local _
-          _, count = step(original, present, trace.ids[i], count)
+      end
+
+      it("goes on in another object as in the first, whatever came before", function()
+        local future = {}
+        local draw = traces.generator(77)
+        for i = 1, 2000 do future[i] = draw(152) * 715827 end
+        for seed = 1, 8 do
+          for _, capacity in ipairs{1, 2, 7, 50} do
+            local spec = spec_of(name, future)
+            local original, entry = evictions.new(spec, capacity)
+            local life, present = traces.generator(seed * 100 + capacity), {}
+            local count = 0
+            for _ = 1, seed == 1 and 0 or 40 * seed do
+              local id = life(3 * capacity + 2) * 715827
+              if present[id] and life(10) == 0 then
+                original:remove(id)
+                present[id], count = nil, count - 1
+              elseif present[id] then
+                original:hit(id)
+              else
+                if count >= capacity then
+                  present[original:victim(nil, life(2) == 0 and id or nil)], count = nil, count - 1
+                end
+                original:insert(id)
+                present[id], count = true, count + 1
+              end
+              if original.score and life(3) == 0 then original:score(life(3 * capacity) * 715827, life(100)) end
+            end
+            if count >= capacity and life(2) == 0 then -- in the middle of making room
+              present[original:victim(nil, 5)] = nil
+            end
+            local copy = evictions.fork(entry, original, capacity)
+            local second = evictions.fork(entry, copy, capacity)
+            local third = evictions.load(entry, capacity, (evictions.save(entry, original)))
+            same_ever_after(original, copy, present, capacity, seed)
+            -- The original and the first copy went on; the others still stand where they were made.
+            same_ever_after(second, third, present, capacity, seed + 50)
+          end
         end
-        local copy = original:clone()
-        assert.not_equal(original, copy)
-        local second = copy:clone()
-        local present_2, present_3 = {}, {}
-        for id in pairs(present) do present_2[id], present_3[id] = true, true end
-        local gone = {}
-        for i = 2000, 3999 do gone[i] = step(original, present, trace.ids[i], count) or -1 end
-        for i = 2000, 3999 do assert.equal(gone[i], step(copy, present_2, trace.ids[i], count) or -1) end
-        -- The original and the first copy ran to the end; the second one still stands where it was copied.
-        for i = 2000, 3999 do assert.equal(gone[i], step(second, present_3, trace.ids[i], count) or -1) end
       end)
     end)
   end
@@ -574,114 +613,54 @@ describe("the linked lists of eviction policies", function()
 end)
 
 describe("user-written eviction objects", function()
-  local function counting()
-    return function(capacity)
-      local self, order, count = {}, {}, 0
-      local function place(id) order[#order + 1] = id end
-      function self.hit() count = count + 1 end
-      function self.insert(_, id) place(id) end
-      function self.victim(_, allowed)
-        for i, id in ipairs(order) do
-          if not allowed or allowed:has(id) then return table.remove(order, i) end
-        end
-      end
-      function self.remove(_, id) table.remove(order, find(order, id)) end
-      function self.state() return count, #order, capacity end
-      return self
-    end
-  end
-
-  it("that are closures are copied with their local variables, which stay shared among themselves", function()
-    local object = evictions.new(counting(), 3)
-    for id = 1, 3 do object:insert(id) end
-    object:hit(1)
-    local copy = object:clone()
-    object:hit(1)
-    object:victim()
-    assert.same({2, 2, 3}, {object:state()})
-    assert.same({1, 3, 3}, {copy:state()})
-    copy:hit(2)
-    copy:insert(4)
-    assert.same({2, 4, 3}, {copy:state()})
-    assert.same({2, 2, 3}, {object:state()})
-    local second = copy:clone()
-    second:insert(5)
-    assert.same({2, 5, 3}, {second:state()})
-    assert.same({2, 4, 3}, {copy:state()})
-  end)
-
-  it("are copied with arrays of numbers, cycles, and metatables, but not with modules", function()
-    local ffi = require "ffi"
-    local lists = require "lsa.cycle.slot_lists"
-    local object = evictions.new(function()
+  local function object_with(extra)
+    return evictions.new(function(capacity)
       local self = {hit = function() end, insert = function() end, victim = function() end, remove = function() end}
-      self.array, self.fixed, self.big = ffi.new("double[?]", 3, {1, 2, 3}), ffi.new("uint8_t[2][4]"), 5LL
-      self.loop, self.lists, self.module, self.null = self, lists.new(1, 4), lists, ffi.new "void *"
-      self[self.array] = "key"
-      local hidden = {n = 1}
-      self.proxy = setmetatable({}, {__index = function(_, key) return hidden[key] end})
-      function self.set(n) hidden.n = n end
+      extra(self, capacity)
       return self
     end, 3)
-    local copy = object:clone()
-    object.array[2], object.fixed[1][3] = 9, 7
-    object.set(8)
-    object.lists:push(1, object.lists:add(77))
-    assert.equal(3, copy.array[2])
-    assert.equal(24, ffi.sizeof(copy.array))
-    assert.equal(0, copy.fixed[1][3])
-    assert.equal(8, ffi.sizeof(copy.fixed))
-    assert.equal(5LL, copy.big)
-    assert.equal(copy, copy.loop)
-    assert.equal(0, copy.lists:find(77))
-    assert.equal(lists, copy.module)
-    assert.equal("key", copy[copy.array])
-    assert.equal(8, object.proxy.n)
-    assert.equal(1, copy.proxy.n)
-    assert.is_true(copy.null == nil)
+  end
+
+  it("with state() and restore() go on in an object of the same capacity, and share nothing", function()
+    local object, entry = object_with(function(self, capacity)
+      self.order = {capacity}
+      self.insert = function(_, id) self.order[#self.order + 1] = id end
+      self.state = function() return {order = self.order} end
+      self.restore = function(_, data) self.order = data.order end
+    end)
+    object:insert(7)
+    local copy = evictions.fork(entry, object, 3)
+    object:insert(8)
+    copy:insert(9)
+    assert.same({3, 7, 8}, object.order)
+    assert.same({3, 7, 9}, copy.order)
   end)
 
-  it("may copy themselves, and what they hold may too", function()
-    local function with(extra)
-      return evictions.new(function()
-        local self = {hit = function() end, insert = function() end, victim = function() end, remove = function() end}
-        extra(self)
-        return self
-      end, 3)
+  it("without both of them cannot be told where they stand", function()
+    for _, method in ipairs{"state", "restore", "nothing"} do
+      local object, entry = object_with(function(self) self[method] = function() return {} end end)
+      assert.is_nil(evictions.fork(entry, object, 3))
     end
-    local own = with(function(self) self.clone = function() return {mine = true} end end)
-    assert.is_true(evictions.clone(own).mine)
-    local holder = with(function(self) self.part = {clone = function() return "a copy" end} end)
-    assert.equal("a copy", holder:clone().part)
+    local other, its = object_with(function(self) self.state, self.restore = {}, function() end end)
+    assert.is_nil(evictions.fork(its, other, 3))
   end)
 
-  it("are copied with the sets and tensors that they hold", function()
-    local lsa = require "lsa"
-    local state = {set = lsa.set(10):add(3), tensor = lsa.tensor({1, 2, 3}, "f32")}
-    state.same = state.set
-    local copy = evictions.copy(state, "the state")
-    state.set:add(4)
-    state.tensor:set(0, 9)
-    assert.same({3}, copy.set:ids():totable())
-    assert.same({1, 2, 3}, copy.tensor:totable())
-    copy.same:add(7)
-    assert.is_true(copy.set:has(7))
-    assert.is_false(state.set:has(7))
-  end)
-
-  it("that hold what cannot be copied say where", function()
-    local ffi = require "ffi"
-    for _, value in ipairs{ffi.new("int[3]") + 1, coroutine.create(print), io.stdout} do
-      local object = evictions.new(function()
-        local self = {hit = function() end, insert = function() end, victim = function() end, remove = function() end}
-        local held = {value}
-        function self.get() return held end
-        return self
-      end, 3)
-      local ok, why = pcall(object.clone, object)
+  it("whose state is no plain data, or that fail in it, are named with the place", function()
+    local cases = {{function() return {a = {print}} end, "state%(%).a.1 is a function, which is no plain data"},
+      {function() error("a mistake", 0) end, "evictions_spec.lua:%d+: a mistake"}}
+    for _, case in ipairs(cases) do
+      local object, entry = object_with(function(self) self.state, self.restore = case[1], function() end end)
+      local ok, why = pcall(evictions.fork, entry, object, 3)
       assert.is_false(ok)
-      assert.truthy(why:find("the object.get, local held.1 is a ", 1, true), why)
+      assert.matches(case[2], why)
     end
+    local object, entry = object_with(function(self)
+      self.state = function() return {} end
+      self.restore = function() error("it does not fit", 0) end
+    end)
+    local ok, why = pcall(evictions.fork, entry, object, 3)
+    assert.is_false(ok)
+    assert.matches("evictions_spec.lua:%d+: it does not fit", why)
   end)
 
   it("that are no eviction objects are refused by name", function()

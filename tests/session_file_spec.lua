@@ -165,13 +165,97 @@ describe("a restored session", function()
     end)
   end)
 
-  it("has an eviction object of closures, as it was", function()
+  it("has what every policy, schedule and eviction policy remembers, and so has a fork", function()
+    support.with_folder(function(folder)
+      local every_one, warn = {}, registry.warn
+      registry.warn = function() end
+      for _, name in ipairs(registry.names "policies") do
+        if not name:find "oracle" and name ~= "full" then every_one[#every_one + 1] = {select = name} end
+      end
+      for _, name in ipairs(registry.names "schedules") do every_one[#every_one + 1] = {select = "random", every = {name, every = 4}, hot = 60} end
+      for _, name in ipairs(registry.names "evictions") do
+        if name ~= "belady" then every_one[#every_one + 1] = {select = "random", evict = name} end
+      end
+      for n, case in ipairs(every_one) do
+        case.budget, case.every, case.seed, case.hot, case.page = 0.4, case.every or 4, 5, case.hot or 14, 4
+        local s = used(flash, case)
+        if case.select ~= "lsa_threshold" then assert.equal(0, s:stats().policy_errors) end -- which has no ceiling
+        s:save(folder .. "/s")
+        local t, fork = flash:restore(folder .. "/s"), s:fork()
+        assert.is_nil(t:stats().eviction_rebuilt)
+        local list = tokens(flash, 17, 6)
+        for i = 1, #list do
+          local x = bits(s:decode(list[i]))
+          for _, other in ipairs {t, fork} do
+            assert.is_true(x == bits(other:decode(list[i])), ("case %d, step %d: %s"):format(n, i, case.select))
+            assert.is_true(s:resident():equals(other:resident()) and s.tier:present():equals(other.tier:present()))
+          end
+        end
+      end
+      registry.warn = warn
+    end)
+  end)
+
+  it("makes an eviction object without state() anew from what is present, as a fork does, and says so", function()
     support.with_folder(function(folder)
       local evict = folder .. "/evict.lua"
       support.write(evict, closure_evict())
-      local s = used(flash, {select = "random", budget = 0.4, every = 4, evict = evict, hot = 14})
+      local s = used(flash, {select = "random", budget = 0.4, every = 4, evict = evict, hot = 14, strict = true})
+      assert.is_nil(s:stats().eviction_rebuilt)
       s:save(folder .. "/s")
-      assert_go_on_alike(s, flash:restore(folder .. "/s"), 20, 3)
+      local t, fork = flash:restore(folder .. "/s"), s:fork()
+      for _, other in ipairs {t, fork} do
+        assert.matches("evict.lua: it has no state%(%) and restore%(%), so its object was made anew", other:stats().eviction_rebuilt)
+        assert.matches("\n  eviction +eviction policy", tostring(other:stats()))
+      end
+      for _, token in ipairs(tokens(flash, 20, 3)) do
+        assert.is_true(bits(t:decode(token)) == bits(fork:decode(token)))
+        assert.is_true(t.tier:present():equals(fork.tier:present()))
+      end
+    end)
+  end)
+
+  it("has the state of a script's eviction object; one that is no plain data is named", function()
+    support.with_folder(function(folder)
+      local evict, path = folder .. "/evict.lua", folder .. "/s"
+      local text = [[
+        return function(capacity)
+          local self, order = {}, {}
+          function self:hit(id) self:remove(id) self:insert(id) end
+          function self:insert(id) order[#order + 1] = id end
+          function self:remove(id) for i = 1, #order do if order[i] == id then return table.remove(order, i) end end end
+          function self:victim(allowed)
+            for i = 1, #order do if allowed:has(order[i]) then return table.remove(order, i) end end
+          end
+          function self:state() return {order = %s} end
+          function self:restore(data) assert(capacity == 14) order = data.order end
+          return self
+        end]]
+      support.write(evict, text:format "order")
+      local case = {select = "random", budget = 0.4, every = 4, evict = evict, hot = 14, strict = true}
+      local s = used(flash, case)
+      s:save(path)
+      local t, fork = flash:restore(path), s:fork()
+      local list = tokens(flash, 20, 3)
+      for i = 1, #list do
+        s:decode(list[i])
+        for _, other in ipairs {t, fork} do
+          other:decode(list[i])
+          assert.is_true(s.tier:present():equals(other.tier:present()), "step " .. i)
+        end
+      end
+      assert.is_nil(t:stats().eviction_rebuilt)
+      support.write(evict, text:format "{print}")
+      s = used(flash, case)
+      local ok, message = pcall(s.fork, s)
+      assert.is_false(ok)
+      assert.matches("evict.lua: state%(%).order.1 is a function, which is no plain data", message)
+      s:save(path)
+      ok, message = pcall(flash.restore, flash, path)
+      assert.is_false(ok)
+      assert.matches("s: eviction policy .*evict.lua: state%(%).order.1 is a function, which is no plain data; give it anew: " ..
+        "model:restore%(path, {evict = …}%)", message)
+      assert.equal(72 + 7, flash:restore(path, {evict = "lru"}):tokens())
     end)
   end)
 
@@ -185,6 +269,7 @@ describe("a restored session", function()
       local t = flash:restore(folder .. "/s")
       for _ = 1, 9 do t:decode(3) end
       assert.equal(0, t:stats().policy_errors)
+      assert.matches("its code has changed since", t:stats().eviction_rebuilt)
     end)
   end)
 
@@ -206,26 +291,25 @@ describe("a restored session", function()
   it("wants anew what a file cannot hold, and says what", function()
     support.with_folder(function(folder)
       local path = folder .. "/s"
-      local function refuses(case, name, what)
+      local function refuses(case, what)
         case.budget, case.every = 0.5, case.every or 4
         local s = used(flash, case)
         s:save(path)
         local ok, message = pcall(flash.restore, flash, path)
         assert.is_false(ok)
-        assert.is_true(message:find(path .. ": " .. name .. " is ", 1, true) ~= nil, message)
-        assert.matches(what, message)
+        assert.is_true(message:find(path .. ": " .. what, 1, true) ~= nil, message)
         return s
       end
       local function newest(cycle) return cycle.newest() end
-      local s = refuses({select = newest}, "select", "a function, which a file cannot hold; give it anew: model:restore%(path, {select = …}%)")
+      local s = refuses({select = newest}, "select is a function, which is no plain data; give it anew: model:restore(path, {select = …})")
       assert_go_on_alike(s:fork{select = newest}, flash:restore(path, {select = newest}), 9, 1)
-      refuses({select = "recency", every = function() return 3 end}, "every", "a function")
-      refuses({select = "recency", evict = {function(n) return require("lsa.cycle.eviction_objects").new("lru", n) end}}, "evict", "a table with a function")
+      refuses({select = "recency", every = function() return 3 end}, "every is a function, which")
+      refuses({select = "recency", evict = {function(n) return require("lsa.cycle.eviction_objects").new("lru", n) end}}, "evict.1 is a function, which")
       local policy = folder .. "/policy.lua"
       support.write(policy, "return function(cycle) cycle.state.f = io.stdout return cycle.newest() end")
-      refuses({select = policy}, "select", "the policy's state.f is a userdata, which cannot be in a file")
+      refuses({select = policy}, "cycle.state.f is a userdata, which is no plain data; give it anew: model:restore(path, {select = …})")
       local ix = lsa.indexer{model = flash, from = lsa.indexer{model = flash}:tensors()}
-      s = refuses({select = "lsa_topk", indexer = ix}, "indexer", "a Memory Indexer made of tensors")
+      s = refuses({select = "lsa_topk", indexer = ix}, "indexer is made of tensors, which")
       assert_go_on_alike(s, flash:restore(path, {indexer = ix}), 9, 1)
       local native = lsa.indexer{model = flash, layers = {1}}
       s = used(flash, {select = "lsa_topk", indexer = native, budget = 0.4, every = 4})
@@ -263,7 +347,12 @@ describe("a saved session", function()
       support.write_tensors(other .. "/model.safetensors", weights)
       assert.matches("of a model of other weights", fails(path, lsa.model(other)))
       lsa.save(path, {x = lsa.zeros {3}})
-      assert.matches("no saved session of this version: its format is nil", fails(path, flash))
+      assert.matches("it is no saved session: its format is nil", fails(path, flash))
+      for version, age in pairs {["1"] = "an older", ["99"] = "a newer"} do
+        lsa.save(path, {x = lsa.zeros {3}}, {format = "lsa session " .. version})
+        assert.matches(("it was written by %s lsa, in version %s of the format; this one reads version %%d+"):format(age, version),
+          fails(path, flash))
+      end
       fails(folder .. "/nothing", flash)
     end)
   end)

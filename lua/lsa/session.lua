@@ -558,6 +558,7 @@ function Session:stats()
   }
   if self.opt.on_demand then values.hits = tonumber(count.hits) end
   values.flops = flops_of(self, count)
+  values.eviction_rebuilt = self.tier and self.tier.rebuilt
   values.ms_per_token = steps > 0 and (values.decode_ms + out.stall_ms) / steps or 0
   for name, value in pairs(values) do out[name] = value end
   return stats.new(out)

@@ -23,17 +23,48 @@ local check = raise.check
 function M.new(c, owner, evict, cells)
   local self = setmetatable({c = c, owner = owner, evict = evict, fixed = cells}, Tier)
   if cells then raise.check(C.lsa_pool_set_cells(c, cells)) end
-  self.policy, self.entry = evictions.new(evict, cells or 1)
+  self.policy, self.entry = evictions.new(evict, math.max(1, cells or 1))
+  self.made_by = self.entry.fn
   return self
 end
 
+local function capacity_of(self) return math.max(1, self.fixed or self:cells()) end
+
 -- The same tier on a fork of the pool. With `evict` or `cells` given, what is present is told to a new object.
 function Tier:fork(c, owner, evict, cells)
-  if not evict and cells == self.fixed then
-    return setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry,
-      policy = evictions.fork(self.entry, self.policy), known = self.known, stale = self.stale}, Tier)
+  if evict or cells ~= self.fixed then return M.on_fork(c, owner, evict or self.evict, cells) end
+  local fork = setmetatable({c = c, owner = owner, evict = self.evict, fixed = cells, entry = self.entry, policy = self.policy,
+    made_by = self.made_by, known = self.known, arrived = self.arrived, stale = self.stale}, Tier)
+  if self.made_by ~= self.entry.fn then
+    fork:go_on(nil, "its code has changed")
+  else
+    local state, problem = self:state()
+    if problem then raise("%s", problem) end
+    fork:go_on(state)
   end
-  return M.on_fork(c, owner, evict or self.evict, cells)
+  return fork
+end
+
+-- For go_on() elsewhere: bytes of the eviction object's state. Nil where nothing asks the object, where it has no state() and
+-- restore(), and, with why, where its state is no plain data.
+function Tier:state()
+  if not self.fixed or self.stale then return nil end
+  return evictions.save(self.entry, self.policy)
+end
+
+-- The eviction object goes on from the bytes of state(); without any, it is made anew from what is present. `why` says so in
+-- statistics; nil: the object cannot tell its state.
+function Tier:go_on(state, why)
+  if self.stale or not self.fixed then -- stale: made anew when it is next asked
+    self.policy = evictions.make(self.entry, capacity_of(self))
+  elseif state then
+    self.policy = evictions.load(self.entry, capacity_of(self), state)
+  else
+    self.rebuilt = ("eviction policy %s: %s, so its object was made anew from what was present"):format(self.entry.name,
+      why or "it has no state() and restore()")
+    self:rebuild()
+  end
+  self.made_by = self.entry.fn
 end
 
 -- A tier on a pool that has cells: they are told to a new object.
@@ -59,12 +90,12 @@ function Tier:present()
   return out
 end
 
--- A new eviction object that knows what is present.
+-- A new eviction object that knows what is present, the oldest, whose ids are the lowest, first.
 function Tier:rebuild()
   self.stale = true
   local present = self:present()
-  self.policy = evictions.rebuild(self.entry, math.max(1, self.fixed or self:cells()), present:ids():totable())
-  self.known, self.stale = present, false
+  self.policy = evictions.rebuild(self.entry, capacity_of(self), present:ids():totable())
+  self.known, self.stale, self.made_by = present, false, self.entry.fn
 end
 
 -- f(self, ...), which asks the eviction policy; what it raises names the policy's file. The object is stale until the caller
@@ -259,9 +290,10 @@ function Tier:drop(units)
   self.known, self.stale = self:present(), false
 end
 
--- A file of the eviction policy that changed takes over, knowing what is present.
+-- A file of the eviction policy that changed takes over, knowing what is present. A fork may have seen that before.
 function Tier:refresh()
-  if self.entry:refresh() then self:rebuild() end
+  self.entry:refresh()
+  if self.made_by ~= self.entry.fn then self:rebuild() end
 end
 
 function Tier:counters()

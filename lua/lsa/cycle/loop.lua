@@ -10,9 +10,9 @@
 --   and what lua/lsa/cycle/cycle.lua asks for
 local lib = require "lsa.ffi"
 local cycles = require "lsa.cycle.cycle"
-local evictions = require "lsa.cycle.eviction_objects"
 local options = require "lsa.options"
 local owned = require "lsa.tensor.memory_pressure"
+local plain = require "lsa.files.plain_data"
 local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local rng = require "lsa.cycle.rng"
@@ -35,7 +35,7 @@ M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64,
   granularity = "chunk", async = false, strict = false, seed = 1}
 
 -- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
-M.saved = {"due", "tau", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
+M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
   "complained"}
 
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
@@ -62,8 +62,8 @@ end
 -- Cells of the hot pool, or nil: bytes ("64 MiB") or chunks.
 function M.cells(opt, chunk_bytes)
   if not opt.hot then return nil end
-  local amount, plain = options.bytes(opt.hot, "session: hot")
-  return math.floor((plain and amount or amount / chunk_bytes) / M.unit(opt))
+  local amount, chunks = options.bytes(opt.hot, "session: hot")
+  return math.floor((chunks and amount or amount / chunk_bytes) / M.unit(opt))
 end
 
 -- The schedule of `every`: steps, a schedule's name, or a function.
@@ -86,7 +86,7 @@ function M.new(opt, rate, tier)
   local self = setmetatable({opt = opt, rate = rate, tier = tier, unit = M.unit(opt)}, Loop)
   self:open_rules()
   self.state, self.rng = {}, rng.new(opt.seed)
-  self.due, self.tau = 0, M.first_tau(opt.every)
+  self.due, self.tau, self.number = 0, M.first_tau(opt.every), 0
   self:reset_counts()
   return self
 end
@@ -113,14 +113,14 @@ function Loop:fork(opt, changed, tier)
   for name, value in pairs(self) do fork[name] = value end
   fork.opt, fork.tier, fork.under_way = opt, tier, nil
   fork:reset_counts()
-  fork.state, fork.rng = evictions.copy(self.state), self.rng:clone()
+  fork.state, fork.rng = changed.select and {} or plain.copy(self.state, "cycle.state"), self.rng:clone()
+  if changed.select then fork.number = 0 end -- states remember numbers of cycles
   if changed.seed then fork.rng = rng.new(opt.seed) end
   if changed.select or changed.every then
     fork:open_rules()
     if not changed.select then fork.policy = self.policy end
     if not changed.every then fork.schedule = self.schedule end
   end
-  if changed.select then fork.state = {} end
   if next(changed) then fork.fresh = true end
   if changed.every then fork.tau = M.first_tau(changed.every) end
   if next(changed) then fork.due = 0 end
@@ -239,7 +239,7 @@ end
 
 local function new_cycle(self, source, t, n)
   local budget, resident = budget_of(self, n), source:resident()
-  return cycles.new(source, {t = t, n = n, number = #self.rows, budget = budget, page = self.opt.page, resident = resident,
+  return cycles.new(source, {t = t, n = n, number = self.number, budget = budget, page = self.opt.page, resident = resident,
     previous = resident, keep = keep_of(self, n, budget), state = self.state, rng = self.rng, tau = self.tau})
 end
 
@@ -323,7 +323,7 @@ local function cycle_of(self, source)
   row.transfer_stall_ms = tonumber(after.stall_ns - before.stall_ns) / 1e6
   if self.tier:spilled() then save_memory() end
   row.stall_ms = ms(started)
-  self.rows[#self.rows + 1] = row
+  self.rows[#self.rows + 1], self.number = row, self.number + 1
 end
 
 -- Runs the cycle that is due.

@@ -5,6 +5,7 @@
 -- xorshift64* (S. Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016).
 local ffi = require "ffi"
 local bit = require "bit"
+local plain = require "lsa.files.plain_data"
 
 local Rng = {}
 Rng.__index = Rng
@@ -38,6 +39,13 @@ function Rng:clone()
 end
 
 local M = {}
+
+plain.class("rng", Rng, function(r) return ffi.string(r.state, 8) end, function(bytes)
+  if #bytes ~= 8 then error("a generator's state has 8 bytes", 0) end
+  local state = ffi.new "uint64_t[1]"
+  ffi.copy(state, bytes, 8)
+  return setmetatable({state = state}, Rng)
+end)
 
 function M.new(seed)
   -- Any seed, small ones too, must give a state with bits set all over.

@@ -3,6 +3,7 @@
 --
 --   h = heap.new(room)   h:put(slot, key, tie)   adds the slot or moves it; grows
 --   h:first() -> slot or 0   h:remove(slot)   h:has(slot)   h:tie_of(slot)   h.n
+--   h:by_tie()   a list of the slots, the least tie first
 --   h:least(allowed, id)   the first slot for which allowed:has(id[slot]), or 0; nil allows all
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
@@ -46,6 +47,13 @@ end
 
 function Heap:first()
   return self.n > 0 and self.slots[1] or 0
+end
+
+function Heap:by_tie()
+  local list = {}
+  for i = 1, self.n do list[i] = self.slots[i] end
+  table.sort(list, function(a, b) return self:tie_of(a) < self:tie_of(b) end)
+  return list
 end
 
 -- Takes those off that may not leave until one may, and puts them back.

@@ -1,6 +1,5 @@
 -- Owns what eviction policies are made of: a compact map from ids to slots, and doubly linked lists of slots.
--- Everything is int32 arrays, so that LuaJIT compiles a replay to loads and stores, and so that a copy is a
--- few memory copies. Ids are 0 .. 2^31 - 1 and may be sparse; memory follows the number of ids held.
+-- Everything is int32 arrays, so that LuaJIT compiles a replay to loads and stores. Ids are 0 .. 2^31 - 1 and may be sparse; memory follows the number of ids held.
 --
 --   l = lists.new(2, 1000)     lists 1 and 2, room for 1000 ids at first; grows
 --   slot = l:add(id)           a slot for a new id, on no list; mark[slot] is 0
@@ -11,6 +10,8 @@
 --   slot = l:back(list)        the oldest, 0 when empty; l:newer(slot) goes on, 0 after the newest
 --   slot = l:oldest(list, allowed)     the oldest that allowed:has(id), 0 when none; nil allows all
 --   id = l:drop(slot)          unlink and forget the id
+--   data = l:state()           plain data (lua/lsa/files/plain_data.lua): ids and marks of every list, the oldest first
+--   l:restore(data)            what state() gave, into lists that are new
 --   l.id[slot] l.list[slot] l.mark[slot] l.size[list] l.n
 --
 -- Slots 1 .. count of lists are the lists' sentinels: next is older, prev is newer, both circular.
@@ -200,6 +201,42 @@ function Lists:drop(slot)
   self.list[slot], self.next[slot] = -1, self.free
   self.free, self.n = slot, self.n - 1
   return id
+end
+
+-- Slots get other numbers in the copy; nothing depends on them.
+function Lists:state()
+  local ids, marks, sizes, n = int32s(self.n), int32s(self.n), {}, 0
+  for list = 1, self.lists do
+    sizes[list] = self.size[list]
+    local slot = self:back(list)
+    while slot ~= 0 do
+      ids[n], marks[n] = self.id[slot], self.mark[slot]
+      n, slot = n + 1, self:newer(slot)
+    end
+  end
+  return {ids = ids, marks = marks, sizes = sizes}
+end
+
+-- How many numbers an array of state() has.
+local function length(array, what)
+  if not ffi.istype(int32s, array) then raise("eviction: the state's %s are no int32 array", what) end
+  return ffi.sizeof(array) / 4
+end
+M.length = length
+
+function Lists:restore(data)
+  local n, at = length(data.ids, "ids"), 0
+  if length(data.marks, "marks") ~= n then raise "eviction: the state has not as many marks as ids" end
+  for list = 1, self.lists do
+    local size = data.sizes[list]
+    if type(size) ~= "number" or not (size >= 0 and at + size <= n) then raise "eviction: the state's sizes do not fit" end
+    for _ = 1, size do
+      local slot = self:add(data.ids[at])
+      self.mark[slot] = data.marks[at]
+      self:push(list, slot)
+      at = at + 1
+    end
+  end
 end
 
 return M

@@ -96,6 +96,15 @@ function Arc:resize(capacity)
   self.p = math.min(self.p, capacity)
 end
 
+function Arc:state()
+  return {lists = self.ids:state(), p = self.p, incoming = self.incoming, recalled = self.recalled}
+end
+
+function Arc:restore(data)
+  self.ids:restore(data.lists)
+  self.p, self.incoming, self.recalled = data.p, data.incoming, data.recalled
+end
+
 return function(capacity)
   return setmetatable({ids = lists.new(4, 2 * capacity), capacity = capacity, p = 0, recalled = 0}, Arc)
 end

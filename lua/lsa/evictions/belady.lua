@@ -11,18 +11,20 @@ local sequence = require "lsa.cycle.id_sequence"
 local Belady = {}
 Belady.__index = Belady
 
--- A touch uses up the occurrence that known.mark points at; the key is minus the position of the one after it.
--- ids.mark[slot] is the id's slot in `known`, 0 for an id that the future does not have.
-local function touch(self, slot)
+-- The key is minus the position that known.mark points at, the id's next use. ids.mark[slot] is the id's slot in `known`, 0 for
+-- an id that the future does not have.
+local function place(self, slot)
   self.tick = self.tick + 1
   local at = self.ids.mark[slot]
-  local mark = self.known.mark
-  local next_use = -1
-  if at ~= 0 and mark[at] >= 0 then
-    next_use = self.after[mark[at]]
-    mark[at] = next_use
-  end
+  local next_use = at ~= 0 and self.known.mark[at] or -1
   self.order:put(slot, next_use < 0 and -math.huge or -next_use, self.tick)
+end
+
+-- A touch uses up the occurrence that known.mark points at.
+local function touch(self, slot)
+  local at, mark = self.ids.mark[slot], self.known.mark
+  if at ~= 0 and mark[at] >= 0 then mark[at] = self.after[mark[at]] end
+  place(self, slot)
 end
 
 function Belady:hit(id)
@@ -75,10 +77,36 @@ local function index(future, n)
   return known, after
 end
 
+-- Ids by when they were touched, and where in the future each id that it knows stands. Both objects are of one future.
+function Belady:state()
+  local known = self.known
+  local ids, at = ffi.new("int32_t[?]", self.ids.n), ffi.new("int32_t[?]", known.n)
+  for i, slot in ipairs(self.order:by_tie()) do ids[i - 1] = self.ids.id[slot] end
+  for slot = 1, known.n do at[slot - 1] = known.mark[slot] end
+  return {ids = ids, at = at, n = self.n}
+end
+
+function Belady:restore(data)
+  local known = self.known
+  if data.n ~= self.n or lists.length(data.at, "positions") ~= known.n then
+    error(("belady: the state is of a future of %s accesses, opt.future has %d"):format(tostring(data.n), self.n))
+  end
+  for slot = 1, known.n do
+    local at = data.at[slot - 1]
+    if at < -1 or at >= self.n then error(("belady: the state stands at %d of %d accesses"):format(at, self.n)) end
+    known.mark[slot] = at
+  end
+  for i = 0, lists.length(data.ids, "ids") - 1 do
+    local slot = self.ids:add(data.ids[i])
+    self.ids.mark[slot] = known:find(data.ids[i])
+    place(self, slot)
+  end
+end
+
 return function(capacity, opt)
   if not (opt and opt.future) then error("belady: opt.future is nil, and is the sequence of accesses to come") end
   local future, n = sequence.of(opt.future, "belady: opt.future")
   local known, after = index(future, n)
   return setmetatable({
-    ids = lists.new(0, capacity), order = heap.new(capacity), known = known, after = after, tick = 0}, Belady)
+    ids = lists.new(0, capacity), order = heap.new(capacity), known = known, after = after, n = n, tick = 0}, Belady)
 end

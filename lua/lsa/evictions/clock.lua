@@ -38,6 +38,9 @@ function Clock:remove(id)
   if slot ~= 0 then self.ids:drop(slot) end
 end
 
+function Clock:state() return self.ids:state() end
+function Clock:restore(data) self.ids:restore(data) end
+
 return function(capacity, opt)
   local bits = opt and opt.bits or 1
   if bits < 1 or bits > 16 or bits ~= math.floor(bits) then

@@ -22,6 +22,9 @@ function Fifo:remove(id)
   if slot ~= 0 then self.ids:drop(slot) end
 end
 
+function Fifo:state() return self.ids:state() end
+function Fifo:restore(data) self.ids:restore(data) end
+
 return function(capacity)
   return setmetatable({ids = lists.new(1, capacity)}, Fifo)
 end

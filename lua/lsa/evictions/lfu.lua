@@ -115,6 +115,22 @@ function Lfu:remove(id)
   self.ids:drop(slot)
 end
 
+-- The marks are counts there.
+function Lfu:state()
+  local data = self.ids:state()
+  for i = 0, self.ids.n - 1 do data.marks[i] = self.groups.count[data.marks[i]] end
+  return data
+end
+
+function Lfu:restore(data)
+  local ids, groups, g = self.ids, self.groups, 0
+  for i = 0, lists.length(data.ids, "ids") - 1 do
+    local count = data.marks[i]
+    if g == 0 or count ~= groups.count[g] then g = new_group(self, g, count) end
+    join(self, ids:add(data.ids[i]), g)
+  end
+end
+
 return function(capacity)
   local self = setmetatable({ids = lists.new(1, capacity), groups = {top = 0, free = 0}}, Lfu)
   room_for_groups(self, 64)

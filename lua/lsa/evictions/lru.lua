@@ -25,6 +25,9 @@ function Lru:remove(id)
   if slot ~= 0 then self.ids:drop(slot) end
 end
 
+function Lru:state() return self.ids:state() end
+function Lru:restore(data) self.ids:restore(data) end
+
 return function(capacity)
   return setmetatable({ids = lists.new(1, capacity)}, Lru)
 end

@@ -12,11 +12,11 @@ Random.__index = Random
 
 -- 0 .. n - 1
 local function draw(self, n)
-  local x = self.state
+  local x = self.word
   x = bxor(x, lshift(x, 13))
   x = bxor(x, rshift(x, 17))
   x = bxor(x, lshift(x, 5))
-  self.state = x
+  self.word = x
   return math.floor((x + 2147483648) * (n / 4294967296))
 end
 
@@ -64,11 +64,22 @@ function Random:remove(id)
   if slot ~= 0 then leave(self, slot) end
 end
 
+function Random:state()
+  local ids = ffi.new("int32_t[?]", self.ids.n)
+  for seat = 0, self.ids.n - 1 do ids[seat] = self.ids.id[self.seats[seat]] end
+  return {ids = ids, word = self.word}
+end
+
+function Random:restore(data)
+  for seat = 0, lists.length(data.ids, "ids") - 1 do self:insert(data.ids[seat]) end
+  self.word = data.word
+end
+
 return function(capacity, opt)
   local room = math.max(capacity, 16)
   local self = setmetatable({ids = lists.new(0, room), seats = ffi.new("int32_t[?]", room), room = room}, Random)
   -- Xorshift has no state 0, and near seeds start far apart.
-  self.state = lists.hash(bit.tobit((opt and opt.seed or 1) * 7919 + 12345))
-  if self.state == 0 then self.state = 1 end
+  self.word = lists.hash(bit.tobit((opt and opt.seed or 1) * 7919 + 12345))
+  if self.word == 0 then self.word = 1 end
   return self
 end

@@ -103,6 +103,15 @@ function S3fifo:resize(capacity)
   while self.ids.size[GHOST] > self.ghosts do self.ids:drop(self.ids:back(GHOST)) end
 end
 
+function S3fifo:state()
+  return {lists = self.ids:state(), evicted = self.evicted, incoming = self.incoming, recalled = self.recalled}
+end
+
+function S3fifo:restore(data)
+  self.ids:restore(data.lists)
+  self.evicted, self.incoming, self.recalled = data.evicted, data.incoming, data.recalled
+end
+
 return function(capacity, opt)
   opt = opt or {}
   local self = setmetatable({

@@ -5,6 +5,7 @@
 --   self:score(id, value)   gives an id a score, whether it is present or not; it keeps it until it gets another
 -- Source: the density and threshold rules of arXiv 2606.09079 order chunks by I(t, s); as an eviction order it is
 -- the priority scheme of Mattson et al., IBM Systems Journal 9(2), 1970.
+local ffi = require "ffi"
 local heap = require "lsa.cycle.slot_heap"
 local lists = require "lsa.cycle.slot_lists"
 
@@ -57,6 +58,18 @@ function Score:remove(id)
   if slot == 0 then return end
   self.order:remove(slot)
   self.ids:drop(slot)
+end
+
+-- Ids by when they were touched, and the scores; the same order of ticks serves as well as the same ticks.
+function Score:state()
+  local ids = ffi.new("int32_t[?]", self.ids.n)
+  for i, slot in ipairs(self.order:by_tie()) do ids[i - 1] = self.ids.id[slot] end
+  return {ids = ids, given = self.given}
+end
+
+function Score:restore(data)
+  for id, value in pairs(data.given) do self.given[id] = value_of(value) end
+  for i = 0, lists.length(data.ids, "ids") - 1 do place(self, self.ids:add(data.ids[i])) end
 end
 
 return function(capacity, opt)

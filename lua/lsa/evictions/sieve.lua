@@ -41,6 +41,15 @@ function Sieve:remove(id)
   self.ids:drop(slot)
 end
 
+function Sieve:state()
+  return {lists = self.ids:state(), hand = self.hand ~= 0 and self.ids.id[self.hand] or nil}
+end
+
+function Sieve:restore(data)
+  self.ids:restore(data.lists)
+  self.hand = data.hand and self.ids:find(data.hand) or 0
+end
+
 return function(capacity)
   return setmetatable({ids = lists.new(1, capacity), hand = 0}, Sieve)
 end

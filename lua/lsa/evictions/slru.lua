@@ -56,6 +56,9 @@ function Slru:resize(capacity)
   self.lowest = capacity - (self.segments - 1) * self.limit
 end
 
+function Slru:state() return self.ids:state() end
+function Slru:restore(data) self.ids:restore(data) end
+
 return function(capacity, opt)
   local segments = opt and opt.segments or 4
   if segments < 1 or segments ~= math.floor(segments) then

@@ -104,6 +104,23 @@ function Wtinylfu:resize(capacity)
   end
 end
 
+function Wtinylfu:state()
+  local bytes = ROWS * self.width
+  local sketch = ffi.new("uint8_t[?]", bytes)
+  ffi.copy(sketch, self.sketch, bytes)
+  return {lists = self.ids:state(), sketch = sketch, touches = self.touches}
+end
+
+-- A sketch of another width, of another capacity, counts in other places.
+function Wtinylfu:restore(data)
+  local bytes = ROWS * self.width
+  self.ids:restore(data.lists)
+  if ffi.istype("uint8_t[?]", data.sketch) and ffi.sizeof(data.sketch) == bytes then
+    ffi.copy(self.sketch, data.sketch, bytes)
+    self.touches = data.touches
+  end
+end
+
 return function(capacity, opt)
   opt = opt or {}
   local self = setmetatable({

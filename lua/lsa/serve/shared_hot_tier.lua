@@ -270,7 +270,9 @@ end
 -- A fork's tier is its own, with cells for what is to be born until its next cycle.
 function Share:fork(c, owner, other, cells)
   raise.check(C.lsa_pool_set_cells(c, C.lsa_pool_cells(c) + self:outstanding()))
-  return tier.on_fork(c, owner, other or self.evict, cells)
+  local fork = tier.on_fork(c, owner, other or self.evict, cells)
+  if not other then fork.rebuilt = "the batch's eviction object stays with it, so the fork's was made anew from what was present" end
+  return fork
 end
 
 return M

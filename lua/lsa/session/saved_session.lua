@@ -6,24 +6,23 @@
 --   head                       core/session/session_fields.h's numbers
 --   tokens, logits, layer.N.*, pool.*      its parts, as the C core names them
 --   records [chunks, bytes], keys.L [chunks, bytes]     the cold tier, wherever it was
---   loop, state, eviction      the cycle loop, the policy's table, the eviction object (lua/lsa/session/snapshot.lua)
+--   loop, state, eviction      the cycle loop, cycle.state, what the eviction object's state() gives; plain data, too
 --   checksums                  of each of these, in the order of their names; metadata.checksum is that of checksums
 --
 -- Whatever is damaged is found by its checksum before it is used. (Of a file that was forged, checksums and all, the C core
 -- checks its numbers, but an eviction policy's arrays are the policy's own affair.)
 --
--- What a file cannot hold - a policy, schedule or eviction policy that is a Lua function, a state table with functions of
--- unknown code, a Memory Indexer made of tensors - is left out, and restore wants it given anew.
+-- What a file cannot hold - a policy, schedule or eviction policy that is a Lua function, a state that is no plain data, a
+-- Memory Indexer made of tensors - is left out, and restore wants it given anew. An eviction object without state() and
+-- restore(), or whose code is another one now, begins with what is present, and statistics say so.
 local ffi = require "ffi"
 local files = require "lsa.files.files"
-local evictions = require "lsa.cycle.eviction_objects"
 local indexers = require "lsa.indexer"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local plain = require "lsa.files.plain_data"
 local raise = require "lsa.raise"
-local snapshot = require "lsa.session.snapshot"
 local tier = require "lsa.cycle.hot_tier"
 local writer = require "lsa.files.safetensors_writer"
 
@@ -31,7 +30,7 @@ local C = lib.C
 
 local M = {}
 
-local FORMAT = "lsa session 1"
+local FORMAT, VERSION = "lsa session ", 2
 local PIECE = 2 ^ 20                             -- bytes hashed and moved at a time
 local SEGMENT = tonumber(C.LSA_COLD_SEGMENT)     -- chunks moved at a time
 
@@ -120,24 +119,14 @@ local function by_name(a, b) return a.name < b.name end
 
 ---- what a file says of options ----
 
-local function has_function(value)
-  if type(value) == "function" then return true end
-  if type(value) ~= "table" then return type(value) == "cdata" or type(value) == "userdata" end
-  for key, item in pairs(value) do
-    if has_function(key) or has_function(item) then return true end
-  end
-  return false
-end
-
 local function saved_options(session)
   local out, unsaved = {}, {}
   for name, value in pairs(session.opt) do
     if name == "indexer" and type(value) == "table" then
-      if value.from == "tensors" then unsaved.indexer = "a Memory Indexer made of tensors" end
-    elseif has_function(value) then
-      unsaved[name] = type(value) == "table" and "a table with a function" or "a function"
+      if value.from == "tensors" then unsaved.indexer = "indexer is made of tensors, which a file of a session does not hold" end
     else
-      out[name] = value
+      local bytes, problem = plain.try(value, name)
+      if bytes then out[name] = value else unsaved[name] = problem end
     end
   end
   return out, unsaved
@@ -156,15 +145,12 @@ local function make_blobs(session)
   local opt, unsaved = saved_options(session)
   local out, held = {}, session.tier
   local about = {compute = session.model.compute, model = identity(session.model), options = opt, unsaved = unsaved}
-  out.loop = snapshot.encode(loop_state(session), {}, "the loop")
+  out.loop = plain.encode(loop_state(session), "the loop")
   if not unsaved.select then
-    local ok, state = pcall(snapshot.encode, session.loop.state, {session.loop.policy.fn}, "the policy's state")
-    if ok then out.state = state else unsaved.select = raise.words(state) end
+    out.state, unsaved.select = plain.try(session.loop.state, "cycle.state")
   end
   if held and not unsaved.evict then
-    local fresh = evictions.make(held.entry, 1)
-    local ok, object = pcall(snapshot.encode, held.policy, {fresh, held.entry.fn}, "the eviction object")
-    if ok then out.eviction = object else unsaved.evict = raise.words(object) end
+    out.eviction, unsaved.evict = held:state()
     about.eviction_text = text_hash(held.entry.text)
   end
   if session.indexer then
@@ -260,7 +246,7 @@ function M.save(session, path)
   end
   local entries = {{"checksums", "i64", {#save.list}}}
   for _, t in ipairs(save.list) do entries[#entries + 1] = {t.name, t.dtype, t.shape} end
-  save.writer = writer.new(path, entries, {format = FORMAT, checksum = hex(0ULL)})
+  save.writer = writer.new(path, entries, {format = FORMAT .. VERSION, checksum = hex(0ULL)})
   local ok, problem = pcall(write_all, save, session, head, texts, parts, sizes)
   if not ok then
     save.writer:abandon()
@@ -276,8 +262,11 @@ File.__index = File
 -- The file's tensors, whose names and shapes are what was written.
 local function open_file(path)
   local tensors, metadata = files.load(path)
-  if metadata.format ~= FORMAT then
-    raise("it is no saved session of this version: its format is %s, %s is wanted", tostring(metadata.format), FORMAT)
+  local version = tonumber((metadata.format or ""):match("^" .. FORMAT .. "(%d+)$"))
+  if not version then raise("it is no saved session: its format is %s", tostring(metadata.format)) end
+  if version ~= VERSION then
+    raise("it was written by %s lsa, in version %d of the format; this one reads version %d",
+      version < VERSION and "an older" or "a newer", version, VERSION)
   end
   local self, sums = setmetatable({tensors = tensors, list = {}, sums = {}, at = {}}, File), tensors.checksums
   for name, t in pairs(tensors) do
@@ -426,25 +415,29 @@ end
 local function check_given(about, given)
   for name, why in pairs(about.unsaved) do
     if given[name] == nil then
-      raise("%s is %s, which a file cannot hold; give it anew: model:restore(path, {%s = …})", name, why, name)
+      raise("%s; give it anew: model:restore(path, {%s = …})", why, name)
     end
   end
 end
 
-local function decode(file, name, roots)
-  local ok, value = pcall(snapshot.decode, read_bytes(file, name), roots)
-  if not ok then raise("tensor %s: %s", name, raise.words(value)) end
+local function decode(file, name)
+  local ok, value = pcall(plain.decode, read_bytes(file, name))
+  if not ok or type(value) ~= "table" then raise("tensor %s: %s", name, ok and "no table" or raise.words(value)) end
   return value
 end
 
--- The hot tier's books. An eviction policy whose code has changed since begins with what is present, as after a reload.
+-- The hot tier's books. An eviction policy whose code has changed since begins with what is present.
 local function restore_tier(file, session, about, saved, cells)
   local held = tier.new(session.pool, session, session.opt.evict)
   held.fixed, held.known, held.arrived, held.stale = cells, saved.known, saved.arrived, saved.stale
-  if about.unsaved.evict or about.eviction_text ~= text_hash(held.entry.text) then
+  if about.unsaved.evict then
     held:rebuild()
+  elseif about.eviction_text ~= text_hash(held.entry.text) then
+    held:go_on(nil, "its code has changed since")
   else
-    held.policy = decode(file, "eviction", {evictions.make(held.entry, 1), held.entry.fn})
+    local state = read_bytes(file, "eviction")
+    local ok, problem = pcall(held.go_on, held, #state > 0 and state)
+    if not ok then raise("tensor eviction: %s", raise.words(problem)) end
   end
   return held
 end
@@ -452,14 +445,14 @@ end
 local function restore_exactly(file, session, about, given)
   check_indexer(about, session, given)
   read_session(file, session, given.cold and given.cold ~= "ram")
-  local saved = decode(file, "loop", {})
+  local saved = decode(file, "loop")
   for _, name in ipairs {"observed_all", "policy_flops", "sampler"} do session[name] = saved[name] end
   if session.pool ~= nil then
     session.tier = restore_tier(file, session, about, saved, loops.cells(session.opt, session:chunk_bytes()))
   end
   session.loop = loops.new(session.opt, tonumber(session.model.config.csa_rate), session.tier)
   for _, name in ipairs(loops.saved) do session.loop[name] = saved[name] end
-  if not about.unsaved.select then session.loop.state = decode(file, "state", {session.loop.policy.fn}) end
+  if not about.unsaved.select then session.loop.state = decode(file, "state") end
 end
 
 local function named(path, fn, ...)

@@ -42,6 +42,7 @@ function Stats:__tostring()
     lines[#lines + 1] = ("  compute       %s/token: scoring %s, attention %s, policy's scoring %s"):format(M.flops(f.total),
       M.flops(f.scoring), M.flops(f.attention), M.flops(f.policy))
   end
+  if self.eviction_rebuilt then lines[#lines + 1] = "  eviction      " .. self.eviction_rebuilt end
   if self.policy_errors > 0 then
     lines[#lines + 1] = ("  policy errors %d; the last: %s"):format(self.policy_errors, self.last_error)
   end
