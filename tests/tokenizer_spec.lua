@@ -1,10 +1,12 @@
 local json = require "cjson"
 local bpe = require "lsa.text.bpe"
 local lsa = require "lsa.ffi"
+local pretokenize = require "lsa.text.pretokenize"
 local regex = require "lsa.text.regex"
 local support = require "file_support"
 local tokenizer = require "lsa.text.tokenizer"
 local uniform = require("kernel_support").uniform
+local utf8 = require "lsa.text.utf8"
 
 local FOLDER = lsa.root .. "/tests/tokenizer/"
 local cases = json.decode(support.read(FOLDER .. "cases.json"))
@@ -47,6 +49,25 @@ describe("a tokenizer", function()
     end)
   end
 
+  local all = json.decode(support.read(FOLDER .. "splits.json"))
+  for name, case in pairs(all.splits) do
+    it("cuts as the tokenizers package does by the pre-tokenizer " .. name, function()
+      local split = pretokenize.splitter(case.pre_tokenizer)
+      for i, text in ipairs(all.texts) do
+        local lengths = {}
+        for k, piece in ipairs(split({text}, true)) do lengths[k] = #piece end
+        assert.equal(case.lengths[i], table.concat(lengths, " "), ("%q"):format(text))
+      end
+      assert.is_true(#all.texts > 100)
+    end)
+  end
+
+  it("cuts at empty matches", function()
+    local split = pretokenize.splitter {type = "Split", pattern = {Regex = "(?=(?:\\d{3})+$)"}, behavior = "Isolated"}
+    assert.same({"1", "234", "567"}, split {"1234567"})
+    assert.equal("-a-b-", pretokenize.normalizer {type = "Replace", pattern = {Regex = ""}, content = "-"} "ab")
+  end)
+
   it("of bytes gives back any string, UTF-8 or not", function()
     local u = uniform(3)
     for _, name in ipairs {"deepseek", "fallback"} do
@@ -67,6 +88,44 @@ describe("a tokenizer", function()
     end
   end)
 
+  it("of bytes makes strings in proportion to the text where bytes are no UTF-8", function()
+    with_fixture("deepseek", function(t)
+      local text = ("\255a\128"):rep(20000)
+      collectgarbage()
+      collectgarbage "stop"
+      local before = collectgarbage "count"
+      local ids = t:encode(text)
+      local kilobytes = collectgarbage "count" - before
+      collectgarbage "restart"
+      -- A copy of the rest of the text at every such byte is more than 1 GB.
+      assert.is_true(kilobytes < 1000 * #text / 1024, kilobytes)
+      assert.equal(60000, #ids)
+      assert.equal(text, t:decode(ids))
+    end)
+  end)
+
+  it("of characters gives bytes that are no UTF-8 their tokens or the unknown one", function()
+    with_fixture("partial", function(t)
+      assert.same({4, 1, 4, 0, 2, 0}, t:encode "a\195a\255\169\193")
+    end)
+    with_fixture("few", function(t)
+      local a = t:encode "a"
+      assert.same({a[1], a[1]}, t:encode "a\255a")
+    end)
+  end)
+
+  it("of bytes has its unknown token for a byte without one", function()
+    local root = json.decode(support.read(FOLDER .. "few.json"))
+    root.model.unk_token = "no"
+    with_text(json.encode(root), 100, function(t)
+      assert.is_true(failure(t.encode, t, "x"):find("the unknown token \"no\" is not in the vocabulary", 1, true) ~= nil)
+    end)
+    root.model.unk_token = "."
+    with_text(json.encode(root), 100, function(t)
+      assert.equal(".a..b", t:decode(t:encode "xaxyb"))
+    end)
+  end)
+
   it("does not slow down on one long run", function()
     with_fixture("deepseek", function(t)
       local text = ("ver"):rep(20000)
@@ -79,9 +138,9 @@ describe("a tokenizer", function()
   it("is the bytes where a folder has none and the vocabulary is 256", function()
     support.with_folder(function(folder)
       local t = tokenizer.open(folder, 256)
-      local all = {}
-      for i = 0, 255 do all[i + 1] = string.char(i) end
-      local text = table.concat(all)
+      local every = {}
+      for i = 0, 255 do every[i + 1] = string.char(i) end
+      local text = table.concat(every)
       local ids = t:encode(text)
       for i = 1, 256 do assert.equal(i - 1, ids[i]) end
       assert.equal(text, t:decode(ids))
@@ -123,11 +182,14 @@ describe("a tokenizer", function()
       ["a merge of unknown tokens"] = {{model = {vocab = {a = 0, b = 1}, merges = {"a b"}}}, "merge 0"},
       ["another normalizer"] = {{normalizer = {type = "NFKC"}}, "normalizer NFKC is not supported"},
       ["another pre-tokenizer"] = {{pre_tokenizer = {type = "BertPreTokenizer"}}, "BertPreTokenizer is not supported"},
+      ["bytes of bytes"] = {{pre_tokenizer = {type = "Sequence", pretokenizers = {{type = "ByteLevel"}, {type = "ByteLevel"}}}},
+        "after ByteLevel, pre-tokenizer ByteLevel is not supported"},
       ["another behaviour"] = {{pre_tokenizer = {type = "Split", pattern = {String = "a"}, behavior = "Odd"}}, "Odd is not"},
       ["a broken expression"] = {{pre_tokenizer = {type = "Split", pattern = {Regex = "(a"}, behavior = "Isolated"}},
-        "expression \"(a\" fails at byte 2"},
+        "expression (a: end pattern with unmatched parenthesis"},
       ["another decoder"] = {{decoder = {type = "WordPiece"}}, "decoder WordPiece is not supported"},
-      ["an added token of single words"] = {{added_tokens = {{id = 1, content = "x", single_word = true}}}, "single_word"},
+      ["a first Metaspace after another"] = {{pre_tokenizer = {type = "Sequence", pretokenizers = {{type = "WhitespaceSplit"},
+        {type = "Metaspace", replacement = "_", prepend_scheme = "first"}}}}, "prepend_scheme first is not supported"},
     } do
       it(what, function()
         local text = case[1]
@@ -212,13 +274,57 @@ describe("a regular expression", function()
     assert.equal("regex x", tostring(regex.compile "x"))
   end)
 
+  it("names a property that there is not", function()
+    local message = failure(regex.compile, "a\\p{Nothing}")
+    assert.equal("the regular expression a\\p{Nothing}: invalid character property name {Nothing}", message)
+  end)
+
+  it("has Oniguruma's syntax", function()
+    assert.same({4, 5}, {regex.compile("[\\p{L}&&[^a-z]]+"):find("abcDEf", 1)})
+    assert.same({2, 3}, {regex.compile("[a-c[x-z]]+"):find("-az-", 1)})
+    assert.same({1, 2}, {regex.compile("\\h+"):find("fFg", 1)})              -- a hexadecimal digit
+    assert.same({2, 3}, {regex.compile("[[:digit:]]+"):find("a12", 1)})
+    assert.is_nil(regex.compile("\\s"):find("\225\160\142", 1))              -- U+180E is no space
+    assert.is_nil(regex.compile("\\p{Han}"):find("\227\128\130", 1))         -- nor is U+3002 Han
+    assert.same({1, 3}, {regex.compile("\\w+"):find("e\204\129", 1)})        -- marks are of words
+    assert.same({2, 4}, {regex.compile("[[:punct:]]+"):find("a,$=b", 1)})     -- symbols, too
+    assert.same({3, 4}, {regex.compile("[^a[:^punct:]]+"):find("ab=]", 1)})
+    assert.same({1, 5}, {regex.compile("[:punct]+"):find("punct", 1)})
+    assert.same({1, 3}, {regex.compile("\\[[[:punct:]]\\]"):find("[$]", 1)})
+  end)
+
+  it("takes a run of any length", function()
+    local text = ("word"):rep(250000)
+    assert.same({1, 1000000}, {regex.compile("(?:\\p{L}|\\p{M})+"):find(text, 1)})
+    assert.same({1, 1000000}, {regex.compile("[\\p{L}\\p{M}]+(?!\\S)"):find(text, 1)})
+  end)
+end)
+
+describe("utf8", function()
   it("says where text is not UTF-8", function()
-    assert.same({true}, {regex.valid "caf\195\169"})
-    assert.same({true}, {regex.valid ""})
-    assert.same({false, 4}, {regex.valid "caf\233 x"})
-    assert.same({false, 1}, {regex.valid "\128"})
-    assert.same({false, 3}, {regex.valid "ab\228\184"})
-    assert.same({false, 2}, {regex.valid "a\237\160\128"})
-    assert.same({false, 1}, {regex.valid "\192\128"})
+    for _, case in ipairs {{"caf\195\169"}, {""}, {"caf\233 x", 4}, {"\128", 1}, {"ab\228\184", 3}, {"a\237\160\128", 2},
+      {"\192\128", 1}, {"\224\159\128", 1}, {"\240\143\191\191", 1}, {"\244\143\191\191"}, {"\244\144\128\128", 1},
+      {"\239\191\191\245", 4}, {"a\0\127\194\128\223\191\195(", 8}} do
+      assert.equal(case[2], utf8.invalid(case[1], 1), ("%q"):format(case[1]))
+    end
+    assert.equal(5, utf8.invalid("\255a\195\169\255", 2))
+    assert.is_nil(utf8.invalid("\255", 2))
+    assert.is_nil(utf8.invalid("\255", 3))
+  end)
+
+  it("steps over characters", function()
+    local text = "a\195\169\226\150\129b"
+    local at, back = {}, {}
+    local i = 1
+    while i <= #text do
+      at[#at + 1] = i
+      i = utf8.following(text, i)
+    end
+    while i > 1 do
+      i = utf8.before(text, i)
+      table.insert(back, 1, i)
+    end
+    assert.same({1, 2, 4, 7}, at)
+    assert.same(at, back)
   end)
 end)

@@ -120,6 +120,7 @@ local function libraries()
     if get then line(library[4], library[5](get())) end
   end
   thing("readline", require "lsa.prompt.readline".version, "apt-get install libreadline8; the prompt has no editing and history")
+  thing("Oniguruma", require "lsa.text.regex".version(), "apt-get install libonig5; no tokenizers that split by expressions")
   thing("busted", module_version("busted", "version"), "apt-get install lua-busted; no ./lsa test")
   thing("cjson", module_version("cjson", "_VERSION"), "apt-get install lua-cjson; no JSON in scripts")
   thing("posix", module_version("posix.unistd", "version"), "apt-get install lua-posix; no prompt, no dumps, no plain luajit")

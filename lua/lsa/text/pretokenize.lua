@@ -1,12 +1,16 @@
 -- Owns how a tokenizer.json's "pre_tokenizer" and "normalizer" cut and change text before byte-pair encoding.
 --
---   split = pretokenize.splitter(description)      split(list of texts) -> list of texts; nil stands for no description
+--   split = pretokenize.splitter(description)      split(list of texts, first) -> list of texts, none empty; `first`: the
+--                                                  list is one text, the beginning of all; nil stands for no description
 --   change = pretokenize.normalizer(description)   change(text) -> text
+--   pretokenize.replaced(text, old, new)           text with every `old` as `new`
 --   pretokenize.uses_bytes(description)            whether a ByteLevel part is in it: its pieces are bytes, not characters
 -- Kinds that are not built are errors that name them.
+local json = require "cjson"
+local byte_characters = require "lsa.text.byte_characters"
 local raise = require "lsa.raise"
 local regex = require "lsa.text.regex"
-local json = require "cjson"
+local utf8 = require "lsa.text.utf8"
 
 local M = {}
 
@@ -26,18 +30,19 @@ local function finder(pattern)
   return function(text, at) return re:find(text, at) end
 end
 
--- Calls piece(from, to, matched) for every part of text, matched or between matches, none empty.
+-- Calls piece(from, to, matched) for every part of text, matched or between matches. An empty match is a part, too, but not
+-- where the match before it ends: there the search goes on a character later.
 local function parts(find, text, piece)
-  local at, search = 1, 1
-  while search <= #text do
+  local at, search, last = 1, 1, nil
+  while search <= #text + 1 do
     local from, to = find(text, search)
     if not from then break end
-    if to < from then                     -- an empty match cuts nothing: on to the next character
-      search = (text:find("[^\128-\191]", from + 1) or #text + 1)
+    if to < from and from == last then
+      search = utf8.following(text, search)
     else
       if from > at then piece(at, from - 1, false) end
       piece(from, to, true)
-      at, search = to + 1, to + 1
+      at, search, last = to + 1, to + 1, to + 1
     end
   end
   if at <= #text then piece(at, #text, false) end
@@ -80,9 +85,12 @@ local function cutter(find, behaviour, invert)
   return function(texts)
     local out = {}
     for _, text in ipairs(texts) do
-      local list = {}
+      local list, pieces = {}, {}
       parts(find, text, function(from, to, matched) list[#list + 1] = {from, to, matched ~= invert} end)
-      behaviour(text, list, out)
+      behaviour(text, list, pieces)
+      for _, piece in ipairs(pieces) do
+        if piece ~= "" then out[#out + 1] = piece end
+      end
     end
     return out
   end
@@ -113,11 +121,63 @@ function splitters.ByteLevel(d)
   end
 end
 
+-- The classes \w and \s of this kind are Unicode's own, wider than those of a Split.
+function splitters.Whitespace()
+  local word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}"
+  local pattern = ("[%s]+|[^%s\\p{White_Space}]+"):format(word, word)
+  return cutter(finder {Regex = pattern}, behaviours.Removed, true)
+end
+
+function splitters.WhitespaceSplit()
+  return cutter(finder {Regex = "\\p{White_Space}"}, behaviours.Removed, false)
+end
+
+-- text with each `old` in it as `new`, neither of them a pattern.
+function M.replaced(text, old, new)
+  return (text:gsub(old:gsub("%p", "%%%0"), (new:gsub("%%", "%%%%"))))
+end
+
+-- When a Metaspace puts its mark before a text; older files have add_prefix_space instead.
+local function mark_before(d)
+  local scheme = given(d.prepend_scheme) or d.add_prefix_space == false and "never" or "always"
+  if scheme == "always" then return function() return true end end
+  if scheme == "never" then return function() return false end end
+  if scheme == "first" then return function(first) return first end end
+  unsupported("Metaspace's prepend_scheme", scheme)
+end
+
+function splitters.Metaspace(d)
+  local mark, before = d.replacement, mark_before(d)
+  local cut = d.split ~= false and cutter(finder {String = mark}, behaviours.MergedWithNext, false)
+  return function(texts, first)
+    for i, text in ipairs(texts) do
+      text = M.replaced(text, " ", mark)
+      if before(first and i == 1) and text:sub(1, #mark) ~= mark then text = mark .. text end
+      texts[i] = text
+    end
+    return cut and cut(texts) or texts
+  end
+end
+
+local function each(texts, change)
+  for i, text in ipairs(texts) do texts[i] = change(text) end
+end
+
+-- What comes after a ByteLevel sees the characters that stand for bytes.
 function splitters.Sequence(d)
-  local list = {}
-  for i, part in ipairs(d.pretokenizers) do list[i] = M.splitter(part) end
-  return function(texts)
-    for _, split in ipairs(list) do texts = split(texts) end
+  local list, as_characters = {}, nil
+  for i, part in ipairs(d.pretokenizers) do
+    if i > 1 and part.prepend_scheme == "first" then unsupported("after another pre-tokenizer, prepend_scheme", "first") end
+    if as_characters and M.uses_bytes(part) then unsupported("after ByteLevel, pre-tokenizer", part.type) end
+    if M.uses_bytes(part) then as_characters = i + 1 end
+    list[i] = M.splitter(part)
+  end
+  return function(texts, first)
+    for i, split in ipairs(list) do
+      if i == as_characters then each(texts, byte_characters.of) end
+      texts = split(texts, first and i == 1)
+    end
+    if as_characters and as_characters <= #list then each(texts, byte_characters.bytes) end
     return texts
   end
 end

@@ -1,90 +1,114 @@
--- Owns regular expressions over Unicode text: the part of PCRE2 that tokenizers need.
+-- Owns regular expressions over Unicode text: Oniguruma, the engine whose syntax tokenizer.json files are written in.
 --
+--   regex.version()                      of Oniguruma; nil where there is none
 --   re = regex.compile(pattern)          raises where the pattern is no expression
 --   from, to = re:find(text, at)         1-based, like string.find; nil where there is no match. text is UTF-8
---   regex.valid(text)                    true, or false and the place of the first byte that is not UTF-8
--- Character classes follow Unicode's properties; ^ and $ match at lines, as in the dialect of tokenizer.json files.
+-- Unicode's version is the one of the system's Oniguruma.
 local ffi = require "ffi"
 local raise = require "lsa.raise"
 
 ffi.cdef [[
-typedef struct pcre2_code pcre2_code;
-typedef struct pcre2_match_data pcre2_match_data;
-pcre2_code *pcre2_compile_8(const char *, size_t, uint32_t, int *, size_t *, void *);
-void pcre2_code_free_8(pcre2_code *);
-int pcre2_jit_compile_8(pcre2_code *, uint32_t);
-pcre2_match_data *pcre2_match_data_create_from_pattern_8(const pcre2_code *, void *);
-void pcre2_match_data_free_8(pcre2_match_data *);
-int pcre2_match_8(const pcre2_code *, const char *, size_t, size_t, uint32_t, pcre2_match_data *, void *);
-size_t *pcre2_get_ovector_pointer_8(pcre2_match_data *);
-size_t pcre2_get_startchar_8(pcre2_match_data *);
-int pcre2_get_error_message_8(int, char *, size_t);
+typedef struct lsa_onig_regex lsa_onig_regex;
+typedef struct {
+    int allocated, count;
+    int *from, *to;
+    void *history;
+} lsa_onig_region;
+typedef struct {
+    void *encoding;
+    const char *part, *part_end;
+} lsa_onig_error;
+extern struct { char opaque; } OnigEncodingUTF8;
+extern void *OnigDefaultSyntax;
+int onig_initialize(void **encodings, int count);
+int onig_new(lsa_onig_regex **, const char *pattern, const char *end, unsigned options, void *encoding, void *syntax,
+             lsa_onig_error *);
+void onig_free(lsa_onig_regex *);
+lsa_onig_region *onig_region_new(void);
+void onig_region_free(lsa_onig_region *, int itself);
+int onig_search(lsa_onig_regex *, const char *text, const char *end, const char *start, const char *range,
+                lsa_onig_region *, unsigned options);
+const char *onig_version(void);
+int onig_error_code_to_str(char *text, int code, ...);
 ]]
 
-local UTF, UCP, MULTILINE, NO_UTF_CHECK = 0x80000, 0x20000, 0x400, 0x40000000
-local JIT_COMPLETE, NO_MATCH, UTF8_FIRST, UTF8_LAST = 1, -1, -3, -23
+local MISMATCH, MOST_BYTES, ERROR_BYTES = -1, 2 ^ 31 - 1, 512
 
 local M = {}
 local Regex = {}
 Regex.__index = Regex
 
 local library
-local function pcre2()
+local function oniguruma()
   if not library then
-    local ok, found = pcall(ffi.load, "libpcre2-8.so.0")
-    if not ok then raise("regular expressions need libpcre2-8.so.0 (Debian package libpcre2-8-0): " .. found) end
+    local ok, found = pcall(ffi.load, "libonig.so.5")
+    if not ok then raise("regular expressions need libonig.so.5 (Debian package libonig5): %s", found) end
+    local encoding = ffi.new("void *[1]", {ffi.cast("void *", found.OnigEncodingUTF8)})
+    if found.onig_initialize(encoding, 1) ~= 0 then raise "libonig.so.5 does not start" end
     library = found
   end
   return library
 end
 
-local function message(code)
-  local text = ffi.new "char[256]"
-  pcre2().pcre2_get_error_message_8(code, text, 256)
-  return ffi.string(text)
+function M.version()
+  local ok, lib = pcall(oniguruma)
+  return ok and ffi.string(lib.onig_version()) or nil
+end
+
+-- What a return code means; `about` has the part of the pattern that is wrong.
+local function message(code, about)
+  local text = ffi.new("char[?]", ERROR_BYTES)
+  return ffi.string(text, oniguruma().onig_error_code_to_str(text, ffi.cast("int", code), about))
+end
+
+-- pattern with what [:punct:] means within brackets: symbols are in it, which Oniguruma before 6.9.9 leaves out.
+local function with_symbols(pattern)
+  local out, at, depth = {}, 1, 0
+  while at <= #pattern do
+    local first, rest = pattern:match("^(%[%^?%]?)()", at)
+    local negated, after = pattern:match("^%[:(%^?)punct:%]()", at)
+    local part, following = pattern:match("^(\\?[%z\1-\255])()", at)
+    if depth > 0 and after then
+      part, following = "[" .. negated .. "\\p{P}\\p{S}]", after
+    elseif first then
+      part, following, depth = first, rest, depth + 1
+    elseif part == "]" and depth > 0 then
+      depth = depth - 1
+    end
+    out[#out + 1] = part
+    at = following
+  end
+  return table.concat(out)
 end
 
 function M.compile(pattern)
-  local lib = pcre2()
-  local code, offset = ffi.new "int[1]", ffi.new "size_t[1]"
-  local compiled = lib.pcre2_compile_8(pattern, #pattern, UTF + UCP + MULTILINE, code, offset, nil)
-  if compiled == nil then
-    raise("the regular expression %q fails at byte %d: %s", pattern, tonumber(offset[0]), message(code[0]))
-  end
-  -- Where there is no JIT, matching interprets: slower, the same.
-  lib.pcre2_jit_compile_8(compiled, JIT_COMPLETE)
-  local data = lib.pcre2_match_data_create_from_pattern_8(compiled, nil)
-  if data == nil then
-    lib.pcre2_code_free_8(compiled)
+  local lib = oniguruma()
+  local source = with_symbols(pattern)
+  local compiled, about = ffi.new "lsa_onig_regex *[1]", ffi.new "lsa_onig_error[1]"
+  local start = ffi.cast("const char *", source)
+  local code = lib.onig_new(compiled, start, start + #source, 0, lib.OnigEncodingUTF8, lib.OnigDefaultSyntax, about)
+  if code ~= 0 then raise("the regular expression %s: %s", pattern, message(code, about)) end
+  local region = lib.onig_region_new()
+  if region == nil then
+    lib.onig_free(compiled[0])
     raise "out of memory for a regular expression"
   end
   return setmetatable({
     pattern = pattern,
-    compiled = ffi.gc(compiled, lib.pcre2_code_free_8),
-    data = ffi.gc(data, lib.pcre2_match_data_free_8),
-    ends = lib.pcre2_get_ovector_pointer_8(data),
+    compiled = ffi.gc(compiled[0], lib.onig_free),
+    region = ffi.gc(region, function(r) lib.onig_region_free(r, 1) end),
   }, Regex)
 end
 
 function Regex:find(text, at)
-  local rc = library.pcre2_match_8(self.compiled, text, #text, at - 1, NO_UTF_CHECK, self.data, nil)
-  if rc == NO_MATCH then return nil end
-  if rc < 0 then raise("the regular expression %q: %s", self.pattern, message(rc)) end
-  return tonumber(self.ends[0]) + 1, tonumber(self.ends[1])
+  if #text > MOST_BYTES then raise("a text of %d bytes is too long for a regular expression", #text) end
+  local start = ffi.cast("const char *", text)
+  local code = library.onig_search(self.compiled, start, start + #text, start + at - 1, start + #text, self.region, 0)
+  if code == MISMATCH then return nil end
+  if code < 0 then raise("the regular expression %s: %s", self.pattern, message(code)) end
+  return self.region.from[0] + 1, self.region.to[0]
 end
 
 function Regex:__tostring() return "regex " .. self.pattern end
-
-local anything
-
-function M.valid(text)
-  if not text:find "[\128-\255]" then return true end
-  anything = anything or M.compile ""
-  local rc = library.pcre2_match_8(anything.compiled, text, #text, 0, 0, anything.data, nil)
-  if rc <= UTF8_FIRST and rc >= UTF8_LAST then
-    return false, tonumber(library.pcre2_get_startchar_8(anything.data)) + 1
-  end
-  return true
-end
 
 return M

@@ -4,14 +4,17 @@
 --   t = tokenizer.open(directory, vocab)
 --   t:encode(text) -> list of ids       no token is added; special tokens written out in the text are recognised
 --   t:decode(ids) -> text               special tokens are written out; the bytes are as the tokens give them
--- Any string can be encoded: bytes that are no UTF-8 are pieces of their own.
+-- Any string can be encoded: bytes that are no UTF-8 are pieces of their own. What the vocabulary has neither a token nor
+-- an unknown token for gives no ids, as everywhere in this format.
 local ffi = require "ffi"
 local json = require "cjson"
 local bpe = require "lsa.text.bpe"
+local byte_characters = require "lsa.text.byte_characters"
 local lsa = require "lsa.ffi"
 local pretokenize = require "lsa.text.pretokenize"
 local raise = require "lsa.raise"
 local regex = require "lsa.text.regex"
+local utf8 = require "lsa.text.utf8"
 
 local C = lsa.C
 
@@ -52,37 +55,6 @@ end
 
 function Bytes.__tostring() return "tokenizer: 256 bytes" end
 
--- ---- characters that stand for bytes ----
-
-local function utf8(code)
-  if code < 128 then return string.char(code) end
-  return string.char(192 + math.floor(code / 64), 128 + code % 64)
-end
-
--- ByteLevel writes a byte as a printable character: itself where it is one, the next from 256 on otherwise.
-local byte_of = {}
-do
-  local following = 256
-  for byte = 0, 255 do
-    if byte >= 33 and byte <= 126 or byte >= 161 and byte <= 172 or byte >= 174 then
-      byte_of[utf8(byte)] = string.char(byte)
-    else
-      byte_of[utf8(following)] = string.char(byte)
-      following = following + 1
-    end
-  end
-end
-
--- The bytes of a token; nil where a character stands for none.
-local function token_bytes(token)
-  local out = {}
-  for character in token:gmatch "[%z\1-\127\194-\244][\128-\191]*" do
-    out[#out + 1] = byte_of[character]
-    if not byte_of[character] then return nil end
-  end
-  return table.concat(out)
-end
-
 -- ---- tokenizer.json ----
 
 local Json = {}
@@ -107,7 +79,7 @@ local function check_model(model)
   end
 end
 
--- A merge is {left, right} or "left right".
+-- A merge is {left, right} or "left right". Those of tokens that `spell` has no spelling for never come up.
 local function read_merges(list, spell)
   local out = {}
   for i, merge in ipairs(list) do
@@ -118,104 +90,119 @@ local function read_merges(list, spell)
       left, right = merge:match "^(%S+) (%S+)$"
     end
     if not left then raise("merge %d is %q", i - 1, tostring(merge)) end
-    out[i] = {spell(left), spell(right)}
+    left, right = spell(left), spell(right)
+    if left and right then out[#out + 1] = {left, right} end
   end
   return out
 end
 
--- The ids that a piece starts from, where every byte has a token.
-local function byte_symbols(vocab)
-  local ids = {}
-  for byte = 0, 255 do ids[byte] = vocab[string.char(byte)] end
-  return function(piece)
-    local out = {}
-    for i = 1, #piece do
-      local id = ids[piece:byte(i)]
-      if not id then raise("byte %d has no token", piece:byte(i)) end
-      out[i] = id
-    end
-    return out
-  end
-end
-
--- The same for characters: those without a token are their bytes' tokens <0x00> .. <0xFF>, or the unknown one.
-local function character_symbols(model)
-  local vocab, unknown = model.vocab, optional(model.unk_token) and model.vocab[model.unk_token]
-  local function bytes(character)
+-- The ids that a piece starts from: its bytes' or its characters', each of what `unit` matches. Characters without a token
+-- are the tokens <0x00> .. <0xFF> of their bytes where `fallback` is set and all of them are there, or the unknown token.
+-- Unknown ones are held back until a token of the vocabulary proper, or the end, follows: the order of this format.
+local function symbols(model, vocab, unit, fallback)
+  local unknown = optional(model.unk_token)
+  local function bytes(part)
     local ids = {}
-    for i = 1, model.byte_fallback and #character or 0 do
-      ids[i] = vocab[("<0x%02X>"):format(character:byte(i))]
+    for i = 1, fallback and #part or 0 do
+      ids[i] = vocab[("<0x%02X>"):format(part:byte(i))]
+      if not ids[i] then return nil end
     end
-    return #ids == #character and ids
+    return ids[1] and ids
   end
   return function(piece)
-    local out, after_unknown = {}, false
-    -- A continuation byte begins a piece only where it is the whole of one that is not UTF-8.
-    for character in piece:gmatch "[%z\1-\255][\128-\191]*" do
-      local known = vocab[character] and {vocab[character]} or bytes(character)
-      if not (known or unknown) then raise("%q has no token", character) end
-      for _, id in ipairs(known or after_unknown and model.fuse_unk and {} or {unknown}) do out[#out + 1] = id end
-      after_unknown = not known
+    local out, held = {}, false
+    local function release()
+      if held then out[#out + 1] = model.vocab[unknown] or raise("the unknown token %q is not in the vocabulary", unknown) end
+      held = false
     end
+    for part in piece:gmatch(unit) do
+      local id = vocab[part]
+      local ids = not id and bytes(part)
+      if id then
+        release()
+        out[#out + 1] = id
+      elseif ids then
+        for _, byte in ipairs(ids) do out[#out + 1] = byte end
+      elseif unknown then
+        if not model.fuse_unk then release() end
+        held = true
+      end
+    end
+    release()
     return out
   end
 end
 
--- Added tokens by their first byte, the longest first, and a pattern of those bytes.
+-- Whether the character of text at `at` is in a class; false past the ends.
+local function in_class(class)
+  local re
+  return function(text, at)
+    if at < 1 or at > #text then return false end
+    re = re or regex.compile("\\G[" .. class .. "]")
+    return re:find(text, at) ~= nil
+  end
+end
+
+local is_space = in_class "\\p{White_Space}"
+local is_word = in_class "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}"
+
+-- Added tokens by the first byte of what is looked for, the longest first, and a pattern of those bytes.
 local function added_finder(tokens)
   local by_first, class = {}, {}
   for _, token in ipairs(tokens) do
-    refuse(token.single_word, "an added token of single_word")
-    local first = token.content:byte()
+    local first = token.sought:sub(1, 1)
     if not by_first[first] then
       by_first[first] = {}
-      table.insert(class, (string.char(first):gsub("%p", "%%%0")))
+      table.insert(class, first == "\0" and "%z" or (first:gsub("%p", "%%%0")))
     end
     table.insert(by_first[first], token)
   end
   for _, list in pairs(by_first) do
-    table.sort(list, function(a, b) return #a.content > #b.content end)
+    table.sort(list, function(a, b) return #a.sought > #b.sought end)
   end
   return by_first, "[" .. table.concat(class) .. "]"
 end
 
+-- What a token found at from..following - 1 takes of the text: with the spaces that it strips, those before it from `least` on.
+local function taken(token, text, from, following, least)
+  while token.lstrip and from > least and is_space(text, utf8.before(text, from)) do from = utf8.before(text, from) end
+  while token.rstrip and is_space(text, following) do following = utf8.following(text, following) end
+  return from, following
+end
+
 -- A function that calls on_text(piece) for what lies between added tokens and on_token(id) for them, in turn.
 local function added_splitter(tokens)
-  if #tokens == 0 then return function(text, on_text) on_text(text) end end
   local by_first, class = added_finder(tokens)
   local function match(text, at)
-    for _, token in ipairs(by_first[text:byte(at)]) do
-      if text:sub(at, at + #token.content - 1) == token.content then return token end
+    for _, token in ipairs(by_first[text:sub(at, at)]) do
+      if text:sub(at, at + #token.sought - 1) == token.sought then return token end
     end
   end
   return function(text, on_text, on_token)
-    local from, at = 1, text:find(class)
+    local from, at = 1, #tokens > 0 and text:find(class)
     while at do
       local token = match(text, at)
-      if token then
-        local stop, following = at - 1, at + #token.content
-        if token.lstrip then
-          while stop >= from and text:find("^%s", stop) do stop = stop - 1 end
-        end
-        if token.rstrip then following = text:find("%S", following) or #text + 1 end
-        if stop >= from then on_text(text:sub(from, stop)) end
+      local following = at + (token and #token.sought or 1)
+      if token and not (token.single_word and (is_word(text, utf8.before(text, at)) or is_word(text, following))) then
+        local first, rest = taken(token, text, at, following, from)
+        if first > from then on_text(text:sub(from, first - 1)) end
         on_token(token.id)
-        from, at = following, text:find(class, following)
-      else
-        at = text:find(class, at + 1)
+        from = rest
       end
+      at = text:find(class, following)
     end
     if from <= #text then on_text(text:sub(from)) end
   end
 end
 
--- Added tokens that are looked for in the text as it is, and those looked for after normalisation.
-local function read_added(list)
+-- Added tokens that are looked for in the text as it is, and those looked for after normalisation, normalised themselves.
+local function read_added(list, normalize)
   local raw, normalized, by_id = {}, {}, {}
   for _, token in ipairs(optional(list) or {}) do
-    if token.content ~= "" then
+    token.sought = token.normalized and normalize(token.content) or token.content
+    if token.sought ~= "" then
       table.insert(token.normalized and normalized or raw, token)
-      by_id[token.id] = token.content
+      by_id[token.id] = token.sought
     end
   end
   return raw, normalized, by_id
@@ -228,7 +215,7 @@ local decoders = {}
 function decoders.ByteLevel()
   return function(tokens, literal)
     for i, token in ipairs(tokens) do
-      if not literal[i] then tokens[i] = token_bytes(token) or token end
+      if not literal[i] then tokens[i] = byte_characters.bytes(token) or token end
     end
     return tokens
   end
@@ -258,12 +245,26 @@ function decoders.Replace(d)
 end
 
 function decoders.Strip(d)
+  local content = d.content
   return function(tokens)
     for i, token in ipairs(tokens) do
-      local from, to = 1, #token
-      while from <= d.start and token:sub(from, from) == d.content do from = from + 1 end
-      while #token - to < d.stop and to >= from and token:sub(to, to) == d.content do to = to - 1 end
-      tokens[i] = token:sub(from, to)
+      for _ = 1, d.start do
+        if token:sub(1, #content) == content then token = token:sub(#content + 1) end
+      end
+      for _ = 1, d.stop do
+        if token:sub(-#content) == content then token = token:sub(1, -#content - 1) end
+      end
+      tokens[i] = token
+    end
+    return tokens
+  end
+end
+
+function decoders.Metaspace(d)
+  local marks = optional(d.prepend_scheme) ~= "never" and d.add_prefix_space ~= false
+  return function(tokens)
+    for i, token in ipairs(tokens) do
+      tokens[i] = pretokenize.replaced(token, d.replacement, i == 1 and marks and "" or " ")
     end
     return tokens
   end
@@ -287,47 +288,52 @@ local function build(root, vocab)
   check_model(root.model)
   local model, self = root.model, setmetatable({vocab = vocab}, Json)
   local uses_bytes = pretokenize.uses_bytes(root.pre_tokenizer)
-  local spell = uses_bytes and function(token) return token_bytes(token) or token end
-    or function(token) return token end
+  local spell = uses_bytes and byte_characters.bytes or function(token) return token end
   local spelled = {}
   self.token_of = {}
   for token, id in pairs(model.vocab) do
-    spelled[spell(token)] = id
+    local spelling = spell(token)
+    if spelling then spelled[spelling] = id end
     self.token_of[id] = token
   end
+  -- A continuation byte begins a piece only where it is the whole of one that is not UTF-8.
+  local unit = uses_bytes and "." or "[%z\1-\255][\128-\191]*"
   self.bpe = bpe.new {vocab = spelled, merges = read_merges(model.merges, spell), ignore_merges = optional(model.ignore_merges),
-    symbols = uses_bytes and byte_symbols(spelled) or character_symbols(model)}
+    symbols = symbols(model, spelled, unit, optional(model.byte_fallback) and not uses_bytes)}
   self.uses_bytes = uses_bytes
   self.normalize = pretokenize.normalizer(root.normalizer)
   self.split = pretokenize.splitter(root.pre_tokenizer)
-  local raw, normalized, by_id = read_added(root.added_tokens)
+  local raw, normalized, by_id = read_added(root.added_tokens, self.normalize)
   self.split_raw, self.split_normalized, self.added = added_splitter(raw), added_splitter(normalized), by_id
   self.to_text = optional(root.decoder) and decoder(root.decoder)
   return self
 end
 
--- Text that is UTF-8: cut at added tokens, normalised, cut again, cut into pieces.
-local function encode_run(self, text, out)
-  local function token(id) out[#out + 1] = id end
+-- Text that is UTF-8: cut at added tokens, normalised, cut again, cut into pieces. `first`: all begins with it.
+local function encode_run(self, text, first, out)
+  local function token(id)
+    out[#out + 1] = id
+    first = false
+  end
   self.split_raw(text, function(part)
     self.split_normalized(self.normalize(part), function(plain)
-      for _, piece in ipairs(self.split {plain}) do self.bpe:encode(piece, out) end
+      for _, piece in ipairs(self.split({plain}, first)) do self.bpe:encode(piece, out) end
+      first = false
     end, token)
   end, token)
 end
 
 local function encode(self, text)
-  local out = {}
-  while text ~= "" do
-    local valid, at = regex.valid(text)
-    if valid then
-      encode_run(self, text, out)
-      break
+  local out, at = {}, 1
+  repeat
+    local bad = utf8.invalid(text, at)
+    local run = text:sub(at, bad and bad - 1 or -1)
+    if run ~= "" then encode_run(self, run, at == 1, out) end
+    if bad then
+      self.bpe:encode(text:sub(bad, bad), out)
+      at = bad + 1
     end
-    encode_run(self, text:sub(1, at - 1), out)
-    self.bpe:encode(text:sub(at, at), out)
-    text = text:sub(at + 1)
-  end
+  until not bad
   return out
 end
 
