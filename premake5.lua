@@ -43,7 +43,7 @@ solution "lsa"
         if name == "debug" then buildoptions { "-O0" } end
     end)
 
-local warnings = { "-std=c11", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math" }
+local warnings = { "-std=c11", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math" }
 
 project "liblsa"
     targetname "lsa"
@@ -53,7 +53,7 @@ project "liblsa"
     buildoptions(warnings)
     buildoptions { "-fPIC", "-fopenmp" }
     linkoptions { "-fopenmp", "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- OpenMP threads outlive a dlclose
-    links { "m", "dl", "pthread", "jansson", "dnnl", "uring", "xxhash" }
+    links { "m", "dl", "pthread", "jansson", "dnnl", "uring", "xxhash", "z" }
     each_configuration(function (name)
         if name == "sanitize" then
             buildoptions { "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer" }

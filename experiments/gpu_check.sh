@@ -9,18 +9,22 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-# Not libgomp: it comes with gcc, and must be gcc's own.
-packages="luajit libluajit-5.1-2 libluajit-5.1-dev libluajit-5.1-common libjansson4 libjansson-dev
-    liburing2 liburing-dev libxxhash0 libxxhash-dev
-    libmimalloc2.0 libmimalloc-dev premake4 liblua5.1-0 libopenblas0-openmp libgfortran5 libquadmath0
-    libdnnl2 ocl-icd-libopencl1 lua-busted lua-cliargs lua-filesystem lua-luassert lua-mediator
-    lua-penlight lua-say lua-system lua-term lua-dkjson lua-cjson lua-posix lua-bit32 libdnnl-dev"
+# The packages "$@" and what they depend on, one a line.
+with_dependencies() {
+    apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
+        --no-enhances "$@" | grep '^[a-z0-9]' | sort -u
+}
 
+# All that building and testing takes (the launcher's list) but for what the compiler and dpkg are made of, which
+# has to be the machine's own.
 if [ "${1-}" = --prepare ]; then
     mkdir -p .gpu
+    # shellcheck disable=SC2046 # lists of words
+    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' packages | grep -v bible) >.gpu/wanted
+    with_dependencies gcc g++ make libc6-dev dpkg >.gpu/there
     cd .gpu || exit 1
-    # shellcheck disable=SC2086 # a list of words
-    exec apt-get -qq download $packages
+    # shellcheck disable=SC2046
+    exec apt-get -qq download $(comm -23 wanted there)
 fi
 
 logs=${1-build/gpu_check}
@@ -50,7 +54,7 @@ use_packages() {
     export PATH="$root/usr/bin:$PATH"
     export CPATH="$root/usr/include:$root/usr/include/luajit-2.1"
     export LIBRARY_PATH="$lib"
-    export LD_LIBRARY_PATH="$lib:$lib/openblas-openmp${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export LUA_PATH="$root/usr/share/lua/5.1/?.lua;$root/usr/share/lua/5.1/?/init.lua;;"
     export LUA_CPATH="$lib/lua/5.1/?.so;;"
 }

@@ -12,7 +12,7 @@ describe("the launcher", function()
     launcher = quote(tree .. "/lsa")
     -- Times stay as they are, so that the copy is as fresh as the original.
     local _, err, code = shell(([[
-      mkdir -p %s/build && cd %s && cp -a lsa premake5.lua core kernels lua %s &&
+      mkdir -p %s/build && cd %s && cp -a lsa packages premake5.lua core kernels lua %s &&
       for entry in build/obj build/bin build/.built build/.built-cuda build/Makefile build/*.make build/*.so; do
         [ ! -e "$entry" ] || cp -a "$entry" %s/build
       done]]):format(quote(tree), quote(process.root), quote(tree), quote(tree)))

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
@@ -232,7 +233,7 @@ int lsa_zip_check(const lsa_zip *zip, int64_t i)
     int64_t at, bytes;
     int rc = lsa_zip_entry(zip, i, &at, &bytes);
     if (rc) return rc;
-    uint32_t crc = lsa_crc32(0, zip->data + at, bytes);
+    uint32_t crc = (uint32_t)crc32_z(0, zip->data + at, (size_t)bytes);
     if (crc == zip->entries[i].crc) return LSA_OK;
     return lsa_fail(LSA_EFORMAT, "%s: %.200s has the checksum %08x, the directory says %08x",
                     zip->path, zip->entries[i].name, crc, zip->entries[i].crc);

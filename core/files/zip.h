@@ -23,9 +23,6 @@ int lsa_zip_entry(const lsa_zip *zip, int64_t i, int64_t *at, int64_t *bytes);
 /* Whether an entry's bytes have the checksum that the directory gives; LSA_EFORMAT where not. */
 int lsa_zip_check(const lsa_zip *zip, int64_t i);
 
-/* CRC-32 of zip, continued from `crc` (0 at first). */
-uint32_t lsa_crc32(uint32_t crc, const void *data, int64_t bytes);
-
 typedef struct lsa_zip_writer lsa_zip_writer;
 
 /* The archive appears at `path` with lsa_zip_finish, in one step. Sizes and places from `zip64_from` on take the 64-bit

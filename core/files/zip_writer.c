@@ -1,47 +1,13 @@
-/* Owns the writing of zip archives, and their checksum. */
-#include <stdatomic.h>
+/* Owns the writing of zip archives. */
 #include <string.h>
+#include <zlib.h>
 
 #include "core/base/error.h"
 #include "core/base/io.h"
 #include "core/base/memory.h"
 #include "core/files/zip.h"
 
-enum { SLICES = 8, MOST_ALIGN = 4096, PADDING_ID = 0x4c53, VERSION_64 = 45 };
-
-/* Eight bytes a round: table[s] is the effect of a byte that is followed by s others. */
-static uint32_t crc_table[SLICES][256];
-static atomic_int crc_ready;
-
-/* Threads that come here at once write the same values. */
-static void make_crc_table(void)
-{
-    for (uint32_t n = 0; n < 256; n++) {
-        uint32_t c = n;
-        for (int bit = 0; bit < 8; bit++) c = c & 1 ? 0xedb88320u ^ c >> 1 : c >> 1;
-        crc_table[0][n] = c;
-    }
-    for (int s = 1; s < SLICES; s++)
-        for (int n = 0; n < 256; n++)
-            crc_table[s][n] = crc_table[s - 1][n] >> 8 ^ crc_table[0][crc_table[s - 1][n] & 255];
-    atomic_store(&crc_ready, 1);
-}
-
-uint32_t lsa_crc32(uint32_t crc, const void *data, int64_t bytes)
-{
-    const uint8_t *p = data;
-    if (!atomic_load(&crc_ready)) make_crc_table();
-    crc = ~crc;
-    for (; bytes >= SLICES; bytes -= SLICES, p += SLICES) {
-        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-                              (uint32_t)p[3] << 24);
-        crc = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^
-              crc_table[5][low >> 16 & 255] ^ crc_table[4][low >> 24] ^ crc_table[3][p[4]] ^
-              crc_table[2][p[5]] ^ crc_table[1][p[6]] ^ crc_table[0][p[7]];
-    }
-    while (bytes-- > 0) crc = crc >> 8 ^ crc_table[0][(crc ^ *p++) & 255];
-    return ~crc;
-}
+enum { MOST_ALIGN = 4096, PADDING_ID = 0x4c53, VERSION_64 = 45 };
 
 typedef struct written {
     char *name;
@@ -140,7 +106,7 @@ int lsa_zip_add(lsa_zip_writer *w, const char *name, const void *data, int64_t b
     if (rc) return rc;
     written *e = &w->entries[w->count - 1];
     e->bytes = bytes;
-    e->crc = lsa_crc32(0, data, bytes);
+    e->crc = (uint32_t)crc32_z(0, data, (size_t)bytes);
     rc = write_header(w, e, align);
     return rc ? rc : write_bytes(w, data, bytes);
 }

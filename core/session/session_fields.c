@@ -330,10 +330,10 @@ int lsa_session_restore_begin(lsa_session *s, const lsa_session_head *h)
     s->tiered = (int32_t)h->tiered;
     s->observed_by_chunk = (int)h->observed_by_chunk;
     s->counters = h->counters;
-    history list[ROW_LISTS];
+    history held[ROW_LISTS];
     for (int64_t i = 0; i < c->layers; i++) {
-        int n = histories(s, i, list);
-        for (int j = 0; j < n; j++) list[j].rows->first = s->tokens - kept(s, &list[j]);
+        int n = histories(s, i, held);
+        for (int j = 0; j < n; j++) held[j].rows->first = s->tokens - kept(s, &held[j]);
     }
     if (!s->pool) return LSA_OK;
     LSA_TRY(lsa_session_resident_room(s, h->residents));

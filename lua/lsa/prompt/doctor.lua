@@ -8,7 +8,7 @@ ffi.cdef [[
 int mi_version(void);
 const char *jansson_version_str(void);
 unsigned XXH_versionNumber(void);
-const char *openblas_get_config(void);
+const char *zlibVersion(void);
 typedef struct { int major, minor, patch; } lsa_dnnl_version;
 const lsa_dnnl_version *dnnl_version(void);
 int cuDriverGetVersion(int *);
@@ -25,6 +25,12 @@ local function read(path)
   local text = file:read "*a" or ""
   file:close()
   return text
+end
+
+local function exists(path)
+  local file = io.open(path)
+  if file then file:close() end
+  return file ~= nil
 end
 
 local function output(command)
@@ -108,27 +114,46 @@ local linked = {
   { "jansson", "jansson_version_str", { "libjansson.so.4" }, "jansson", ffi.string },
   { "xxhash", "XXH_versionNumber", { "libxxhash.so.0" }, "xxHash",
     function(v) return ("%d.%d.%d"):format(v / 10000, v / 100 % 100, v % 100) end },
-  { "openblas", "openblas_get_config", { "libopenblas.so.0" }, "BLAS", ffi.string },
+  { "z", "zlibVersion", { "libz.so.1" }, "zlib", ffi.string },
   { "dnnl", "dnnl_version", { "libdnnl.so.2", "libdnnl.so.3" }, "oneDNN",
     function(v) return ("%d.%d.%d"):format(v.major, v.minor, v.patch) end },
 }
 
+local installs = {mpi = "./lsa --with-mpi", checks = "./lsa --with-checks"}
+
+local function installed(name)
+  local info = "/var/lib/dpkg/info/" .. name
+  return exists(info .. ".list") or exists(info .. ":amd64.list") or exists(info .. ":arm64.list") or
+    name == "premake4" and output "command -v premake5" ~= ""
+end
+
+-- The launcher's list of packages, where there is a dpkg to ask.
+local function packages()
+  if not exists "/var/lib/dpkg/status" then return line("packages", "unknown without dpkg") end
+  local all, there = 0, 0
+  for group, name, cost in ("\n" .. read(host.root .. "/packages")):gmatch "\n(%l+) +(%S+) +([^\n]+)" do
+    all = all + 1
+    if installed(name) then
+      there = there + 1
+    else
+      missing[#missing + 1] = ("%s: %s; %s"):format(name, installs[group] or "apt-get install " .. name, cost)
+    end
+  end
+  line("packages", ("%d of %d are installed"):format(there, all))
+end
+
 local function libraries()
   line("LuaJIT", (jit.version:gsub("^LuaJIT ", "")) .. (jit.status() and "" or ", its compiler is off"))
   for _, library in ipairs(linked) do
-    local get = read "/proc/self/maps":find("/lib" .. library[1], 1, true) and symbol(library[2], library[3])
+    local get = read "/proc/self/maps":find("/lib" .. library[1] .. ".so", 1, true) and symbol(library[2], library[3])
     if get then line(library[4], library[5](get())) end
   end
-  thing("readline", require "lsa.prompt.readline".version, "apt-get install libreadline8; the prompt has no editing and history")
-  thing("Oniguruma", require "lsa.text.regex".version(), "apt-get install libonig5; no tokenizers that split by expressions")
-  thing("busted", module_version("busted", "version"), "apt-get install lua-busted; no ./lsa test")
-  thing("cjson", module_version("cjson", "_VERSION"), "apt-get install lua-cjson; no JSON in scripts")
-  thing("posix", module_version("posix.unistd", "version"), "apt-get install lua-posix; no prompt, no dumps, no plain luajit")
-  thing("penlight", module_version("pl.lapp", "_"), "apt-get install lua-penlight; scripts take no options")
-  thing("MPI", output "command -v mpirun" ~= "" and (output "mpirun --version":match "^[^\n]+") or nil,
-    "./lsa --with-mpi installs it; training runs on one rank")
-  thing("text", output "command -v bible" ~= "" and "bible-kjv" or nil,
-    "apt-get install bible-kjv; no real text for haystacks")
+  line("readline", require "lsa.prompt.readline".version or "missing")
+  line("Oniguruma", require "lsa.text.regex".version() or "missing")
+  line("busted", module_version("busted", "version") or "missing")
+  line("cjson", module_version("cjson", "_VERSION") or "missing")
+  line("MPI", output "command -v mpirun" ~= "" and output "mpirun --version":match "^[^\n]+" or "missing")
+  packages()
 end
 
 local function gpus(lib)
