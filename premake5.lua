@@ -93,7 +93,7 @@ project "liblsa_cuda"
     buildoptions { "-O3", "-lineinfo", "-gencode=arch=compute_90a,code=sm_90a", "-Xcompiler=-Wall,-Wextra,-fPIC", "-Werror=all-warnings" }
     libdirs(cuda .. "/lib64")
     linkoptions { "-Wl,-rpath," .. cuda .. "/lib64", "-Wl,-rpath,'$$ORIGIN'", "-Wl,--no-undefined" }
-    links { "liblsa", "cudart", "stdc++" }
+    links { "liblsa", "cublasLt", "cudart", "stdc++", "m" }
 end
 
 if os.isfile "/usr/bin/mpicc" then

@@ -7,13 +7,19 @@ static float above(float x) { return x < 0 ? 0 : x; }
 
 static float below(float x) { return x > 0 ? 0 : x; }
 
+int lsa_bound_query_check(int64_t rows, int64_t heads, int64_t dim)
+{
+    if (rows >= 0 && heads >= 0 && dim >= 0) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "bound_query: shape [%lld, %lld, %lld]", (long long)rows,
+                    (long long)heads, (long long)dim);
+}
+
 int lsa_bound_query_cpu(float *both, float *weights, const float *q, const float *w, int64_t rows,
                         int64_t heads, int64_t dim, void *stream)
 {
     (void)stream;
-    if (rows < 0 || heads < 0 || dim < 0)
-        return lsa_fail(LSA_ESHAPE, "bound_query: shape [%lld, %lld, %lld]", (long long)rows,
-                        (long long)heads, (long long)dim);
+    int rc = lsa_bound_query_check(rows, heads, dim);
+    if (rc) return rc;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t h = 0; h < heads; h++) {
             const float *x = q + (r * heads + h) * dim;

@@ -11,6 +11,9 @@
  * apart from them. Any size may be 0; LSA_ESHAPE below. NaN stays. */
 typedef int lsa_bound_query_fn(float *both, float *weights, const float *q, const float *w,
                                int64_t rows, int64_t heads, int64_t dim, void *stream);
-lsa_bound_query_fn lsa_bound_query_cpu;
+lsa_bound_query_fn lsa_bound_query_cpu, lsa_bound_query_cuda;
+
+/* The sizes, as both check them. */
+int lsa_bound_query_check(int64_t rows, int64_t heads, int64_t dim);
 
 #endif

@@ -221,10 +221,8 @@ static void convert_piece(void *out, const void *in, int64_t n, int32_t out_dtyp
         convert(out, in, n, out_dtype, in_dtype);
 }
 
-int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
-                    void *stream)
+int lsa_convert_check(int64_t n, int32_t out_dtype, int32_t in_dtype)
 {
-    (void)stream;
     if (n < 0) return lsa_fail(LSA_EARG, "convert: n is %lld", (long long)n);
     if (out_dtype < 0 || out_dtype >= LSA_DTYPES)
         return lsa_fail(LSA_EDTYPE, "convert: out_dtype is %d, which no tensor has", out_dtype);
@@ -233,6 +231,15 @@ int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int
     if (in_dtype == LSA_F4_E2M1 && n % 2)
         return lsa_fail(LSA_ESHAPE, "convert: %lld fp4 values do not fill whole bytes",
                         (long long)n);
+    return LSA_OK;
+}
+
+int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
+                    void *stream)
+{
+    (void)stream;
+    int rc = lsa_convert_check(n, out_dtype, in_dtype);
+    if (rc) return rc;
     int threads = lsa_threads_for(n / 4); /* a number takes some tenths of a nanosecond */
     if (threads == 1) { /* a parallel region of one thread takes as long as thousands of numbers */
         convert_piece(out, in, n, out_dtype, in_dtype);

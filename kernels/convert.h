@@ -13,6 +13,9 @@
  * LSA_F4_E2M1 is accepted as in_dtype only: n values from n/2 bytes, low nibble first. */
 typedef int lsa_convert_fn(void *out, const void *in, int64_t n, int32_t out_dtype,
                            int32_t in_dtype, void *stream);
-lsa_convert_fn lsa_convert_cpu;
+lsa_convert_fn lsa_convert_cpu, lsa_convert_cuda;
+
+/* The arguments, as both check them. */
+int lsa_convert_check(int64_t n, int32_t out_dtype, int32_t in_dtype);
 
 #endif

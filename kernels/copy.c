@@ -1,19 +1,12 @@
 /* Owns copies between strided views: dimensions that lie alike on both sides are merged first. */
-#include "kernels/copy.h"
-
 #include <string.h>
 
 #include "core/base/error.h"
-#include "core/base/tensor.h"
+#include "kernels/copy_private.h"
 
-typedef struct dims {
-    int32_t rank;
-    int64_t n[LSA_MAX_RANK], out[LSA_MAX_RANK], in[LSA_MAX_RANK];
-} dims;
-
-/* Drops dimensions of 1, joins neighbours that one stride describes. Returns 0 when there is
- * nothing to copy. */
-static int merge(dims *d, int32_t rank, const int64_t *shape, const int64_t *out, const int64_t *in)
+/* Drops dimensions of 1, joins neighbours that one stride describes. */
+static int merge(lsa_copy_dims *d, int32_t rank, const int64_t *shape, const int64_t *out,
+                 const int64_t *in)
 {
     d->rank = 0;
     for (int32_t i = 0; i < rank; i++) {
@@ -51,16 +44,23 @@ static void copy_row(char *out, const char *in, int64_t n, int64_t out_stride, i
         COPY_ROW(uint64_t);
 }
 
-int lsa_copy_cpu(void *out, const void *in, int64_t size, int32_t rank, const int64_t *shape,
-                 const int64_t *out_stride, const int64_t *in_stride, void *stream)
+int lsa_copy_plan(lsa_copy_dims *d, int64_t size, int32_t rank, const int64_t *shape,
+                  const int64_t *out_stride, const int64_t *in_stride)
 {
-    (void)stream;
     if (size != 1 && size != 2 && size != 4 && size != 8)
         return lsa_fail(LSA_EARG, "copy: elements of %lld bytes", (long long)size);
     if (rank < 0 || rank > LSA_MAX_RANK)
         return lsa_fail(LSA_ESHAPE, "copy: rank is %d, at most %d", rank, LSA_MAX_RANK);
-    dims d;
-    if (!merge(&d, rank, shape, out_stride, in_stride)) return LSA_OK;
+    return merge(d, rank, shape, out_stride, in_stride);
+}
+
+int lsa_copy_cpu(void *out, const void *in, int64_t size, int32_t rank, const int64_t *shape,
+                 const int64_t *out_stride, const int64_t *in_stride, void *stream)
+{
+    (void)stream;
+    lsa_copy_dims d;
+    int some = lsa_copy_plan(&d, size, rank, shape, out_stride, in_stride);
+    if (some <= 0) return some;
     if (d.rank == 0) {
         memcpy(out, in, (size_t)size);
         return LSA_OK;

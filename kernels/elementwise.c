@@ -69,15 +69,28 @@ LSA_PATHS(binary_piece,
           (float *out, const float *a, const float *b, int64_t n, int64_t b_step, int32_t op),
           (out, a, b, n, b_step, op))
 
+int lsa_binary_check(int64_t n, int64_t period, int32_t op)
+{
+    if (op < LSA_ADD || op > LSA_MAX) return lsa_fail(LSA_EARG, "binary: op %d is unknown", op);
+    if (n < 0 || (n > 0 && (period < 1 || n % period)))
+        return lsa_fail(LSA_ESHAPE, "binary: %lld elements meet a period of %lld", (long long)n,
+                        (long long)period);
+    return LSA_OK;
+}
+
+int lsa_unary_check(int64_t n, int32_t op)
+{
+    if (op < LSA_EXP || op > LSA_SIGMOID) return lsa_fail(LSA_EARG, "unary: op %d is unknown", op);
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "unary: %lld elements", (long long)n);
+    return LSA_OK;
+}
+
 int lsa_binary_cpu(float *out, const float *a, const float *b, int64_t n, int64_t period,
                    int32_t op, void *stream)
 {
     (void)stream;
-    if (op < LSA_ADD || op > LSA_MAX) return lsa_fail(LSA_EARG, "binary: op %d is unknown", op);
-    if (n == 0) return LSA_OK;
-    if (n < 0 || period < 1 || n % period)
-        return lsa_fail(LSA_ESHAPE, "binary: %lld elements meet a period of %lld", (long long)n,
-                        (long long)period);
+    int rc = lsa_binary_check(n, period, op);
+    if (rc || n == 0) return rc;
     int64_t length = period == 1 ? n : period, pieces = (length + PIECE - 1) / PIECE,
             all = n / length * pieces;
     int threads = lsa_threads_for(n / 4);
@@ -129,8 +142,8 @@ LSA_PATHS(unary_piece, (float *out, const float *a, int64_t n, int32_t op), (out
 int lsa_unary_cpu(float *out, const float *a, int64_t n, int32_t op, void *stream)
 {
     (void)stream;
-    if (op < LSA_EXP || op > LSA_SIGMOID) return lsa_fail(LSA_EARG, "unary: op %d is unknown", op);
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "unary: %lld elements", (long long)n);
+    int rc = lsa_unary_check(n, op);
+    if (rc) return rc;
     int threads = lsa_threads_for(n);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t from = 0; from < n; from += PIECE)

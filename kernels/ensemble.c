@@ -41,15 +41,22 @@ LSA_PATHS(ensemble,
            int32_t how),
           (out, logits, layers, n, from, to, how))
 
-int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n, int32_t how,
-                     void *stream)
+int lsa_ensemble_check(int64_t layers, int32_t how)
 {
-    (void)stream;
     if (layers < 1)
         return lsa_fail(LSA_ESHAPE, "ensemble: %lld layers, at least 1 is needed",
                         (long long)layers);
     if (how != LSA_ENSEMBLE_MAX && how != LSA_ENSEMBLE_MEAN)
         return lsa_fail(LSA_EARG, "ensemble: %d is neither max (0) nor mean (1)", how);
+    return LSA_OK;
+}
+
+int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n, int32_t how,
+                     void *stream)
+{
+    (void)stream;
+    int rc = lsa_ensemble_check(layers, how);
+    if (rc) return rc;
     int64_t parts = (n + PART - 1) / PART;
     int threads = lsa_threads_for(n * layers / 2);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)

@@ -9,6 +9,9 @@ enum { LSA_ENSEMBLE_MAX = 0, LSA_ENSEMBLE_MEAN = 1 };
  * logits: [layers, n] contiguous. NaN in a chunk's logits gives NaN. layers >= 1; n = 0 is legal. */
 typedef int lsa_ensemble_fn(float *out, const float *logits, int64_t layers, int64_t n, int32_t how,
                             void *stream);
-lsa_ensemble_fn lsa_ensemble_cpu;
+lsa_ensemble_fn lsa_ensemble_cpu, lsa_ensemble_cuda;
+
+/* The arguments, as both check them. */
+int lsa_ensemble_check(int64_t layers, int32_t how);
 
 #endif

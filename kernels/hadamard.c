@@ -160,12 +160,19 @@ static void transform(float *x, int64_t rows, int64_t dim)
 #endif
 }
 
-int lsa_hadamard_cpu(float *x, int64_t rows, int64_t dim, void *stream)
+int lsa_hadamard_check(int64_t rows, int64_t dim)
 {
-    (void)stream;
     if (rows < 0) return lsa_fail(LSA_EARG, "hadamard: rows is %lld", (long long)rows);
     if (dim < 1 || (dim & (dim - 1)))
         return lsa_fail(LSA_ESHAPE, "hadamard: dim is %lld, not a power of two", (long long)dim);
+    return LSA_OK;
+}
+
+int lsa_hadamard_cpu(float *x, int64_t rows, int64_t dim, void *stream)
+{
+    (void)stream;
+    int rc = lsa_hadamard_check(rows, dim);
+    if (rc) return rc;
     int threads = lsa_threads_for(rows * dim / 4);
     if (threads == 1) {
         transform(x, rows, dim);

@@ -4,7 +4,7 @@
 #include "core/base/error.h"
 #include "kernels/vector_math.h"
 
-enum { MOST_STREAMS = 16, LANES = 16 };
+enum { MOST_STREAMS = LSA_HC_MOST_STREAMS, LANES = 16 };
 
 /* What one group of tokens shares: sizes and parameters. */
 typedef struct connection {
@@ -195,7 +195,7 @@ LSA_PATHS(close_tokens,
            int64_t hc, int64_t dim),
           (streams, y, post, comb, tokens, hc, dim))
 
-static int check(const char *op, int64_t tokens, int64_t hc, int64_t dim)
+int lsa_hc_check(const char *op, int64_t tokens, int64_t hc, int64_t dim)
 {
     if (tokens >= 0 && hc >= 1 && hc <= MOST_STREAMS && dim >= 1) return LSA_OK;
     return lsa_fail(LSA_ESHAPE, "%s: [%lld, %lld, %lld] streams, at most %d a token", op,
@@ -233,7 +233,7 @@ int lsa_hc_open_cpu(float *x, float *post, float *comb, const float *streams, co
                     int64_t iters, float norm_eps, float hc_eps, void *stream)
 {
     (void)stream;
-    int rc = check("hc_open", tokens, hc, dim);
+    int rc = lsa_hc_check("hc_open", tokens, hc, dim);
     if (rc) return rc;
     connection k = {base, scale, hc, dim, (2 + hc) * hc, iters, norm_eps, hc_eps};
     int threads = lsa_threads_for(tokens * hc * (dim + 16 * iters) / 8);
@@ -252,7 +252,7 @@ int lsa_hc_close_cpu(float *streams, const float *y, const float *post, const fl
                      int64_t tokens, int64_t hc, int64_t dim, void *stream)
 {
     (void)stream;
-    int rc = check("hc_close", tokens, hc, dim);
+    int rc = lsa_hc_check("hc_close", tokens, hc, dim);
     if (rc) return rc;
     int threads = lsa_threads_for(tokens * hc * dim / 4);
     if (threads == 1) {
@@ -273,7 +273,7 @@ int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const floa
                     float hc_eps, void *stream)
 {
     (void)stream;
-    int rc = check("hc_head", tokens, hc, dim);
+    int rc = lsa_hc_check("hc_head", tokens, hc, dim);
     if (rc) return rc;
     connection k = {base, scale, hc, dim, hc, 0, norm_eps, hc_eps};
     int threads = lsa_threads_for(tokens * hc * dim / 8);

@@ -14,17 +14,21 @@ typedef int lsa_hc_open_fn(float *x, float *post, float *comb, const float *stre
                            const float *mix, const float *base, const float *scale, int64_t tokens,
                            int64_t hc, int64_t dim, int64_t iters, float norm_eps, float hc_eps,
                            void *stream);
-lsa_hc_open_fn lsa_hc_open_cpu;
+lsa_hc_open_fn lsa_hc_open_cpu, lsa_hc_open_cuda;
 
 /* Closes it: streams[k] <- post[k] y + sum_j comb[j, k] streams[j], in place. y [tokens, dim]. hc <= 16. */
 typedef int lsa_hc_close_fn(float *streams, const float *y, const float *post, const float *comb,
                             int64_t tokens, int64_t hc, int64_t dim, void *stream);
-lsa_hc_close_fn lsa_hc_close_cpu;
+lsa_hc_close_fn lsa_hc_close_cpu, lsa_hc_close_cuda;
 
 /* The head: x = sum_k pre[k] streams[k], pre as above from mix [tokens, hc], base [hc], scale [1]. */
 typedef int lsa_hc_head_fn(float *x, const float *streams, const float *mix, const float *base,
                            const float *scale, int64_t tokens, int64_t hc, int64_t dim,
                            float norm_eps, float hc_eps, void *stream);
-lsa_hc_head_fn lsa_hc_head_cpu;
+lsa_hc_head_fn lsa_hc_head_cpu, lsa_hc_head_cuda;
+
+/* The sizes, as all of them check them: LSA_ESHAPE. */
+enum { LSA_HC_MOST_STREAMS = 16 };
+int lsa_hc_check(const char *op, int64_t tokens, int64_t hc, int64_t dim);
 
 #endif

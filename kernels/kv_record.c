@@ -3,30 +3,17 @@
 
 #include "core/base/error.h"
 #include "kernels/hadamard.h"
-#include "kernels/number_formats.h"
+#include "kernels/kv_record_private.h"
 
 /* RECORDS: what a thread takes at a time; ROTATED: the floats that are rotated at a time. */
-enum { TILE = 64, RECORDS = 64, ROTATED = 4096 };
-
-#define F32_INFINITY 0x7f800000u
-#define F32_1E_4 0x38d1b717u /* the bits of 1e-4f */
+enum { TILE = LSA_KV_TILE, RECORDS = 64, ROTATED = LSA_INDEX_MOST_FP8_DIM };
 
 /* The bits of the largest |x|, at least 1e-4. Positive numbers order as their bits do, NaN last. */
 static inline LSA_BODY uint32_t amax_bits(const float *x, int64_t n)
 {
-    uint32_t most = F32_1E_4;
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t a = f32_bits(x[i]) & 0x7fffffff;
-        most = a > most ? a : most;
-    }
+    uint32_t most = LSA_KV_LEAST_AMAX;
+    for (int64_t i = 0; i < n; i++) most = larger_bits(most, x[i]);
     return most;
-}
-
-/* The e8m0 byte of 2^ceil(log2(amax / 448)): 448 is 1.75 * 2^8. 0xff when amax is not a number. */
-static inline LSA_BODY uint8_t tile_scale(uint32_t amax)
-{
-    uint32_t byte = (amax >> 23) - 8 + ((amax & 0x7fffff) > 0x600000);
-    return (uint8_t)pick(amax >= F32_INFINITY, 255, byte);
 }
 
 static inline LSA_BODY void encode_tile(uint8_t *out, uint8_t *scale, const float *x, int64_t n)
@@ -36,18 +23,12 @@ static inline LSA_BODY void encode_tile(uint8_t *out, uint8_t *scale, const floa
         memset(out, 0x7f, (size_t)n);
         return;
     }
-    float inverse = f32_from_bits((uint32_t)(254 - *scale) << 23);
-    for (int64_t i = 0; i < n; i++) out[i] = f32_to_e4m3(x[i] * inverse);
+    for (int64_t i = 0; i < n; i++) out[i] = tile_code(x[i], *scale);
 }
 
-/* NaN times NaN takes the sign of whichever operand the compiler puts first: it is not computed. */
 static inline LSA_BODY void decode_tile(float *out, const uint8_t *in, float scale, int64_t n)
 {
-    if (scale != scale) {
-        for (int64_t i = 0; i < n; i++) out[i] = scale;
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) out[i] = e4m3_to_f32(in[i]) * scale;
+    for (int64_t i = 0; i < n; i++) out[i] = tile_number(in[i], scale);
 }
 
 static inline LSA_BODY void encode_bf16(uint8_t *out, const float *x, int64_t n)
@@ -91,14 +72,8 @@ static inline LSA_BODY void decode_kv_fp8(float *out, const uint8_t *in, int64_t
 /* x is rotated already. */
 static inline LSA_BODY void encode_key_fp8(uint8_t *out, const float *x, int64_t dim)
 {
-    uint32_t amax = amax_bits(x, dim), not_a_number = 0x7fc00000;
-    float scale = f32_from_bits(amax) / 448;
-    if (amax >= F32_INFINITY) {
-        memset(out, 0x7f, (size_t)dim);
-        memcpy(out + dim, &not_a_number, sizeof not_a_number);
-        return;
-    }
-    for (int64_t i = 0; i < dim; i++) out[i] = f32_to_e4m3(x[i] / scale);
+    float scale = key_scale(amax_bits(x, dim));
+    for (int64_t i = 0; i < dim; i++) out[i] = key_code(x[i], scale);
     memcpy(out + dim, &scale, sizeof scale);
 }
 
@@ -254,12 +229,25 @@ static int check_key(const char *op, int64_t n, const layout *l)
     return LSA_OK;
 }
 
+int lsa_kv_check(const char *op, int64_t n, int64_t dim, int64_t rope_dim, int64_t stride,
+                 int32_t format)
+{
+    layout l = {dim, rope_dim, stride, format};
+    return check_records(op, n, lsa_kv_record_bytes(format, dim, rope_dim), &l);
+}
+
+int lsa_index_key_check(const char *op, int64_t n, int64_t dim, int64_t stride, int32_t format)
+{
+    layout l = {dim, -1, stride, format};
+    return check_key(op, n, &l);
+}
+
 int lsa_kv_encode_cpu(void *out, const float *in, int64_t n, int64_t dim, int64_t rope_dim,
                       int64_t out_stride, int32_t format, void *stream)
 {
     (void)stream;
     layout l = {dim, rope_dim, out_stride, format};
-    int rc = check_records("kv_encode", n, lsa_kv_record_bytes(format, dim, rope_dim), &l);
+    int rc = lsa_kv_check("kv_encode", n, dim, rope_dim, out_stride, format);
     return rc ? rc : encode_all(out, in, n, &l);
 }
 
@@ -268,7 +256,7 @@ int lsa_kv_decode_cpu(float *out, const void *in, int64_t n, int64_t dim, int64_
 {
     (void)stream;
     layout l = {dim, rope_dim, in_stride, format};
-    int rc = check_records("kv_decode", n, lsa_kv_record_bytes(format, dim, rope_dim), &l);
+    int rc = lsa_kv_check("kv_decode", n, dim, rope_dim, in_stride, format);
     return rc ? rc : decode_all(out, in, n, &l);
 }
 
@@ -277,7 +265,7 @@ int lsa_index_encode_cpu(void *out, const float *in, int64_t n, int64_t dim, int
 {
     (void)stream;
     layout l = {dim, -1, out_stride, format};
-    int rc = check_key("index_encode", n, &l);
+    int rc = lsa_index_key_check("index_encode", n, dim, out_stride, format);
     return rc ? rc : encode_all(out, in, n, &l);
 }
 
@@ -286,6 +274,6 @@ int lsa_index_decode_cpu(float *out, const void *in, int64_t n, int64_t dim, int
 {
     (void)stream;
     layout l = {dim, -1, in_stride, format};
-    int rc = check_key("index_decode", n, &l);
+    int rc = lsa_index_key_check("index_decode", n, dim, in_stride, format);
     return rc ? rc : decode_all(out, in, n, &l);
 }

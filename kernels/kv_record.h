@@ -27,12 +27,12 @@ typedef struct lsa_records {
  * in: [n, dim] contiguous f32. */
 typedef int lsa_kv_encode_fn(void *out, const float *in, int64_t n, int64_t dim, int64_t rope_dim,
                              int64_t out_stride, int32_t format, void *stream);
-lsa_kv_encode_fn lsa_kv_encode_cpu;
+lsa_kv_encode_fn lsa_kv_encode_cpu, lsa_kv_encode_cuda;
 
 /* out: [n, dim] f32; in: n records, `in_stride` bytes apart. */
 typedef int lsa_kv_decode_fn(float *out, const void *in, int64_t n, int64_t dim, int64_t rope_dim,
                              int64_t in_stride, int32_t format, void *stream);
-lsa_kv_decode_fn lsa_kv_decode_cpu;
+lsa_kv_decode_fn lsa_kv_decode_cpu, lsa_kv_decode_cuda;
 
 /* Index key of one chunk, `dim` values.
  *   f32, bf16: the values in order, not rotated.
@@ -43,11 +43,16 @@ int64_t lsa_index_key_bytes(int32_t format, int64_t dim);
 
 typedef int lsa_index_encode_fn(void *out, const float *in, int64_t n, int64_t dim,
                                 int64_t out_stride, int32_t format, void *stream);
-lsa_index_encode_fn lsa_index_encode_cpu;
+lsa_index_encode_fn lsa_index_encode_cpu, lsa_index_encode_cuda;
 
 /* Gives the stored values, rotated as they are (fp8): a score needs the query rotated too. */
 typedef int lsa_index_decode_fn(float *out, const void *in, int64_t n, int64_t dim,
                                 int64_t in_stride, int32_t format, void *stream);
-lsa_index_decode_fn lsa_index_decode_cpu;
+lsa_index_decode_fn lsa_index_decode_cpu, lsa_index_decode_cuda;
+
+/* The arguments, as all of them check them. */
+int lsa_kv_check(const char *op, int64_t n, int64_t dim, int64_t rope_dim, int64_t stride,
+                 int32_t format);
+int lsa_index_key_check(const char *op, int64_t n, int64_t dim, int64_t stride, int32_t format);
 
 #endif

@@ -96,17 +96,29 @@ static inline LSA_BODY void route_body(const route_call *c, int64_t from, int64_
 
 LSA_PATHS(route, (const route_call *c, int64_t from, int64_t to), (c, from, to))
 
-int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const float *bias,
-                      const int32_t *token_experts, const int32_t *tokens, int64_t n,
-                      int64_t experts, int64_t k, int32_t scoring, float scaling, void *stream)
+int lsa_moe_route_check(int64_t n, int64_t experts, int64_t k, int32_t scoring)
 {
-    (void)stream;
     if (scoring != LSA_SCORING_SQRTSOFTPLUS && scoring != LSA_SCORING_SIGMOID)
         return lsa_fail(LSA_EARG, "moe_route: scoring %d is not sqrtsoftplus or sigmoid", scoring);
     if (n < 0 || k < 0 || k > experts || experts > INT32_MAX)
         return lsa_fail(LSA_ESHAPE, "moe_route: %lld tokens, the best %lld of %lld experts",
                         (long long)n, (long long)k, (long long)experts);
-    if (k == 0) return LSA_OK;
+    return LSA_OK;
+}
+
+int lsa_swiglu_check(int64_t n, float limit)
+{
+    if (n >= 0 && limit >= 0) return LSA_OK;
+    return lsa_fail(LSA_EARG, "swiglu: %lld values, limit %g", (long long)n, (double)limit);
+}
+
+int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const float *bias,
+                      const int32_t *token_experts, const int32_t *tokens, int64_t n,
+                      int64_t experts, int64_t k, int32_t scoring, float scaling, void *stream)
+{
+    (void)stream;
+    int rc = lsa_moe_route_check(n, experts, k, scoring);
+    if (rc || k == 0) return rc;
     const route_call call = {ids,    weights, logits, bias,    token_experts,
                              tokens, experts, k,      scoring, scaling};
     int threads = lsa_threads_for(n * (token_experts ? k : experts) * ROUTE_NS);
@@ -144,8 +156,8 @@ int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, fl
                    void *stream)
 {
     (void)stream;
-    if (n < 0 || !(limit >= 0))
-        return lsa_fail(LSA_EARG, "swiglu: %lld values, limit %g", (long long)n, (double)limit);
+    int rc = lsa_swiglu_check(n, limit);
+    if (rc) return rc;
     int threads = lsa_threads_for(n * SWIGLU_NS);
     if (threads == 1) {
         swiglu(out, gate, up, n, limit);

@@ -19,12 +19,16 @@ typedef int lsa_moe_route_fn(int32_t *ids, float *weights, const float *logits, 
                              const int32_t *token_experts, const int32_t *tokens, int64_t n,
                              int64_t experts, int64_t k, int32_t scoring, float scaling,
                              void *stream);
-lsa_moe_route_fn lsa_moe_route_cpu;
+lsa_moe_route_fn lsa_moe_route_cpu, lsa_moe_route_cuda;
 
 /* out[i] = silu(min(gate[i], limit)) * clamp(up[i], -limit, limit), n values. out may be gate
  * or up. limit >= 0, infinity included. NaN stays NaN. */
 typedef int lsa_swiglu_fn(float *out, const float *gate, const float *up, int64_t n, float limit,
                           void *stream);
-lsa_swiglu_fn lsa_swiglu_cpu;
+lsa_swiglu_fn lsa_swiglu_cpu, lsa_swiglu_cuda;
+
+/* The arguments, as both halves check them. */
+int lsa_moe_route_check(int64_t n, int64_t experts, int64_t k, int32_t scoring);
+int lsa_swiglu_check(int64_t n, float limit);
 
 #endif

@@ -1,4 +1,4 @@
-/* Private to C files: the small float formats, one number at a time and by the vector.
+/* Private to C and CUDA files: the small float formats, one number at a time and, in C, by the vector.
  *
  * One at a time: exact to the standard, round to nearest even, without branches, so that loops over
  * them vectorise. By the vector: the same bits, for the kernels that stream weights and records.
@@ -8,7 +8,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __CUDACC__
+#include "kernels/cuda_lane.h"
+#else
 #include "core/base/simd.h"
+#endif
 
 static inline LSA_BODY uint32_t f32_bits(float x)
 {
@@ -106,7 +110,7 @@ static inline LSA_BODY float e2m1_to_f32(uint8_t c)
     return f32_from_bits(sign | u);
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__CUDACC__)
 
 /* ---- AVX2: 8 numbers ---- */
 

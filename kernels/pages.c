@@ -4,12 +4,26 @@
 #include "core/base/error.h"
 #include "core/base/simd.h"
 
-int lsa_pages_cpu(float *out, const float *in, int64_t rows, int64_t n, int64_t size, int32_t op,
-                  void *stream)
+int lsa_pages_check(int64_t rows, int64_t n, int64_t size)
 {
     if (size < 1) return lsa_fail(LSA_EARG, "pages: size is %lld", (long long)size);
     if (rows < 0 || n < 0)
         return lsa_fail(LSA_ESHAPE, "pages: shape [%lld, %lld]", (long long)rows, (long long)n);
+    return LSA_OK;
+}
+
+int lsa_density_check(int64_t n, int64_t size)
+{
+    if (size < 1) return lsa_fail(LSA_EARG, "density: size is %lld", (long long)size);
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "density: %lld ids", (long long)n);
+    return LSA_OK;
+}
+
+int lsa_pages_cpu(float *out, const float *in, int64_t rows, int64_t n, int64_t size, int32_t op,
+                  void *stream)
+{
+    int bad = lsa_pages_check(rows, n, size);
+    if (bad) return bad;
     int64_t full = n / size, rest = n % size, pages = full + (rest > 0);
     if (rest == 0) return lsa_reduce_cpu(out, in, rows * full, size, 1, op, stream);
     for (int64_t r = 0; r < rows; r++) {
@@ -49,8 +63,8 @@ static int64_t count_range(const uint64_t *bits, int64_t from, int64_t to)
 int lsa_density_cpu(float *out, const uint64_t *bits, int64_t n, int64_t size, void *stream)
 {
     (void)stream;
-    if (size < 1) return lsa_fail(LSA_EARG, "density: size is %lld", (long long)size);
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "density: %lld ids", (long long)n);
+    int rc = lsa_density_check(n, size);
+    if (rc) return rc;
     int64_t pages = (n + size - 1) / size, p = 0;
     if (size % 64 == 0) {
         p = n / size;

@@ -154,19 +154,25 @@ static void reduce_columns(float *out, const float *in, int64_t outer, int64_t n
     }
 }
 
-int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op,
-                   void *stream)
+int lsa_reduce_check(int64_t outer, int64_t n, int64_t inner, int32_t op)
 {
-    (void)stream;
     if (op < LSA_REDUCE_SUM || op > LSA_REDUCE_MAX)
         return lsa_fail(LSA_EARG, "reduce: op %d is unknown", op);
     if (outer < 0 || n < 0 || inner < 0)
         return lsa_fail(LSA_ESHAPE, "reduce: shape [%lld, %lld, %lld]", (long long)outer,
                         (long long)n, (long long)inner);
-    if (outer == 0 || inner == 0) return LSA_OK;
-    if (n == 0 && (op == LSA_REDUCE_MIN || op == LSA_REDUCE_MAX))
+    if (outer > 0 && inner > 0 && n == 0 && (op == LSA_REDUCE_MIN || op == LSA_REDUCE_MAX))
         return lsa_fail(LSA_ESHAPE, "reduce: no elements to take the %s of",
                         op == LSA_REDUCE_MIN ? "minimum" : "maximum");
+    return LSA_OK;
+}
+
+int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_t inner, int32_t op,
+                   void *stream)
+{
+    (void)stream;
+    int rc = lsa_reduce_check(outer, n, inner, op);
+    if (rc || outer == 0 || inner == 0) return rc;
     int threads = lsa_threads_for(outer * n * inner / 8);
     if (inner > 1) {
         reduce_columns(out, in, outer, n, inner, op, threads);
@@ -212,11 +218,17 @@ static inline LSA_BODY void largest_body(const float *x, int64_t n, float *value
 }
 LSA_PATHS(largest, (const float *x, int64_t n, float *value), (x, n, value))
 
+int lsa_argmax_check(int64_t rows, int64_t n)
+{
+    if (rows >= 0 && n >= 0 && n <= INT32_MAX) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "argmax: shape [%lld, %lld]", (long long)rows, (long long)n);
+}
+
 int lsa_argmax_cpu(int32_t *ids, const float *in, int64_t rows, int64_t n, void *stream)
 {
     (void)stream;
-    if (rows < 0 || n < 0 || n > INT32_MAX)
-        return lsa_fail(LSA_ESHAPE, "argmax: shape [%lld, %lld]", (long long)rows, (long long)n);
+    int rc = lsa_argmax_check(rows, n);
+    if (rc) return rc;
     for (int64_t r = 0; r < rows; r++) {
         float value;
         int64_t at;

@@ -46,13 +46,18 @@ LSA_PATHS(norm_rows,
           (float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps),
           (y, x, weight, rows, n, eps))
 
+int lsa_rmsnorm_check(int64_t rows, int64_t n)
+{
+    if (rows >= 0 && n >= 1) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "rmsnorm: %lld rows of %lld values", (long long)rows, (long long)n);
+}
+
 int lsa_rmsnorm_cpu(float *y, const float *x, const float *weight, int64_t rows, int64_t n,
                     float eps, void *stream)
 {
     (void)stream;
-    if (rows < 0 || n < 1)
-        return lsa_fail(LSA_ESHAPE, "rmsnorm: %lld rows of %lld values", (long long)rows,
-                        (long long)n);
+    int rc = lsa_rmsnorm_check(rows, n);
+    if (rc) return rc;
     int threads = lsa_threads_for(rows * (10 + n / 8));
     if (threads == 1) {
         norm_rows(y, x, weight, rows, n, eps);

@@ -5,13 +5,27 @@
 #include "core/base/error.h"
 #include "core/base/simd.h"
 
+int lsa_rope_table_check(int64_t n, int64_t half)
+{
+    if (n >= 0 && half >= 0) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "rope_table: %lld positions of %lld frequencies", (long long)n,
+                    (long long)half);
+}
+
+int lsa_rope_check(int64_t rows, int64_t heads, int64_t dim, int64_t rope_dim)
+{
+    if (rows >= 0 && heads >= 0 && rope_dim >= 0 && rope_dim % 2 == 0 && rope_dim <= dim)
+        return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "rope: [%lld, %lld, %lld] with %lld rotated values",
+                    (long long)rows, (long long)heads, (long long)dim, (long long)rope_dim);
+}
+
 int lsa_rope_table_cpu(float *table, const float *inv_freq, const int32_t *positions, int64_t n,
                        int64_t half, void *stream)
 {
     (void)stream;
-    if (n < 0 || half < 0)
-        return lsa_fail(LSA_ESHAPE, "rope_table: %lld positions of %lld frequencies", (long long)n,
-                        (long long)half);
+    int rc = lsa_rope_table_check(n, half);
+    if (rc) return rc;
 #pragma omp parallel for num_threads(lsa_threads_for(n *half * 12)) schedule(static)
     for (int64_t i = 0; i < n; i++) {
         float position = (float)positions[i];
@@ -64,9 +78,8 @@ int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int6
                  int64_t rope_dim, int32_t inverse, void *stream)
 {
     (void)stream;
-    if (rows < 0 || heads < 0 || rope_dim < 0 || rope_dim % 2 || rope_dim > dim)
-        return lsa_fail(LSA_ESHAPE, "rope: [%lld, %lld, %lld] with %lld rotated values",
-                        (long long)rows, (long long)heads, (long long)dim, (long long)rope_dim);
+    int rc = lsa_rope_check(rows, heads, dim, rope_dim);
+    if (rc) return rc;
     float sign = inverse ? -1.0f : 1.0f;
     int threads = lsa_threads_for(rows * heads * (2 + rope_dim / 6));
     if (threads == 1) {

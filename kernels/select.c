@@ -486,11 +486,32 @@ static threshold find(const float *scores, int64_t n, double need, double share,
 
 /* ---- entry points ---- */
 
+int lsa_select_above_check(int64_t n)
+{
+    return n < 0 ? lsa_fail(LSA_ESHAPE, "select_above: %lld scores", (long long)n) : LSA_OK;
+}
+
+int lsa_select_topk_check(int64_t n, int64_t k)
+{
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "select_topk: %lld scores", (long long)n);
+    if (k < 0) return lsa_fail(LSA_EARG, "select_topk: k is %lld", (long long)k);
+    return LSA_OK;
+}
+
+int lsa_select_topp_check(int64_t n, double mass)
+{
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "select_topp: %lld scores", (long long)n);
+    if (!(mass >= 0 && mass <= 1))
+        return lsa_fail(LSA_EARG, "select_topp: mass is %g, from 0 to 1 is wanted", mass);
+    return LSA_OK;
+}
+
 int lsa_select_above_cpu(uint64_t *bits, const float *scores, int64_t n, float limit,
                          int32_t strict, void *stream)
 {
     (void)stream;
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "select_above: %lld scores", (long long)n);
+    int rc = lsa_select_above_check(n);
+    if (rc) return rc;
     mark(bits, scores, n, (threshold){limit, strict ? 0 : n});
     return LSA_OK;
 }
@@ -499,8 +520,8 @@ int lsa_select_topk_cpu(uint64_t *bits, const float *scores, int64_t n, int64_t 
                         void *stream)
 {
     (void)stream;
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "select_topk: %lld scores", (long long)n);
-    if (k < 0) return lsa_fail(LSA_EARG, "select_topk: k is %lld", (long long)k);
+    int rc = lsa_select_topk_check(n, k);
+    if (rc) return rc;
     threshold t = {k == 0 ? INFINITY : -INFINITY, 0};
     if (k > 0 && k < n) t = find(scores, n, (double)k, (double)k / (double)n, COUNT, memory);
     mark(bits, scores, n, t);
@@ -528,9 +549,8 @@ int lsa_select_topp_cpu(uint64_t *bits, const float *scores, int64_t n, double m
                         void *stream)
 {
     (void)stream;
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "select_topp: %lld scores", (long long)n);
-    if (!(mass >= 0 && mass <= 1))
-        return lsa_fail(LSA_EARG, "select_topp: mass is %g, from 0 to 1 is wanted", mass);
+    int rc = lsa_select_topp_check(n, mass);
+    if (rc) return rc;
     double total;
     positive_sum(scores, n, &total);
     threshold t = {0, 0};

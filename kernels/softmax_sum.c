@@ -93,13 +93,17 @@ static inline LSA_BODY void add_body(float *out, const float *x, int64_t m, scal
 }
 LSA_PATHS(add, (float *out, const float *x, int64_t m, scale s), (out, x, m, s))
 
+int lsa_softmax_sum_check(int64_t rows, int64_t n)
+{
+    if (rows >= 0 && n >= 0) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "softmax_sum: shape [%lld, %lld]", (long long)rows, (long long)n);
+}
+
 int lsa_softmax_sum_cpu(float *out, const float *in, int64_t rows, int64_t n, void *stream)
 {
     (void)stream;
-    if (rows < 0 || n < 0)
-        return lsa_fail(LSA_ESHAPE, "softmax_sum: shape [%lld, %lld]", (long long)rows,
-                        (long long)n);
-    if (n == 0) return LSA_OK;
+    int rc = lsa_softmax_sum_check(rows, n);
+    if (rc || n == 0) return rc;
     memset(out, 0, (size_t)n * sizeof *out);
     int threads = lsa_threads_for(rows * n);
     for (int64_t from = 0; from < rows; from += GROUP) {

@@ -28,13 +28,20 @@ static inline LSA_BODY void spread_body(float *out, const float *x, int64_t n, i
 LSA_PATHS(spread, (float *out, const float *x, int64_t n, int64_t from, int64_t m, int64_t r),
           (out, x, n, from, m, r))
 
-int lsa_spread_cpu(float *out, const float *x, int64_t n, int64_t radius, void *stream)
+int lsa_spread_check(int64_t n, int64_t radius)
 {
-    (void)stream;
     if (radius < 0 || radius > LSA_SPREAD_MOST)
         return lsa_fail(LSA_EARG, "spread: radius is %lld, 0 to %d are possible", (long long)radius,
                         LSA_SPREAD_MOST);
     if (n < 0) return lsa_fail(LSA_ESHAPE, "spread: %lld elements", (long long)n);
+    return LSA_OK;
+}
+
+int lsa_spread_cpu(float *out, const float *x, int64_t n, int64_t radius, void *stream)
+{
+    (void)stream;
+    int rc = lsa_spread_check(n, radius);
+    if (rc) return rc;
     int threads = lsa_threads_for(n);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t from = 0; from < n; from += BLOCK)

@@ -289,14 +289,21 @@ int64_t lsa_topk_workspace(int64_t rows, int32_t k)
     return k > MOST_K || buffers < 1 ? 0 : buffers * state_elements(k) * 8;
 }
 
-int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
-                 int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream)
+int lsa_topk_check(int64_t rows, int64_t n, int32_t k)
 {
-    (void)stream;
     if (rows < 0 || n < 0 || n > INT32_MAX)
         return lsa_fail(LSA_ESHAPE, "topk: %lld rows of %lld scores", (long long)rows,
                         (long long)n);
     if (k < 0 || k > MOST_K) return lsa_fail(LSA_EARG, "topk: k is %d, must be 0 .. %d", k, MOST_K);
+    return LSA_OK;
+}
+
+int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
+                 int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream)
+{
+    (void)stream;
+    int rc = lsa_topk_check(rows, n, k);
+    if (rc) return rc;
     int threads = lsa_threads_for(rows * (n / 8 + 1000));
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     if (threads > rows) threads = rows > 0 ? (int)rows : 1;

@@ -30,7 +30,10 @@ int32_t lsa_topk_finish(lsa_topk_state *state, int32_t *ids, float *values);
 typedef int lsa_topk_fn(int32_t *ids, float *values, int32_t *counts, const float *scores,
                         int64_t rows, int64_t n, int64_t score_stride, int32_t k, void *workspace,
                         void *stream);
-lsa_topk_fn lsa_topk_cpu;
+lsa_topk_fn lsa_topk_cpu, lsa_topk_cuda;
+
+/* The sizes, as both check them. */
+int lsa_topk_check(int64_t rows, int64_t n, int32_t k);
 
 typedef int64_t lsa_topk_workspace_fn(int64_t rows, int32_t k);
 lsa_topk_workspace_fn lsa_topk_workspace;

@@ -19,10 +19,16 @@ static inline LSA_BODY void uniform_body(float *out, int64_t n, uint64_t seed)
 }
 LSA_PATHS(uniform, (float *out, int64_t n, uint64_t seed), (out, n, seed))
 
+int lsa_uniform_check(int64_t n)
+{
+    return n < 0 ? lsa_fail(LSA_ESHAPE, "uniform: %lld elements", (long long)n) : LSA_OK;
+}
+
 int lsa_uniform_cpu(float *out, int64_t n, uint64_t seed, void *stream)
 {
     (void)stream;
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "uniform: %lld elements", (long long)n);
+    int rc = lsa_uniform_check(n);
+    if (rc) return rc;
     uniform(out, n, seed);
     return LSA_OK;
 }

@@ -8,6 +8,9 @@
  * generators", 2014).
  * out: [n] f32. n = 0 is legal. */
 typedef int lsa_uniform_fn(float *out, int64_t n, uint64_t seed, void *stream);
-lsa_uniform_fn lsa_uniform_cpu;
+lsa_uniform_fn lsa_uniform_cpu, lsa_uniform_cuda;
+
+/* n, as both check it. */
+int lsa_uniform_check(int64_t n);
 
 #endif

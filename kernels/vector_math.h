@@ -1,11 +1,15 @@
-/* Private to C files: exp and its relatives on sixteen floats.
+/* Private to C and CUDA files: exp and its relatives on sixteen floats; on a GPU on one, a thread's.
  *
  * Only single operations in a written order (no contraction into fma), so that every code path
  * gives the same bits. The errors named here are those that tests/vector_math_spec.lua measures
  * against double precision. */
 #ifndef LSA_VECTOR_MATH_H
 #define LSA_VECTOR_MATH_H
+#ifdef __CUDACC__
+#include "kernels/cuda_lane.h"
+#else
 #include "core/base/simd.h"
+#endif
 
 /* yes where the mask is set (-1), no elsewhere (0). */
 static inline LSA_BODY f32x16 f32x16_select(i32x16 mask, f32x16 yes, f32x16 no)
@@ -19,7 +23,6 @@ static inline LSA_BODY i32x16 f32x16_below(f32x16 a, f32x16 b) { return (i32x16)
 
 static inline LSA_BODY i32x16 i32x16_is_zero(i32x16 v)
 {
-    typedef uint32_t u32x16 __attribute__((vector_size(64)));
     return ~((v | (i32x16) - (u32x16)v) >> 31); /* unsigned: the least integer has no negative */
 }
 
@@ -124,7 +127,7 @@ static inline LSA_BODY f32x16 f32x16_log(f32x16 v)
     i32x16 e = shifted >> 23;
     f32x16 f = (f32x16)(bits - (e << 23)) - 1.0f;
     e -= tiny & 23;
-    f32x16 n = __builtin_convertvector(e, f32x16);
+    f32x16 n = f32x16_of(e);
 
     f32x16 z = f * f;
     f32x16 p = f * 7.0376836292e-2f - 1.1514610310e-1f;

@@ -33,13 +33,20 @@ LSA_PATHS(where,
            int32_t b_step),
           (out, bits, a, b, n, b_step))
 
+int lsa_where_check(int64_t n, int32_t b_step)
+{
+    if (b_step != 0 && b_step != 1)
+        return lsa_fail(LSA_EARG, "where: b_step is %d, 0 or 1 is possible", b_step);
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "where: %lld elements", (long long)n);
+    return LSA_OK;
+}
+
 int lsa_where_cpu(float *out, const uint64_t *bits, const float *a, const float *b, int64_t n,
                   int32_t b_step, void *stream)
 {
     (void)stream;
-    if (b_step != 0 && b_step != 1)
-        return lsa_fail(LSA_EARG, "where: b_step is %d, 0 or 1 is possible", b_step);
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "where: %lld elements", (long long)n);
+    int rc = lsa_where_check(n, b_step);
+    if (rc) return rc;
     if (n) where(out, bits, a, b, n, b_step);
     return LSA_OK;
 }

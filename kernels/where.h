@@ -8,6 +8,9 @@
  * 1. n = 0 is legal. */
 typedef int lsa_where_fn(float *out, const uint64_t *bits, const float *a, const float *b,
                          int64_t n, int32_t b_step, void *stream);
-lsa_where_fn lsa_where_cpu;
+lsa_where_fn lsa_where_cpu, lsa_where_cuda;
+
+/* The arguments, as both check them. */
+int lsa_where_check(int64_t n, int32_t b_step);
 
 #endif

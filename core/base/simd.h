@@ -27,6 +27,7 @@
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 
 static inline LSA_BODY f32x16 f32x16_load(const float *p)
 {
@@ -38,6 +39,9 @@ static inline LSA_BODY f32x16 f32x16_load(const float *p)
 static inline LSA_BODY void f32x16_store(float *p, f32x16 v) { memcpy(p, &v, sizeof v); }
 
 static inline LSA_BODY f32x16 f32x16_set(float x) { return x - (f32x16){0}; }
+
+/* To the nearest float. */
+static inline LSA_BODY f32x16 f32x16_of(i32x16 v) { return __builtin_convertvector(v, f32x16); }
 
 /* The first n (0..16) floats, the rest zero. */
 static inline LSA_BODY f32x16 f32x16_load_n(const float *p, int64_t n)

@@ -1,0 +1,81 @@
+/* Private to CUDA files: what launchers and kernels share. Sums over a block or a warp run in an order that its size
+ * alone fixes. */
+#ifndef LSA_CUDA_LAUNCH_H
+#define LSA_CUDA_LAUNCH_H
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+extern "C" {
+#include "core/base/error.h"
+}
+
+enum { LSA_WARP = 32, LSA_MOST_BLOCKS = 4096 };
+
+/* What the launcher of `op` returns after its last launch. */
+static inline int lsa_launched(const char *op)
+{
+    cudaError_t error = cudaGetLastError();
+    if (error == cudaSuccess) return LSA_OK;
+    return lsa_fail(LSA_EDEVICE, "%s: %s", op, cudaGetErrorString(error));
+}
+
+/* Blocks that take `each` of n things; threads go on to further ones where that would be too many. */
+static inline unsigned lsa_blocks(int64_t n, int64_t each)
+{
+    int64_t blocks = (n + each - 1) / each;
+    return (unsigned)(blocks < LSA_MOST_BLOCKS ? blocks : (int64_t)LSA_MOST_BLOCKS);
+}
+
+/* Every thread's first thing, and how far its next one is. */
+__device__ static inline int64_t lsa_thread(void)
+{
+    return (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+__device__ static inline int64_t lsa_threads(void) { return (int64_t)gridDim.x * blockDim.x; }
+
+/* The sum of a warp's values, in all of its lanes. */
+template <typename T> __device__ static inline T lsa_warp_sum(T v)
+{
+#pragma unroll
+    for (int step = LSA_WARP / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffff, v, step);
+    return v;
+}
+
+/* The sum of a block's values, in all of its threads. shared: one value a warp; it may be used again
+ * after the next barrier. */
+template <typename T> __device__ static inline T lsa_block_sum(T v, T *shared)
+{
+    v = lsa_warp_sum(v);
+    if (threadIdx.x % LSA_WARP == 0) shared[threadIdx.x / LSA_WARP] = v;
+    __syncthreads();
+    T sum = shared[0];
+    for (unsigned i = 1; i < blockDim.x / LSA_WARP; i++) sum += shared[i];
+    return sum;
+}
+
+/* Four floats from p[i] on, of n; zeros beyond. `whole`: p is on a 16-byte boundary. */
+__device__ static inline float4 lsa_load4(const float *p, int64_t i, int64_t n, bool whole)
+{
+    if (whole && i + 4 <= n) return *(const float4 *)(p + i);
+    float4 v = {0, 0, 0, 0};
+    if (i < n) v.x = p[i];
+    if (i + 1 < n) v.y = p[i + 1];
+    if (i + 2 < n) v.z = p[i + 2];
+    if (i + 3 < n) v.w = p[i + 3];
+    return v;
+}
+
+__device__ static inline void lsa_store4(float *p, int64_t i, int64_t n, bool whole, float4 v)
+{
+    if (whole && i + 4 <= n) {
+        *(float4 *)(p + i) = v;
+        return;
+    }
+    if (i < n) p[i] = v.x;
+    if (i + 1 < n) p[i + 1] = v.y;
+    if (i + 2 < n) p[i + 2] = v.z;
+    if (i + 3 < n) p[i + 3] = v.w;
+}
+
+#endif
