@@ -5,8 +5,6 @@ local C, check = lsa.C, require("lsa.raise").check
 
 ffi.cdef [[
 int fork(void);
-int getpid(void);
-int kill(int, int);
 int waitpid(int, int *, int);
 ]]
 
@@ -135,20 +133,39 @@ describe("replacing a file", function()
     end)
   end)
 
-  it("by a process that is killed leaves the old one", function()
+  -- Killed at every operation in turn; what each leaves beside the file, the next one removes.
+  it("by a process that is killed leaves the old one, or the new one whole", function()
     support.with_folder(function(folder)
-      local path = folder .. "/a"
-      support.write(path, "old")
-      local child = ffi.C.fork()
-      if child == 0 then
-        local r = replace(path)
-        C.lsa_replace_write(r, "half", 4)
-        ffi.C.kill(ffi.C.getpid(), 9)
+      local path, status, old, left = folder .. "/a", ffi.new "int[1]", 0, 0
+      support.write(folder .. "/a.tmp-1-x", "not a temporary")
+      for n = 0, 100 do
+        support.write(path, "old")
+        local child = ffi.C.fork()
+        if child == 0 then
+          C.lsa_io_kill_after(n)
+          local r = replace(path)
+          C.lsa_replace_write(r, "new", 3)
+          C.lsa_replace_commit(r)
+          C.lsa_io_kill_after(0)
+          C.lsa_file_remove "/nowhere/a"
+        end
+        assert.equals(child, ffi.C.waitpid(child, status, 0))
+        assert.equals(9, status[0])
+        local text = support.read(path)
+        assert.is_true(text == "old" or text == "new")
+        if text == "old" then old = n end
+        local names = support.names(folder)
+        if names ~= "a a.tmp-1-x" then
+          left = left + 1
+          assert.matches("^a a%.tmp%-1%-x a%.tmp%-%d+%-%d+$", names)
+        elseif text == "new" then
+          break
+        end
       end
-      local status = ffi.new "int[1]"
-      assert.equals(child, ffi.C.waitpid(child, status, 0))
-      assert.equals(9, status[0])
-      assert.equals("old", support.read(path))
+      assert.is_true(old >= 4 and left >= 3)
+      C.lsa_replace_abandon(replace(path))
+      assert.equals("a a.tmp-1-x", support.names(folder))
+      assert.equals("not a temporary", support.read(folder .. "/a.tmp-1-x"))
     end)
   end)
 

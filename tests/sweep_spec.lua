@@ -1,6 +1,7 @@
 -- Sweeps: grids, what is remembered of them, the tables that come out.
 local lsa = require "lsa"
 local files = require "file_support"
+local C = require("lsa.ffi").C
 
 describe("a sweep", function()
   it("runs every combination once, the first axis slowest, and keeps their order", function()
@@ -64,6 +65,12 @@ describe("a sweep", function()
       assert.equal(t:markdown(), files.read(folder .. "/t.md"))
       assert.error_matches(function() t:write(folder .. "/t.txt") end, "written as .csv or .md")
       assert.error_matches(function() t:write(folder .. "/no/t.md") end, "No such file")
+      files.write(folder .. "/t.csv", "old")
+      C.lsa_io_fail_after(2)
+      assert.error_matches(function() t:write(folder .. "/t.csv") end, "cannot be")
+      C.lsa_io_fail_after(-1)
+      assert.equal("old", files.read(folder .. "/t.csv"))
+      assert.equal("t.csv t.md", files.names(folder))
     end)
   end)
 

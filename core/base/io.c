@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include "core/base/io.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,13 +28,18 @@ struct lsa_replace {
     int64_t bytes;
 };
 
-static atomic_llong fail_countdown = -1;
+static atomic_llong fail_countdown = -1, kill_countdown = -1;
 static atomic_uint temporaries;
 
 void lsa_io_fail_after(int64_t n) { atomic_store(&fail_countdown, n); }
 
+void lsa_io_kill_after(int64_t n) { atomic_store(&kill_countdown, n); }
+
 int lsa_io_fault(void)
 {
+    if (atomic_load_explicit(&kill_countdown, memory_order_relaxed) >= 0 &&
+        atomic_fetch_sub(&kill_countdown, 1) == 0)
+        raise(SIGKILL);
     if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) < 0) return 0;
     if (atomic_fetch_sub(&fail_countdown, 1) != 0) return 0;
     errno = EIO;
@@ -289,23 +296,100 @@ int lsa_file_remove(const char *path)
     return fail_errno("cannot be removed", path);
 }
 
-/* Opens a new file of a name that nobody has, beside `path`, with the permissions of the file it replaces. */
+/* Where writing to `path` ends: what links lead to, whether it is there or not. The caller frees *out. */
+static int follow_links(char **out, const char *path)
+{
+    enum { MOST_LINKS = 40 };
+    char target[4096];
+    char *at = lsa_strdup(path);
+    for (int links = 0; at; links++) {
+        ssize_t n = readlink(at, target, sizeof target - 1);
+        if (n < 0) {
+            *out = at;
+            return LSA_OK;
+        }
+        if (links == MOST_LINKS) {
+            lsa_free(at);
+            return lsa_fail(LSA_EIO, "%s: leads through more than %d links", path, MOST_LINKS);
+        }
+        target[n] = 0;
+        const char *slash = target[0] == '/' ? NULL : strrchr(at, '/');
+        int64_t folder = slash ? slash + 1 - at : 0;
+        char *next = lsa_alloc(folder + n + 1);
+        if (next) {
+            memcpy(next, at, (size_t)folder);
+            memcpy(next + folder, target, (size_t)n + 1);
+        }
+        lsa_free(at);
+        at = next;
+    }
+    return LSA_ENOMEM;
+}
+
+/* Whether `name` is `base`.tmp-digits-digits. */
+static int is_temporary_of(const char *name, const char *base)
+{
+    size_t length = strlen(base);
+    if (strncmp(name, base, length) || strncmp(name + length, ".tmp-", 5)) return 0;
+    name += length + 5;
+    size_t process = strspn(name, "0123456789");
+    if (!process || name[process] != '-') return 0;
+    name += process + 1;
+    return *name && !name[strspn(name, "0123456789")];
+}
+
+/* Locks a temporary that is still there. Whoever removes one has its lock. */
+static int lock_temporary(int fd)
+{
+    struct stat st;
+    return !flock(fd, LOCK_EX | LOCK_NB) && !fstat(fd, &st) && st.st_nlink > 0;
+}
+
+/* Removes the temporaries of `path` that nobody has locked: their writers were killed. What cannot be removed stays. */
+static void remove_left_behind(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    char folder[4096];
+    int n = snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash + 1 - path) : 1,
+                     slash ? path : ".");
+    DIR *directory = n < (int)sizeof folder ? opendir(folder) : NULL;
+    if (!directory) return;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        if (!is_temporary_of(entry->d_name, base)) continue;
+        int fd =
+            openat(dirfd(directory), entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0) continue;
+        if (lock_temporary(fd)) unlinkat(dirfd(directory), entry->d_name, 0);
+        close(fd);
+    }
+    closedir(directory);
+}
+
+/* Opens a new file of a name that nobody has, beside `path`, locked, with the permissions of the file it replaces. It never
+ * has more of them, so that nobody opens it who may not read the old one. */
 static int open_temporary(lsa_file **out, const char *path)
 {
     int64_t room = (int64_t)strlen(path) + 40;
     char *name = lsa_alloc(room);
     struct stat old;
     if (!name) return LSA_ENOMEM;
-    int fd = -1;
+    int fd = -1, replaces = stat(path, &old) == 0 && S_ISREG(old.st_mode);
+    remove_left_behind(path);
     for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
         snprintf(name, (size_t)room, "%s.tmp-%ld-%u", path, (long)getpid(),
                  atomic_fetch_add(&temporaries, 1));
-        fd = fault() ? -1 : open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        fd = fault() ? -1
+                     : open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
+                            replaces ? old.st_mode & 0666 : 0666);
         if (fd < 0 && errno != EEXIST) break;
+        if (fd >= 0 && !lock_temporary(fd)) { /* another one who starts has just removed it */
+            close(fd);
+            fd = -1;
+            errno = EEXIST;
+        }
     }
     int rc = fd < 0 ? fail_errno("cannot be created", name) : LSA_OK;
-    if (!rc && stat(path, &old) == 0 && S_ISREG(old.st_mode) &&
-        (fault() || fchmod(fd, old.st_mode & 07777))) {
+    if (!rc && replaces && (fault() || fchmod(fd, old.st_mode & 07777))) {
         rc = fail_errno("cannot be given the old file's permissions", name);
         close(fd);
         unlink(name);
@@ -319,8 +403,8 @@ int lsa_replace_begin(lsa_replace **out, const char *path)
 {
     lsa_replace *r = lsa_alloc_zero(sizeof *r);
     if (!r) return LSA_ENOMEM;
-    r->path = lsa_strdup(path);
-    int rc = r->path ? open_temporary(&r->file, path) : LSA_ENOMEM;
+    int rc = follow_links(&r->path, path);
+    if (!rc) rc = open_temporary(&r->file, r->path);
     if (rc) {
         lsa_free(r->path);
         lsa_free(r);
@@ -329,6 +413,8 @@ int lsa_replace_begin(lsa_replace **out, const char *path)
     *out = r;
     return LSA_OK;
 }
+
+lsa_file *lsa_replace_file(lsa_replace *replace) { return replace->file; }
 
 int lsa_replace_write(lsa_replace *replace, const void *data, int64_t bytes)
 {
@@ -356,41 +442,26 @@ static int sync_directory(const char *path)
 
 static void replace_free(lsa_replace *replace)
 {
+    lsa_free(replace->file->path);
+    lsa_free(replace->file);
     lsa_free(replace->path);
     lsa_free(replace);
 }
 
-/* Syncs, closes and renames; the file is freed, its name is passed on. */
-static int close_and_rename(lsa_file *file, const char *path, char **name)
+int lsa_replace_commit(lsa_replace *replace)
 {
+    lsa_file *file = replace->file;
     int rc = lsa_file_sync(file);
     /* Closed here rather than by lsa_file_close: the name is still needed. */
     int failed = fault();
-    *name = file->path;
     if (close(file->fd) && errno != EINTR) failed = 1;
     if (!rc && failed) rc = fail_errno("cannot be closed", file->path);
-    if (!rc && (fault() || rename(file->path, path))) rc = fail_errno("cannot be replaced", path);
-    lsa_free(file);
-    return rc;
-}
-
-int lsa_file_publish(lsa_file *file, const char *path)
-{
-    char *name;
-    int rc = close_and_rename(file, path, &name);
-    lsa_free(name);
-    return rc ? rc : sync_directory(path);
-}
-
-int lsa_replace_commit(lsa_replace *replace)
-{
-    char *temporary;
-    int rc = close_and_rename(replace->file, replace->path, &temporary);
+    if (!rc && (fault() || rename(file->path, replace->path)))
+        rc = fail_errno("cannot be replaced", replace->path);
     if (rc)
-        unlink(temporary);
+        unlink(file->path);
     else
         rc = sync_directory(replace->path);
-    lsa_free(temporary);
     replace_free(replace);
     return rc;
 }
@@ -400,7 +471,5 @@ void lsa_replace_abandon(lsa_replace *replace)
     if (!replace) return;
     unlink(replace->file->path);
     close(replace->file->fd);
-    lsa_free(replace->file->path);
-    lsa_free(replace->file);
     replace_free(replace);
 }

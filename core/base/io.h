@@ -60,18 +60,20 @@ int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t lim
 /* 1: there is a regular file; 0: there is nothing of that name; a negative code otherwise. */
 int lsa_file_exists(const char *path);
 
-/* Replaces `path` in one step: writes go to a temporary file beside it, which lsa_replace_commit syncs
- * and renames over it, then syncs the directory. Whatever happens before leaves the old file as it was. Commit and
- * abandon free `replace`; a failed commit has abandoned. */
+/* Replaces `path` in one step: writes go to a new file beside it, of a name that nobody has, which lsa_replace_commit
+ * syncs and renames over it, then syncs the directory. Whatever happens before leaves the old file as it was; of a process
+ * that is killed the new file stays until the next one begins to replace `path`. The new file has the old one's
+ * permissions, and where `path` is a link, the file that it leads to is replaced. Commit and abandon free `replace`; a
+ * failed commit has abandoned. */
 typedef struct lsa_replace lsa_replace;
 int lsa_replace_begin(lsa_replace **out, const char *path);
+
+/* Appends; or the file itself, to be written in any order. */
 int lsa_replace_write(lsa_replace *replace, const void *data, int64_t bytes);
+lsa_file *lsa_replace_file(lsa_replace *replace);
+
 int lsa_replace_commit(lsa_replace *replace);
 void lsa_replace_abandon(lsa_replace *replace);
-
-/* A file that was written in any order replaces `path` in one step: its contents are synced, it is closed and renamed, the
- * directory is synced. `file` is freed in any case; a failure before the renaming leaves it where it was written. */
-int lsa_file_publish(lsa_file *file, const char *path);
 
 /* Removes a file; that there is none is no error. */
 int lsa_file_remove(const char *path);
@@ -79,6 +81,10 @@ int lsa_file_remove(const char *path);
 /* Fault injection: the n-th operation from now fails with "Input/output error" (0: the next one), once.
  * -1 turns it off. */
 void lsa_io_fail_after(int64_t n);
+
+/* Fault injection: the process is killed where the n-th operation from now would begin (0: the next one), as by kill -9.
+ * -1 turns it off. */
+void lsa_io_kill_after(int64_t n);
 
 /* 1, with errno set, when this operation is the one that has to fail: asked before every one. */
 int lsa_io_fault(void);

@@ -1,4 +1,4 @@
-/* safetensors files: a memory-mapped reader and an atomic writer. */
+/* safetensors files, read through a mapping; lua/lsa/files/safetensors_writer.lua writes them. */
 #ifndef LSA_SAFETENSORS_H
 #define LSA_SAFETENSORS_H
 #include "core/base/tensor.h"
@@ -24,11 +24,5 @@ int lsa_safetensors_get(const lsa_safetensors *file, int64_t i, lsa_tensor **out
 int64_t lsa_safetensors_metadata_count(const lsa_safetensors *file);
 const char *lsa_safetensors_metadata_key(const lsa_safetensors *file, int64_t i);
 const char *lsa_safetensors_metadata_value(const lsa_safetensors *file, int64_t i);
-
-/* Writes n contiguous CPU tensors and n_meta pairs (keys, values; may be NULL) to `path`: to a temporary
- * file beside it first, synced, then renamed, so a killed write leaves the old file. */
-int lsa_safetensors_save(const char *path, int64_t n, const char *const *names,
-                         const lsa_tensor *const *tensors, int64_t n_meta, const char *const *keys,
-                         const char *const *values);
 
 #endif

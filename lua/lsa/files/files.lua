@@ -10,6 +10,7 @@ local C = require("lsa.ffi").C
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 local torch_file = require "lsa.files.torch_file"
+local writer = require "lsa.files.safetensors_writer"
 
 local M = {}
 local check = raise.check
@@ -104,10 +105,18 @@ function M.load(path)
   raise("load: %s is none of the known formats (%s)", path, table.concat(known, ", "))
 end
 
-local function c_strings(list)
-  local array = ffi.new("const char *[?]", #list + 1)
-  for i, text in ipairs(list) do array[i - 1] = text end
-  return array
+local function save_safetensors(path, names, tensors, metadata)
+  local list = {}
+  for i, name in ipairs(names) do list[i] = {name, tensors[i]:dtype(), tensors[i]:shape()} end
+  local w = writer.new(path, list, metadata)
+  local ok, problem = pcall(function()
+    for i, name in ipairs(names) do w:write(name, tensors[i].c.data, tensors[i]:count()) end
+    w:finish()
+  end)
+  if not ok then
+    w:abandon()
+    error(problem, 0)
+  end
 end
 
 -- metadata: strings by name. The file is replaced at once, or not at all.
@@ -125,24 +134,22 @@ function M.save(path, tensors, metadata)
     if type(name) ~= "string" then raise("save: the name %s is %s, a string is wanted", tostring(name), type(name)) end
   end
   local names, kept = sorted_keys(tensors), {}
-  local pointers = ffi.new("const lsa_tensor *[?]", #names + 1)
   for i, name in ipairs(names) do
     local t = tensors[name]
     if not tensor.is(t) then raise("save: %s is %s, a tensor is wanted", name, raise.kind(t)) end
     kept[i] = t:to "cpu":contiguous()
-    pointers[i - 1] = kept[i].c
   end
-  local keys, values, texts = {}, {}, {}
-  for i, key in ipairs(sorted_keys(metadata or {})) do
+  local texts = {}
+  for _, key in ipairs(sorted_keys(metadata or {})) do
     local value = metadata[key]
     if type(value) == "number" or type(value) == "boolean" then value = tostring(value) end
     if type(value) ~= "string" then
       raise("save: metadata %s is %s, a string is wanted", key, raise.kind(value))
     end
-    keys[i], values[i], texts[key] = key, value, value
+    texts[key] = value
   end
   if path:find "%.pt$" then return torch_file.save(path, names, kept, texts) end
-  check(C.lsa_safetensors_save(path, #names, c_strings(names), pointers, #keys, c_strings(keys), c_strings(values)))
+  save_safetensors(path, names, kept, texts)
 end
 
 return M

@@ -5,8 +5,7 @@
 --   w:write("hidden", pointer, elements)     appends; pointer: C memory of the tensor's dtype
 --   w:finish()   w:abandon()                 in any case, once
 --
--- A tensor without a shape is a list that grows. Until finish there is path .. ".part" beside the path, and a part of its
--- own for each growing tensor; what a killed process leaves of them is overwritten by the next one.
+-- A tensor without a shape is a list that grows, in a file of its own without a name until finish appends it.
 local ffi = require "ffi"
 local cjson = require "cjson"
 local raise = require "lsa.raise"
@@ -26,18 +25,7 @@ local ALIGN = 64
 local format_names = {f32 = "F32", bf16 = "BF16", f16 = "F16", f8_e4m3 = "F8_E4M3", f8_e8m0 = "F8_E8M0", i8 = "I8",
   u8 = "U8", i32 = "I32", i64 = "I64"}
 
-local function open(path)
-  local box = ffi.new "lsa_file *[1]"
-  local rc = C.lsa_file_open(box, path, C.LSA_FILE_UPDATE)
-  if rc == 0 then rc = C.lsa_file_resize(box[0], 0) end
-  if rc < 0 then
-    local message = ffi.string(C.lsa_error())
-    C.lsa_file_close(box[0])
-    C.lsa_file_remove(path)
-    raise("%s", message)
-  end
-  return ffi.gc(box[0], C.lsa_file_close)
-end
+local HEADER_LIMIT = 100000000
 
 local function product(shape)
   local n = 1
@@ -51,6 +39,16 @@ local function list_text(numbers)
   return "[" .. table.concat(out, ",") .. "]"
 end
 
+-- What jansson, and every other reader, takes as a name or a text.
+local function check_text(path, text)
+  local rest = text:gsub("[\194-\223][\128-\191]", " "):gsub("\224[\160-\191][\128-\191]", " ")
+    :gsub("\237[\128-\159][\128-\191]", " "):gsub("[\225-\236\238\239][\128-\191][\128-\191]", " ")
+    :gsub("\240[\144-\191][\128-\191][\128-\191]", " "):gsub("[\241-\243][\128-\191][\128-\191][\128-\191]", " ")
+    :gsub("\244[\128-\143][\128-\191][\128-\191]", " ")
+  if rest:find "[\128-\255]" then raise("%s: %s is not UTF-8", path, text) end
+  if text:find("\0", 1, true) then raise("%s: %q has a zero byte", path, text) end
+end
+
 -- In the order of the keys: the same metadata is the same bytes.
 local function metadata_text(metadata)
   local keys, out = {}, {}
@@ -60,13 +58,13 @@ local function metadata_text(metadata)
   return "{" .. table.concat(out, ",") .. "}"
 end
 
--- The header for tensors of so many bytes each, as the file begins; `room` is what it is padded to.
+-- The header, as the file begins; `room` is what it is padded to. Without `room`: what has room for it, however much grows.
 local function header_text(self, room)
   local entries, at = {}, 0
   if next(self.metadata) then entries[1] = '"__metadata__":' .. metadata_text(self.metadata) end
   for _, t in ipairs(self.tensors) do
-    local bytes = room and t.done * t.size or MOST
     local shape = t.shape or {room and t.done or MOST}
+    local bytes = t.shape and product(t.shape) * t.size or room and t.done * t.size or MOST
     entries[#entries + 1] = ('%s:{"dtype":"%s","shape":%s,"data_offsets":%s}'):format(cjson.encode(t.name), format_names[t.dtype],
       list_text(shape), list_text {at, at + bytes})
     at = at + bytes
@@ -74,6 +72,9 @@ local function header_text(self, room)
   local text = "{" .. table.concat(entries, ",") .. "}"
   local total = room or math.ceil((8 + #text) / ALIGN) * ALIGN
   local length, bytes = total - 8, {}
+  if length > HEADER_LIMIT then
+    raise("%s: the header would have %d bytes, at most %d are allowed", self.path, length, HEADER_LIMIT)
+  end
   for i = 1, 8 do
     bytes[i] = string.char(length % 256)
     length = math.floor(length / 256)
@@ -90,14 +91,15 @@ end
 
 -- Where each tensor is written to.
 local function open_parts(self)
-  local at = self.room
-  for i, t in ipairs(self.tensors) do
+  local folder = ffi.string(C.lsa_file_path(self.file)):match "^(.*)/[^/]*$"
+  local at, box = self.room, ffi.new "lsa_file *[1]"
+  for _, t in ipairs(self.tensors) do
     if t.shape then
       t.file, t.at = self.file, at
       at = at + product(t.shape) * t.size
     else
-      t.file, t.at = open(("%s.%d"):format(self.part, i)), 0
-      t.part = ("%s.%d"):format(self.part, i)
+      check(C.lsa_file_open_unnamed(box, folder == "" and "/" or folder or "."))
+      t.file, t.at = ffi.gc(box[0], C.lsa_file_close), 0
     end
   end
   self.fixed_end = at
@@ -107,14 +109,23 @@ function M.new(path, list, metadata)
   local self = setmetatable({path = path, tensors = {}, by_name = {}, metadata = metadata or {}}, Writer)
   for i, entry in ipairs(list) do
     local name, dtype, shape = unpack(entry)
-    if not format_names[dtype] then raise("writer: %s has dtype %s", name, tostring(dtype)) end
+    check_text(path, name)
+    if name == "__metadata__" then raise("%s: a tensor cannot be called __metadata__", path) end
+    if self.by_name[name] then raise("%s: %s is given twice", path, name) end
+    if not format_names[dtype] then raise("%s: tensor %s: dtype %s cannot be saved", path, name, tostring(dtype)) end
     local t = {name = name, dtype = dtype, shape = shape, size = tonumber(C.lsa_dtype_size(C.lsa_dtype_of(dtype))), done = 0}
     self.tensors[i], self.by_name[name] = t, t
   end
+  for key, value in pairs(self.metadata) do
+    check_text(path, key)
+    check_text(path, value)
+  end
   table.sort(self.tensors, in_order)
   self.room = #header_text(self)
-  self.part = path .. ".part"
-  self.file = open(self.part)
+  local box = ffi.new "lsa_replace *[1]"
+  check(C.lsa_replace_begin(box, path))
+  self.replace = ffi.gc(box[0], C.lsa_replace_abandon)
+  self.file = C.lsa_replace_file(self.replace)
   local ok, problem = pcall(open_parts, self)
   if not ok then
     self:abandon()
@@ -147,14 +158,14 @@ local function join(self, t, at)
   return at + from
 end
 
-local function remove_parts(self)
+-- Gives the first failure's code.
+local function close_parts(self)
+  local rc = 0
   for _, t in ipairs(self.tensors) do
-    if t.part then
-      if t.file then C.lsa_file_close(ffi.gc(t.file, nil)) end
-      t.file = nil
-      C.lsa_file_remove(t.part)
-    end
+    if not t.shape and t.file then rc = math.min(rc, C.lsa_file_close(ffi.gc(t.file, nil))) end
+    t.file = nil
   end
+  return rc
 end
 
 function Writer:finish()
@@ -167,19 +178,16 @@ function Writer:finish()
   end
   local header = header_text(self, self.room)
   check(C.lsa_file_write(self.file, header, #header, 0))
-  local file = ffi.gc(self.file, nil)
-  self.file = nil
-  remove_parts(self)                             -- before the file is there: nobody comes back for a finished one's parts
-  check(C.lsa_file_publish(file, self.path))
+  check(close_parts(self))
+  local replace = ffi.gc(self.replace, nil)
+  self.replace, self.file = nil, nil
+  check(C.lsa_replace_commit(replace))
 end
 
 function Writer:abandon()
-  remove_parts(self)
-  if self.file then
-    C.lsa_file_close(ffi.gc(self.file, nil))
-    self.file = nil
-  end
-  C.lsa_file_remove(self.part)
+  close_parts(self)
+  if self.replace then C.lsa_replace_abandon(ffi.gc(self.replace, nil)) end
+  self.replace, self.file = nil, nil
 end
 
 return M

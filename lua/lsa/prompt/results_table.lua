@@ -6,6 +6,7 @@
 --   t:column "accuracy" -> list
 local options = require "lsa.options"
 local raise = require "lsa.raise"
+local replace = require "lsa.files.replace"
 
 local M = {}
 
@@ -64,11 +65,7 @@ function Grid:write(path)
   options.path(path, "write: path")
   local text = path:find "%.md$" and self:markdown() or path:find "%.csv$" and self:csv()
   if not text then raise("%s: a table is written as .csv or .md", path) end
-  local file, why = io.open(path, "w")
-  if not file then raise(why) end
-  local ok, problem = file:write(text)
-  file:close()
-  if not ok then raise(problem) end
+  replace.write(path, text)
   return self
 end
 
