@@ -15,6 +15,15 @@ describe("accounting of bytes", function()
     assert.equal(43 * 100 * 2048, accounting.bytes(flash, {tokens = 100}).window)
   end)
 
+  it("is of Lua's numbers, as a model's config is", function()
+    local config = lsa.model(lsa.root .. "/tests/golden/flash").config
+    assert.equal("number", type(config.layers))
+    assert.equal(config.layers + config.layers / 2, config.layers * 1.5)
+    assert.equal(0.5, (2 * config.heads + 1) / 2 % 1)
+    assert.equal("number", type(config.layer_type[0]))
+    assert.is_false((pcall(function() return config.no_such_number end)))
+  end)
+
   it("agrees with what a session holds", function()
     for _, name in ipairs {"tests/golden/flash", "experiments/models/needle"} do
       local model = lsa.model(lsa.root .. "/" .. name)

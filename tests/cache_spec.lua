@@ -52,6 +52,16 @@ describe("lsa.cache", function()
     assert.equal(10, cache{pages = pages, capacity = 4, evict = "fifo"}.misses)
   end)
 
+  it("takes no ids that are not 32-bit ones", function()
+    for _, id in ipairs {2 ^ 32 + 1, 2 ^ 31, -1} do
+      local ids = ffi.new("int64_t[3]", {1, id, 1})
+      local ok, message = pcall(cache, {pages = {ids = ids, n = 3}, capacity = 2})
+      assert.is_false(ok)
+      assert.is_truthy(message:find(("pages: element 1 is %s, ids are integers from 0 to 2147483647"):format(tostring(id)), 1, true), message)
+    end
+    assert.equal(1, cache{pages = {ids = ffi.new("int64_t[3]", {1, 2147483647, 1}), n = 3}, capacity = 2}.hits)
+  end)
+
   it("knows no hit without room, and no eviction with room for all", function()
     for _, name in ipairs(registry.names "evictions") do
       assert.same({hits = 0, misses = 4, evicted = 0}, cache{pages = {1, 1, 2, 2}, capacity = 0, evict = name})

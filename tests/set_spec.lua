@@ -63,6 +63,16 @@ describe("a set", function()
     assert.same({0, 129}, members(s))
   end)
 
+  it("takes one argument at a time", function()
+    local s = set.new(10):add {5}
+    for _, name in ipairs {"add", "remove"} do
+      local ok, message = pcall(s[name], s, 1, 2)
+      assert.is_false(ok)
+      assert.is_truthy(message:find("set " .. name .. ": 2 arguments, one is wanted; several ids are a list", 1, true))
+    end
+    assert.same({5}, members(s))
+  end)
+
   it("takes ids as lists, tensors and sets", function()
     local tensor = require "lsa.tensor.tensor"
     local s = set.new(10):add({1, 2, 3}):add(tensor.new({7, 8}, "i32")):add(set.new(10):range(0, 2))

@@ -2,6 +2,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local raw = require "lsa.ffi"
 local C = raw.C
+local real = require "lsa.tensor.real"
 local tensor = require "lsa.tensor.tensor"
 
 local INF, NAN = math.huge, 0 / 0
@@ -260,6 +261,72 @@ describe("a tensor", function()
       assert.is_false(ok)
       assert.is_true(message:find("too large", 1, true) ~= nil, message)
     end
+  end)
+
+  it("gives Lua a plain NaN for every pattern that is none", function()
+    local patterns = {0xffff0000, 0xffec0001, 0xfffa1234, 0x7fa00000, 0x7fffffff, 0xffffffff, 0x7fc00000, 0xffc00000}
+    local t = lsa.zeros {2, 4}
+    for i, bits in ipairs(patterns) do ffi.cast("uint32_t *", t.c.data)[i - 1] = bits end
+    local function is_nan(x) return type(x) == "number" and x ~= x and tostring(x):find "nan" ~= nil end
+    for row, values in ipairs(t:totable()) do
+      for i = 1, 4 do
+        assert.is_true(is_nan(values[i]))
+        assert.is_true(is_nan(t:get(row - 1, i - 1)))
+        assert.is_true(is_nan(t:row(row - 1):narrow(0, i - 1, 1):item()))
+      end
+    end
+    for _, how in ipairs {"sum", "mean", "min", "max"} do assert.is_true(is_nan(t[how](t)), how) end
+    assert.is_true(is_nan(t:row(0):add(1):get(0)))
+    assert.is_truthy(tostring(t):find "nan")
+    local b = lsa.zeros({3}, "bf16")
+    for i, bits in ipairs {0xffff, 0xffec, 0x7fa0} do
+      b:pointer()[i - 1] = bits
+      assert.is_true(is_nan(b:get(i - 1)))
+    end
+    assert.is_true(is_nan(b:totable()[2]))
+    local doubles = ffi.new("uint32_t[?]", 10, {0, 0xffff0000, 1, 0xfffec000, 0, 0x7ff80000, 1, 0x7ff00000, 0, 0xfff00000})
+    for i = 0, 3 do assert.is_true(is_nan(real.f64(doubles, i))) end
+    assert.equal(-INF, real.f64(doubles, 4))
+    assert.equal(-INF, real.f32(ffi.new("float[2]", {1, -INF}), 1))
+    assert.equal(-1.5, real.f64(ffi.new("double[2]", {1, -1.5}), 1))
+  end)
+
+  it("takes no number that its dtype cannot hold", function()
+    for _, case in ipairs {{{256}, "u8", 256}, {{0, -1}, "u8", -1}, {{128}, "i8", 128}, {{2 ^ 31}, "i32", 2 ^ 31}, {{1.5}, "i32", 1.5},
+      {{2 ^ 63}, "i64", 2 ^ 63}, {{NAN}, "i64"}, {{INF}, "u8"}} do
+      local message = at_this_line(function() lsa.tensor(case[1], case[2]) end)
+      assert.is_truthy(message:find("which " .. case[2] .. " cannot hold", 1, true), message)
+      if case[3] then assert.is_truthy(message:find(("element %d is %.17g,"):format(#case[1] - 1, case[3]), 1, true), message) end
+      local one = lsa.zeros({2}, case[2])
+      assert.is_truthy(at_this_line(function() one:set(0, case[1][#case[1]]) end):find("set: the value is", 1, true))
+      assert.is_truthy(at_this_line(function() one:fill(case[1][#case[1]]) end):find("fill: v is", 1, true))
+      assert.same({0, 0}, one:totable())
+    end
+    assert.same({255, 0}, lsa.tensor({255, 0}, "u8"):totable())
+    assert.same({-2 ^ 31, 2 ^ 31 - 1}, lsa.tensor({-2 ^ 31, 2 ^ 31 - 1}, "i32"):totable())
+    assert.equal(0x7fffffffffffffffLL, lsa.tensor({0x7fffffffffffffffLL}, "i64"):pointer()[0])
+    assert.is_truthy(at_this_line(function() lsa.tensor({0xffffffffffffffffULL}, "i64") end):find "cannot hold")
+  end)
+
+  it("is exact for integers, or says that it is not", function()
+    local t = lsa.tensor({16777217, 3, -16777219}, "i32")
+    assert.equal(16777217, t:max())
+    assert.equal(-16777219, t:min())
+    assert.equal(1, t:sum())
+    assert.equal(1 / 3, t:mean())
+    assert.is_truthy(at_this_line(function() t:add(1) end):find("element 0 is 16777217, which f32 cannot hold", 1, true))
+    assert.is_truthy(at_this_line(function() t:to("i64"):argmax() end):find("element 0 is 16777217, which f32", 1, true))
+    assert.is_truthy(tostring(t):find("16777217", 1, true))
+    assert.same({16777216, 4}, lsa.tensor({16777216, 4}, "i32"):add(0):totable())
+    assert.equal(3, lsa.tensor({{3, 1}, {2, 3}}, "u8"):max())
+    assert.is_truthy(at_this_line(function() lsa.zeros({0}, "i32"):max() end))
+  end)
+
+  it("has its largest places along the last dimension alone", function()
+    local t = lsa.tensor {{1, 5}, {7, 2}}
+    assert.same({1, 0}, t:argmax(1):totable())
+    assert.equal(1, t:row(0):argmax(0))
+    assert.is_truthy(at_this_line(function() t:argmax(0) end):find("dim is 0, the last dimension, 1, is the only one", 1, true))
   end)
 
   it("does not let dead tensors pile up", function()

@@ -34,6 +34,16 @@ local function fitting_piece(config, piece)
   return math.max(16, math.min(piece, math.floor(2 ^ 28 / (4 * wide))))
 end
 
+-- The model's numbers as Lua's own: layers * 1.5 is no whole number.
+local function numbers_of(c)
+  return setmetatable({}, {__index = function(self, name)
+    local value = c.config[name]
+    if ffi.istype("int64_t", value) then value = tonumber(value) end
+    self[name] = value
+    return value
+  end})
+end
+
 function M.new(directory, opt)
   options.path(directory, "lsa.model: directory")
   opt = options.check(opt, defaults, "lsa.model")
@@ -46,7 +56,7 @@ function M.new(directory, opt)
   raise.check(C.lsa_model_load(out, directory))
   local self = setmetatable({directory = directory, compute = opt.compute, device = opt.device}, Model)
   self.c = ffi.gc(out[0], C.lsa_model_free)
-  self.config = self.c.config
+  self.config = numbers_of(self.c)
   local scratch = ffi.new "lsa_activations *[1]"
   raise.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, opt.piece)))
   self.scratch = ffi.gc(scratch[0], C.lsa_activations_release)

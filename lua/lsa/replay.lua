@@ -16,6 +16,7 @@ local indexers = require "lsa.indexer"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
+local real = require "lsa.tensor.real"
 local recordings = require "lsa.session.recording_reader"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
@@ -232,7 +233,7 @@ function Replay:observations(layer, n)
       local id = ids.data[j]
       if id < 0 then break end
       u[id] = u[id] + 1
-      m[id] = m[id] + masses.data[j]
+      m[id] = real.f32(m, id) + real.f32(masses.data, j)
     end
   end
   return used, mass
@@ -241,7 +242,7 @@ end
 function Replay:token_tensor(t) return self.trace.token_ids:narrow(0, 0, t):contiguous() end
 
 -- Only the entropy of a distribution is recorded.
-function Replay:last_entropy() return self.columns.entropy.data[self.row] end
+function Replay:last_entropy() return real.f32(self.columns.entropy.data, self.row) end
 
 -- What the next tau rows use.
 function Replay:future(tau, n)

@@ -16,6 +16,7 @@ local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
+local real = require "lsa.tensor.real"
 local rng = require "lsa.cycle.rng"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
@@ -246,10 +247,10 @@ function Session:draw(logits, temperature)
   if temperature == 0 then return logits:argmax() end
   local p = ffi.cast("const float *", logits.c.data)
   local n, most, sum = logits:count(), logits:max(), 0
-  for i = 0, n - 1 do sum = sum + math.exp((p[i] - most) / temperature) end
+  for i = 0, n - 1 do sum = sum + math.exp((real.f32(p, i) - most) / temperature) end
   local left = self.sampler() * sum
   for i = 0, n - 1 do
-    left = left - math.exp((p[i] - most) / temperature)
+    left = left - math.exp((real.f32(p, i) - most) / temperature)
     if left < 0 then return i end
   end
   return n - 1

@@ -12,6 +12,7 @@ local ffi = require "ffi"
 local batches = require "lsa.train.sampled_steps"
 local documents = require "lsa.train.documents"
 local lib = require "lsa.ffi"
+local real = require "lsa.tensor.real"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local ranks = require "lsa.train.ranks"
@@ -164,7 +165,7 @@ function Trainer:gradients(number)
   end
   self.ranks:sum_f32(C.lsa_trainer_all(self.c, C.LSA_TRAIN_GRADIENT), C.lsa_trainer_count(self.c))
   self.ranks:sum_f64(sums, 2)
-  return sums[0], sums[1]
+  return real.f64(sums, 0), real.f64(sums, 1)
 end
 
 function Trainer:step()
@@ -175,12 +176,13 @@ function Trainer:step()
     decay = opt.decay, step = number + 1})
   local norm = ffi.new "double[1]"
   check(C.lsa_trainer_update(self.c, how, opt.clip, norm))
-  local skipped = not (math.abs(norm[0]) < math.huge and math.abs(loss) < math.huge)
+  local size = real.f64(norm, 0)
+  local skipped = not (math.abs(size) < math.huge and math.abs(loss) < math.huge)
   self.skipped = skipped and self.skipped + 1 or 0
   self.steps_done = number + 1
   if self.skipped == 10 then raise("trainer: loss or gradient was no number in 10 steps up to %d; the last loss is %g", number, loss) end
   if opt.checkpoint and self.ranks.rank == 0 and (self.steps_done % opt.every == 0 or self.steps_done == opt.steps) then self:save(opt.checkpoint) end
-  return {step = number, loss = loss, rate = how.rate, norm = norm[0], ids = ids, skipped = skipped,
+  return {step = number, loss = loss, rate = how.rate, norm = size, ids = ids, skipped = skipped,
     ms = tonumber(C.lsa_clock_ns() - began) / 1e6}
 end
 

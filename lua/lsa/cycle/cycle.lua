@@ -33,6 +33,7 @@
 local ffi = require "ffi"
 local choose = require "lsa.cycle.choose"
 local C = require("lsa.ffi").C
+local real = require "lsa.tensor.real"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
@@ -123,7 +124,7 @@ end
 function M.entropy(logits, vocab)
   local out = ffi.new "double[1]"
   raise.check(C.lsa_entropy_cpu(out, logits, 1, vocab, nil))
-  return out[0]
+  return real.f64(out, 0)
 end
 
 function fields.entropy(source)

@@ -17,8 +17,9 @@ function M.of(x, what)
     if not n or n < 0 then raise("%s: n is %s, and is the length of ids", what, tostring(x.n)) end
     local out = ffi.new("int32_t[?]", n + 1)
     for i = 0, n - 1 do
-      out[i] = x.ids[i]
-      check(out[i], i, what)
+      local id = tonumber(x.ids[i])
+      check(id, i, what)
+      out[i] = id
     end
     return out, n
   end

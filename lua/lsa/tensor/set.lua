@@ -98,11 +98,16 @@ local function id_array(x, what)
   return ffi.cast("const int32_t *", t.c.data), t:count(), t
 end
 
+local function alone(what, more)
+  if more > 0 then raise("set %s: %d arguments, one is wanted; several ids are a list", what, more + 1) end
+end
+
 function Set:size()
   return tonumber(self.c.n)
 end
 
-function Set:add(x)
+function Set:add(x, ...)
+  alone("add", select("#", ...))
   if type(x) == "number" then
     check(C.lsa_set_add(self.c, want_whole(x, "set add: id")))
   elseif is_set(x) then
@@ -114,7 +119,8 @@ function Set:add(x)
   return self
 end
 
-function Set:remove(x)
+function Set:remove(x, ...)
+  alone("remove", select("#", ...))
   if type(x) == "number" then
     check(C.lsa_set_remove(self.c, want_whole(x, "set remove: id")))
   elseif is_set(x) then

@@ -4,16 +4,18 @@
 --   x:totable() x:item() x:get(i, j) x:set(i, j, v) x:fill(v) tostring(x)
 --   x:row(i) x:narrow(dim, from, n) x:reshape(shape)        views on the same memory
 --   x:copy() a new tensor; x:copy(y) y's values into x; x:contiguous(); x:to "cuda", x:to "bf16"
---   x:sum() x:mean() x:min() x:max() numbers; x:sum(dim) ... tensors; x:argmax()
+--   x:sum() x:mean() x:min() x:max() numbers, exact for integers; x:sum(dim) ... tensors; x:argmax()
 --   x:add(y) sub mul div minimum maximum, y a number or a tensor of x's shape or of its trailing dimensions; also
 --   x + y, x - y, x * y, x / y, -x;   x:exp() x:log() x:sigmoid()
 --   x:where(set, y)     [n]: x's element where the set has its id, y's (or the number y) elsewhere
 --   x:pages(size, "sum"|"max"|"mean"|"min")    the last dimension in pages
 --   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets; x:topk(k, s) makes s that set
--- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it.
+-- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it. Integers that f32 does
+-- not have are errors there, as are numbers that the dtype that they are put into does not have.
 -- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
+local real = require "lsa.tensor.real"
 local raise = require "lsa.raise"
 local owned = require "lsa.tensor.memory_pressure"
 
@@ -37,6 +39,9 @@ for code = 0, tonumber(C.LSA_DTYPES) - 1 do
   direct[code] = name == "f32" or name:find "^[iu]" ~= nil
 end
 local F32 = codes.f32
+local integers = {i8 = {-2 ^ 7, 2 ^ 7 - 1}, u8 = {0, 2 ^ 8 - 1}, i32 = {-2 ^ 31, 2 ^ 31 - 1}, i64 = {-2 ^ 63, 2 ^ 63 - 1024}}
+local limits = {}                                -- by code: the least and the greatest number of an integer dtype
+for name, range in pairs(integers) do limits[codes[name]] = range end
 
 -- Sets need tensors, too: each is looked up when it is first used, and once, since require is not compiled.
 local sets
@@ -149,6 +154,21 @@ end
 M.is = is_tensor
 raise.kinds[#raise.kinds + 1] = {is_tensor, "a tensor"}
 
+local function is_value(x)
+  return type(x) == "number" or ffi.istype("int64_t", x) or ffi.istype("uint64_t", x)
+end
+
+-- v, where an element of the dtype can be it.
+local function fitting(v, code, what)
+  local range = limits[code]
+  if not range or code == codes.i64 and ffi.istype("int64_t", v) then return v end
+  local n = tonumber(v)
+  if not (n >= range[1] and n <= range[2] and n == math.floor(n)) then
+    raise("%s is %s, which %s cannot hold", what, type(v) == "number" and ("%.17g"):format(v) or tostring(v), names[code])
+  end
+  return v
+end
+
 local function data_shape(data, shape)
   if type(data) == "table" then
     shape[#shape + 1] = #data
@@ -158,23 +178,19 @@ local function data_shape(data, shape)
   return shape
 end
 
-local function is_value(x)
-  return type(x) == "number" or ffi.istype("int64_t", x) or ffi.istype("uint64_t", x)
-end
-
 -- Writes nested data from element `at` on; returns where it ends.
-local function flatten(data, shape, depth, out, at)
+local function flatten(data, shape, depth, out, at, code)
   local n = shape[depth]
   if not n then
     if not is_value(data) then raise("tensor: element %d is %s, a number is wanted", at, shown(data)) end
-    out[at] = data
+    out[at] = limits[code] and fitting(data, code, "tensor: element " .. at) or data
     return at + 1
   end
   if type(data) ~= "table" then raise("tensor: element %d is %s, a list of %d is wanted", at, shown(data), n) end
   if #data ~= n then
     raise("tensor: a list has %d elements where the first of its depth has %d", #data, n)
   end
-  for i = 1, n do at = flatten(data[i], shape, depth + 1, out, at) end
+  for i = 1, n do at = flatten(data[i], shape, depth + 1, out, at, code) end
   return at
 end
 
@@ -186,7 +202,7 @@ function M.new(data, dtype)
   end
   local shape = data_shape(data, {})
   local t = M.empty(shape, direct[code] and names[code] or "f32")
-  flatten(data, shape, 1, t:pointer(), 0)
+  flatten(data, shape, 1, t:pointer(), 0, code)
   return t:to(names[code])
 end
 
@@ -276,7 +292,17 @@ end
 local function f32(t)
   local c = t.c
   if c.dtype == F32 and c.device == C.LSA_CPU and C.lsa_tensor_contiguous(c) == 1 then return t end
-  return host(t):to "f32":contiguous()
+  local source = host(t):contiguous()
+  local out = source:to "f32"
+  if c.dtype == codes.i32 or c.dtype == codes.i64 then
+    local from, to = source:pointer(), ffi.cast("float *", out.c.data)
+    for i = 0, count(c) - 1 do
+      if from[i] ~= to[i] then
+        raise("element %d is %s, which f32 cannot hold; x:to \"f32\" rounds", i, (tostring(from[i]):gsub("U?LL$", "")))
+      end
+    end
+  end
+  return out
 end
 
 local function floats(t)
@@ -288,13 +314,15 @@ end
 local scratch = ffi.new "float[1]"
 
 local function load_element(c, offset)
+  if c.dtype == F32 then return real.f32(c.data, offset) end
   if direct[c.dtype] then return tonumber(ffi.cast(pointers[c.dtype], c.data)[offset]) end
   local at = ffi.cast("char *", c.data) + offset * C.lsa_dtype_size(c.dtype)
   check(C.lsa_convert_cpu(scratch, at, 1, F32, c.dtype, nil))
-  return scratch[0]
+  return real.f32(scratch, 0)
 end
 
-local function store_element(c, offset, v)
+local function store_element(c, offset, v, what)
+  fitting(v, c.dtype, what)
   if direct[c.dtype] then
     ffi.cast(pointers[c.dtype], c.data)[offset] = v
     return
@@ -338,7 +366,7 @@ function Tensor:set(...)
   writable(self, "set")
   local offset = offset_of(self.c, "set", n - 1, ...)
   if self.c.device == C.LSA_CPU then
-    store_element(self.c, offset, v)
+    store_element(self.c, offset, v, "set: the value")
   else
     view(self.c, offset, 0, dims, dims):copy(M.new(v, self:dtype()))
   end
@@ -358,7 +386,7 @@ function Tensor:fill(v)
   end
   local n = count(self.c)
   if n == 0 then return self end
-  store_element(self.c, 0, v)
+  store_element(self.c, 0, v, "fill: v")
   -- Doubling: each copy takes what is there already.
   local size, done = tonumber(C.lsa_dtype_size(self.c.dtype)), 1
   local p = ffi.cast("char *", self.c.data)
@@ -370,13 +398,16 @@ function Tensor:fill(v)
   return self
 end
 
-local function nest(p, c, dim, at)
-  if dim == c.rank then return tonumber(p[at]) end
+local function integer(p, i) return tonumber(p[i]) end
+
+-- value(p, i) reads an element.
+local function nest(p, c, dim, at, value)
+  if dim == c.rank then return value(p, at) end
   local t, stride = {}, tonumber(c.stride[dim])
   if dim == c.rank - 1 then
-    for i = 0, tonumber(c.shape[dim]) - 1 do t[i + 1] = tonumber(p[at + i * stride]) end
+    for i = 0, tonumber(c.shape[dim]) - 1 do t[i + 1] = value(p, at + i * stride) end
   else
-    for i = 0, tonumber(c.shape[dim]) - 1 do t[i + 1] = nest(p, c, dim + 1, at + i * stride) end
+    for i = 0, tonumber(c.shape[dim]) - 1 do t[i + 1] = nest(p, c, dim + 1, at + i * stride, value) end
   end
   return t
 end
@@ -384,7 +415,7 @@ end
 function Tensor:totable()
   local t = host(self)
   if not direct[t.c.dtype] then t = t:to "f32" end
-  return (nest(t:pointer(), t.c, 0, 0))
+  return (nest(t:pointer(), t.c, 0, 0, t.c.dtype == F32 and real.f32 or integer))
 end
 
 -- ---- views ----
@@ -496,12 +527,27 @@ end
 
 -- ---- reductions ----
 
+-- Of all elements of an integer tensor.
+local function reduce_integers(x, op)
+  local flat = host(x):contiguous()
+  local p, n = flat:pointer(), count(x.c)
+  local sum, low, high = 0, math.huge, -math.huge
+  for i = 0, n - 1 do
+    local v = tonumber(p[i])
+    sum, low, high = sum + v, math.min(low, v), math.max(high, v)
+  end
+  if op == C.LSA_REDUCE_SUM then return sum end
+  if op == C.LSA_REDUCE_MEAN then return sum / n end
+  return op == C.LSA_REDUCE_MIN and low or high
+end
+
 local function reduce(x, dim, op, what)
+  if dim == nil and limits[x.c.dtype] and count(x.c) > 0 then return reduce_integers(x, op) end
   local a = f32(x)
   local c = a.c
   if dim == nil then
     check(C.lsa_reduce_cpu(scratch, floats(a), 1, count(c), 1, op, nil))
-    return scratch[0]
+    return real.f32(scratch, 0)
   end
   want_whole(dim, what .. ": dim")
   if dim < 0 or dim >= c.rank then raise("%s: dim is %d, the tensor has %d dimensions", what, dim, c.rank) end
@@ -522,10 +568,13 @@ function Tensor:min(dim) return (reduce(self, dim, C.LSA_REDUCE_MIN, "min")) end
 function Tensor:max(dim) return (reduce(self, dim, C.LSA_REDUCE_MAX, "max")) end
 
 -- 1-D: where the largest value is, or nil; else an i32 tensor, along the last dimension, -1 where there is none.
-function Tensor:argmax()
+function Tensor:argmax(dim)
   local a = f32(self)
   local c = a.c
   if c.rank == 0 then raise "argmax: the tensor has no dimensions" end
+  if dim ~= nil and dim ~= c.rank - 1 then
+    raise("argmax: dim is %s, the last dimension, %d, is the only one possible", shown(dim), c.rank - 1)
+  end
   local shape = shape_of(c)
   local n = table.remove(shape)
   local out = M.empty(shape, "i32")
@@ -630,7 +679,8 @@ local function statistics(t)
   local flat = t:reshape {n}
   while done < n do
     local m = math.min(n - done, 2 ^ 20)
-    local part = f32(flat:narrow(0, done, m))
+    local part = flat:narrow(0, done, m)
+    if not limits[part.c.dtype] then part = f32(part) end
     local a, b = part:min(), part:max()
     if a ~= a then return a, a, a end
     low, high, sum, done = math.min(low, a), math.max(high, b), sum + part:sum(), done + m
