@@ -4,8 +4,8 @@ local lib = require "lsa.ffi"
 local C, check = lib.C, require("lsa.raise").check
 
 local LAYERS, RECORD = 3, 24
--- Operations of the random test; `./lsa test --operations 1e7` runs more.
-local OPERATIONS = (package.loaded["lsa.prompt.test"] or {}).operations or 1e6
+-- Operations of the random test; `./lsa test --operations 1e6` runs more.
+local OPERATIONS = (package.loaded["lsa.prompt.test"] or {}).operations or 1e5
 
 local function ids(list) return ffi.new("int32_t[?]", math.max(1, #list), list) end
 

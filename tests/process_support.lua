@@ -38,4 +38,10 @@ function M.lsa(list, input)
   return M.shell(("printf '%%s' %s | %s"):format(M.quote(input or ""), table.concat(words, " ")))
 end
 
+-- The command line of a script that is killed where its n-th file operation would begin; `words`: its arguments, quoted.
+function M.killed_at(n, script, words)
+  local code = ("require('lsa.ffi').C.lsa_io_kill_after(%d) arg[0] = %q dofile(arg[0])"):format(n, script)
+  return ("%s -e %s %s"):format(M.program, M.quote(code), words)
+end
+
 return M

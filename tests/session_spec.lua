@@ -122,7 +122,9 @@ describe("a session", function()
     run(s, 40, 8) -- chunks: 10, then 11 from the 4th step, 12 from the 8th; residents 5, 6, 7
     local expected = 100 * (3 * 5 / 10 + 4 * 6 / 11 + 7 / 12) / 8
     assert.is_true(math.abs(s:stats().resident_pct - expected) <= 1e-9)
-    assert.equal(100, run(csa:session{select = "full"}, 40, 8) and 100)
+    local full = csa:session{select = "full"}
+    run(full, 40, 8)
+    assert.equal(100, full:stats().resident_pct)
   end)
 
   it("keeps sink and tail whatever the policy says", function()
@@ -144,8 +146,11 @@ describe("a session", function()
   end)
 
   it("is legal with no residents at all", function()
-    for _, logits in ipairs(run(flash:session{select = "none", tail = 0, every = 5}, 130, 20)) do
-      assert.is_nil(logits:find "0000c07f") -- no NaN
+    local s = flash:session{select = "none", tail = 0, every = 5}
+    run(s, 130, 0)
+    for _, token in ipairs(tokens_of(flash, 20, 2)) do
+      local logits = s:decode(token)
+      for i = 0, logits:count() - 1 do assert.is_true(math.abs(logits:get(i)) < math.huge) end -- nor NaN
     end
   end)
 
@@ -453,9 +458,13 @@ describe("the small real model", function()
       end
       assert.equal(file.logits_last:row(t):argmax(), ours:row(t):argmax())
     end
-    -- Where two chunks' scores or two experts' nearly tie, rounding decides; elsewhere the two agree closely.
+    -- Where two chunks' scores or two experts' nearly tie, rounding decides: at few positions, and by little. Elsewhere the
+    -- two agree closely.
     table.sort(worst)
-    assert.is_true(worst[200] <= 1e-4 and worst[400] <= 0.5, ("median off by %.2e, at most %.2e"):format(worst[200], worst[400]))
+    local far = 0
+    for _, d in ipairs(worst) do far = far + (d <= 1e-3 and 0 or 1) end
+    assert.is_true(worst[200] <= 5e-5 and far <= 40 and worst[400] <= 0.2,
+      ("median off by %.2e, at most %.2e, %d of 400 by more than 1e-3"):format(worst[200], worst[400], far))
   end)
 
   it("computes nearly the same in bf16, and with bf16 and fp8 records", function()
@@ -464,13 +473,13 @@ describe("the small real model", function()
       return lsa.model(needle, {compute = compute}):session{select = "full", kv = kv}:prefill(text)
     end
     local exact = logits("f32", "f32")
-    for _, case in ipairs {{"f32", "bf16"}, {"f32", "fp8"}, {"bf16", "fp8"}} do
-      local got, worst = logits(unpack(case)), 0
+    for _, case in ipairs {{"f32", "bf16", 3e-3}, {"f32", "fp8", 0.015}, {"bf16", "fp8", 0.015}} do -- of the largest logit
+      local got, worst = logits(case[1], case[2]), 0
       for i = 0, 255 do
         local d = math.abs(got:get(i) - exact:get(i))
         if not (d <= worst) then worst = d end
       end
-      assert.is_true(worst > 0 and worst <= 0.1 * exact:max(), ("%s, kv %s: off by %.3g"):format(case[1], case[2], worst))
+      assert.is_true(worst > 0 and worst <= case[3] * exact:max(), ("%s, kv %s: off by %.3g"):format(case[1], case[2], worst))
       assert.equal(exact:argmax(), got:argmax())
     end
   end)
