@@ -479,9 +479,9 @@ describe("a saved session", function()
         s:prefill{1, 2, 3, 4, 5, 6, 7, 8, 9}
         require("lsa.ffi").C.lsa_io_kill_after(tonumber(arg[3]))
         s:save(arg[1])]])
-      local text, old, code = support.read(path), 0, nil
+      local text, old = support.read(path), 0
       for n = 0, 1000, 7 do
-        code = select(3, process.shell(("%s %s %s %s %d"):format(process.program, process.quote(script), process.quote(path),
+        local code = select(3, process.shell(("%s %s %s %s %d"):format(process.program, process.quote(script), process.quote(path),
           process.quote(golden .. "flash"), n)))
         if code == 0 then break end
         assert.equal(137, code)
