@@ -75,6 +75,38 @@ describe("lsa.save and lsa.load", function()
     os.remove(path)
   end)
 
+  it("leave a tensor of too many dimensions until it is asked for, and take metadata of null", function()
+    local path = temporary(require("file_support").safetensors('{"__metadata__":null,"x":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],' ..
+      '"data_offsets":[0,1]},"y":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', "\5\7"))
+    local t, metadata = lsa.load(path)
+    assert.same({}, metadata)
+    assert.same({7}, t.y:totable())
+    assert.is_truthy(message_of(function() return t.x end):find("x: has 9 dimensions, at most 6 are supported", 1, true))
+    os.remove(path)
+  end)
+
+  it("refuse names and metadata with a zero byte, and give back an empty name", function()
+    local path = temporary()
+    local x = lsa.tensor {1}
+    lsa.save(path, {[""] = x}, {[""] = ""})
+    local t, metadata = lsa.load(path)
+    assert.same({1}, t[""]:totable())
+    assert.same({[""] = ""}, metadata)
+    for _, case in ipairs {{{["a\0b"] = x}, nil, "the name"}, {{a = x}, {["k\0"] = "v"}, "the metadata's name"},
+      {{a = x}, {k = "v\0w"}, "metadata k"}} do
+      local message = message_of(lsa.save, path, case[1], case[2])
+      assert.is_truthy(message:find(case[3], 1, true) and message:find("has a zero byte", 1, true), message)
+    end
+    assert.same({1}, lsa.load(path)[""]:totable())
+    for _, header in ipairs {'{"a\\u0000b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+      '{"__metadata__":{"k":"v\\u0000w"},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'} do
+      local damaged = temporary(require("file_support").safetensors(header, "z"))
+      assert.is_truthy(message_of(lsa.load, damaged):find(damaged, 1, true))
+      os.remove(damaged)
+    end
+    os.remove(path)
+  end)
+
   it("say what is wrong with what is to be saved", function()
     assert.is_truthy(message_of(lsa.save, "/tmp/x", {x = 3}):find("save: x is a number, a tensor is wanted", 1, true))
     assert.is_truthy(message_of(lsa.save, "/tmp/x", {tensor.new(1)}):find("save: the name 1 is number", 1, true))

@@ -208,6 +208,16 @@ describe("pickles", function()
     assert.same({["0"] = 1, ["1"] = 1}, values "\128\2K\00020K\0012\134.")
     assert.same({value = 3}, values "\128\2(K\1K\0021K\3.")
     assert.same({}, values "\128\2}.")
+    -- Keys that are no text.
+    assert.same({["''"] = 1, a = 2}, values "\128\2}\140\0K\1s\140\1aK\2s.")
+    assert.same({["a\\0b"] = 1}, values "\128\2}\140\3a\0bK\1s.")
+    assert.same({None = 1, True = 2, ["False.x"] = 3}, values "\128\2}NK\1s\136K\2s\137}\140\1xK\3ss.")
+    assert.same({["(1, 'a', (None,), ())"] = 1}, values "\128\2}(K\1\140\1aN\133)tK\1s.")
+    assert.same({["-0.5"] = 1}, values("\128\2}G\191\224" .. ("\0"):rep(6) .. "K\1s."))
+    for _, bits in ipairs {"\255\255\224\0", "\255\253\128\0", "\127\240\0\1"} do
+      local x = values("\128\2G" .. bits .. ("\0"):rep(4) .. ".").value
+      assert.is_true(type(x) == "number" and x ~= x)
+    end
   end)
 
   it("are refused where they would run something, by its name", function()
@@ -244,8 +254,7 @@ describe("pickles", function()
       ["}(K\1u."] = "a key has no value", ["h\5."] = "memo number is unknown", ["(."] = "without a value", ["K\1(\133."] = "too few",
       ["q\5."] = "nothing is there", ["K\1r\255\255\255\127."] = "memo number is too large", ["0."] = "stack is empty",
       ["X\255\255\255\255x."] = "is cut off", ["}K\1K\2sK\1K\3s."] = "two values are called 1",
-      ["}\140\0K\1s."] = "neither a text nor an integer", ["}\140\1\0K\1s."] = "neither a text nor an integer",
-      ["})K\1s."] = "neither a text nor an integer", ["}N}s."] = "neither a text nor an integer",
+      ["}]K\1s."] = "neither a text nor a number", ["}]\133K\1s."] = "neither a text nor a number",
     } do
       assert.matches(what, message_of(values, "\128\2" .. text), text)
     end
@@ -271,6 +280,53 @@ describe("pickles", function()
     check(rc)
     return require("lsa.tensor.tensor").wrap(box[0]), keep, p
   end
+
+  it("have no tensor that is more than its elements", function()
+    local bytes = stream("K\4", "K\0", "K\2\133", "K\1\133", 4)
+    local function with(metadata)
+      return (bytes:gsub("\137}tR", function() return "\137}" .. metadata .. "tR" end))
+    end
+    for metadata, what in pairs {["}\140\3neg\136s"] = "a negative bit", ["}\140\4conj\136s"] = "a conjugate bit",
+      ["}\140\3neg\137s\140\1xK\1s"] = "unknown metadata", ["K\1"] = "metadata of an unknown kind"} do
+      assert.matches("value: " .. what .. " is not supported", message_of(tensor_of, with(metadata)))
+    end
+    for _, metadata in ipairs {"N", "}", "}\140\3neg\137s"} do assert.same({0, 0}, tensor_of(with(metadata)):totable()) end
+  end)
+
+  it("have integers exactly, or not", function()
+    files.with_folder(function(place)
+      local path = place .. "/x.pkl"
+      files.write(path, "\128\2}(\140\1a\138\8\1\0\0\0\0\0\32\0\140\1b\138\9" .. ("\255"):rep(8) .. "\0\140\1c\138\8\0\0\0\0\0\0\224\255"
+        .. "\140\1d\138\8\0\0\0\0\0\0\0\128u.")
+      local t, metadata = lsa.load(path)
+      assert.equal(0x20000000000001LL, metadata.a)
+      assert.equal("cdata", type(metadata.a))
+      assert.equal(-2 ^ 53, metadata.c)
+      assert.equal("number", type(metadata.c))
+      assert.equal(-0x7fffffffffffffffLL - 1, metadata.d)
+      for _, place_of in ipairs {t, metadata} do
+        assert.matches("x.pkl: b: an integer of 9 bytes is not supported", message_of(function() return place_of.b end))
+        assert.is_nil(place_of.other)
+      end
+    end)
+  end)
+
+  it("are of little-endian machines alone", function()
+    files.with_folder(function(place)
+      for order, fine in pairs {little = true, big = false, [""] = false} do
+        local zip, path = ffi.new "lsa_zip_writer *[1]", place .. "/x.pt"
+        check(C.lsa_zip_create(zip, path, 0))
+        check(C.lsa_zip_add(zip[0], "archive/data.pkl", "\128\2}\140\1aK\1s.", 10, 1))
+        check(C.lsa_zip_add(zip[0], "archive/byteorder", order, #order, 1))
+        check(C.lsa_zip_finish(zip[0]))
+        if fine then
+          assert.equal(1, select(2, lsa.load(path)).a)
+        else
+          assert.matches("x.pt: has the byte order " .. order .. ", only little is read", message_of(lsa.load, path))
+        end
+      end
+    end)
+  end)
 
   it("have no tensor that goes beyond its storage", function()
     assert.same({{0, 0}, {0, 0}}, tensor_of(stream("K\4", "K\0", "K\2K\2\134", "K\2K\1\134", 4)):totable())
@@ -454,6 +510,23 @@ describe("lsa.save to .pt", function()
       end
       assert.equal(13, count)
       assert.same({note = "x", steps = "64"}, metadata)
+    end)
+  end)
+
+  it("refuses names that it could not give back", function()
+    files.with_folder(function(place)
+      local x, path = lsa.tensor {1}, place .. "/x.pt"
+      for _, case in ipairs {{{[""] = x}, nil, 'the name "" is empty'}, {{["a\0b"] = x}, nil, "has a zero byte"},
+        {{a = x}, {[""] = "v"}, [[the metadata's name "" is empty]]}, {{a = x}, {["k\0"] = "v"}, "has a zero byte"},
+        {{[("n"):rep(901)] = x}, nil, "has 901 bytes, a .pt file gives back 900"}} do
+        local message = message_of(lsa.save, path, case[1], case[2])
+        assert.is_truthy(message:find(case[3], 1, true), message)
+        assert.equal("", files.names(place))
+      end
+      lsa.save(path, {[("n"):rep(900)] = x}, {k = "a\0b", [("m"):rep(900)] = ""})
+      local t, metadata = lsa.load(path)
+      assert.same({1}, t[("n"):rep(900)]:totable())
+      assert.same({k = "a\0b", [("m"):rep(900)] = ""}, metadata)
     end)
   end)
 

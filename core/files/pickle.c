@@ -446,6 +446,23 @@ int lsa_pickle_run(lsa_pickle *p, const uint8_t *data, int64_t bytes, int32_t *r
 
 /* ---- files ---- */
 
+/* FOLDER/byteorder, which older archives do not have. */
+static int check_order(const lsa_pickle *p, const uint8_t *data)
+{
+    int64_t at, bytes, found = -1;
+    size_t folder = strlen(p->folder);
+    for (int64_t i = 0; i < lsa_zip_count(p->zip); i++) {
+        const char *name = lsa_zip_name(p->zip, i);
+        if (!strncmp(name, p->folder, folder) && !strcmp(name + folder, "byteorder")) found = i;
+    }
+    if (found < 0) return LSA_OK;
+    int rc = lsa_zip_entry(p->zip, found, &at, &bytes);
+    if (rc) return rc;
+    if (bytes == 6 && !memcmp(data + at, "little", 6)) return LSA_OK;
+    return PICKLE_FAIL(p, "has the byte order %.*s, only little is read",
+                       bytes < 20 ? (int)bytes : 20, (const char *)data + at);
+}
+
 /* The archive of torch.save: FOLDER/data.pkl, FOLDER/data/0 and so on. */
 static int read_archive(lsa_pickle *p, int32_t *root)
 {
@@ -460,6 +477,7 @@ static int read_archive(lsa_pickle *p, int32_t *root)
     if (found < 0) return PICKLE_FAIL(p, "is a zip archive without a data.pkl in a folder");
     if (!(p->folder = lsa_strdup(lsa_zip_name(p->zip, found)))) return LSA_ENOMEM;
     strchr(p->folder, '/')[1] = 0;
+    if ((rc = check_order(p, data))) return rc;
     if ((rc = lsa_zip_check(p->zip, found)) || (rc = lsa_zip_entry(p->zip, found, &at, &bytes)))
         return rc;
     p->source = SOURCE_ZIP;

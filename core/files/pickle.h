@@ -25,13 +25,17 @@ int lsa_pickle_read(lsa_pickle **out, lsa_storage *storage, const char *name);
 void lsa_pickle_close(lsa_pickle *pickle);
 
 /* The values, in order. A name is the keys and positions (from 0) that lead to the value, with "." between; "value" where
- * the whole is one value. Each name comes once. */
+ * the whole is one value. Each name comes once. Keys that are no text are named as Python shows them: None, 0.5, (1, 'a'); an
+ * empty text is '', and a zero byte is \0. */
 int64_t lsa_pickle_count(const lsa_pickle *pickle);
 const char *lsa_pickle_name(const lsa_pickle *pickle, int64_t i);
 int32_t lsa_pickle_kind(const lsa_pickle *pickle, int64_t i);
 
-/* A number, or 0 and 1 for a bool; NaN for the rest. */
+/* A number, or 0 and 1 for a bool; NaN, the plain one, for the rest. Integers beyond 2^53 are rounded. */
 double lsa_pickle_number(const lsa_pickle *pickle, int64_t i);
+
+/* An integer; LSA_EDTYPE where it has more than 64 bits, LSA_EARG for the rest. */
+int lsa_pickle_integer(const lsa_pickle *pickle, int64_t i, int64_t *out);
 
 /* A text or bytes, not terminated; NULL for the rest. */
 const char *lsa_pickle_text(const lsa_pickle *pickle, int64_t i, int64_t *bytes);

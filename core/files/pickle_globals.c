@@ -167,7 +167,24 @@ static int is_shape(const lsa_pickle *p, int32_t node)
 
 /* ---- torch ---- */
 
-/* (storage, offset, size, stride[, requires_grad, hooks[, dtype | metadata, ...]]) */
+/* What a tensor's metadata, argument i, says that its elements alone do not: {"neg": True}, {"conj": True}. */
+static const char *beyond_elements(const lsa_pickle *p, int32_t arguments, int64_t i)
+{
+    if (i >= pickle_at(p, arguments)->as.list.count) return NULL;
+    const pickle_node *metadata = pickle_at(p, argument(p, arguments, i));
+    if (metadata->kind == NODE_NONE) return NULL;
+    if (metadata->kind != NODE_DICT) return "metadata of an unknown kind";
+    for (int64_t k = 0; k < metadata->as.list.count; k += 2) {
+        int32_t key = metadata->as.list.items[k];
+        const pickle_node *value = pickle_at(p, metadata->as.list.items[k + 1]);
+        if (value->kind == NODE_BOOL && !value->as.integer) continue;
+        if (lsa_pickle_is_text(p, key, "neg")) return "a negative bit";
+        return lsa_pickle_is_text(p, key, "conj") ? "a conjugate bit" : "unknown metadata";
+    }
+    return NULL;
+}
+
+/* (storage, offset, size, stride[, requires_grad, hooks[, dtype][, metadata]]) */
 static int rebuild_tensor(lsa_pickle *p, int32_t arguments, int32_t what)
 {
     const char *pattern = what == G_TENSOR      ? "Sitt"
@@ -188,7 +205,14 @@ static int rebuild_tensor(lsa_pickle *p, int32_t arguments, int32_t what)
     if (what != G_TENSOR && pickle_at(p, argument(p, arguments, 5))->as.list.count)
         return PICKLE_FAIL(p, "a tensor has hooks, which are refused");
     return lsa_pickle_add(
-        p, (pickle_node){.kind = NODE_TENSOR, .as.tensor = {storage, shape, stride, offset, type}});
+        p, (pickle_node){.kind = NODE_TENSOR,
+                         .as.tensor = {.storage = storage,
+                                       .shape = shape,
+                                       .stride = stride,
+                                       .offset = offset,
+                                       .type = type,
+                                       .refused = beyond_elements(p, arguments,
+                                                                  what == G_TENSOR_V3 ? 7 : 6)}});
 }
 
 /* A storage in an archive's entry. */
@@ -288,7 +312,9 @@ static int make_array(lsa_pickle *p, int32_t shape, int32_t dtype, int32_t bytes
                          .as.storage = {.data = data, .bytes = data.bytes, .type = type}});
     if (storage < 0) return storage;
     return lsa_pickle_add(
-        p, (pickle_node){.kind = NODE_TENSOR, .as.tensor = {storage, shape, stride, 0, type}});
+        p, (pickle_node){
+               .kind = NODE_TENSOR,
+               .as.tensor = {.storage = storage, .shape = shape, .stride = stride, .type = type}});
 }
 
 /* An empty array's state: (version, shape, dtype, columns first, bytes). */

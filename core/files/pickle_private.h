@@ -55,6 +55,8 @@ typedef struct pickle_tensor {
     int32_t storage, shape, stride;
     int64_t offset; /* in elements */
     pickle_dtype type;
+    const char
+        *refused; /* what it is beyond its elements, which tensors here cannot be; NULL: nothing */
 } pickle_tensor;
 
 typedef struct pickle_node {

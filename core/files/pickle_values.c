@@ -171,29 +171,75 @@ static int add_leaf(lsa_pickle *p, walk *w, int32_t node)
     return LSA_OK;
 }
 
-/* Appends a part to the name. */
-static int extend_name(lsa_pickle *p, walk *w, const char *part, int64_t bytes)
+/* Appends bytes to the name; a zero byte as \0. */
+static int append(lsa_pickle *p, walk *w, const char *part, int64_t bytes)
 {
-    if (w->length + bytes + 2 > (int64_t)sizeof w->name)
-        return PICKLE_FAIL(p, "a name is longer than 1000 bytes");
-    if (w->length) w->name[w->length++] = '.';
-    memcpy(w->name + w->length, part, (size_t)bytes);
-    w->length += bytes;
+    for (int64_t i = 0; i < bytes; i++) {
+        if (w->length + 3 > (int64_t)sizeof w->name)
+            return PICKLE_FAIL(p, "a name is longer than 1000 bytes");
+        if (!part[i]) w->name[w->length++] = '\\';
+        w->name[w->length++] = part[i] ? part[i] : '0';
+    }
     w->name[w->length] = 0;
     return LSA_OK;
 }
 
-static int extend_by_key(lsa_pickle *p, walk *w, int32_t key)
+static int append_text(lsa_pickle *p, walk *w, const char *text)
+{
+    return append(p, w, text, (int64_t)strlen(text));
+}
+
+static int append_key(lsa_pickle *p, walk *w, int32_t key, int depth);
+
+/* (1, 'a'), (1,) */
+static int append_tuple(lsa_pickle *p, walk *w, const pickle_items *list, int depth)
+{
+    int rc = append_text(p, w, "(");
+    for (int64_t i = 0; !rc && i < list->count; i++) {
+        if (i) rc = append_text(p, w, ", ");
+        if (!rc) rc = append_key(p, w, list->items[i], depth + 1);
+    }
+    return rc ? rc : append_text(p, w, list->count == 1 ? ",)" : ")");
+}
+
+/* A text within a tuple is quoted. */
+static int append_key(lsa_pickle *p, walk *w, int32_t key, int depth)
 {
     const pickle_node *k = pickle_at(p, key);
+    const char *quote = depth || !k->as.text.bytes ? "'" : "";
+    char number[40];
+    int rc;
+    switch (k->kind) {
+    case NODE_NONE:
+        return append_text(p, w, "None");
+    case NODE_BOOL:
+        return append_text(p, w, k->as.integer ? "True" : "False");
+    case NODE_INTEGER:
+        snprintf(number, sizeof number, "%lld", (long long)k->as.integer);
+        return append_text(p, w, number);
+    case NODE_FLOAT:
+        snprintf(number, sizeof number, "%.17g", k->as.real);
+        return append_text(p, w, number);
+    case NODE_TEXT:
+        if ((rc = append_text(p, w, quote))) return rc;
+        rc = append(p, w, (const char *)k->as.text.data, k->as.text.bytes);
+        return rc ? rc : append_text(p, w, quote);
+    case NODE_TUPLE:
+        if (depth < LSA_PICKLE_DEPTH) return append_tuple(p, w, &k->as.list, depth);
+    }
+    return PICKLE_FAIL(
+        p, "a dict has a key that is neither a text nor a number, nor a tuple of these");
+}
+
+/* Appends a part to the name: a key, or the position i where that is at least 0. */
+static int extend_name(lsa_pickle *p, walk *w, int32_t key, int64_t i)
+{
     char number[24];
-    if (k->kind == NODE_INTEGER)
-        return extend_name(p, w, number,
-                           snprintf(number, sizeof number, "%lld", (long long)k->as.integer));
-    if (k->kind != NODE_TEXT || !k->as.text.bytes ||
-        memchr(k->as.text.data, 0, (size_t)k->as.text.bytes))
-        return PICKLE_FAIL(p, "a dict has a key that is neither a text nor an integer");
-    return extend_name(p, w, (const char *)k->as.text.data, k->as.text.bytes);
+    int rc = w->length ? append_text(p, w, ".") : LSA_OK;
+    if (rc) return rc;
+    if (i < 0) return append_key(p, w, key, 0);
+    snprintf(number, sizeof number, "%lld", (long long)i);
+    return append_text(p, w, number);
 }
 
 static int visit(lsa_pickle *p, walk *w, int32_t node, int depth)
@@ -218,11 +264,8 @@ static int visit(lsa_pickle *p, walk *w, int32_t node, int depth)
     if (depth == LSA_PICKLE_DEPTH)
         return PICKLE_FAIL(p, "is nested deeper than %d", LSA_PICKLE_DEPTH);
     for (int64_t i = 0; i < n->as.list.count; i += 1 + dict) {
-        char number[24];
         int64_t length = w->length;
-        int rc =
-            dict ? extend_by_key(p, w, n->as.list.items[i])
-                 : extend_name(p, w, number, snprintf(number, sizeof number, "%lld", (long long)i));
+        int rc = extend_name(p, w, n->as.list.items[i], dict ? -1 : i);
         if (!rc) rc = visit(p, w, n->as.list.items[i + dict], depth + 1);
         if (rc) return rc;
         w->length = length;
@@ -276,7 +319,7 @@ int32_t lsa_pickle_kind(const lsa_pickle *p, int64_t i)
 {
     static const int32_t kinds[] = {
         [NODE_NONE] = LSA_PICKLE_NONE,       [NODE_BOOL] = LSA_PICKLE_BOOL,
-        [NODE_INTEGER] = LSA_PICKLE_INTEGER, [NODE_LONG] = LSA_PICKLE_BYTES,
+        [NODE_INTEGER] = LSA_PICKLE_INTEGER, [NODE_LONG] = LSA_PICKLE_INTEGER,
         [NODE_FLOAT] = LSA_PICKLE_FLOAT,     [NODE_TEXT] = LSA_PICKLE_TEXT,
         [NODE_BYTES] = LSA_PICKLE_BYTES,     [NODE_DTYPE] = LSA_PICKLE_TEXT,
         [NODE_TENSOR] = LSA_PICKLE_TENSOR,
@@ -289,7 +332,21 @@ double lsa_pickle_number(const lsa_pickle *p, int64_t i)
 {
     const pickle_node *n = leaf(p, i);
     if (n && (n->kind == NODE_BOOL || n->kind == NODE_INTEGER)) return (double)n->as.integer;
-    return n && n->kind == NODE_FLOAT ? n->as.real : NAN;
+    return n && n->kind == NODE_FLOAT && !isnan(n->as.real) ? n->as.real : NAN;
+}
+
+int lsa_pickle_integer(const lsa_pickle *p, int64_t i, int64_t *out)
+{
+    const pickle_node *n = leaf(p, i);
+    if (n && n->kind == NODE_LONG)
+        return lsa_fail(LSA_EDTYPE,
+                        "%s: %.200s: an integer of %lld bytes is not supported, at most 8 are",
+                        p->path, p->leaves[i].name, (long long)n->as.text.bytes);
+    if (!n || (n->kind != NODE_INTEGER && n->kind != NODE_BOOL))
+        return lsa_fail(LSA_EARG, "%s: value %lld of %lld is no integer", p->path, (long long)i,
+                        (long long)p->leaf_count);
+    *out = n->as.integer;
+    return LSA_OK;
 }
 
 const char *lsa_pickle_text(const lsa_pickle *p, int64_t i, int64_t *bytes)
@@ -299,7 +356,7 @@ const char *lsa_pickle_text(const lsa_pickle *p, int64_t i, int64_t *bytes)
         *bytes = (int64_t)strlen(n->as.dtype.name);
         return n->as.dtype.name;
     }
-    if (!n || (n->kind != NODE_TEXT && n->kind != NODE_BYTES && n->kind != NODE_LONG)) return NULL;
+    if (!n || (n->kind != NODE_TEXT && n->kind != NODE_BYTES)) return NULL;
     *bytes = n->as.text.bytes;
     return (const char *)n->as.text.data;
 }
@@ -377,6 +434,8 @@ int lsa_pickle_tensor(const lsa_pickle *p, int64_t i, lsa_tensor **out)
     if (t->type.dtype < 0)
         return lsa_fail(LSA_EDTYPE, "%s: %.200s: dtype %s is not supported", p->path, name,
                         t->type.name);
+    if (t->refused)
+        return lsa_fail(LSA_EDTYPE, "%s: %.200s: %s is not supported", p->path, name, t->refused);
     int rc = read_extent(p, t, name, &e);
     if (rc) return rc;
     int64_t there = s->bytes / t->type.bytes;

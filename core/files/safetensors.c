@@ -146,6 +146,7 @@ static int read_metadata(lsa_safetensors *f, json_t *metadata)
 {
     const char *key;
     json_t *value;
+    if (json_is_null(metadata)) return LSA_OK;
     if (!json_is_object(metadata)) return bad(f, "__metadata__", "its entry", metadata);
     json_object_foreach(metadata, key, value) if (!json_is_string(value)) return lsa_fail(
         LSA_EFORMAT, "%s: metadata %.300s: is not a string", f->path, key);

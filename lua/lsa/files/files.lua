@@ -24,7 +24,7 @@ local function sorted_keys(t)
   return keys
 end
 
--- Tensors of a dtype that tensors here do not have are errors when they are asked for, not when the file is opened.
+-- Tensors of a dtype or of more dimensions than tensors here have are errors when they are asked for, not when the file is opened.
 local function load_safetensors(path)
   local box = ffi.new "lsa_safetensors *[1]"
   check(C.lsa_safetensors_open(box, path))
@@ -34,7 +34,7 @@ local function load_safetensors(path)
   for i = 0, tonumber(C.lsa_safetensors_count(file)) - 1 do
     local name = ffi.string(C.lsa_safetensors_name(file, i))
     local rc = C.lsa_safetensors_get(file, i, made)
-    if rc == C.LSA_EDTYPE then
+    if rc == C.LSA_EDTYPE or rc == C.LSA_ESHAPE then
       refused[name] = ffi.string(C.lsa_error())
     else
       check(rc)
@@ -92,17 +92,25 @@ function M.load(path)
   for _, format in ipairs(M.formats) do
     if format.matches(head, path) then
       local tensors, metadata, refused = format.load(path)
-      setmetatable(tensors, {
-        __tostring = describe,
-        __index = refused and function(_, name)
-          if refused[name] then raise("%s", refused[name]) end
-        end,
-      })
+      local function refuse(_, name)
+        if refused[name] then raise("%s", refused[name]) end
+      end
+      setmetatable(tensors, {__tostring = describe, __index = refused and refuse})
+      if refused and next(refused) then setmetatable(metadata, {__index = refuse}) end
       return tensors, metadata or {}
     end
     known[#known + 1] = format.name
   end
   raise("load: %s is none of the known formats (%s)", path, table.concat(known, ", "))
+end
+
+-- What a format cannot give back is not written: C's strings end at a zero byte; in a checkpoint, an empty name and a long one
+-- are those of other values.
+local function check_name(path, name, what)
+  if name:find("\0", 1, true) then raise("save: %s: %s %q has a zero byte", path, what, name) end
+  if not path:find "%.pt$" then return end
+  if name == "" then raise('save: %s: %s "" is empty, which a .pt file cannot give back', path, what) end
+  if #name > 900 then raise("save: %s: %s %s... has %d bytes, a .pt file gives back 900", path, what, name:sub(1, 40), #name) end
 end
 
 local function save_safetensors(path, names, tensors, metadata)
@@ -136,6 +144,7 @@ function M.save(path, tensors, metadata)
   local names, kept = sorted_keys(tensors), {}
   for i, name in ipairs(names) do
     local t = tensors[name]
+    check_name(path, name, "the name")
     if not tensor.is(t) then raise("save: %s is %s, a tensor is wanted", name, raise.kind(t)) end
     kept[i] = t:to "cpu":contiguous()
   end
@@ -146,6 +155,8 @@ function M.save(path, tensors, metadata)
     if type(value) ~= "string" then
       raise("save: metadata %s is %s, a string is wanted", key, raise.kind(value))
     end
+    check_name(path, key, "the metadata's name")
+    if not path:find "%.pt$" and value:find("\0", 1, true) then raise("save: %s: metadata %s has a zero byte", path, key) end
     texts[key] = value
   end
   if path:find "%.pt$" then return torch_file.save(path, names, kept, texts) end

@@ -16,9 +16,20 @@ local METADATA = "__metadata__"
 
 -- ---- reading ----
 
+local MOST = 0x20000000000000LL                 -- integers up to here are numbers, those beyond int64_t
+
+-- nil and a message for what is refused.
 local function value_of(file, i, kind)
   if kind == C.LSA_PICKLE_BOOL then return C.lsa_pickle_number(file, i) ~= 0 end
-  if kind == C.LSA_PICKLE_INTEGER or kind == C.LSA_PICKLE_FLOAT then return C.lsa_pickle_number(file, i) end
+  if kind == C.LSA_PICKLE_FLOAT then return C.lsa_pickle_number(file, i) end
+  if kind == C.LSA_PICKLE_INTEGER then
+    local out = ffi.new "int64_t[1]"
+    local rc = C.lsa_pickle_integer(file, i, out)
+    if rc == C.LSA_EDTYPE then return nil, ffi.string(C.lsa_error()) end
+    check(rc)
+    if out[0] >= -MOST and out[0] <= MOST then return tonumber(out[0]) end
+    return out[0]
+  end
   local bytes = ffi.new "int64_t[1]"
   local text = C.lsa_pickle_text(file, i, bytes)
   return text ~= nil and ffi.string(text, bytes[0]) or nil
@@ -32,7 +43,8 @@ function M.load(path)
   for i = 0, tonumber(C.lsa_pickle_count(file)) - 1 do
     local name, kind = ffi.string(C.lsa_pickle_name(file, i)), C.lsa_pickle_kind(file, i)
     if kind ~= C.LSA_PICKLE_TENSOR then
-      metadata[name:match("^" .. METADATA .. "%.(.+)$") or name] = value_of(file, i, kind)
+      local key = name:match("^" .. METADATA .. "%.(.+)$") or name
+      metadata[key], refused[key] = value_of(file, i, kind)
     else
       local rc = C.lsa_pickle_tensor(file, i, made)
       if rc == C.LSA_EDTYPE or rc == C.LSA_ESHAPE then
