@@ -78,10 +78,12 @@ describe("experiments/evictions.lua", function()
   end)
 end)
 
--- The command line of a small train_needle run.
-local function training(folder, text)
-  return ("%s %s -o %s --text %s --documents 2 --held 1 --scale 0.06 --steps 700 --batch 8 --tokens 1200 --contexts 3 --needles 2 " ..
-    "--thetas 0.5,0.7"):format(process.program, process.quote(lsa.root .. "/experiments/train_needle.lua"), folder, text)
+-- A small train_needle run; with n: killed where its n-th file operation would begin.
+local function train(folder, text, n)
+  local script = lsa.root .. "/experiments/train_needle.lua"
+  local words = ("-o %s --text %s --documents 2 --held 1 --scale 0.06 --steps 700 --batch 8 --tokens 1200 --contexts 3 --needles 2 " ..
+    "--thetas 0.5,0.7"):format(folder, text)
+  return process.shell(n and process.killed_at(n, script, words) or ("%s %s %s"):format(process.program, process.quote(script), words))
 end
 
 -- What a run says but for the time it took and what it found there.
@@ -93,7 +95,7 @@ describe("experiments/train_needle.lua", function()
   it("ends with the same tables when it is killed again and again, and serves layer_search.lua", function()
     with_text(function(text)
       files.with_folder(function(folder)
-        local whole, problem, code = process.shell(training(folder .. "/whole", text))
+        local whole, problem, code = train(folder .. "/whole", text)
         assert.equal(0, code, problem)
         assert.matches("Memory Indexer, mean +[%d.]+%% +[%d.]+ +[%d.]+", whole)
         assert.matches("6 questions in 3 contexts of 1200 tokens", whole)
@@ -101,9 +103,8 @@ describe("experiments/train_needle.lua", function()
         assert.matches("LSA, theta 0.5 +[%d.]+%% +[+-][%d.]+ ± [%d.]+ +[%d.]+%%", whole)
 
         local kills, out = 0, nil
-        for attempt = 1, 40 do
-          out, problem, code = process.shell(("timeout -s KILL %.2f %s"):format(0.3 + 0.1 * attempt,
-            training(folder .. "/killed", text)))
+        for attempt = 0, 40 do
+          out, problem, code = train(folder .. "/killed", text, math.floor(25 * 1.5 ^ attempt))
           if code == 0 then break end
           assert.equal(137, code, problem)
           kills = kills + 1
