@@ -43,6 +43,7 @@ describe("a script's options", function()
     ["an unknown option"] = { "m", "--nope" },
     ["what is no number"] = { "m", "--contexts", "1,x" },
     ["a missing argument"] = {},
+    ["a stray argument"] = { "m", "stray" },
     ["a missing value"] = { "m", "-n" },
   } do
     it("give exit code 2 for " .. name, function()

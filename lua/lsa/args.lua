@@ -48,6 +48,7 @@ return function(usage, arguments)
   lapp.add_type("list", split)
   lapp.add_type("numbers", numbers)
   local parsed, options = pcall(lapp.process_options_string, usage, arguments)
-  if parsed then return options end
+  if parsed and options[1] == nil then return options end
+  if parsed then options = ("there is no argument for %q"):format(options[1]) end
   leave(BAD_USAGE, io.stderr, tostring(options):gsub("^[^\n]-lapp%.lua:%d+: [^:]*: ", "") .. "\n" .. help)
 end
