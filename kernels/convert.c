@@ -1,5 +1,5 @@
-/* Owns conversion between dtypes: blocks of numbers pass through f32, or through i64 from integer
- * to integer, in a buffer that stays in the first-level cache. */
+/* Owns conversion between dtypes: blocks of numbers pass through f32, through i64 from integer to integer, or through f64 where
+ * one side is that, in a buffer that stays in the first-level cache. */
 #include "kernels/convert.h"
 
 #include "core/base/error.h"
@@ -28,6 +28,14 @@ static inline LSA_BODY int64_t get64(const uint8_t *p, int64_t i)
     return v;
 }
 
+static inline LSA_BODY double get_f64(const uint8_t *p, int64_t i)
+{
+    double v;
+    memcpy(&v, p + 8 * i, sizeof v);
+    return v;
+}
+
+static inline LSA_BODY void put_f64(uint8_t *p, int64_t i, double v) { memcpy(p + 8 * i, &v, 8); }
 static inline LSA_BODY void put16(uint8_t *p, int64_t i, uint16_t v) { memcpy(p + 2 * i, &v, 2); }
 static inline LSA_BODY void put32(uint8_t *p, int64_t i, int32_t v) { memcpy(p + 4 * i, &v, 4); }
 static inline LSA_BODY void put64(uint8_t *p, int64_t i, int64_t v) { memcpy(p + 8 * i, &v, 8); }
@@ -42,6 +50,25 @@ static inline LSA_BODY float i64_to_f32_odd(int64_t v)
         u = (u >> drop | (rest != 0)) << drop;
     }
     return v < 0 ? -(float)u : (float)u;
+}
+
+static inline LSA_BODY float f64_to_f32_odd(double v)
+{
+    float f = (float)v;
+    uint32_t u;
+    if ((double)f == v || v != v) return f;
+    memcpy(&u, &f, sizeof u);
+    u -= fabs((double)f) > fabs(v); /* toward zero; infinity becomes the largest number */
+    u |= 1;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static inline LSA_BODY int64_t f64_to_i64(double x)
+{
+    int64_t v = (int64_t)(x > -0x1p63 && x < 0x1p63 ? x : 0);
+    v = x >= 0x1p63 ? INT64_MAX : v;
+    return x <= -0x1p63 ? INT64_MIN : v;
 }
 
 static inline LSA_BODY int32_t f32_to_i32(float x)
@@ -105,7 +132,7 @@ static inline LSA_BODY void load_f32(float *out, const uint8_t *in, int64_t n, i
         else
             EACH(out[i] = (float)get32(in, i));
         break;
-    case LSA_I64:
+    default: /* LSA_I64 */
         if (odd)
             EACH(out[i] = i64_to_f32_odd(get64(in, i)));
         else
@@ -190,6 +217,30 @@ static int64_t bytes_of(int64_t n, int32_t dtype)
     return dtype == LSA_F4_E2M1 ? n / 2 : n * lsa_dtype_size(dtype);
 }
 
+/* One side is f64. */
+static inline LSA_BODY void convert_f64(uint8_t *out, const uint8_t *in, int64_t n, int32_t to,
+                                        int32_t from)
+{
+    int64_t whole[BLOCK];
+    float block[BLOCK] = {0};
+    if (to == LSA_F64 && is_integer(from)) {
+        load_i64(whole, in, n, from);
+        EACH(put_f64(out, i, (double)whole[i]));
+    } else if (to == LSA_F64) {
+        load_f32(block, in, n, from, 0);
+        EACH(put_f64(out, i, (double)block[i]));
+    } else if (is_integer(to)) {
+        EACH(whole[i] = f64_to_i64(get_f64(in, i)));
+        store_i64(out, whole, n, to);
+    } else if (to == LSA_F32) {
+        EACH(block[i] = (float)get_f64(in, i));
+        store_f32(out, block, n, to);
+    } else {
+        EACH(block[i] = f64_to_f32_odd(get_f64(in, i)));
+        store_f32(out, block, n, to);
+    }
+}
+
 static inline LSA_BODY void convert_body(uint8_t *out, const uint8_t *in, int64_t n, int32_t to,
                                          int32_t from)
 {
@@ -198,7 +249,9 @@ static inline LSA_BODY void convert_body(uint8_t *out, const uint8_t *in, int64_
         int64_t part = n - done < BLOCK ? n - done : BLOCK;
         const uint8_t *source = in + bytes_of(done, from);
         uint8_t *target = out + bytes_of(done, to);
-        if (integers) {
+        if (to == LSA_F64 || from == LSA_F64) {
+            convert_f64(target, source, part, to, from);
+        } else if (integers) {
             int64_t block[BLOCK];
             load_i64(block, source, part, from);
             store_i64(target, block, part, to);

@@ -5,6 +5,7 @@
 #ifndef LSA_KERNELS_TABLE_H
 #define LSA_KERNELS_TABLE_H
 #include "kernels/adamw.h"
+#include "kernels/arith.h"
 #include "kernels/attention.h"
 #include "kernels/bound_query.h"
 #include "kernels/compress.h"
@@ -15,9 +16,11 @@
 #include "kernels/ensemble.h"
 #include "kernels/entropy.h"
 #include "kernels/experts.h"
+#include "kernels/fold.h"
 #include "kernels/gemm.h"
 #include "kernels/golden_labels.h"
 #include "kernels/hadamard.h"
+#include "kernels/histogram.h"
 #include "kernels/hyper_connection.h"
 #include "kernels/index_gradient.h"
 #include "kernels/index_loss.h"
@@ -25,6 +28,7 @@
 #include "kernels/kv_record.h"
 #include "kernels/linear.h"
 #include "kernels/moe.h"
+#include "kernels/normal.h"
 #include "kernels/pages.h"
 #include "kernels/reduce.h"
 #include "kernels/rmsnorm.h"
@@ -33,7 +37,9 @@
 #include "kernels/sample.h"
 #include "kernels/select.h"
 #include "kernels/softmax_sum.h"
+#include "kernels/sort.h"
 #include "kernels/spread.h"
+#include "kernels/take.h"
 #include "kernels/topk.h"
 #include "kernels/uniform.h"
 #include "kernels/where.h"
@@ -51,6 +57,19 @@ typedef struct lsa_kernels {
     lsa_argmax_fn *argmax;
     lsa_where_fn *where;
     lsa_uniform_fn *uniform;
+    lsa_arith_fn *arith;
+    lsa_map_fn *map;
+    lsa_compare_fn *compare;
+    lsa_mark_fn *mark;
+    lsa_fold_fn *fold;
+    lsa_cumsum_fn *cumsum;
+    lsa_dot_fn *dot;
+    lsa_sort_fn *sort;
+    lsa_sort_workspace_fn *sort_workspace;
+    lsa_take_fn *take;
+    lsa_histogram_fn *histogram;
+    lsa_bincount_fn *bincount;
+    lsa_normal_fn *normal;
 
     /* scores and sets */
     lsa_pages_fn *pages;

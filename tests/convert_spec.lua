@@ -4,9 +4,9 @@ local support = require "kernel_support"
 local C, check = lsa.C, require("lsa.raise").check
 
 local INF, NAN = math.huge, 0 / 0
-local bytes_of = { [0] = 4, 2, 2, 1, 1, 1, 1, 4, 8 }
-local ctype = { [0] = "uint32_t", "uint16_t", "uint16_t", "uint8_t", "uint8_t", "int8_t", "uint8_t", "int32_t", "int64_t" }
-local name = { [0] = "f32", "bf16", "f16", "f8_e4m3", "f8_e8m0", "i8", "u8", "i32", "i64" }
+local bytes_of = { [0] = 4, 2, 2, 1, 1, 1, 1, 4, 8, 8 }
+local ctype = { [0] = "uint32_t", "uint16_t", "uint16_t", "uint8_t", "uint8_t", "int8_t", "uint8_t", "int32_t", "int64_t", "uint64_t" }
+local name = { [0] = "f32", "bf16", "f16", "f8_e4m3", "f8_e8m0", "i8", "u8", "i32", "i64", "f64" }
 local integer_range = {
   [C.LSA_I8] = { -128LL, 127LL }, [C.LSA_U8] = { 0LL, 255LL }, [C.LSA_I32] = { -2147483648LL, 2147483647LL },
   [C.LSA_I64] = { -0x7fffffffffffffffLL - 1, 0x7fffffffffffffffLL },
@@ -14,7 +14,7 @@ local integer_range = {
 -- Significant bits, the smallest normal exponent, the largest number.
 local float = {
   [C.LSA_F32] = { 24, -126, (2 - 2 ^ -23) * 2 ^ 127 }, [C.LSA_BF16] = { 8, -126, (2 - 2 ^ -7) * 2 ^ 127 },
-  [C.LSA_F16] = { 11, -14, 65504 }, [C.LSA_F8_E4M3] = { 4, -6, 448 },
+  [C.LSA_F16] = { 11, -14, 65504 }, [C.LSA_F64] = { 53, -1022, (2 - 2 ^ -52) * 2 ^ 1023 }, [C.LSA_F8_E4M3] = { 4, -6, 448 },
 }
 
 -- The number that a code of `width` exponent bits and `digits` mantissa bits stands for, had it no special codes.
@@ -38,6 +38,13 @@ local value = {
   [C.LSA_F16] = function(c) return special(c, 5, 10) end,
   [C.LSA_F8_E4M3] = function(c) return c % 128 == 127 and NAN or (ieee(c, 4, 3)) end,
   [C.LSA_F8_E8M0] = function(c) return c == 255 and NAN or 2 ^ (c - 127) end,
+  [C.LSA_F64] = function(c)
+    local bits = ffi.new("uint64_t[1]", c)
+    local words = ffi.cast("uint32_t *", bits)
+    local high = words[1] % 2 ^ 31
+    if high > 0x7ff00000 or high == 0x7ff00000 and words[0] ~= 0 then return NAN end
+    return ffi.cast("double *", bits)[0]
+  end,
 }
 local fp4 = { [0] = 0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6 }
 
@@ -47,7 +54,7 @@ end
 
 local function round_float(x, dtype)
   local p, lowest, most = unpack(float[dtype])
-  if x ~= x or x == 0 then return x end
+  if x ~= x or x == 0 or dtype == C.LSA_F64 then return x end
   local magnitude = math.abs(x)
   if magnitude < INF then
     local _, e = math.frexp(x)
@@ -137,6 +144,23 @@ local function codes(dtype)
                          0x477fefff, 0x477ff000, 0x43e80000, 0x43e80001, 0x4effffff, 0x4f000000, 0x5effffff, 0x5f000000, 0xdf000000 } do
       list[#list + 1] = c
     end
+  elseif dtype == C.LSA_F64 then
+    local box = ffi.new "double[1]"
+    local function add(x)
+      box[0] = x
+      list[#list + 1] = ffi.cast("uint64_t *", box)[0]
+    end
+    local u = support.uniform(13)
+    for exponent = -160, 140 do            -- ties of every float, with what breaks them a digit of f64 away
+      for _, top in ipairs { 1, 1.0625, 1.125, 1.1875, 1 + 2 ^ -11, 1 + 3 * 2 ^ -11, 1 + 2 ^ -8, 1 + 3 * 2 ^ -8, 1 + 2 ^ -24, 1 + 3 * 2 ^ -24,
+                             1.5, 1.75, 2 - 2 ^ -24, 2 - 2 ^ -52, 1 + u() } do
+        for _, rest in ipairs { -2 ^ -52, 0, 2 ^ -52 } do
+          add((top + rest) * 2 ^ exponent)
+          add(-(top + rest) * 2 ^ exponent)
+        end
+      end
+    end
+    for _, x in ipairs { 0, -0.0, INF, -INF, NAN, 1e308, -1e308, 5e-324, -5e-324, 2 ^ 63, -2 ^ 63, 2 ^ 53 + 2, 2 ^ 31 - 0.5, 255.5, -0.5 } do add(x) end
   else
     local range = integer_range[dtype]
     for k = 0, bytes_of[dtype] * 8 - 2 do
@@ -248,7 +272,7 @@ describe("convert", function()
       assert.is_truthy(ffi.string(C.lsa_error()):find "^convert: ")
     end
     fails(C.LSA_EDTYPE, 1, C.LSA_F4_E2M1, C.LSA_F32)
-    fails(C.LSA_EDTYPE, 1, C.LSA_F32, 10)
+    fails(C.LSA_EDTYPE, 1, C.LSA_F32, 11)
     fails(C.LSA_EDTYPE, 1, -1, C.LSA_F32)
     fails(C.LSA_EDTYPE, 1, C.LSA_F32, -1)
     fails(C.LSA_ESHAPE, 3, C.LSA_F32, C.LSA_F4_E2M1)

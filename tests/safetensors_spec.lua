@@ -173,7 +173,7 @@ describe("safetensors", function()
   it("knows the dtypes that tensors do not have", function()
     support.with_folder(function(folder)
       local path = folder .. "/a.safetensors"
-      for name, bits in pairs {F64 = 64, I16 = 16, BOOL = 8, U32 = 32, C64 = 64, F4 = 4, F8_E5M2 = 8} do
+      for name, bits in pairs {U64 = 64, I16 = 16, BOOL = 8, U32 = 32, C64 = 64, F4 = 4, F8_E5M2 = 8} do
         local bytes = bits * 4 / 8
         support.write(path, support.safetensors(
           ('{"x":{"dtype":"%s","shape":[4],"data_offsets":[0,%d]}}'):format(name, bytes), ("z"):rep(bytes)))

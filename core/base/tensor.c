@@ -22,6 +22,7 @@ static const struct {
     [LSA_F32] = {"f32", 4},         [LSA_BF16] = {"bf16", 2},       [LSA_F16] = {"f16", 2},
     [LSA_F8_E4M3] = {"f8_e4m3", 1}, [LSA_F8_E8M0] = {"f8_e8m0", 1}, [LSA_I8] = {"i8", 1},
     [LSA_U8] = {"u8", 1},           [LSA_I32] = {"i32", 4},         [LSA_I64] = {"i64", 8},
+    [LSA_F64] = {"f64", 8},
 };
 
 int64_t lsa_dtype_size(int32_t dtype)

@@ -13,8 +13,9 @@ enum {
     LSA_U8 = 6,
     LSA_I32 = 7,
     LSA_I64 = 8,
-    LSA_DTYPES = 9,
-    LSA_F4_E2M1 = 9 /* weights only: two values a byte, low nibble first */
+    LSA_F64 = 9,
+    LSA_DTYPES = 10,
+    LSA_F4_E2M1 = 10 /* weights only: two values a byte, low nibble first */
 };
 
 enum { LSA_CPU = 0, LSA_CUDA = 1 };
@@ -23,7 +24,7 @@ enum { LSA_MAX_RANK = 6 };
 /* Bytes of one element; 0 for an unknown dtype (and for packed fp4). */
 int64_t lsa_dtype_size(int32_t dtype);
 
-/* "f32" "bf16" "f16" "f8_e4m3" "f8_e8m0" "i8" "u8" "i32" "i64"; lsa_dtype_of gives -1 for other names. */
+/* "f32" "bf16" "f16" "f8_e4m3" "f8_e8m0" "i8" "u8" "i32" "i64" "f64"; lsa_dtype_of gives -1 for other names. */
 const char *lsa_dtype_name(int32_t dtype);
 int32_t lsa_dtype_of(const char *name);
 

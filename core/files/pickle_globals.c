@@ -67,7 +67,7 @@ static const struct {
     {{"int64", LSA_I64, 8}, "LongStorage", "i8"},
     {{"float8_e4m3fn", LSA_F8_E4M3, 1}, "", ""},
     {{"float8_e8m0fnu", LSA_F8_E8M0, 1}, "", ""},
-    {{"float64", -1, 8}, "DoubleStorage", "f8"},
+    {{"float64", LSA_F64, 8}, "DoubleStorage", "f8"},
     {{"int16", -1, 2}, "ShortStorage", "i2"},
     {{"bool", -1, 1}, "BoolStorage", "b1"},
     {{"uint16", -1, 2}, "", "u2"},

@@ -57,7 +57,7 @@ static const struct {
     {"U16", 16, -1},
     {"U32", 32, -1},
     {"U64", 64, -1},
-    {"F64", 64, -1},
+    {"F64", 64, LSA_F64},
     {"C64", 64, -1},
 };
 enum { FORMATS = sizeof formats / sizeof formats[0] };

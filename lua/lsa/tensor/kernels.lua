@@ -17,17 +17,14 @@ local function held(a, n, dtype)
   return tensor.zeros({n}, dtype):to(a.device)
 end
 
--- Tensors have no f64: what kernels give or take of it is in the room of as many i64.
-local F64 = "i64"
 local function doubles(t) return ffi.cast("double *", t.c.data) end
 
 -- Calls with room for n f64, which a result gets, rounded to f32.
 local function rounded(a, result, n, call)
-  local out = held(a, n, F64)
+  local out = held(a, n, "f64")
   local rc = call(doubles(out))
   if rc < 0 then return rc end
-  local exact, y = out:to "cpu", tensor.empty({n}, "f32")
-  for i = 0, n - 1 do y:pointer()[i] = doubles(exact)[i] end
+  local y = out:to "cpu":to "f32"
   if a.device == "cuda" then return C.lsa_device_copy(a[result], y:pointer(), y:bytes()) end
   ffi.copy(a[result], y:pointer(), y:bytes())
   return rc
@@ -64,6 +61,67 @@ op("where", "x f32 [n]; s set [n]; y f32 [m]; > out! f32 [n]",
 
 op("uniform", "n integer; seed integer; > y f32 [n]",
   function(f, a) return f(a.y, a.n, a.seed, nil) end)
+
+-- Numbers of these have their own arithmetic.
+local NUMBER, WIDE = "f32|f64|i32|i64", "f32|f64|i64"
+
+local function dtype_of(t) return t.c.dtype end
+
+op("arith", "a " .. NUMBER .. " [..]; b @a [..]; op = add|sub|mul|div|min|max|pow; > y @a [..]",
+  function(f, a, given)
+    local n = math.max(a.rows, 1)
+    return f(a.y, a.a, a.b, a.rows, n, n, a.op, dtype_of(given.a), nil)
+  end)
+
+op("map", "x " .. WIDE .. " [..]; op = abs|neg|round|floor|ceil|sqrt|tanh|exp|log|sigmoid; > y! @x [..]",
+  function(f, a, given) return f(a.y, a.x, a.rows, a.op, dtype_of(given.x), nil) end)
+
+op("compare", "a " .. NUMBER .. " [..]; b @a [..]; op = lt|le|eq|ne|gt|ge; > y u8 [..]",
+  function(f, a, given)
+    local n = math.max(a.rows, 1)
+    return f(a.y, a.a, a.b, a.rows, n, n, a.op, dtype_of(given.a), nil)
+  end)
+
+op("mark", "mask u8 [n]; > s set [n]", function(f, a) return f(a.s, a.mask, a.n, nil) end)
+
+-- A sum, minimum or maximum of integers, a count or a place is an integer.
+op("fold", "x " .. WIDE .. " [.., n]; op = sum|min|max|squares|deviations|nonzero|argmin|argmax; > y @kind [..]",
+  function(f, a, given) return f(a.y, a.x, a.rows, a.n, 1, a.op, dtype_of(given.x), nil) end,
+  function(a)
+    local whole = a.op >= C.LSA_FOLD_NONZERO or a.given.x == "i64" and a.op <= C.LSA_FOLD_MAX
+    a.given.kind = whole and "i64" or "f64"
+  end)
+
+op("cumsum", "x " .. WIDE .. " [.., n]; > y! @x [.., n]",
+  function(f, a, given) return f(a.y, a.x, a.rows, a.n, 1, dtype_of(given.x), nil) end)
+
+op("dot", "a f32 [n]; b f32 [n]; > y f64 [1]",
+  function(f, a) return f(ffi.cast("double *", a.y), a.a, a.b, a.n, nil) end)
+
+op("sort", "x " .. WIDE .. " [.., n]; descending = false; > ids i32 [.., n]; > values? @x [.., n]",
+  function(f, a, given)
+    local dtype = dtype_of(given.x)
+    return f(a.values, a.ids, a.x, a.rows, a.n, dtype, a.descending, a:workspace("sort", a.n, 1, dtype), nil)
+  end)
+
+op("take", "x any [n, m]; ids i32 [count]; > y @x [count, m]",
+  function(f, a, given)
+    return f(a.y, a.x, a.ids, 1, a.n, a.count, a.m * C.lsa_dtype_size(dtype_of(given.x)), 0, nil)
+  end)
+
+local function some_bins(name)
+  return function(a)
+    if a.bins < 0 then raise("%s: bins is %d", name, a.bins) end
+  end
+end
+
+op("histogram", "x f64 [n]; low number; high number; bins integer; > counts i64 [bins]",
+  function(f, a) return f(a.counts, a.x, a.n, a.low, a.high, a.bins, nil) end, some_bins "histogram")
+
+op("bincount", "x i64 [n]; bins integer; > counts i64 [bins]",
+  function(f, a) return f(a.counts, a.x, a.n, a.bins, nil) end, some_bins "bincount")
+
+op("normal", "n integer; seed integer; > y f32 [n]", function(f, a) return f(a.y, a.n, a.seed, nil) end)
 
 -- ---- selection ----
 
@@ -225,7 +283,7 @@ op("embed", "tokens i32 [n]; table " .. DENSE .. " [vocab, hidden]; hc = 1; > st
 
 op("sample", "logits f32 [n, vocab]; states! i64 [n]; temperature = 0; > tokens i32 [n]",
   function(f, a)
-    local host = tensor.empty({a.n}, F64)
+    local host = tensor.empty({a.n}, "f64")
     for i = 0, a.n - 1 do doubles(host)[i] = a.temperature end
     local temperatures = host:to(a.device)
     return f(a.tokens, a.logits, a.states, doubles(temperatures), a.n, a.vocab, nil)

@@ -1,0 +1,449 @@
+/* Owns arithmetic, functions and comparisons of four dtypes: loops that the compiler makes vectors of, in pieces for threads.
+ */
+#include "kernels/arith.h"
+
+#include "core/base/error.h"
+#include "core/base/simd.h"
+#include "kernels/vector_math.h"
+
+enum { LANES = 16, PIECE = 1 << 15 }; /* PIECE: elements one thread takes at a time */
+
+/* ---- pieces whose operands lie flat, or are one number ---- */
+
+/* One loop for each of flat with flat, flat with a number, a number with flat. */
+#define LOOPS(expression)                                                                          \
+    if (a_step && b_step)                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            x = a[i], y = b[i];                                                                    \
+            out[i] = expression;                                                                   \
+        }                                                                                          \
+    else if (a_step)                                                                               \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            x = a[i], y = *b;                                                                      \
+            out[i] = expression;                                                                   \
+        }                                                                                          \
+    else                                                                                           \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            x = *a, y = b[i];                                                                      \
+            out[i] = expression;                                                                   \
+        }                                                                                          \
+    break
+
+#define FLOAT_ARITH(name, type, power)                                                             \
+    static inline LSA_BODY void name##_body(type *out, const type *a, const type *b, int64_t n,    \
+                                            int a_step, int b_step, int32_t op)                    \
+    {                                                                                              \
+        type x, y;                                                                                 \
+        switch (op) {                                                                              \
+        case LSA_ADD:                                                                              \
+            LOOPS(x + y);                                                                          \
+        case LSA_SUB:                                                                              \
+            LOOPS(x - y);                                                                          \
+        case LSA_MUL:                                                                              \
+            LOOPS(x *y);                                                                           \
+        case LSA_DIV:                                                                              \
+            LOOPS(x / y);                                                                          \
+        case LSA_MIN:                                                                              \
+            LOOPS(x != x || x < y ? x : y);                                                        \
+        case LSA_MAX:                                                                              \
+            LOOPS(x != x || x > y ? x : y);                                                        \
+        case LSA_POW:                                                                              \
+            if (!b_step && *b == 2) {                                                              \
+                for (int64_t i = 0; i < n; i++) out[i] = a[i] * a[i];                              \
+                break;                                                                             \
+            }                                                                                      \
+            LOOPS(power(x, y));                                                                    \
+        }                                                                                          \
+    }                                                                                              \
+    LSA_PATHS(                                                                                     \
+        name,                                                                                      \
+        (type * out, const type *a, const type *b, int64_t n, int a_step, int b_step, int32_t op), \
+        (out, a, b, n, a_step, b_step, op))
+
+FLOAT_ARITH(arith_f32, float, powf)
+FLOAT_ARITH(arith_f64, double, pow)
+
+/* Whether x to the y-th does not fit. */
+static int power_i64(int64_t x, int64_t y, int64_t *out)
+{
+    int64_t result = 1;
+    *out = 0;
+    if (y < 0) return 1;
+    if (x == 0 || x == 1 || x == -1) {
+        *out = y == 0 || x == 1 ? 1 : x == 0 ? 0 : y % 2 ? -1 : 1;
+        return 0;
+    }
+    for (; y > 0; y--)
+        if (__builtin_mul_overflow(result, x, &result)) return 1;
+    *out = result;
+    return 0;
+}
+
+/* Whether a result does not fit 64 bits. */
+static int exact(int64_t *out, int64_t x, int64_t y, int32_t op)
+{
+    switch (op) {
+    case LSA_ADD:
+        return __builtin_add_overflow(x, y, out);
+    case LSA_SUB:
+        return __builtin_sub_overflow(x, y, out);
+    case LSA_MUL:
+        return __builtin_mul_overflow(x, y, out);
+    case LSA_MIN:
+        *out = x < y ? x : y;
+        return 0;
+    case LSA_MAX:
+        *out = x > y ? x : y;
+        return 0;
+    default:
+        return power_i64(x, y, out);
+    }
+}
+
+/* As LOOPS, of what sets out[i] and notes in `over` what does not fit. */
+#define CHECKED(statement)                                                                         \
+    for (int64_t i = 0; i < n; i++) {                                                              \
+        x = a[a_step ? i : 0], y = b[b_step ? i : 0];                                              \
+        statement;                                                                                 \
+    }                                                                                              \
+    break
+
+/* In 64 bits, where nothing but powers overflows; *over is not 0 where a result does not fit 32. */
+static inline LSA_BODY void quick_i32_body(int32_t *out, const int32_t *a, const int32_t *b,
+                                           int64_t n, int a_step, int b_step, int32_t op,
+                                           int64_t *over)
+{
+    int64_t x, y, r, lost = 0;
+    switch (op) {
+    case LSA_ADD:
+        CHECKED(r = x + y; out[i] = (int32_t)r; lost |= r - (int32_t)r);
+    case LSA_SUB:
+        CHECKED(r = x - y; out[i] = (int32_t)r; lost |= r - (int32_t)r);
+    case LSA_MUL:
+        CHECKED(r = x * y; out[i] = (int32_t)r; lost |= r - (int32_t)r);
+    default:
+        CHECKED(lost |= exact(&r, x, y, op); out[i] = (int32_t)r; lost |= r - (int32_t)r);
+    }
+    *over = lost;
+}
+LSA_PATHS(quick_i32,
+          (int32_t * out, const int32_t *a, const int32_t *b, int64_t n, int a_step, int b_step,
+           int32_t op, int64_t *over),
+          (out, a, b, n, a_step, b_step, op, over))
+
+/* A sum overflows where its sign is neither side's. */
+static inline LSA_BODY void quick_i64_body(int64_t *out, const int64_t *a, const int64_t *b,
+                                           int64_t n, int a_step, int b_step, int32_t op,
+                                           int64_t *over)
+{
+    int64_t x, y, r, lost = 0;
+    switch (op) {
+    case LSA_ADD:
+        CHECKED(r = (int64_t)((uint64_t)x + (uint64_t)y); out[i] = r; lost |= (x ^ r) & (y ^ r));
+    case LSA_SUB:
+        CHECKED(r = (int64_t)((uint64_t)x - (uint64_t)y); out[i] = r; lost |= (x ^ y) & (x ^ r));
+    default:
+        CHECKED(lost |= -(int64_t)exact(&r, x, y, op); out[i] = r);
+    }
+    *over = lost < 0;
+}
+LSA_PATHS(quick_i64,
+          (int64_t * out, const int64_t *a, const int64_t *b, int64_t n, int a_step, int b_step,
+           int32_t op, int64_t *over),
+          (out, a, b, n, a_step, b_step, op, over))
+
+#define COMPARE(name, type)                                                                        \
+    static inline LSA_BODY void name##_body(uint8_t *out, const type *a, const type *b, int64_t n, \
+                                            int a_step, int b_step, int32_t op)                    \
+    {                                                                                              \
+        type x, y;                                                                                 \
+        switch (op) {                                                                              \
+        case LSA_LT:                                                                               \
+            LOOPS(x < y);                                                                          \
+        case LSA_LE:                                                                               \
+            LOOPS(x <= y);                                                                         \
+        case LSA_EQ:                                                                               \
+            LOOPS(x == y);                                                                         \
+        case LSA_NE:                                                                               \
+            LOOPS(x != y);                                                                         \
+        case LSA_GT:                                                                               \
+            LOOPS(x > y);                                                                          \
+        case LSA_GE:                                                                               \
+            LOOPS(x >= y);                                                                         \
+        }                                                                                          \
+    }                                                                                              \
+    LSA_PATHS(name,                                                                                \
+              (uint8_t * out, const type *a, const type *b, int64_t n, int a_step, int b_step,     \
+               int32_t op),                                                                        \
+              (out, a, b, n, a_step, b_step, op))
+
+COMPARE(compare_f32, float)
+COMPARE(compare_f64, double)
+COMPARE(compare_i32, int32_t)
+COMPARE(compare_i64, int64_t)
+
+/* ---- operands that repeat ---- */
+
+typedef struct operands {
+    const char *a, *b;
+    int64_t a_period, b_period, size; /* size: bytes of an element */
+} operands;
+
+/* How many elements from `at` on lie flat in what repeats with `period`, at most PIECE of n. A number does everywhere. */
+static int64_t flat(int64_t at, int64_t n, int64_t period)
+{
+    int64_t left = n - at < PIECE ? n - at : PIECE;
+    if (period == 1) return left;
+    int64_t whole = period - at % period;
+    return whole < left ? whole : left;
+}
+
+static const void *from(const char *x, int64_t at, int64_t period, int64_t size)
+{
+    return x + (period == 1 ? 0 : at % period * size);
+}
+
+static int check_periods(const char *what, int64_t n, int64_t a_period, int64_t b_period)
+{
+    int64_t period = a_period < 1 || (n >= 0 && n % a_period) ? a_period : b_period;
+    if (n < 0 || period < 1 || n % period)
+        return lsa_fail(LSA_ESHAPE, "%s: %lld elements meet a period of %lld", what, (long long)n,
+                        (long long)period);
+    return LSA_OK;
+}
+
+/* Calls `statement` for pieces at `at` of `m` elements; x and y are where the operands' are. Pieces are the same for any number of
+ * threads. */
+#define PIECES(statement)                                                                          \
+    do {                                                                                           \
+        int threads = lsa_threads_for(n / 4);                                                      \
+        int64_t least = s.a_period == 1 ? s.b_period : s.a_period;                                 \
+        if (s.b_period > 1 && s.b_period < least) least = s.b_period;                              \
+        int64_t piece = least > PIECE || least < 1 ? PIECE : PIECE / least * least;                \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1)") for (int64_t start = 0;  \
+                                                                               start < n;          \
+                                                                               start += piece)     \
+        {                                                                                          \
+            int64_t end = start + piece < n ? start + piece : n, m;                                \
+            for (int64_t at = start; at < end; at += m) {                                          \
+                int64_t am = flat(at, end, s.a_period), bm = flat(at, end, s.b_period);            \
+                m = am < bm ? am : bm;                                                             \
+                const void *x = from(s.a, at, s.a_period, s.size);                                 \
+                const void *y = from(s.b, at, s.b_period, s.size);                                 \
+                statement;                                                                         \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+
+static void note(int64_t *lost, int64_t over)
+{
+    if (!over) return;
+#pragma omp atomic write
+    *lost = 1;
+}
+
+static operands operands_of(const void *a, const void *b, int64_t a_period, int64_t b_period,
+                            int32_t dtype)
+{
+    return (operands){a, b, a_period, b_period, lsa_dtype_size(dtype)};
+}
+
+static int64_t integer_at(const char *x, int64_t i, int64_t size)
+{
+    return size == 4 ? ((const int32_t *)x)[i] : ((const int64_t *)x)[i];
+}
+
+/* Names the first element whose result does not fit. */
+static int too_large(operands s, int64_t n, int32_t op)
+{
+    static const char *const names[] = {"add", "sub", "mul", "div", "minimum", "maximum", "pow"};
+    int64_t i = 0, x = 0, y = 0, r = 0;
+    for (; i < n; i++) {
+        x = integer_at(s.a, i % s.a_period, s.size), y = integer_at(s.b, i % s.b_period, s.size);
+        if (exact(&r, x, y, op) || (s.size == 4 && r != (int32_t)r)) break;
+    }
+    return lsa_fail(LSA_EARG, "%s: element %lld, of %lld and %lld, does not fit %s", names[op],
+                    (long long)i, (long long)x, (long long)y, s.size == 4 ? "i32" : "i64");
+}
+
+static int integers(void *out, operands s, int64_t n, int32_t op)
+{
+    int64_t lost = 0;
+    PIECES({
+        int64_t over;
+        int a_step = s.a_period > 1 || n == 1;
+        if (s.size == 4)
+            quick_i32((int32_t *)out + at, x, y, m, a_step, s.b_period > 1, op, &over);
+        else
+            quick_i64((int64_t *)out + at, x, y, m, a_step, s.b_period > 1, op, &over);
+        note(&lost, over);
+    });
+    return lost ? too_large(s, n, op) : LSA_OK;
+}
+
+int lsa_arith_cpu(void *out, const void *a, const void *b, int64_t n, int64_t a_period,
+                  int64_t b_period, int32_t op, int32_t dtype, void *stream)
+{
+    if (op < LSA_ADD || op > LSA_POW) return lsa_fail(LSA_EARG, "arith: op %d is unknown", op);
+    int rc = check_periods("arith", n, a_period, b_period);
+    if (rc || n == 0) return rc;
+    operands s = operands_of(a, b, a_period, b_period, dtype);
+    if (dtype == LSA_F32 && a_period == n && op <= LSA_MAX)
+        return lsa_binary_cpu(out, a, b, n, b_period, op, stream);
+    if (a_period == 1 && b_period == 1 && n > 1)
+        return lsa_fail(LSA_ESHAPE, "arith: %lld elements of two numbers", (long long)n);
+    if (dtype == LSA_F32)
+        PIECES(arith_f32((float *)out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+    else if (dtype == LSA_F64)
+        PIECES(arith_f64((double *)out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+    else if ((dtype == LSA_I64 || dtype == LSA_I32) && op != LSA_DIV)
+        return integers(out, s, n, op);
+    else
+        return lsa_fail(LSA_EDTYPE, "arith: op %d has no %s", op, lsa_dtype_name(dtype));
+    return LSA_OK;
+}
+
+int lsa_compare_cpu(uint8_t *out, const void *a, const void *b, int64_t n, int64_t a_period,
+                    int64_t b_period, int32_t op, int32_t dtype, void *stream)
+{
+    (void)stream;
+    if (op < LSA_LT || op > LSA_GE) return lsa_fail(LSA_EARG, "compare: op %d is unknown", op);
+    int rc = check_periods("compare", n, a_period, b_period);
+    if (rc || n == 0) return rc;
+    if (a_period == 1 && b_period == 1 && n > 1)
+        return lsa_fail(LSA_ESHAPE, "compare: %lld elements of two numbers", (long long)n);
+    operands s = operands_of(a, b, a_period, b_period, dtype);
+    if (dtype == LSA_F32)
+        PIECES(compare_f32(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+    else if (dtype == LSA_F64)
+        PIECES(compare_f64(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+    else if (dtype == LSA_I32)
+        PIECES(compare_i32(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+    else if (dtype == LSA_I64)
+        PIECES(compare_i64(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+    else
+        return lsa_fail(LSA_EDTYPE, "compare: there is no comparison of %s", lsa_dtype_name(dtype));
+    return LSA_OK;
+}
+
+/* ---- functions ---- */
+
+/* tanh within 3 ulp: a polynomial (S. Moshier, Cephes) near 0, where 1 - 2 / (e^2v + 1) would lose its digits. */
+static inline LSA_BODY f32x16 tanh16(f32x16 v)
+{
+    f32x16 size = f32x16_abs(v), z = v * v;
+    f32x16 p = z * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * z + -5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z + -3.33332819422e-1f;
+    f32x16 near = p * z * v + v, far = 1.0f - 2.0f / (f32x16_exp(size + size) + 1.0f);
+    i32x16 sign = (i32x16)v & (i32x16)f32x16_set(-0.0f);
+    f32x16 result = f32x16_select(f32x16_below(size, f32x16_set(0.625f)), near, far);
+    return f32x16_select(f32x16_is_nan(v), v, (f32x16)((i32x16)result | sign));
+}
+
+static inline LSA_BODY void tanh_row(float *out, const float *a, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) f32x16_store(out + i, tanh16(f32x16_load(a + i)));
+    if (i < n) f32x16_store_n(out + i, tanh16(f32x16_load_n(a + i, n - i)), n - i);
+}
+
+static inline LSA_BODY void map_f32_body(float *out, const float *a, int64_t n, int32_t op)
+{
+#define EACH(expression)                                                                           \
+    for (int64_t i = 0; i < n; i++) out[i] = expression;                                           \
+    break
+    switch (op) {
+    case LSA_MAP_ABS:
+        EACH(fabsf(a[i]));
+    case LSA_MAP_NEG:
+        EACH(-a[i]);
+    case LSA_MAP_ROUND:
+        EACH(rintf(a[i]));
+    case LSA_MAP_FLOOR:
+        EACH(floorf(a[i]));
+    case LSA_MAP_CEIL:
+        EACH(ceilf(a[i]));
+    case LSA_MAP_SQRT:
+        EACH(sqrtf(a[i]));
+    default:
+        tanh_row(out, a, n);
+    }
+}
+LSA_PATHS(map_f32, (float *out, const float *a, int64_t n, int32_t op), (out, a, n, op))
+
+static void map_f64(double *out, const double *a, int64_t n, int32_t op)
+{
+    switch (op) {
+    case LSA_MAP_ABS:
+        EACH(fabs(a[i]));
+    case LSA_MAP_NEG:
+        EACH(-a[i]);
+    case LSA_MAP_ROUND:
+        EACH(rint(a[i]));
+    case LSA_MAP_FLOOR:
+        EACH(floor(a[i]));
+    case LSA_MAP_CEIL:
+        EACH(ceil(a[i]));
+    case LSA_MAP_SQRT:
+        EACH(sqrt(a[i]));
+    case LSA_MAP_TANH:
+        EACH(tanh(a[i]));
+    case LSA_MAP_EXP:
+        EACH(exp(a[i]));
+    case LSA_MAP_LOG:
+        EACH(log(a[i]));
+    default:
+        EACH(1 / (1 + exp(-a[i])));
+    }
+#undef EACH
+}
+
+static int map_i64(int64_t *out, const int64_t *a, int64_t n, int32_t op)
+{
+    if (op > LSA_MAP_CEIL) return lsa_fail(LSA_EDTYPE, "map: op %d has no i64", op);
+    for (int64_t i = 0; i < n; i++) {
+        int negate = op == LSA_MAP_NEG || (op == LSA_MAP_ABS && a[i] < 0);
+        if (negate && a[i] == INT64_MIN)
+            return lsa_fail(LSA_EARG, "%s: element %lld, of %lld, does not fit 64 bits",
+                            op == LSA_MAP_NEG ? "neg" : "abs", (long long)i, (long long)a[i]);
+        out[i] = negate ? -a[i] : a[i];
+    }
+    return LSA_OK;
+}
+
+int lsa_map_cpu(void *out, const void *a, int64_t n, int32_t op, int32_t dtype, void *stream)
+{
+    if (op < LSA_MAP_ABS || op > LSA_MAP_SIGMOID)
+        return lsa_fail(LSA_EARG, "map: op %d is unknown", op);
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "map: %lld elements", (long long)n);
+    if (dtype == LSA_I64) return map_i64(out, a, n, op);
+    if (dtype != LSA_F32 && dtype != LSA_F64)
+        return lsa_fail(LSA_EDTYPE, "map: there are no functions of %s", lsa_dtype_name(dtype));
+    if (dtype == LSA_F32 && op >= LSA_MAP_EXP)
+        return lsa_unary_cpu(out, a, n, op - LSA_MAP_EXP + LSA_EXP, stream);
+    int threads = lsa_threads_for(dtype == LSA_F64 && op >= LSA_MAP_TANH ? n * 16 : n);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t at = 0; at < n; at += PIECE) {
+        int64_t m = n - at < PIECE ? n - at : PIECE;
+        if (dtype == LSA_F32)
+            map_f32((float *)out + at, (const float *)a + at, m, op);
+        else
+            map_f64((double *)out + at, (const double *)a + at, m, op);
+    }
+    return LSA_OK;
+}
+
+int lsa_mark_cpu(uint64_t *bits, const uint8_t *mask, int64_t n, void *stream)
+{
+    (void)stream;
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "mark: %lld ids", (long long)n);
+    for (int64_t from_id = 0; from_id < n; from_id += 64) {
+        int64_t m = n - from_id < 64 ? n - from_id : 64;
+        uint64_t word = 0;
+        for (int64_t i = 0; i < m; i++) word |= (uint64_t)(mask[from_id + i] != 0) << i;
+        bits[from_id / 64] = word;
+    }
+    return LSA_OK;
+}

@@ -1,0 +1,174 @@
+/* Owns sorting: numbers become unsigned keys in their order, which a radix sort orders by eleven bits at a time. */
+#include "kernels/sort.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/base/error.h"
+
+enum { BITS = 11, BINS = 1 << BITS, MOST_PASSES = 6 };
+
+/* Where ids are wanted of 64-bit keys. Those of 32-bit keys are the low half of a 64-bit item. */
+typedef struct pair {
+    uint64_t key;
+    int64_t id;
+} pair;
+
+/* ---- keys: ascending, as unsigned integers; NaN is the largest in either order ---- */
+
+static inline uint32_t key_f32(float x, int descending)
+{
+    uint32_t u;
+    if (x != x) return UINT32_MAX;
+    x += 0.0f; /* -0 becomes 0 */
+    memcpy(&u, &x, sizeof u);
+    u = u >> 31 ? ~u : u | 0x80000000u;
+    return descending ? ~u : u;
+}
+
+static inline float f32_of(uint32_t u, int descending)
+{
+    float x;
+    if (u == UINT32_MAX) return (float)NAN;
+    if (descending) u = ~u;
+    u = u >> 31 ? u & 0x7fffffffu : ~u;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+static inline uint64_t key_64(const void *in, int64_t i, int32_t dtype, int descending)
+{
+    const uint64_t top = UINT64_C(1) << 63;
+    uint64_t u;
+    memcpy(&u, (const char *)in + 8 * i, sizeof u);
+    if (dtype == LSA_I64) {
+        u ^= top;
+    } else {
+        double x;
+        memcpy(&x, &u, sizeof x);
+        if (x != x) return UINT64_MAX;
+        x += 0.0;
+        memcpy(&u, &x, sizeof u);
+        u = u & top ? ~u : u | top;
+    }
+    return descending ? ~u : u;
+}
+
+static inline void put_64(void *out, int64_t i, uint64_t u, int32_t dtype, int descending)
+{
+    const uint64_t top = UINT64_C(1) << 63;
+    if (dtype != LSA_I64 && u == UINT64_MAX) {
+        double nan = (double)NAN;
+        memcpy((char *)out + 8 * i, &nan, 8);
+        return;
+    }
+    if (descending) u = ~u;
+    if (dtype == LSA_I64)
+        u ^= top;
+    else
+        u = u & top ? u & ~top : ~u;
+    memcpy((char *)out + 8 * i, &u, sizeof u);
+}
+
+/* ---- the sort ---- */
+
+/* Sorts n items by passes * BITS bits of `key(item)`; returns where they are, items or spare. Digits are all counted in one pass, and
+ * those that all items share are skipped. */
+#define RADIX(name, type, key, passes)                                                             \
+    static type *name(type *items, type *spare, int64_t n, uint32_t *counts)                       \
+    {                                                                                              \
+        memset(counts, 0, (size_t)(passes)*BINS * sizeof *counts);                                 \
+        for (int64_t i = 0; i < n; i++)                                                            \
+            for (int p = 0; p < (passes); p++)                                                     \
+                counts[p * BINS + (int)(key(items[i]) >> p * BITS & (BINS - 1))]++;                \
+        for (int p = 0; p < (passes); p++) {                                                       \
+            uint32_t *at = counts + p * BINS, start = 0;                                           \
+            if (at[key(items[0]) >> p * BITS & (BINS - 1)] == (uint32_t)n) continue;               \
+            for (int b = 0; b < BINS; b++) {                                                       \
+                uint32_t count = at[b];                                                            \
+                at[b] = start;                                                                     \
+                start += count;                                                                    \
+            }                                                                                      \
+            for (int64_t i = 0; i < n; i++)                                                        \
+                spare[at[key(items[i]) >> p * BITS & (BINS - 1)]++] = items[i];                    \
+            type *swap = items;                                                                    \
+            items = spare;                                                                         \
+            spare = swap;                                                                          \
+        }                                                                                          \
+        return items;                                                                              \
+    }
+
+#define WHOLE(item) (item)
+#define UPPER(item) ((item) >> 32)
+#define OF_PAIR(item) ((item).key)
+RADIX(radix_32, uint32_t, WHOLE, 3)
+RADIX(radix_32_with_ids, uint64_t, UPPER, 3)
+RADIX(radix_64, uint64_t, WHOLE, 6)
+RADIX(radix_64_with_ids, pair, OF_PAIR, 6)
+
+static void row_f32(float *values, int32_t *ids, const float *in, int64_t n, int descending,
+                    void *memory, uint32_t *counts)
+{
+    if (!ids) {
+        uint32_t *items = memory;
+        for (int64_t i = 0; i < n; i++) items[i] = key_f32(in[i], descending);
+        items = radix_32(items, items + n, n, counts);
+        for (int64_t i = 0; i < n; i++) values[i] = f32_of(items[i], descending);
+        return;
+    }
+    uint64_t *items = memory;
+    for (int64_t i = 0; i < n; i++)
+        items[i] = (uint64_t)key_f32(in[i], descending) << 32 | (uint64_t)i;
+    items = radix_32_with_ids(items, items + n, n, counts);
+    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)items[i];
+    if (values)
+        for (int64_t i = 0; i < n; i++) values[i] = f32_of((uint32_t)(items[i] >> 32), descending);
+}
+
+static void row_64(void *values, int32_t *ids, const void *in, int64_t n, int32_t dtype,
+                   int descending, void *memory, uint32_t *counts)
+{
+    if (!ids) {
+        uint64_t *items = memory;
+        for (int64_t i = 0; i < n; i++) items[i] = key_64(in, i, dtype, descending);
+        items = radix_64(items, items + n, n, counts);
+        for (int64_t i = 0; i < n; i++) put_64(values, i, items[i], dtype, descending);
+        return;
+    }
+    pair *items = memory;
+    for (int64_t i = 0; i < n; i++) items[i] = (pair){key_64(in, i, dtype, descending), i};
+    items = radix_64_with_ids(items, items + n, n, counts);
+    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)items[i].id;
+    if (values)
+        for (int64_t i = 0; i < n; i++) put_64(values, i, items[i].key, dtype, descending);
+}
+
+int64_t lsa_sort_workspace(int64_t n, int32_t with_ids, int32_t dtype)
+{
+    int64_t size = dtype == LSA_F32 ? 4 : 8;
+    return 2 * n * size * (with_ids ? 2 : 1) + MOST_PASSES * BINS * (int64_t)sizeof(uint32_t);
+}
+
+int lsa_sort_cpu(void *values, int32_t *ids, const void *in, int64_t rows, int64_t n, int32_t dtype,
+                 int32_t descending, void *workspace, void *stream)
+{
+    (void)stream;
+    if (dtype != LSA_F32 && dtype != LSA_F64 && dtype != LSA_I64)
+        return lsa_fail(LSA_EDTYPE, "sort: there is none of %s", lsa_dtype_name(dtype));
+    if (rows < 0 || n < 0 || n > INT32_MAX)
+        return lsa_fail(LSA_ESHAPE, "sort: shape [%lld, %lld]", (long long)rows, (long long)n);
+    if (n == 0) return LSA_OK;
+    uint32_t *counts = workspace;
+    void *memory = counts + MOST_PASSES * BINS;
+    int64_t size = lsa_dtype_size(dtype);
+    for (int64_t r = 0; r < rows; r++) {
+        const char *from = (const char *)in + r * n * size;
+        char *to = values ? (char *)values + r * n * size : NULL;
+        int32_t *places = ids ? ids + r * n : NULL;
+        if (dtype == LSA_F32)
+            row_f32((float *)to, places, (const float *)from, n, descending, memory, counts);
+        else
+            row_64(to, places, from, n, dtype, descending, memory, counts);
+    }
+    return LSA_OK;
+}
