@@ -22,7 +22,7 @@ local STRINGS = {"", "\0", "max", "mean", "f32", "bf16", "u8", "cuda", "cpu", "a
   "-1 MiB", "1e400 GiB", "999999999999 GiB", "ram", "disk:", "disk:/nonexistent/folder", "/nonexistent/folder/file", "/", ".", "nothing.lua",
   "../x", "\255\254", ("x"):rep(5000), "mpi", "page", "chunk", "sum", "\n"}
 
-local DTYPES = {"f32", "bf16", "f16", "f8_e4m3", "f8_e8m0", "i8", "u8", "i32", "i64"}
+local DTYPES = {"f32", "bf16", "f16", "f8_e4m3", "f8_e8m0", "i8", "u8", "i32", "i64", "f64"}
 local SHAPES = {{}, {0}, {1}, {4}, {7}, {0, 3}, {3, 0}, {2, 3}, {4, 4}, {1, 64}, {8, 16}, {2, 3, 4}, {2, 4, 64}, {1, 1, 1, 1, 1, 1}, {64}, {300}}
 local HUGE_SHAPES = {{2 ^ 62}, {2 ^ 32, 2 ^ 32}, {2 ^ 21, 2 ^ 21, 2 ^ 21, 2 ^ 21}, {2 ^ 53 - 1, 2 ^ 53 - 1}, {0, 2 ^ 62, 4}, {2 ^ 45}}
 

@@ -2,12 +2,15 @@
 --
 --   local t, metadata = lsa.load "file.safetensors"     t.name is a tensor on the mapped file, read-only
 --   lsa.load "checkpoint.pt", lsa.load "doc.pkl"        what PyTorch wrote (lua/lsa/files/torch_file.lua)
---   lsa.save(path, …) writes safetensors, or what torch.load reads where the path ends in .pt
+--   lsa.load "x.npy", lsa.save("x.npy", tensor)          one tensor, as numpy has it (lua/lsa/files/npy.lua)
+--   lsa.save(path, …) writes safetensors, or what torch.load reads where the path ends in .pt; endings of formats that are
+--   not written are errors
 -- The format is known by the file's first bytes, never by its name. M.formats lists the formats; each has a name, a
 -- test of the first 16 bytes, and load(path) -> table of tensors, table of metadata.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"
+local npy = require "lsa.files.npy"
 local tensor = require "lsa.tensor.tensor"
 local torch_file = require "lsa.files.torch_file"
 local writer = require "lsa.files.safetensors_writer"
@@ -56,6 +59,7 @@ M.formats = {
     load = load_safetensors,
   },
   {name = "PyTorch's archive", matches = torch_file.is_archive, load = torch_file.load},
+  {name = "npy", matches = npy.matches, load = npy.load},
   {name = "pickle", matches = torch_file.is_pickle, load = torch_file.load},
 }
 
@@ -92,6 +96,7 @@ function M.load(path)
   for _, format in ipairs(M.formats) do
     if format.matches(head, path) then
       local tensors, metadata, refused = format.load(path)
+      if tensor.is(tensors) then return tensors, {} end
       local function refuse(_, name)
         if refused[name] then raise("%s", refused[name]) end
       end
@@ -127,9 +132,29 @@ local function save_safetensors(path, names, tensors, metadata)
   end
 end
 
+-- Endings of other programs' formats, which a file of safetensors must not have.
+local others = {"csv", "tsv", "txt", "json", "jsonl", "npz", "pkl", "pickle", "h5", "hdf5", "parquet", "mat", "gguf", "onnx", "zip", "gz", "xz"}
+local refused_endings = {}
+for _, ending in ipairs(others) do refused_endings[ending] = true end
+
+local function check_ending(path)
+  local ending = (path:match "%.([%w]+)$" or ""):lower()
+  if refused_endings[ending] then
+    raise("save: %s: .%s is not written; .safetensors, .pt and, of one tensor, .npy are%s", path, ending,
+      (ending == "csv" or ending == "json" or ending == "txt") and "; x:totable() gives what to write" or "")
+  end
+end
+
 -- metadata: strings by name. The file is replaced at once, or not at all.
 function M.save(path, tensors, metadata)
   check_path(path, "save")
+  check_ending(path)
+  if path:find "%.[nN][pP][yY]$" then
+    if not tensor.is(tensors) then raise("save: %s is of one tensor, %s is given", path, raise.kind(tensors)) end
+    if metadata ~= nil then raise("save: %s: npy has no metadata", path) end
+    return npy.save(path, tensors)
+  end
+  if tensor.is(tensors) then raise("save: %s: tensors is one tensor, a table by name is wanted; .npy is of one", path) end
   if type(tensors) ~= "table" then raise("save: tensors is %s, a table by name is wanted", raise.kind(tensors)) end
   if type(metadata) ~= "nil" and type(metadata) ~= "table" then
     raise("save: metadata is %s, a table of strings is wanted", raise.kind(metadata))
@@ -137,7 +162,6 @@ function M.save(path, tensors, metadata)
   for key in pairs(metadata or {}) do
     if type(key) ~= "string" then raise("save: the metadata's name %s is %s, a string is wanted", tostring(key), raise.kind(key)) end
   end
-  if path:find "%.pkl$" then raise("save: %s: pickles are only read; .pt and .safetensors are written", path) end
   for name in pairs(tensors) do
     if type(name) ~= "string" then raise("save: the name %s is %s, a string is wanted", tostring(name), type(name)) end
   end

@@ -23,7 +23,7 @@ local COPY_BYTES = 2 ^ 20
 local ALIGN = 64
 
 local format_names = {f32 = "F32", bf16 = "BF16", f16 = "F16", f8_e4m3 = "F8_E4M3", f8_e8m0 = "F8_E8M0", i8 = "I8",
-  u8 = "U8", i32 = "I32", i64 = "I64"}
+  u8 = "U8", i32 = "I32", i64 = "I64", f64 = "F64"}
 
 local HEADER_LIMIT = 100000000
 

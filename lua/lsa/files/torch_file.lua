@@ -66,7 +66,7 @@ function M.is_pickle(head) return head:find "^\128[\2-\5]" ~= nil end
 -- ---- writing: pickle's opcodes as strings ----
 
 local storages = {f32 = "FloatStorage", bf16 = "BFloat16Storage", f16 = "HalfStorage", i8 = "CharStorage", u8 = "ByteStorage",
-  i32 = "IntStorage", i64 = "LongStorage"}
+  i32 = "IntStorage", i64 = "LongStorage", f64 = "DoubleStorage"}
 local newer = {f8_e4m3 = "float8_e4m3fn", f8_e8m0 = "float8_e8m0fnu"}     -- these have no storage of their own
 
 local MARK, TUPLE, EMPTY_TUPLE, REDUCE, FALSE, PERSISTENT = "(", "t", ")", "R", "\137", "Q"

@@ -4,14 +4,14 @@
 --   x:totable() x:item() x:get(i, j) x:set(i, j, v) x:fill(v) tostring(x)
 --   x:row(i) x:narrow(dim, from, n) x:reshape(shape)        views on the same memory
 --   x:copy() a new tensor; x:copy(y) y's values into x; x:contiguous(); x:to "cuda", x:to "bf16"
---   x:sum() x:mean() x:min() x:max() numbers, exact for integers; x:sum(dim) ... tensors; x:argmax()
---   x:add(y) sub mul div minimum maximum, y a number or a tensor of x's shape or of its trailing dimensions; also
---   x + y, x - y, x * y, x / y, -x;   x:exp() x:log() x:sigmoid()
---   x:where(set, y)     [n]: x's element where the set has its id, y's (or the number y) elsewhere
 --   x:pages(size, "sum"|"max"|"mean"|"min")    the last dimension in pages
---   x:ge(v) x:gt(v) x:topk(k) x:topp(m)        1-D tensors make sets; x:topk(k, s) makes s that set
--- Arithmetic is in f32 and makes new f32 tensors; what is on a device is brought to the host for it. Integers that f32 does
--- not have are errors there, as are numbers that the dtype that they are put into does not have.
+--   x:where(set, y)     [n]: x's element where the set has its id, y's (or the number y) elsewhere; a mask of u8 of x's shape
+--   x:topk(k) x:topp(m)     1-D tensors make sets; x:topk(k, s) makes s that set
+--   x[i]                    an element, or a row; i counts from the end where it is negative. x[i] = v
+--   arithmetic, functions, comparisons: arithmetic.lua; views, x:index, lsa.cat: shapes.lua; x:sum(dim) and its like:
+--   reductions.lua; x:sort() and its like: orders.lua; lsa.ones, lsa.rand and its like: making.lua
+-- Every op makes a new tensor; what is on a device is brought to the host for it. Numbers that the dtype that they are put into
+-- does not have are errors.
 -- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
@@ -25,20 +25,21 @@ local check = raise.check
 local box = ffi.new "lsa_tensor *[1]"
 local dims, other_dims = ffi.new "int64_t[6]", ffi.new "int64_t[6]"
 local object                                     -- the ctype of tensors, made below
+local inner = {}                                 -- what other files make methods of
 
 -- Element types; those that C has no type for go through f32.
 local ctypes = {
   f32 = ffi.typeof "float *", i8 = ffi.typeof "int8_t *", u8 = ffi.typeof "uint8_t *", i32 = ffi.typeof "int32_t *",
-  i64 = ffi.typeof "int64_t *", bf16 = ffi.typeof "uint16_t *", f16 = ffi.typeof "uint16_t *",
-  f8_e4m3 = ffi.typeof "uint8_t *", f8_e8m0 = ffi.typeof "uint8_t *",
+  i64 = ffi.typeof "int64_t *", f64 = ffi.typeof "double *", bf16 = ffi.typeof "uint16_t *",
+  f16 = ffi.typeof "uint16_t *", f8_e4m3 = ffi.typeof "uint8_t *", f8_e8m0 = ffi.typeof "uint8_t *",
 }
 local names, codes, pointers, direct = {}, {}, {}, {}
 for code = 0, tonumber(C.LSA_DTYPES) - 1 do
   local name = ffi.string(C.lsa_dtype_name(code))
   names[code], codes[name], pointers[code] = name, code, ctypes[name]
-  direct[code] = name == "f32" or name:find "^[iu]" ~= nil
+  direct[code] = name == "f32" or name == "f64" or name:find "^[iu]" ~= nil
 end
-local F32 = codes.f32
+local F32, F64 = codes.f32, codes.f64
 local integers = {i8 = {-2 ^ 7, 2 ^ 7 - 1}, u8 = {0, 2 ^ 8 - 1}, i32 = {-2 ^ 31, 2 ^ 31 - 1}, i64 = {-2 ^ 63, 2 ^ 63 - 1024}}
 local limits = {}                                -- by code: the least and the greatest number of an integer dtype
 for name, range in pairs(integers) do limits[codes[name]] = range end
@@ -88,7 +89,7 @@ end
 local function want_dtype(name, what)
   local code = codes[name or "f32"]
   if not code then
-    raise("%s is %s; f32, bf16, f16, f8_e4m3, f8_e8m0, i8, u8, i32 and i64 are known", what, shown(name))
+    raise("%s is %s; f32, bf16, f16, f8_e4m3, f8_e8m0, i8, u8, i32, i64 and f64 are known", what, shown(name))
   end
   return code
 end
@@ -315,6 +316,7 @@ local scratch = ffi.new "float[1]"
 
 local function load_element(c, offset)
   if c.dtype == F32 then return real.f32(c.data, offset) end
+  if c.dtype == F64 then return real.f64(c.data, offset) end
   if direct[c.dtype] then return tonumber(ffi.cast(pointers[c.dtype], c.data)[offset]) end
   local at = ffi.cast("char *", c.data) + offset * C.lsa_dtype_size(c.dtype)
   check(C.lsa_convert_cpu(scratch, at, 1, F32, c.dtype, nil))
@@ -332,16 +334,21 @@ local function store_element(c, offset, v, what)
   check(C.lsa_convert_cpu(at, scratch, 1, c.dtype, F32, nil))
 end
 
+-- An index into a dimension, counted from its end where it is negative.
+local function want_index(c, dim, i, what)
+  want_whole(i, what)
+  local n = tonumber(c.shape[dim])
+  local at = i < 0 and i + n or i
+  if at < 0 or at >= n then raise("%s is %d, dimension %d has %d", what, i, dim, n) end
+  return at
+end
+
 -- Where element (i, j, ...) lies, in elements from the first.
 local function offset_of(c, what, n, ...)
   if n ~= c.rank then raise("%s: %d indices for a %d-D tensor", what, n, c.rank) end
   local offset = 0
   for d = 0, n - 1 do
-    local i = want_whole((select(d + 1, ...)), what .. ": index " .. d)
-    if i < 0 or i >= c.shape[d] then
-      raise("%s: index %d is %d, dimension %d has %d", what, d, i, d, tonumber(c.shape[d]))
-    end
-    offset = offset + i * tonumber(c.stride[d])
+    offset = offset + want_index(c, d, (select(d + 1, ...)), what .. ": index " .. d) * tonumber(c.stride[d])
   end
   return offset
 end
@@ -415,16 +422,19 @@ end
 function Tensor:totable()
   local t = host(self)
   if not direct[t.c.dtype] then t = t:to "f32" end
-  return (nest(t:pointer(), t.c, 0, 0, t.c.dtype == F32 and real.f32 or integer))
+  return (nest(t:pointer(), t.c, 0, 0, t.c.dtype == F32 and real.f32 or t.c.dtype == F64 and real.f64 or integer))
 end
 
 -- ---- views ----
 
 function Tensor:narrow(dim, from, n)
+  local c = self.c
   want_whole(dim, "narrow: dim")
+  if dim < 0 and dim >= -c.rank then dim = dim + c.rank end
   want_whole(from, "narrow: from")
+  if from < 0 and dim >= 0 and dim < c.rank then from = from + tonumber(c.shape[dim]) end
   want_whole(n, "narrow: n")
-  check(C.lsa_tensor_narrow(box, self.c, dim, from, n))
+  check(C.lsa_tensor_narrow(box, c, dim, from, n))
   return object(box[0])
 end
 
@@ -432,8 +442,10 @@ function Tensor:row(i)
   local c = self.c
   want_whole(i, "row: i")
   if c.rank == 0 then raise "row: the tensor has no dimensions" end
-  if i < 0 or i >= c.shape[0] then raise("row: i is %d, the tensor has %d rows", i, tonumber(c.shape[0])) end
-  return view(c, i * c.stride[0], c.rank - 1, c.shape + 1, c.stride + 1)
+  local n = tonumber(c.shape[0])
+  local at = i < 0 and i + n or i
+  if at < 0 or at >= n then raise("row: i is %d, the tensor has %d rows", i, n) end
+  return view(c, at * c.stride[0], c.rank - 1, c.shape + 1, c.stride + 1)
 end
 
 -- One dimension may be -1: what remains. A tensor that is not contiguous is copied.
@@ -461,54 +473,25 @@ function Tensor:reshape(shape)
   return view(source.c, 0, rank, dims, other_dims)
 end
 
--- ---- arithmetic ----
+-- ---- choice by a set ----
 
--- How often y repeats within x: y's elements, where its shape is the end of x's.
-local function period(x, y, what)
-  local a, b = x.c, y.c
-  local fits = b.rank <= a.rank
-  for i = 1, b.rank do fits = fits and a.shape[a.rank - i] == b.shape[b.rank - i] end
-  if not fits then
-    raise("%s: y has shape %s, x has %s: neither the same nor the end of it", what, shape_text(b), shape_text(a))
+-- A mask of u8 of x's shape is a set over all its elements.
+local function where_mask(x, mask, y)
+  local c, same = x.c, mask.c.rank == x.c.rank
+  for i = 0, c.rank - 1 do same = same and mask.c.shape[i] == c.shape[i] end
+  if mask.c.dtype ~= codes.u8 or not same then
+    raise("where: the mask is %s of shape %s, u8 of x's shape, %s, is wanted", mask:dtype(), shape_text(mask.c), shape_text(c))
   end
-  return count(b)
+  local n = count(c)
+  local flat = is_tensor(y) and (y.c.rank == 0 and y or y:reshape {n}) or y
+  return x:reshape {n}:where(inner.marked(mask:to "cpu":reshape {n}), flat):reshape(x:shape())
 end
-
-local function binary(x, y, op, what)
-  local a, out = f32(x), like(x)
-  local n = count(a.c)
-  if type(y) == "number" then
-    scratch[0] = y
-    check(C.lsa_binary_cpu(floats(out), floats(a), scratch, n, 1, op, nil))
-    return out
-  end
-  local b = f32(want_tensor(y, what .. ": y"))
-  local every = period(a, b, what)
-  if n > 0 then check(C.lsa_binary_cpu(floats(out), floats(a), floats(b), n, every, op, nil)) end
-  return out
-end
-
-function Tensor:add(y) return (binary(self, y, C.LSA_ADD, "add")) end
-function Tensor:sub(y) return (binary(self, y, C.LSA_SUB, "sub")) end
-function Tensor:mul(y) return (binary(self, y, C.LSA_MUL, "mul")) end
-function Tensor:div(y) return (binary(self, y, C.LSA_DIV, "div")) end
-function Tensor:minimum(y) return (binary(self, y, C.LSA_MIN, "minimum")) end
-function Tensor:maximum(y) return (binary(self, y, C.LSA_MAX, "maximum")) end
-
-local function unary(x, op)
-  local a, out = f32(x), like(x)
-  check(C.lsa_unary_cpu(floats(out), floats(a), count(a.c), op, nil))
-  return out
-end
-
-function Tensor:exp() return (unary(self, C.LSA_EXP)) end
-function Tensor:log() return (unary(self, C.LSA_LOG)) end
-function Tensor:sigmoid() return (unary(self, C.LSA_SIGMOID)) end
 
 function Tensor:where(chosen, y)
+  if is_tensor(chosen) then return (where_mask(self, chosen, y)) end
   local a = f32(self)
   local out, n = like(a), count(a.c)
-  if not set_module().is(chosen) then raise("where: set is %s, a set is wanted", shown(chosen)) end
+  if not set_module().is(chosen) then raise("where: set is %s, a set or a mask of u8 is wanted", shown(chosen)) end
   if a.c.rank ~= 1 or tonumber(chosen.c.n) ~= n then
     raise("where: the set is over %d ids, the tensor has shape %s", tonumber(chosen.c.n), shape_text(a.c))
   end
@@ -525,64 +508,7 @@ function Tensor:where(chosen, y)
   return out
 end
 
--- ---- reductions ----
-
--- Of all elements of an integer tensor.
-local function reduce_integers(x, op)
-  local flat = host(x):contiguous()
-  local p, n = flat:pointer(), count(x.c)
-  local sum, low, high = 0, math.huge, -math.huge
-  for i = 0, n - 1 do
-    local v = tonumber(p[i])
-    sum, low, high = sum + v, math.min(low, v), math.max(high, v)
-  end
-  if op == C.LSA_REDUCE_SUM then return sum end
-  if op == C.LSA_REDUCE_MEAN then return sum / n end
-  return op == C.LSA_REDUCE_MIN and low or high
-end
-
-local function reduce(x, dim, op, what)
-  if dim == nil and limits[x.c.dtype] and count(x.c) > 0 then return reduce_integers(x, op) end
-  local a = f32(x)
-  local c = a.c
-  if dim == nil then
-    check(C.lsa_reduce_cpu(scratch, floats(a), 1, count(c), 1, op, nil))
-    return real.f32(scratch, 0)
-  end
-  want_whole(dim, what .. ": dim")
-  if dim < 0 or dim >= c.rank then raise("%s: dim is %d, the tensor has %d dimensions", what, dim, c.rank) end
-  local outer, inner, shape = 1, 1, {}
-  for i = 0, c.rank - 1 do
-    local n = tonumber(c.shape[i])
-    if i < dim then outer = outer * n elseif i > dim then inner = inner * n end
-    if i ~= dim then shape[#shape + 1] = n end
-  end
-  local out = M.empty(shape)
-  check(C.lsa_reduce_cpu(floats(out), floats(a), outer, c.shape[dim], inner, op, nil))
-  return out
-end
-
-function Tensor:sum(dim) return (reduce(self, dim, C.LSA_REDUCE_SUM, "sum")) end
-function Tensor:mean(dim) return (reduce(self, dim, C.LSA_REDUCE_MEAN, "mean")) end
-function Tensor:min(dim) return (reduce(self, dim, C.LSA_REDUCE_MIN, "min")) end
-function Tensor:max(dim) return (reduce(self, dim, C.LSA_REDUCE_MAX, "max")) end
-
--- 1-D: where the largest value is, or nil; else an i32 tensor, along the last dimension, -1 where there is none.
-function Tensor:argmax(dim)
-  local a = f32(self)
-  local c = a.c
-  if c.rank == 0 then raise "argmax: the tensor has no dimensions" end
-  if dim ~= nil and dim ~= c.rank - 1 then
-    raise("argmax: dim is %s, the last dimension, %d, is the only one possible", shown(dim), c.rank - 1)
-  end
-  local shape = shape_of(c)
-  local n = table.remove(shape)
-  local out = M.empty(shape, "i32")
-  check(C.lsa_argmax_cpu(ffi.cast("int32_t *", out.c.data), floats(a), count(out.c), n, nil))
-  if c.rank > 1 then return out end
-  local id = out:item()
-  return id >= 0 and id or nil
-end
+-- ---- pages ----
 
 local reductions = {sum = C.LSA_REDUCE_SUM, mean = C.LSA_REDUCE_MEAN, min = C.LSA_REDUCE_MIN, max = C.LSA_REDUCE_MAX}
 
@@ -629,15 +555,12 @@ local function select_workspace(n)
   return workspace.tensor.c.data
 end
 
-local function above(t, v, strict, what)
-  want_number(v, what .. ": v")
+-- "ge" or "gt" of a 1-D tensor of floats.
+local function above(t, v, what)
   local a, out = row_of_scores(t, what)
-  check(C.lsa_select_above_cpu(out.c.bits, floats(a), out.c.n, v, strict, nil))
+  check(C.lsa_select_above_cpu(out.c.bits, floats(a), out.c.n, v, what == "gt" and 1 or 0, nil))
   return out
 end
-
-function Tensor:ge(v) return (above(self, v, 0, "ge")) end
-function Tensor:gt(v) return (above(self, v, 1, "gt")) end
 
 -- into: a set that becomes the result; for whoever asks again and again.
 function Tensor:topk(k, into)
@@ -680,7 +603,6 @@ local function statistics(t)
   while done < n do
     local m = math.min(n - done, 2 ^ 20)
     local part = flat:narrow(0, done, m)
-    if not limits[part.c.dtype] then part = f32(part) end
     local a, b = part:min(), part:max()
     if a ~= a then return a, a, a end
     low, high, sum, done = math.min(low, a), math.max(high, b), sum + part:sum(), done + m
@@ -705,35 +627,63 @@ local function describe(self)
   return table.concat(lines, "\n")
 end
 
--- Arithmetic operators; a number may stand on either side.
-local function operator(op, what, swapped)
-  return function(a, b)
-    if is_tensor(a) then return (binary(a, b, op, what)) end
-    want_number(a, what .. ": x")
-    return (swapped(b, a))
+-- ---- what is made of all this ----
+
+inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor, M, names, host, view, count
+inner.is_tensor, inner.is_value, inner.shown, inner.shape_text, inner.like = is_tensor, is_value, shown, shape_text, like
+inner.want_whole, inner.want_number, inner.want_index, inner.read_shape = want_whole, want_number, want_index, read_shape
+inner.f32, inner.floats, inner.above, inner.set_module = f32, floats, above, set_module
+for _, part in ipairs {"arithmetic", "shapes", "reductions", "orders", "making"} do require("lsa.tensor." .. part)(inner) end
+
+-- x:sum, x[i], and a message that helps for whatever is neither.
+local function look_up(self, key)
+  local method = Tensor[key]
+  if method ~= nil then return method end
+  if type(key) == "string" then
+    if key:sub(1, 2) == "__" then return nil end
+    local meant = require "lsa.tensor.nearest"(key, Tensor)
+    raise('tensor has no op "%s"%s', key, meant and ("; did you mean %s?"):format(meant) or "")
   end
+  if type(key) == "number" and self.c.rank == 1 then return (element(self, "x[i]", 1, key)) end
+  if type(key) == "number" then return (self:row(key)) end
+  return (self:index(key))
 end
 
-local function commuted(op, what)
-  return operator(op, what, function(t, v) return (binary(t, v, op, what)) end)
+local function assign(self, key, value)
+  if type(key) ~= "number" then raise("x[i] = v: i is %s, a whole number is wanted", shown(key)) end
+  if self.c.rank == 1 and not is_tensor(value) then return self:set(key, value) end
+  local row = self:row(key)
+  if is_tensor(value) then row:copy(value) else row:fill(value) end
+end
+
+-- Lua makes true or false of what this gives, so it cannot compare elements; and it is asked about nil as well.
+local function same_object(a, b)
+  if not (is_tensor(a) and is_tensor(b)) then return false end
+  if a.c == b.c then return true end
+  raise "==: tells whether two are one tensor, and these are not; x:eq(y) compares elements"
+end
+
+local function no_order()
+  raise "< and <=: make true or false in Lua; x:lt(y), x:le(y), x:gt(y) and x:ge(y) compare elements"
 end
 
 Tensor.__methods = Tensor -- what the prompt completes
 -- of: how many elements its pages were made of, where x:pages or s:density made it; so that
 -- x:pages(64, "max"):topk(k):chunks(64) has as many ids as x.
-object = ffi.metatype("struct { lsa_tensor *c; int64_t of; }", {
-  __index = Tensor,
+local metamethods = {
+  __index = look_up,
+  __newindex = assign,
+  __eq = same_object,
+  __lt = no_order,
+  __le = no_order,
   __len = function(self)
     if self.c.rank == 0 then raise "#: the tensor has no dimensions" end
     return tonumber(self.c.shape[0])
   end,
   __tostring = describe,
   __gc = function(self) C.lsa_tensor_free(self.c) end,
-  __add = commuted(C.LSA_ADD, "add"),
-  __mul = commuted(C.LSA_MUL, "mul"),
-  __sub = operator(C.LSA_SUB, "sub", function(t, v) return t:mul(-1):add(v) end),
-  __div = operator(C.LSA_DIV, "div", function(t, v) return M.empty(t:shape()):fill(v):div(t) end),
-  __unm = function(t) return t:mul(-1) end,
-})
+}
+for name, f in pairs(inner.metamethods) do metamethods[name] = f end
+object = ffi.metatype("struct { lsa_tensor *c; int64_t of; }", metamethods)
 
 return M
