@@ -3,7 +3,7 @@
 #include "kernels/convert.h"
 
 #include "core/base/error.h"
-#include "kernels/number_formats.h"
+#include "kernels/convert_private.h"
 
 enum { BLOCK = 512, PIECE = 1 << 16 };
 
@@ -39,57 +39,6 @@ static inline LSA_BODY void put_f64(uint8_t *p, int64_t i, double v) { memcpy(p 
 static inline LSA_BODY void put16(uint8_t *p, int64_t i, uint16_t v) { memcpy(p + 2 * i, &v, 2); }
 static inline LSA_BODY void put32(uint8_t *p, int64_t i, int32_t v) { memcpy(p + 4 * i, &v, 4); }
 static inline LSA_BODY void put64(uint8_t *p, int64_t i, int64_t v) { memcpy(p + 8 * i, &v, 8); }
-
-/* Rounds to odd: a second rounding, to 22 bits or fewer, then gives what one would have. */
-static inline LSA_BODY float i64_to_f32_odd(int64_t v)
-{
-    uint64_t u = v < 0 ? -(uint64_t)v : (uint64_t)v;
-    int drop = 40 - __builtin_clzll(u | 1);
-    if (drop > 0) {
-        uint64_t rest = u & ((UINT64_C(1) << drop) - 1);
-        u = (u >> drop | (rest != 0)) << drop;
-    }
-    return v < 0 ? -(float)u : (float)u;
-}
-
-static inline LSA_BODY float f64_to_f32_odd(double v)
-{
-    float f = (float)v;
-    uint32_t u;
-    if ((double)f == v || v != v) return f;
-    memcpy(&u, &f, sizeof u);
-    u -= fabs((double)f) > fabs(v); /* toward zero; infinity becomes the largest number */
-    u |= 1;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
-static inline LSA_BODY int64_t f64_to_i64(double x)
-{
-    int64_t v = (int64_t)(x > -0x1p63 && x < 0x1p63 ? x : 0);
-    v = x >= 0x1p63 ? INT64_MAX : v;
-    return x <= -0x1p63 ? INT64_MIN : v;
-}
-
-static inline LSA_BODY int32_t f32_to_i32(float x)
-{
-    int32_t in_range = x > -0x1p31f && x < 0x1p31f, v = (int32_t)(in_range ? x : 0);
-    v = x >= 0x1p31f ? INT32_MAX : v;
-    return x <= -0x1p31f ? INT32_MIN : v;
-}
-
-static inline LSA_BODY int64_t f32_to_i64(float x)
-{
-    int32_t in_range = x > -0x1p63f && x < 0x1p63f;
-    int64_t v = (int64_t)(in_range ? x : 0);
-    v = x >= 0x1p63f ? INT64_MAX : v;
-    return x <= -0x1p63f ? INT64_MIN : v;
-}
-
-static inline LSA_BODY int64_t clamp(int64_t v, int64_t low, int64_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
 
 #define EACH(statement)                                                                            \
     for (int64_t i = 0; i < n; i++) statement

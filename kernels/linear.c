@@ -35,8 +35,8 @@ static int check_weight(const char *op, const lsa_weight *w, int64_t row_from, i
     return 0;
 }
 
-static int check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows,
-                 int64_t x_stride, int64_t y_stride, int32_t compute)
+int lsa_linear_check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows,
+                     int64_t x_stride, int64_t y_stride, int32_t compute)
 {
     int rc = check_weight("linear", w, row_from, rows);
     if (rc) return rc;
@@ -55,7 +55,7 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
                    void *workspace, void *stream)
 {
     (void)stream;
-    int rc = check(w, tokens, row_from, rows, x_stride, y_stride, compute);
+    int rc = lsa_linear_check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
     lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
     if (!is_few(tokens, compute)) return lsa_linear_matrix(&call, workspace);

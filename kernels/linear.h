@@ -21,7 +21,7 @@ typedef struct lsa_weight {
  *   y does not overlap x. tokens or rows of 0 is legal.
  * compute: LSA_COMPUTE_F32 keeps x in f32; LSA_COMPUTE_BF16 rounds x (and, where the weight is wider
  *   than bf16, W = number * scale) to bf16 first.
- * workspace: lsa_linear_workspace(...) bytes, 64-byte aligned.
+ * workspace: lsa_linear_workspace(...) bytes (on a GPU lsa_linear_workspace_cuda), 64-byte aligned.
  * Few tokens stream the weight once for every eight of them; an output is then summed in an order that
  * the weight's shape and format and the number of tokens fix: neither the number of threads nor
  * row_from and rows change a bit of it. Many tokens are a product by oneDNN (kernels/gemm.h), with
@@ -29,12 +29,16 @@ typedef struct lsa_weight {
 typedef int lsa_linear_fn(float *y, const float *x, const lsa_weight *w, int64_t tokens,
                           int64_t row_from, int64_t rows, int64_t x_stride, int64_t y_stride,
                           int32_t compute, void *workspace, void *stream);
-lsa_linear_fn lsa_linear_cpu;
+lsa_linear_fn lsa_linear_cpu, lsa_linear_cuda;
 
 /* Bytes of workspace; bounded, whatever the number of tokens, and enough for fewer tokens. May be 0. */
 typedef int64_t lsa_linear_workspace_fn(const lsa_weight *w, int64_t tokens, int64_t rows,
                                         int32_t compute);
-lsa_linear_workspace_fn lsa_linear_workspace;
+lsa_linear_workspace_fn lsa_linear_workspace, lsa_linear_workspace_cuda;
+
+/* The arguments, as both halves check them. */
+int lsa_linear_check(const lsa_weight *w, int64_t tokens, int64_t row_from, int64_t rows,
+                     int64_t x_stride, int64_t y_stride, int32_t compute);
 
 /* out [rows, cols] = the values of rows row_from .. row_from + rows - 1, scaled, as f32.
  * LSA_ESHAPE, LSA_EDTYPE. */

@@ -28,7 +28,7 @@ typedef int lsa_select_topp_fn(uint64_t *bits, const float *scores, int64_t n, d
 lsa_select_topp_fn lsa_select_topp_cpu, lsa_select_topp_cuda;
 
 typedef int64_t lsa_select_workspace_fn(int64_t n);
-lsa_select_workspace_fn lsa_select_workspace;
+lsa_select_workspace_fn lsa_select_workspace, lsa_select_workspace_cuda;
 
 /* The arguments, as both halves check them. */
 int lsa_select_above_check(int64_t n);

@@ -2,20 +2,11 @@
 #include "kernels/uniform.h"
 
 #include "core/base/error.h"
-#include "core/base/simd.h"
-
-/* The finisher of SplitMix64, whose state advances by a constant. */
-static inline LSA_BODY uint64_t mixed(uint64_t seed, int64_t i)
-{
-    uint64_t z = seed + 0x9e3779b97f4a7c15u * ((uint64_t)i + 1);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
+#include "kernels/uniform_private.h"
 
 static inline LSA_BODY void uniform_body(float *out, int64_t n, uint64_t seed)
 {
-    for (int64_t i = 0; i < n; i++) out[i] = (float)(int32_t)(mixed(seed, i) >> 40) * 0x1p-24f;
+    for (int64_t i = 0; i < n; i++) out[i] = uniform_at(seed, i);
 }
 LSA_PATHS(uniform, (float *out, int64_t n, uint64_t seed), (out, n, seed))
 
