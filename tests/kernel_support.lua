@@ -3,6 +3,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local raise = require "lsa.raise"
+if rawget(_G, "LSA_TEST_DEVICE") == "cuda" then lsa.C = require("device_support").library(lsa.C) end
 local C = lsa.C
 
 ffi.cdef [[

@@ -1,0 +1,265 @@
+-- Under `lsa test --device cuda` every call of lsa_X_cpu that a spec makes runs lsa_X_cuda, too, on copies of the same
+-- inputs, twice: both halves fail alike or agree within the bounds that stand here, and the GPU gives the same bits again.
+-- Buffers on the GPU end where the kernel's contract ends, so that compute-sanitizer sees what goes beyond.
+local ffi = require "ffi"
+local bit = require "bit"
+
+local M = {}
+
+-- ---- what pointers point to: the leading arguments of every kernel, outputs first ----
+
+local function bytes(n, offset) return {bytes = n, offset = offset} end
+local function result(n, offset) return {bytes = n, offset = offset, changed = true} end
+local function floats(n) return {bytes = 4 * n} end
+
+-- bound: of an error, against the largest value of the result; 0: the same bits, or NaN on both sides.
+local function numbers(n, bound) return {bytes = 4 * n, changed = true, bound = bound} end
+
+local function words(n) return 8 * math.floor((n + 63) / 64) end
+local function rows_of(n, stride, last) return n > 0 and (n - 1) * stride + last or 0 end
+local function value_bytes(C, n, dtype) return dtype == C.LSA_F4_E2M1 and n / 2 or n * tonumber(C.lsa_dtype_size(dtype)) end
+
+-- Elements before and behind the first of a view.
+local function extent(rank, shape, stride)
+  local low, high = 0, 1
+  for i = 0, rank - 1 do
+    local n, s = tonumber(shape[i]), tonumber(stride[i])
+    if n == 0 then return 0, 0 end
+    low, high = low + math.min(0, (n - 1) * s), high + math.max(0, (n - 1) * s)
+  end
+  return low, high
+end
+
+local function view(what, size, rank, shape, stride)
+  if rank < 0 or rank > 6 then return what(0) end
+  local low, high = extent(rank, shape, stride)
+  return what((high - low) * size, low * size)
+end
+
+local function vocabulary(tokens, n)
+  local most = -1
+  for i = 0, tokens ~= nil and n - 1 or -1 do most = math.max(most, tokens[i]) end
+  return most + 1
+end
+
+local function record(C, format, dim, rope) return tonumber(C.lsa_kv_record_bytes(format, dim, rope)) end
+local function key(C, format, dim) return tonumber(C.lsa_index_key_bytes(format, dim)) end
+local function pages(n, size) return size < 1 and 0 or math.ceil(n / size) end
+
+-- name = function(C, arguments of the kernel) -> what each of its pointers points to. `workspace`: which argument is one.
+local KERNELS = {
+  rmsnorm = function(_, _, _, _, rows, n) return numbers(rows * n, 2e-6), floats(rows * n), floats(n) end,
+  rope_table = function(_, _, _, _, n, half) return numbers(2 * n * half, 2.4e-7), floats(half), bytes(4 * n) end,
+  rope = function(_, _, _, rows, heads, dim, rope) return numbers(rows * heads * dim, 0), floats(rows * rope) end,
+  hadamard = function(_, _, rows, dim) return numbers(rows * dim, 0) end,
+  hc_open = function(_, _, _, _, _, _, _, _, tokens, hc, dim)
+    local width = (2 + hc) * hc
+    return numbers(tokens * dim, 1e-5), numbers(tokens * hc, 1e-5), numbers(tokens * hc * hc, 1e-5),
+      floats(tokens * hc * dim), floats(tokens * width), floats(width), floats(3)
+  end,
+  hc_close = function(_, _, _, _, _, tokens, hc, dim)
+    return numbers(tokens * hc * dim, 0), floats(tokens * dim), floats(tokens * hc), floats(tokens * hc * hc)
+  end,
+  hc_head = function(_, _, _, _, _, _, tokens, hc, dim)
+    return numbers(tokens * dim, 1e-5), floats(tokens * hc * dim), floats(tokens * hc), floats(hc), floats(1)
+  end,
+  moe_route = function(_, _, _, _, _, _, tokens, n, experts, k)
+    return result(4 * n * k), numbers(n * k, 0), floats(n * experts), floats(experts),
+      bytes(4 * k * vocabulary(tokens, n)), bytes(4 * n)
+  end,
+  swiglu = function(_, _, _, _, n) return numbers(n, 0), floats(n), floats(n) end,
+  linear = function(_, _, _, w, tokens, _, rows, x_stride, y_stride)
+    return numbers(rows_of(tokens, y_stride, rows), 1e-5), floats(rows_of(tokens, x_stride, tonumber(w.cols))), "weight"
+  end,
+  kv_encode = function(C, _, _, n, dim, rope, stride, format)
+    return result(rows_of(n, stride, record(C, format, dim, rope))), floats(n * dim)
+  end,
+  kv_decode = function(C, _, _, n, dim, rope, stride, format)
+    return numbers(n * dim, 0), bytes(rows_of(n, stride, record(C, format, dim, rope)))
+  end,
+  index_encode = function(C, _, _, n, dim, stride, format)
+    return result(rows_of(n, stride, key(C, format, dim))), floats(n * dim)
+  end,
+  index_decode = function(C, _, _, n, dim, stride, format)
+    return numbers(n * dim, 0), bytes(rows_of(n, stride, key(C, format, dim)))
+  end,
+  convert = function(C, _, _, n, to, from) return result(value_bytes(C, n, to)), bytes(value_bytes(C, n, from)) end,
+  topk = function(_, _, _, _, _, rows, n, stride, k)
+    return result(4 * rows * k), result(4 * rows * k), result(4 * rows), floats(rows_of(rows, stride, n))
+  end,
+  select_above = function(_, _, _, n) return result(words(n)), floats(n) end,
+  select_topk = function(_, _, _, n) return result(words(n)), floats(n) end,
+  select_topp = function(_, _, _, n) return result(words(n)), floats(n) end,
+  ensemble = function(_, _, _, layers, n) return numbers(n, 0), floats(layers * n) end,
+  softmax_sum = function(_, _, _, rows, n) return numbers(n, 2e-6), floats(rows * n) end,
+  reduce = function(_, _, _, outer, n, inner) return numbers(outer * inner, 0), floats(outer * n * inner) end,
+  argmax = function(_, _, _, rows, n) return result(4 * rows), floats(rows * n) end,
+  pages = function(_, _, _, rows, n, size) return numbers(rows * pages(n, size), 0), floats(rows * n) end,
+  density = function(_, _, _, n, size) return numbers(pages(n, size), 0), bytes(words(n)) end,
+  where = function(_, _, _, _, _, n, b_step) return result(4 * n), bytes(words(n)), floats(n), floats(b_step == 0 and 1 or n) end,
+  copy = function(_, _, _, size, rank, shape, out, from)
+    return view(result, size, rank, shape, out), view(bytes, size, rank, shape, from)
+  end,
+  uniform = function(_, _, n) return numbers(n, 0) end,
+  spread = function(_, _, _, n) return numbers(n, 0), floats(n) end,
+  bound_query = function(_, _, _, _, _, rows, heads, dim)
+    return numbers(4 * rows * heads * dim, 0), numbers(2 * rows * heads, 0), floats(rows * heads * dim), floats(rows * heads)
+  end,
+  binary = function(_, _, _, _, n, period) return numbers(n, 0), floats(n), floats(period) end,
+  unary = function(_, _, _, n) return numbers(n, 0), floats(n) end,
+}
+
+local WORKSPACES = {
+  linear = {10, "lsa_linear_workspace", function(a) return a[3], a[4], a[6], a[9] end},
+  select_topk = {5, "lsa_select_workspace", function(a) return a[3] end},
+  select_topp = {5, "lsa_select_workspace", function(a) return a[3] end},
+}
+
+-- ---- both halves ----
+
+local MOST = 2 ^ 31 -- more can only be a size that is to be refused
+
+local function size_of(n) return n == n and n > 0 and n < MOST and n or 0 end
+
+local function check(C, rc) if rc < 0 then error(ffi.string(C.lsa_error()), 0) end end
+
+-- A copy on the GPU, to be freed. `poisoned` memory where there is nothing to copy.
+local function upload(C, held, host, n)
+  local out = ffi.new "void *[1]"
+  check(C, C.lsa_device_alloc(out, n))
+  held[#held + 1] = out[0]
+  if host ~= nil then check(C, C.lsa_device_copy(out[0], host, n)) end
+  return ffi.cast("uint8_t *", out[0])
+end
+
+local function weight_bytes(C, w)
+  local n = tonumber(w.rows * w.cols)
+  return size_of(math.floor(value_bytes(C, n, w.dtype)))
+end
+
+local function upload_weight(C, held, w)
+  local copy = ffi.new("lsa_weight", w[0])
+  copy.data = upload(C, held, w.data, weight_bytes(C, w))
+  if w.scale ~= nil then
+    local blocks = math.ceil(tonumber(w.rows) / math.max(tonumber(w.block_rows), 1)) *
+      math.ceil(tonumber(w.cols) / math.max(tonumber(w.block_cols), 1))
+    copy.scale = upload(C, held, w.scale, size_of(blocks) * (w.scale_dtype == C.LSA_F32 and 4 or 1))
+  end
+  return copy
+end
+
+local function nan_or_same(a, b)
+  local x, y = ffi.cast("uint32_t *", a)[0], ffi.cast("uint32_t *", b)[0]
+  local infinity = 0x7f800000
+  return x == y or bit.band(x, 0x7fffffff) > infinity and bit.band(y, 0x7fffffff) > infinity
+end
+
+local function compare_numbers(name, got, want, n, bound)
+  local largest = 0
+  for i = 0, n - 1 do
+    local size = math.abs(want[i])
+    if size < math.huge and size > largest then largest = size end
+  end
+  for i = 0, n - 1 do
+    local same = nan_or_same(got + i, want + i)
+    if not (same or bound > 0 and math.abs(got[i] - want[i]) <= bound * largest) then
+      error(("%s: number %d of %d is %.9g on cuda, %.9g on the CPU"):format(name, i, n, got[i], want[i]), 0)
+    end
+  end
+end
+
+local function compare(name, what, got, want)
+  if what.bound then
+    return compare_numbers(name, ffi.cast("float *", got), ffi.cast("float *", want), what.size / 4, what.bound)
+  end
+  for i = 0, what.size - 1 do
+    if got[i] ~= want[i] then
+      error(("%s: byte %d of %d is %d on cuda, %d on the CPU"):format(name, i, what.size, got[i], want[i]), 0)
+    end
+  end
+end
+
+-- The host's bytes where an argument's memory begins.
+local function start(argument, what) return ffi.cast("uint8_t *", argument) + (what.offset or 0) end
+
+-- Runs the CUDA half on what `before` holds of changed memory, and gives what it makes of that.
+local function run_cuda(C, name, cuda, a, n, points, before)
+  local held, on_device, seen, after = {}, {}, {}, {}
+  local ok, rc = pcall(function()
+    for i = 1, n do on_device[i] = a[i] end
+    for i, what in ipairs(points) do
+      local address = a[i] ~= nil and tostring(ffi.cast("void *", ffi.cast("uintptr_t", a[i])))
+      if what == "weight" then
+        on_device[i] = upload_weight(C, held, ffi.cast("const lsa_weight *", a[i]))
+      elseif address then
+        seen[address] = seen[address] or upload(C, held, before[i] or start(a[i], what), what.size)
+        on_device[i] = ffi.cast("void *", seen[address] - (what.offset or 0))
+      end
+    end
+    local work = WORKSPACES[name]
+    if work then
+      local f = ffi.cast(work[2] .. "_fn *", C.lsa_device_symbol(work[2] .. "_cuda"))
+      on_device[work[1]] = ffi.cast("void *", upload(C, held, nil, math.max(tonumber(f(work[3](a))), 0)))
+    end
+    local code = cuda(unpack(on_device, 1, n))
+    if code < 0 then return code end
+    check(C, C.lsa_device_synchronize())
+    for i in pairs(before) do
+      after[i] = ffi.new("uint8_t[?]", points[i].size)
+      check(C, C.lsa_device_copy(after[i], ffi.cast("uint8_t *", on_device[i]) + (points[i].offset or 0), points[i].size))
+    end
+    return code
+  end)
+  local message = ok and rc < 0 and ffi.string(C.lsa_error())
+  for _, block in ipairs(held) do C.lsa_device_free(block) end
+  if not ok then error(name .. ": " .. tostring(rc), 0) end
+  return rc, after, message
+end
+
+local function both(C, name, describe, ...)
+  local a, n, plain = {...}, select("#", ...), {}
+  for i = 1, n do plain[i] = tonumber(a[i]) or a[i] end
+  local points, before = {describe(C, unpack(plain, 1, n))}, {}
+  for i, what in ipairs(points) do
+    if what ~= "weight" then what.size = size_of(what.bytes) end
+    if what.changed and a[i] ~= nil then
+      before[i] = ffi.new("uint8_t[?]", what.size)
+      ffi.copy(before[i], start(a[i], what), what.size)
+    end
+  end
+  -- Inputs that the call changes are uploaded as they are now, so the GPU goes first.
+  local symbol = C.lsa_device_symbol("lsa_" .. name .. "_cuda")
+  if symbol == nil then error(ffi.string(C.lsa_error()), 0) end
+  local cuda = ffi.cast("lsa_" .. name .. "_fn *", symbol)
+  local rc_cuda, first, message = run_cuda(C, name, cuda, a, n, points, before)
+  local _, second = run_cuda(C, name, cuda, a, n, points, before)
+  local rc = C["lsa_" .. name .. "_cpu"](...)
+  if rc ~= rc_cuda then error(("%s gives %d on cuda, %d on the CPU"):format(name, rc_cuda, rc), 0) end
+  if rc < 0 then
+    local own = ffi.string(C.lsa_error())
+    if own ~= message then error(("%s: cuda says \"%s\", the CPU \"%s\""):format(name, message, own), 0) end
+    return rc
+  end
+  for i in pairs(before) do
+    compare(name .. ", again", {size = points[i].size}, second[i], first[i])
+    compare(name, points[i], first[i], start(a[i], points[i]))
+  end
+  return rc
+end
+
+-- The library with both halves behind the CPU's names.
+function M.library(C)
+  local made = {}
+  return setmetatable({}, {
+    __index = function(_, name)
+      local kernel = name:match "^lsa_(.+)_cpu$"
+      local describe = kernel and KERNELS[kernel]
+      if not describe then return C[name] end
+      made[name] = made[name] or function(...) return both(C, kernel, describe, ...) end
+      return made[name]
+    end,
+    __newindex = function(_, name, value) C[name] = value end,
+  })
+end
+
+return M
