@@ -1,6 +1,6 @@
+local support = require "kernel_support"
 local C = require("lsa.ffi").C
 local ffi = require "ffi"
-local support = require "kernel_support"
 
 local types = {[1] = "uint8_t", [2] = "uint16_t", [4] = "uint32_t", [8] = "uint64_t"}
 

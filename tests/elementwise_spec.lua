@@ -1,6 +1,6 @@
+local support = require "kernel_support"
 local C = require("lsa.ffi").C
 local ffi = require "ffi"
-local support = require "kernel_support"
 
 local INF, NAN = math.huge, 0 / 0
 

@@ -1,6 +1,6 @@
+local support = require "kernel_support"
 local C = require("lsa.ffi").C
 local ffi = require "ffi"
-local support = require "kernel_support"
 
 local NAN = 0 / 0
 local ops = {sum = C.LSA_REDUCE_SUM, mean = C.LSA_REDUCE_MEAN, min = C.LSA_REDUCE_MIN, max = C.LSA_REDUCE_MAX}

@@ -1,6 +1,6 @@
+local support = require "kernel_support"
 local C = require("lsa.ffi").C
 local ffi = require "ffi"
-local support = require "kernel_support"
 
 local INF, NAN = math.huge, 0 / 0
 local SUM, MEAN, MIN, MAX = C.LSA_REDUCE_SUM, C.LSA_REDUCE_MEAN, C.LSA_REDUCE_MIN, C.LSA_REDUCE_MAX

@@ -1,6 +1,6 @@
 local ffi = require "ffi"
-local C = require("lsa.ffi").C
 local support = require "kernel_support"
+local C = require("lsa.ffi").C
 
 local INF, NAN = math.huge, 0 / 0
 
