@@ -1,4 +1,4 @@
-// Conversion between dtypes on the GPU, with the CPU's bits: through f32, or through i64 from integer to integer.
+// Conversion between dtypes on the GPU, with the CPU's bits: through f32, through i64 from integer to integer, straight from and to f64.
 #include "kernels/convert_private.h"
 #include "kernels/cuda_launch.h"
 
@@ -10,10 +10,7 @@ enum { THREADS = 256 };
 
 // ---- helpers ----
 
-__device__ static bool is_integer(int32_t dtype)
-{
-    return dtype >= LSA_I8 && dtype <= LSA_I64;
-}
+__device__ static bool is_integer(int32_t dtype) { return dtype >= LSA_I8 && dtype <= LSA_I64; }
 
 __device__ static int64_t integer_at(const void *in, int64_t i, int32_t dtype)
 {
@@ -94,6 +91,24 @@ __device__ static void put_float(void *out, int64_t i, int32_t dtype, float v)
     }
 }
 
+// NaN keeps its sign and the top of its payload, as on a CPU.
+__device__ static float narrowed(double v, bool odd)
+{
+    uint64_t u = (uint64_t)__double_as_longlong(v);
+    if (v != v)
+        return f32_from_bits((uint32_t)(u >> 32 & 0x80000000) | 0x7fc00000 |
+                             (uint32_t)(u >> 29 & 0x3fffff));
+    return odd ? f64_to_f32_odd(v) : (float)v;
+}
+
+__device__ static double widened(float v)
+{
+    uint64_t u = f32_bits(v);
+    if (v == v) return (double)v;
+    return __longlong_as_double(
+        (long long)((u & 0x80000000) << 32 | 0x7ff8000000000000 | (u & 0x3fffff) << 29));
+}
+
 // ---- kernels ----
 
 // Grid: (ceil(n / 256)), block: 256.
@@ -101,7 +116,14 @@ __global__ static void convert_each(void *out, const void *in, int64_t n, int32_
 {
     bool integers = is_integer(to) && is_integer(from);
     for (int64_t i = lsa_thread(); i < n; i += lsa_threads())
-        if (integers)
+        if (to == LSA_F64)
+            ((double *)out)[i] = is_integer(from) ? (double)integer_at(in, i, from)
+                                                  : widened(float_at(in, i, from, false));
+        else if (from == LSA_F64 && is_integer(to))
+            put_integer(out, i, to, f64_to_i64(((const double *)in)[i]));
+        else if (from == LSA_F64)
+            put_float(out, i, to, narrowed(((const double *)in)[i], to != LSA_F32));
+        else if (integers)
             put_integer(out, i, to, integer_at(in, i, from));
         else
             put_float(out, i, to, float_at(in, i, from, to != LSA_F32));

@@ -196,7 +196,8 @@ __device__ static void finish(const product &p, const float (*sum)[TOKENS], int6
 
 // Columns in eights on their boundaries, scales constant over eight. Grid: (ceil(rows / (8 / splits ROWS))), block: 256.
 template <typename NUMBERS, int ROWS, int TOKENS, int AHEAD>
-__global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2) linear_eights(product p, int splits)
+__global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2)
+    linear_eights(product p, int splits)
 {
     int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP;
     int64_t row0 = ((int64_t)blockIdx.x * (WARPS / splits) + warp / splits) * ROWS, from, to;
