@@ -117,14 +117,15 @@ struct eight_e4m3 {
     {
         word = __ldcs((const uint2 *)(data + at));
     }
-    // The exponent's bias is put right by a multiplication, which also normalises the subnormals.
     __device__ void numbers(float *w) const
     {
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            uint32_t code = (i < 4 ? word.x : word.y) >> 8 * (i % 4), size = code & 0x7f;
-            float v = f32_from_bits((code & 0x80) << 24 | size << 20) * 0x1p120f;
-            w[i] = size == 0x7f ? f32_from_bits(0x7fc00000) : v;
+        for (int i = 0; i < 4; i++) {
+            uint32_t halves, codes = (i < 2 ? word.x : word.y) >> 16 * (i % 2);
+            asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)codes));
+            float2 pair = __half22float2(*(const __half2 *)&halves);
+            w[2 * i] = pair.x;
+            w[2 * i + 1] = pair.y;
         }
     }
 };
@@ -165,9 +166,9 @@ __device__ static void load_x(float *x, const product &p, int token, int64_t col
 #pragma unroll
         for (int i = 0; i < EIGHT; i++) x[i] = col + i < p.cols ? at[i] : 0.0f;
     }
+    if (p.round_x)
 #pragma unroll
-    for (int i = 0; i < EIGHT; i++)
-        if (p.round_x) x[i] = bf16_rounded(x[i]);
+        for (int i = 0; i < EIGHT; i++) x[i] = bf16_rounded(x[i]);
 }
 
 // Sums over a warp, then over the warps that share a row, in the order of the columns.
@@ -228,11 +229,12 @@ __global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2)
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 stored[s][r].numbers(w[r]);
+                if (p.scale)
 #pragma unroll
-                for (int i = 0; i < EIGHT; i++) {
-                    if (p.scale) w[r][i] *= scale[s][r];
-                    if (p.round_w) w[r][i] = bf16_rounded(w[r][i]);
-                }
+                    for (int i = 0; i < EIGHT; i++) w[r][i] *= scale[s][r];
+                if (p.round_w)
+#pragma unroll
+                    for (int i = 0; i < EIGHT; i++) w[r][i] = bf16_rounded(w[r][i]);
             }
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
