@@ -189,47 +189,52 @@ typedef struct operands {
     int64_t a_period, b_period, size; /* size: bytes of an element */
 } operands;
 
-/* How many elements from `at` on lie flat in what repeats with `period`, at most PIECE of n. A number does everywhere. */
-static int64_t flat(int64_t at, int64_t n, int64_t period)
+/* Whether an operand goes on from element to element: not where it is a number, or repeats each number. */
+static int steps(int64_t period) { return period > 1; }
+
+/* How many elements from `at` on go on in one step, at most `left`. */
+static int64_t flat(int64_t at, int64_t left, int64_t period)
 {
-    int64_t left = n - at < PIECE ? n - at : PIECE;
     if (period == 1) return left;
-    int64_t whole = period - at % period;
+    int64_t every = period < 0 ? -period : period, whole = every - at % every;
     return whole < left ? whole : left;
 }
 
-static const void *from(const char *x, int64_t at, int64_t period, int64_t size)
+/* Where element `at` is. */
+static const void *place(const char *x, int64_t at, int64_t period, int64_t size)
 {
-    return x + (period == 1 ? 0 : at % period * size);
+    return x + (period < 0 ? at / -period : at % period) * size;
+}
+
+static int divides(int64_t period, int64_t n)
+{
+    return period != 0 && period > -INT64_MAX && n % period == 0;
 }
 
 static int check_periods(const char *what, int64_t n, int64_t a_period, int64_t b_period)
 {
-    int64_t period = a_period < 1 || (n >= 0 && n % a_period) ? a_period : b_period;
-    if (n < 0 || period < 1 || n % period)
-        return lsa_fail(LSA_ESHAPE, "%s: %lld elements meet a period of %lld", what, (long long)n,
-                        (long long)period);
-    return LSA_OK;
+    if (n >= 0 && divides(a_period, n) && divides(b_period, n)) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "%s: %lld elements meet a period of %lld", what, (long long)n,
+                    (long long)(n >= 0 && divides(a_period, n) ? b_period : a_period));
 }
 
-/* Calls `statement` for pieces at `at` of `m` elements; x and y are where the operands' are. Pieces are the same for any number of
- * threads. */
+/* Calls `statement` for m elements from `at` on, throughout which x and y step or do not: a_step and b_step. The pieces that threads
+ * take are the same for any number of them. */
 #define PIECES(statement)                                                                          \
     do {                                                                                           \
         int threads = lsa_threads_for(n / 4);                                                      \
-        int64_t least = s.a_period == 1 ? s.b_period : s.a_period;                                 \
-        if (s.b_period > 1 && s.b_period < least) least = s.b_period;                              \
-        int64_t piece = least > PIECE || least < 1 ? PIECE : PIECE / least * least;                \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1)") for (int64_t start = 0;  \
                                                                                start < n;          \
-                                                                               start += piece)     \
+                                                                               start += PIECE)     \
         {                                                                                          \
-            int64_t end = start + piece < n ? start + piece : n, m;                                \
+            int64_t end = start + PIECE < n ? start + PIECE : n, m;                                \
             for (int64_t at = start; at < end; at += m) {                                          \
-                int64_t am = flat(at, end, s.a_period), bm = flat(at, end, s.b_period);            \
+                int a_step = steps(s.a_period), b_step = steps(s.b_period);                        \
+                int64_t am = flat(at, end - at, s.a_period), bm = flat(at, end - at, s.b_period);  \
                 m = am < bm ? am : bm;                                                             \
-                const void *x = from(s.a, at, s.a_period, s.size);                                 \
-                const void *y = from(s.b, at, s.b_period, s.size);                                 \
+                if (!a_step && !b_step) a_step = m = 1;                                            \
+                const void *x = place(s.a, at, s.a_period, s.size);                                \
+                const void *y = place(s.b, at, s.b_period, s.size);                                \
                 statement;                                                                         \
             }                                                                                      \
         }                                                                                          \
@@ -242,15 +247,10 @@ static void note(int64_t *lost, int64_t over)
     *lost = 1;
 }
 
-static operands operands_of(const void *a, const void *b, int64_t a_period, int64_t b_period,
-                            int32_t dtype)
+static int64_t integer_at(const char *x, int64_t at, int64_t period, int64_t size)
 {
-    return (operands){a, b, a_period, b_period, lsa_dtype_size(dtype)};
-}
-
-static int64_t integer_at(const char *x, int64_t i, int64_t size)
-{
-    return size == 4 ? ((const int32_t *)x)[i] : ((const int64_t *)x)[i];
+    const void *element = place(x, at, period, size);
+    return size == 4 ? *(const int32_t *)element : *(const int64_t *)element;
 }
 
 /* Names the first element whose result does not fit. */
@@ -259,7 +259,7 @@ static int too_large(operands s, int64_t n, int32_t op)
     static const char *const names[] = {"add", "sub", "mul", "div", "minimum", "maximum", "pow"};
     int64_t i = 0, x = 0, y = 0, r = 0;
     for (; i < n; i++) {
-        x = integer_at(s.a, i % s.a_period, s.size), y = integer_at(s.b, i % s.b_period, s.size);
+        x = integer_at(s.a, i, s.a_period, s.size), y = integer_at(s.b, i, s.b_period, s.size);
         if (exact(&r, x, y, op) || (s.size == 4 && r != (int32_t)r)) break;
     }
     return lsa_fail(LSA_EARG, "%s: element %lld, of %lld and %lld, does not fit %s", names[op],
@@ -271,11 +271,10 @@ static int integers(void *out, operands s, int64_t n, int32_t op)
     int64_t lost = 0;
     PIECES({
         int64_t over;
-        int a_step = s.a_period > 1 || n == 1;
         if (s.size == 4)
-            quick_i32((int32_t *)out + at, x, y, m, a_step, s.b_period > 1, op, &over);
+            quick_i32((int32_t *)out + at, x, y, m, a_step, b_step, op, &over);
         else
-            quick_i64((int64_t *)out + at, x, y, m, a_step, s.b_period > 1, op, &over);
+            quick_i64((int64_t *)out + at, x, y, m, a_step, b_step, op, &over);
         note(&lost, over);
     });
     return lost ? too_large(s, n, op) : LSA_OK;
@@ -287,15 +286,13 @@ int lsa_arith_cpu(void *out, const void *a, const void *b, int64_t n, int64_t a_
     if (op < LSA_ADD || op > LSA_POW) return lsa_fail(LSA_EARG, "arith: op %d is unknown", op);
     int rc = check_periods("arith", n, a_period, b_period);
     if (rc || n == 0) return rc;
-    operands s = operands_of(a, b, a_period, b_period, dtype);
-    if (dtype == LSA_F32 && a_period == n && op <= LSA_MAX)
+    operands s = {a, b, a_period, b_period, lsa_dtype_size(dtype)};
+    if (dtype == LSA_F32 && a_period == n && b_period > 0 && op <= LSA_MAX)
         return lsa_binary_cpu(out, a, b, n, b_period, op, stream);
-    if (a_period == 1 && b_period == 1 && n > 1)
-        return lsa_fail(LSA_ESHAPE, "arith: %lld elements of two numbers", (long long)n);
     if (dtype == LSA_F32)
-        PIECES(arith_f32((float *)out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+        PIECES(arith_f32((float *)out + at, x, y, m, a_step, b_step, op));
     else if (dtype == LSA_F64)
-        PIECES(arith_f64((double *)out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+        PIECES(arith_f64((double *)out + at, x, y, m, a_step, b_step, op));
     else if ((dtype == LSA_I64 || dtype == LSA_I32) && op != LSA_DIV)
         return integers(out, s, n, op);
     else
@@ -310,17 +307,15 @@ int lsa_compare_cpu(uint8_t *out, const void *a, const void *b, int64_t n, int64
     if (op < LSA_LT || op > LSA_GE) return lsa_fail(LSA_EARG, "compare: op %d is unknown", op);
     int rc = check_periods("compare", n, a_period, b_period);
     if (rc || n == 0) return rc;
-    if (a_period == 1 && b_period == 1 && n > 1)
-        return lsa_fail(LSA_ESHAPE, "compare: %lld elements of two numbers", (long long)n);
-    operands s = operands_of(a, b, a_period, b_period, dtype);
+    operands s = {a, b, a_period, b_period, lsa_dtype_size(dtype)};
     if (dtype == LSA_F32)
-        PIECES(compare_f32(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+        PIECES(compare_f32(out + at, x, y, m, a_step, b_step, op));
     else if (dtype == LSA_F64)
-        PIECES(compare_f64(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+        PIECES(compare_f64(out + at, x, y, m, a_step, b_step, op));
     else if (dtype == LSA_I32)
-        PIECES(compare_i32(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+        PIECES(compare_i32(out + at, x, y, m, a_step, b_step, op));
     else if (dtype == LSA_I64)
-        PIECES(compare_i64(out + at, x, y, m, a_period > 1 || n == 1, b_period > 1, op));
+        PIECES(compare_i64(out + at, x, y, m, a_step, b_step, op));
     else
         return lsa_fail(LSA_EDTYPE, "compare: there is no comparison of %s", lsa_dtype_name(dtype));
     return LSA_OK;
@@ -431,6 +426,29 @@ int lsa_map_cpu(void *out, const void *a, int64_t n, int32_t op, int32_t dtype, 
             map_f32((float *)out + at, (const float *)a + at, m, op);
         else
             map_f64((double *)out + at, (const double *)a + at, m, op);
+    }
+    return LSA_OK;
+}
+
+int lsa_sequence_cpu(void *out, int64_t n, double from, double step, int32_t dtype, void *stream)
+{
+    (void)stream;
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "sequence: %lld elements", (long long)n);
+    switch (dtype) {
+    case LSA_F32:
+        for (int64_t i = 0; i < n; i++) ((float *)out)[i] = (float)(from + step * (double)i);
+        break;
+    case LSA_F64:
+        for (int64_t i = 0; i < n; i++) ((double *)out)[i] = from + step * (double)i;
+        break;
+    case LSA_I32:
+        for (int64_t i = 0; i < n; i++) ((int32_t *)out)[i] = (int32_t)(from + step * (double)i);
+        break;
+    case LSA_I64:
+        for (int64_t i = 0; i < n; i++) ((int64_t *)out)[i] = (int64_t)(from + step * (double)i);
+        break;
+    default:
+        return lsa_fail(LSA_EDTYPE, "sequence: there is none of %s", lsa_dtype_name(dtype));
     }
     return LSA_OK;
 }

@@ -4,19 +4,20 @@
 #include "core/base/error.h"
 #include "core/base/simd.h"
 
-enum { LANES = 16, COLUMNS = 64 };
+enum { LANES = 16, MANY = 64, COLUMNS = 64 };
 
-/* FOLD makes name_row and name_columns. acc: an accumulator's type, `init` its first value; `step` takes an element x into the
- * accumulator s, knowing `mean`; `join` takes a second accumulator t into s. */
-#define FOLD(name, type, acc, init, step, join)                                                    \
+/* FOLD makes name_row and name_columns. lanes: accumulators of a row, LANES, or MANY where their order does not matter, which GCC
+ * makes better vectors of. acc: an accumulator's type, `init` its first value; `step` takes an element x into the accumulator s,
+ * knowing `mean`; `join` takes a second accumulator t into s. */
+#define FOLD(name, lanes, type, acc, init, step, join)                                             \
     static inline LSA_BODY void name##_row_body(acc *out, const type *in, int64_t n, double mean)  \
     {                                                                                              \
-        acc lane[LANES];                                                                           \
+        acc lane[lanes];                                                                           \
         (void)mean;                                                                                \
-        for (int l = 0; l < LANES; l++) lane[l] = init;                                            \
+        for (int l = 0; l < (lanes); l++) lane[l] = init;                                          \
         int64_t j = 0;                                                                             \
-        for (; j + LANES <= n; j += LANES)                                                         \
-            for (int l = 0; l < LANES; l++) {                                                      \
+        for (; j + (lanes) <= n; j += (lanes))                                                     \
+            for (int l = 0; l < (lanes); l++) {                                                    \
                 type x = in[j + l];                                                                \
                 acc s = lane[l];                                                                   \
                 lane[l] = step;                                                                    \
@@ -26,7 +27,7 @@ enum { LANES = 16, COLUMNS = 64 };
             acc s = lane[l];                                                                       \
             lane[l] = step;                                                                        \
         }                                                                                          \
-        for (int half = LANES / 2; half; half /= 2)                                                \
+        for (int half = (lanes) / 2; half; half /= 2)                                              \
             for (int l = 0; l < half; l++) {                                                       \
                 acc s = lane[l], t = lane[l + half];                                               \
                 lane[l] = join;                                                                    \
@@ -57,22 +58,23 @@ enum { LANES = 16, COLUMNS = 64 };
 #define MORE(x, s) ((x) > (s) || (x) != (x) ? (x) : (s))
 
 #define FOLDS_OF(type, kind, lowest, highest)                                                      \
-    FOLD(least_##kind, type, type, highest, LESS(x, s), LESS(t, s))                                \
-    FOLD(most_##kind, type, type, lowest, MORE(x, s), MORE(t, s))                                  \
-    FOLD(first_##kind, type, type, highest, (x < s ? x : s), (t < s ? t : s))                      \
-    FOLD(last_##kind, type, type, lowest, (x > s ? x : s), (t > s ? t : s))                        \
-    FOLD(squares_##kind, type, double, 0, s + (double)x * (double)x, s + t)                        \
-    FOLD(deviations_##kind, type, double, 0, s + ((double)x - mean) * ((double)x - mean), s + t)   \
-    FOLD(nonzero_##kind, type, int64_t, 0, s + (x != 0), s + t)                                    \
-    FOLD(sum_##kind, type, double, 0, s + (double)x, s + t)
+    FOLD(least_##kind, MANY, type, type, highest, LESS(x, s), LESS(t, s))                          \
+    FOLD(most_##kind, MANY, type, type, lowest, MORE(x, s), MORE(t, s))                            \
+    FOLD(first_##kind, MANY, type, type, highest, (x < s ? x : s), (t < s ? t : s))                \
+    FOLD(last_##kind, MANY, type, type, lowest, (x > s ? x : s), (t > s ? t : s))                  \
+    FOLD(squares_##kind, LANES, type, double, 0, s + (double)x * (double)x, s + t)                 \
+    FOLD(deviations_##kind, LANES, type, double, 0, s + ((double)x - mean) * ((double)x - mean),   \
+         s + t)                                                                                    \
+    FOLD(nonzero_##kind, MANY, type, int64_t, 0, s + (x != 0), s + t)                              \
+    FOLD(sum_##kind, LANES, type, double, 0, s + (double)x, s + t)
 
 FOLDS_OF(float, f32, -INFINITY, INFINITY)
 FOLDS_OF(double, f64, -INFINITY, INFINITY)
 FOLDS_OF(int64_t, i64, INT64_MIN, INT64_MAX)
 
 /* Sums of i64 in two halves, neither of which 2^31 elements overflow. */
-FOLD(high, int64_t, int64_t, 0, s + (x >> 32), s + t)
-FOLD(low, int64_t, int64_t, 0, s + (x & 0xffffffff), s + t)
+FOLD(high, MANY, int64_t, int64_t, 0, s + (x >> 32), s + t)
+FOLD(low, MANY, int64_t, int64_t, 0, s + (x & 0xffffffff), s + t)
 
 /* What a task has: some columns (m, at most COLUMNS) of one outer element, or m = inner = 1. */
 typedef struct task {
@@ -102,6 +104,22 @@ static int exact_sums(int64_t *out, const task *t)
     return LSA_OK;
 }
 
+/* Skips blocks in which nothing equals v. */
+#define FIND(kind, type)                                                                           \
+    static inline LSA_BODY void find_##kind##_body(int64_t *at, const type *x, int64_t n, type v)  \
+    {                                                                                              \
+        int64_t j = 0;                                                                             \
+        for (int any = 0; j + MANY <= n; j += MANY) {                                              \
+            for (int l = 0; l < MANY; l++) any |= x[j + l] == v;                                   \
+            if (any) break;                                                                        \
+        }                                                                                          \
+        *at = j;                                                                                   \
+    }                                                                                              \
+    LSA_PATHS(find_##kind, (int64_t * at, const type *x, int64_t n, type v), (at, x, n, v))
+FIND(f32, float)
+FIND(f64, double)
+FIND(i64, int64_t)
+
 #define TASK_OF(kind, type)                                                                        \
     static void places_##kind(int64_t *out, const task *t, int32_t op)                             \
     {                                                                                              \
@@ -114,6 +132,7 @@ static int exact_sums(int64_t *out, const task *t)
         for (int64_t c = 0; c < t->m; c++) {                                                       \
             const type *x = (const type *)t->in + c;                                               \
             int64_t j = 0;                                                                         \
+            if (t->inner == 1) find_##kind(&j, x, t->n, best[c]);                                  \
             while (j < t->n && !(x[j * t->inner] == best[c])) j++;                                 \
             out[c] = j < t->n ? j : -1;                                                            \
         }                                                                                          \

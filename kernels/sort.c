@@ -1,4 +1,5 @@
-/* Owns sorting: numbers become unsigned keys in their order, which a radix sort orders by eleven bits at a time. */
+/* Owns sorting: numbers become unsigned keys in their order, which a radix sort orders by eight bits at a time, or by eleven where
+ * the row is long enough for their counts. */
 #include "kernels/sort.h"
 
 #include <math.h>
@@ -6,7 +7,7 @@
 
 #include "core/base/error.h"
 
-enum { BITS = 11, BINS = 1 << BITS, MOST_PASSES = 6 };
+enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 16384 };
 
 /* Where ids are wanted of 64-bit keys. Those of 32-bit keys are the low half of a 64-bit item. */
 typedef struct pair {
@@ -72,25 +73,26 @@ static inline void put_64(void *out, int64_t i, uint64_t u, int32_t dtype, int d
 
 /* ---- the sort ---- */
 
-/* Sorts n items by passes * BITS bits of `key(item)`; returns where they are, items or spare. Digits are all counted in one pass, and
- * those that all items share are skipped. */
-#define RADIX(name, type, key, passes)                                                             \
+/* Sorts n items by `bits` bits of key(item) at a time, `width` in all; returns where they are, items or spare. Digits are all counted
+ * in one pass, and those that all items share are skipped. */
+#define RADIX_BY(name, type, key, width, bits)                                                     \
     static type *name(type *items, type *spare, int64_t n, uint32_t *counts)                       \
     {                                                                                              \
-        memset(counts, 0, (size_t)(passes)*BINS * sizeof *counts);                                 \
+        enum { BINS_HERE = 1 << (bits), PASSES = ((width) + (bits)-1) / (bits) };                  \
+        memset(counts, 0, (size_t)PASSES *BINS_HERE * sizeof *counts);                             \
         for (int64_t i = 0; i < n; i++)                                                            \
-            for (int p = 0; p < (passes); p++)                                                     \
-                counts[p * BINS + (int)(key(items[i]) >> p * BITS & (BINS - 1))]++;                \
-        for (int p = 0; p < (passes); p++) {                                                       \
-            uint32_t *at = counts + p * BINS, start = 0;                                           \
-            if (at[key(items[0]) >> p * BITS & (BINS - 1)] == (uint32_t)n) continue;               \
-            for (int b = 0; b < BINS; b++) {                                                       \
+            for (int p = 0; p < PASSES; p++)                                                       \
+                counts[p * BINS_HERE + (int)(key(items[i]) >> p * (bits) & (BINS_HERE - 1))]++;    \
+        for (int p = 0; p < PASSES; p++) {                                                         \
+            uint32_t *at = counts + p * BINS_HERE, start = 0;                                      \
+            if (at[key(items[0]) >> p * (bits) & (BINS_HERE - 1)] == (uint32_t)n) continue;        \
+            for (int b = 0; b < BINS_HERE; b++) {                                                  \
                 uint32_t count = at[b];                                                            \
                 at[b] = start;                                                                     \
                 start += count;                                                                    \
             }                                                                                      \
             for (int64_t i = 0; i < n; i++)                                                        \
-                spare[at[key(items[i]) >> p * BITS & (BINS - 1)]++] = items[i];                    \
+                spare[at[key(items[i]) >> p * (bits) & (BINS_HERE - 1)]++] = items[i];             \
             type *swap = items;                                                                    \
             items = spare;                                                                         \
             spare = swap;                                                                          \
@@ -98,13 +100,21 @@ static inline void put_64(void *out, int64_t i, uint64_t u, int32_t dtype, int d
         return items;                                                                              \
     }
 
+#define RADIX(name, type, key, width)                                                              \
+    RADIX_BY(name##_narrow, type, key, width, NARROW)                                              \
+    RADIX_BY(name##_wide, type, key, width, WIDE)                                                  \
+    static type *name(type *items, type *spare, int64_t n, uint32_t *counts)                       \
+    {                                                                                              \
+        return (n < LONG ? name##_narrow : name##_wide)(items, spare, n, counts);                  \
+    }
+
 #define WHOLE(item) (item)
 #define UPPER(item) ((item) >> 32)
 #define OF_PAIR(item) ((item).key)
-RADIX(radix_32, uint32_t, WHOLE, 3)
-RADIX(radix_32_with_ids, uint64_t, UPPER, 3)
-RADIX(radix_64, uint64_t, WHOLE, 6)
-RADIX(radix_64_with_ids, pair, OF_PAIR, 6)
+RADIX(radix_32, uint32_t, WHOLE, 32)
+RADIX(radix_32_with_ids, uint64_t, UPPER, 32)
+RADIX(radix_64, uint64_t, WHOLE, 64)
+RADIX(radix_64_with_ids, pair, OF_PAIR, 64)
 
 static void row_f32(float *values, int32_t *ids, const float *in, int64_t n, int descending,
                     void *memory, uint32_t *counts)

@@ -21,6 +21,7 @@ const lsa_kernels lsa_kernels_cpu = {
     .arith = lsa_arith_cpu,
     .map = lsa_map_cpu,
     .compare = lsa_compare_cpu,
+    .sequence = lsa_sequence_cpu,
     .mark = lsa_mark_cpu,
     .fold = lsa_fold_cpu,
     .cumsum = lsa_cumsum_cpu,

@@ -60,6 +60,7 @@ typedef struct lsa_kernels {
     lsa_arith_fn *arith;
     lsa_map_fn *map;
     lsa_compare_fn *compare;
+    lsa_sequence_fn *sequence;
     lsa_mark_fn *mark;
     lsa_fold_fn *fold;
     lsa_cumsum_fn *cumsum;

@@ -52,7 +52,15 @@ local function each_periods(f)
   f(6 * 35, 6 * 35, 35)
   f(3 * 40000, 3 * 40000, 40000)
   f(4 * 7, 4, 7)
+  f(6 * 35, 6 * 35, -35)
+  f(6 * 35, -3, 5)
+  f(6 * 35, 1, -35)
+  f(100, -100, 1)
+  f(3 * 40000, -40000, 3 * 40000)
 end
+
+local function held(n, period) return period < 0 and n / -period or period end
+local function place(i, period) return period < 0 and math.floor(i / -period) or i % period end
 
 describe("arith", function()
   it("is the nearest float, or the integer, whatever repeats, on every code path", function()
@@ -61,10 +69,10 @@ describe("arith", function()
         for op, f in pairs(binary) do
           if op ~= C.LSA_DIV or dtype == F32 or dtype == F64 then
             each_periods(function(n, ap, bp)
-              local a, b, out = values(dtype, ap, 1), values(dtype, bp, 2), support.buffer(ctype[dtype], n)
+              local a, b, out = values(dtype, held(n, ap), 1), values(dtype, held(n, bp), 2), support.buffer(ctype[dtype], n)
               assert.equal(0, C.lsa_arith_cpu(out, a, b, n, ap, bp, op, dtype, nil))
               for i = 0, n - 1, n > 1000 and 37 or 1 do
-                local x, y = tonumber(a[i % ap]), tonumber(b[i % bp])
+                local x, y = tonumber(a[place(i, ap)]), tonumber(b[place(i, bp)])
                 local got, want = tonumber(out[i]), rounded(dtype, f(x, y))
                 if not same(got, want) then error(("op %d dtype %d: %g %g -> %g, not %g"):format(op, dtype, x, y, got, want)) end
               end
@@ -156,11 +164,11 @@ describe("compare", function()
       for dtype in pairs(ctype) do
         for op, f in pairs(compared) do
           each_periods(function(n, ap, bp)
-            local a, b, out = values(dtype, ap, 5), values(dtype, bp, 6), support.buffer("uint8_t", n)
-            for i = 0, bp - 1, 3 do b[i] = a[i % ap] end
+            local a, b, out = values(dtype, held(n, ap), 5), values(dtype, held(n, bp), 6), support.buffer("uint8_t", n)
+            for i = 0, held(n, bp) - 1, 3 do b[i] = a[i % held(n, ap)] end
             assert.equal(0, C.lsa_compare_cpu(out, a, b, n, ap, bp, op, dtype, nil))
             for i = 0, n - 1, n > 1000 and 37 or 1 do
-              local want = f(tonumber(a[i % ap]), tonumber(b[i % bp])) and 1 or 0
+              local want = f(tonumber(a[place(i, ap)]), tonumber(b[place(i, bp)])) and 1 or 0
               if out[i] ~= want then error(("op %d dtype %d: element %d is %d"):format(op, dtype, i, out[i])) end
             end
           end)
@@ -245,6 +253,23 @@ describe("map", function()
     assert.equal(C.LSA_EDTYPE, C.lsa_map_cpu(out, a, 3, C.LSA_MAP_EXP, I64, nil))
     assert.equal(C.LSA_EDTYPE, C.lsa_map_cpu(out, a, 3, C.LSA_MAP_ABS, C.LSA_I32, nil))
     assert.equal(C.LSA_EARG, C.lsa_map_cpu(out, a, 3, 10, F32, nil))
+  end)
+end)
+
+describe("sequence", function()
+  it("goes on in f64, whatever it ends as", function()
+    for dtype, name in pairs(ctype) do
+      for _, n in ipairs {0, 1, 17, 1000} do
+        local out = support.buffer(name, n)
+        assert.equal(0, C.lsa_sequence_cpu(out, n, -3.5, 0.75, dtype, nil))
+        for i = 0, n - 1 do
+          local v = -3.5 + 0.75 * i
+          if dtype == I32 or dtype == I64 then v = v < 0 and math.ceil(v) or math.floor(v) end
+          assert.equal(rounded(dtype, v), tonumber(out[i]))
+        end
+      end
+    end
+    assert.equal(C.LSA_EDTYPE, C.lsa_sequence_cpu(nil, 0, 0, 1, C.LSA_U8, nil))
   end)
 end)
 

@@ -73,11 +73,29 @@ return function(inner)
     return true
   end
 
-  -- A tensor's elements as a kernel takes them, and how many there are before they repeat.
+  -- How often each element repeats where c has the first dimensions of `shape`, and 1 in those after them; nil otherwise.
+  local function repeats_each(c, shape)
+    if c.rank ~= #shape then return nil end
+    local each, i = 1, c.rank
+    while i > 0 and c.shape[i - 1] == 1 do
+      each = each * shape[i]
+      i = i - 1
+    end
+    for k = 1, i do
+      if c.shape[k - 1] ~= shape[k] then return nil end
+    end
+    return each
+  end
+
+  -- A tensor's elements as a kernel takes them, and their period (kernels/arith.h); without one they are as many as the result's.
   local function repeating(t, shape, kind)
-    if not is_end_of(t.c, shape) then return as(t:expand(shape), kind), nil end
-    local flat = as(t, kind)
-    return flat, count(flat.c)
+    if is_end_of(t.c, shape) then
+      local flat = as(t, kind)
+      return flat, count(flat.c)
+    end
+    local each = repeats_each(t.c, shape)
+    if each then return as(t, kind), -each end
+    return as(t:expand(shape), kind), nil
   end
 
   -- Calls f(out, x, y, n, x's period, y's period, kind) for two tensors, or a tensor and a number on either side. make(shape, kind)

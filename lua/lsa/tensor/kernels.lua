@@ -82,6 +82,9 @@ op("compare", "a " .. NUMBER .. " [..]; b @a [..]; op = lt|le|eq|ne|gt|ge; > y u
     return f(a.y, a.a, a.b, a.rows, n, n, a.op, dtype_of(given.a), nil)
   end)
 
+op("sequence", "n integer; from number; step number; dtype dtype; > y @dtype [n]",
+  function(f, a) return f(a.y, a.n, a.from, a.step, a.dtype, nil) end)
+
 op("mark", "mask u8 [n]; > s set [n]", function(f, a) return f(a.s, a.mask, a.n, nil) end)
 
 -- A sum, minimum or maximum of integers, a count or a place is an integer.

@@ -18,6 +18,16 @@ return function(inner)
     return M.empty(shape, dtype):fill(1)
   end
 
+  -- Dtypes that the kernel has not, and integers that might be outside of theirs, come through f64, which saturates.
+  local direct = {f32 = C.LSA_F32, f64 = C.LSA_F64}
+  local function sequence(n, from, step, dtype)
+    local limit = math.max(math.abs(from), math.abs(from + step * n))
+    local code = direct[dtype] or dtype == "i32" and limit < 2 ^ 31 and C.LSA_I32 or dtype == "i64" and limit < 2 ^ 53 and C.LSA_I64
+    local out = M.empty({n}, code and dtype or "f64")
+    check(C.lsa_sequence_cpu(out.c.data, n, from, step, code or C.LSA_F64, nil))
+    return out:to(dtype)
+  end
+
   -- from, from + step, ... before `to`. lsa.arange(n) starts at 0.
   function M.arange(from, to, step, dtype)
     if to == nil then from, to = 0, from end
@@ -28,11 +38,9 @@ return function(inner)
     if not (n < math.huge) then raise("arange: from %s to %s by %s", tostring(from), tostring(to), tostring(step)) end
     local whole = from % 1 == 0 and step % 1 == 0
     local last = from + step * math.max(0, n - 1)
-    local exact = M.empty({n}, "f64")
-    local p = exact:pointer()
-    for i = 0, n - 1 do p[i] = from + step * i end
     local small = math.max(math.abs(from), math.abs(last)) < 2 ^ 31
-    local out = exact:to(dtype or (whole and (small and "i32" or "i64") or "f32"))
+    dtype = dtype or whole and (small and "i32" or "i64") or "f32"
+    local out = sequence(n, from, step, dtype)
     if not whole and out:dtype():find "^[iu]" then raise("arange: %s by %s are no whole numbers, %s is wanted", tostring(from), tostring(step), dtype) end
     if n > 0 and whole and out:dtype():find "^[iu]" and (out:get(0) ~= from or out:get(-1) ~= last) then
       raise("arange: %s does not hold %s to %s", out:dtype(), tostring(from), tostring(last))
@@ -45,11 +53,10 @@ return function(inner)
     want_number(from, "linspace: from")
     want_number(to, "linspace: to")
     n = want_whole(n or 50, "linspace: n")
-    local exact = M.empty({n}, "f64")
-    local p = exact:pointer()
-    for i = 0, n - 1 do p[i] = from + (to - from) * (i / math.max(1, n - 1)) end
-    if n > 1 then p[n - 1] = to end
-    return exact:to(dtype or "f32")
+    if n < 0 then raise("linspace: n is %d", n) end
+    local out = sequence(n, from, (to - from) / math.max(1, n - 1), dtype or "f32")
+    if n > 1 then out:set(n - 1, to) end
+    return out
   end
 
   function M.eye(n, dtype)

@@ -2,12 +2,13 @@
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"
+local real = require "lsa.tensor.real"
 
 local check = raise.check
 
 return function(inner)
   local Tensor, M = inner.Tensor, inner.M
-  local count, shown = inner.count, inner.shown
+  local as, count, shown = inner.as, inner.count, inner.shown
 
   -- dim and {descending = true}, either of which may be left out.
   local function arguments(t, dim, options, what)
@@ -46,27 +47,31 @@ return function(inner)
   function Tensor:sort(dim, options)
     local at, descending = arguments(self, dim, options, "sort")
     local kind = kind_for(self)
-    return along(self, at, function(t) return sorted(inner.as(t, kind), kind, descending, true, false) end):to(self:dtype())
+    return along(self, at, function(t) return sorted(as(t, kind), kind, descending, true, false) end):to(self:dtype())
   end
 
   -- Where the elements of x:sort(...) are: an i32 tensor.
   function Tensor:argsort(dim, options)
     local at, descending = arguments(self, dim, options, "argsort")
     local kind = kind_for(self)
-    return (along(self, at, function(t) return sorted(inner.as(t, kind), kind, descending, false, true) end))
+    return (along(self, at, function(t) return sorted(as(t, kind), kind, descending, false, true) end))
   end
 
   -- ---- quantiles ----
 
-  -- Of rows of f64 in order: out[r] = the element at q (n - 1), linear between two.
+  local readers = {[C.LSA_F32] = real.f32, [C.LSA_F64] = real.f64}
+  local function integer(p, i) return tonumber(p[i]) end
+
+  -- Of rows in order: out[r] = the element at q (n - 1), linear between two.
   local function interpolate(rows, n, q)
+    local at = readers[rows.c.dtype] or integer
     local many = n > 0 and count(rows.c) / n or 0
     local p, out = rows:pointer(), M.empty({many}, "f64")
     local place = q * (n - 1)
     local low = math.floor(place)
     local high, part = math.min(low + 1, n - 1), place - low
     for r = 0, many - 1 do
-      local a, b, last = p[r * n + low], p[r * n + high], p[r * n + n - 1]
+      local a, b, last = at(p, r * n + low), at(p, r * n + high), at(p, r * n + n - 1)
       local v = part == 0 and a or a + (b - a) * part
       if last ~= last then v = 0 / 0 end
       out:pointer()[r] = v
@@ -80,7 +85,8 @@ return function(inner)
     local at = dim == nil and 0 or inner.want_dim(t.c, dim, what)
     local n, last = tonumber(x.c.shape[at]), x.c.rank - 1
     if n == 0 then raise("%s: there are no elements", what) end
-    local ordered = x:transpose(at, last):sort(-1):to "f64":contiguous()
+    local kind = kind_for(x)
+    local ordered = sorted(as(x:transpose(at, last), kind), kind, 0, true, false)
     local out = interpolate(ordered, n, q)
     if dim == nil then return (inner.finished(t, nil, out:reshape {})) end
     -- The dimension at `at` has gone last, and what was last is in its place.

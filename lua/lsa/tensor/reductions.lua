@@ -60,37 +60,26 @@ return function(inner)
     return want_dim(t.c, dim, what)
   end
 
-  -- f32 along a dimension has a kernel of its own, which rounds each result once.
-  local function reduced_f32(t, dim, op)
-    local a, out = as(t, F32), M.empty(shape_without(t, dim))
-    local outer, n, within = extents(t, dim)
-    check(C.lsa_reduce_cpu(inner.floats(out), inner.floats(a), outer, n, within, op, nil))
-    return out
-  end
-
-  local function plain(name, op, f32_op)
+  local function plain(name, op)
     Tensor[name] = function(t, dim)
       dim = want(t, dim, name)
-      if dim and kind_of(t) == F32 then return (reduced_f32(t, dim, f32_op)) end
       local out = fold(t, dim, op)
       if dim and op ~= SUM and is_whole(t) then return out:to(t:dtype()) end
       return (finished(t, dim, out))
     end
   end
 
-  plain("sum", SUM, C.LSA_REDUCE_SUM)
-  plain("min", MIN, C.LSA_REDUCE_MIN)
-  plain("max", MAX, C.LSA_REDUCE_MAX)
+  plain("sum", SUM)
+  plain("min", MIN)
+  plain("max", MAX)
 
   local function floats_of(t) return is_whole(t) and as(t, F64) or t end
 
   function Tensor:mean(dim)
     dim = want(self, dim, "mean")
-    if dim and kind_of(self) == F32 then return (reduced_f32(self, dim, C.LSA_REDUCE_MEAN)) end
     local _, n = extents(self, dim)
     local out = fold(floats_of(self), dim, SUM)
-    if dim == nil then return number(out) / n end
-    return out / n
+    return (finished(self, dim, out / n))
   end
 
   local function variance(t, dim, ddof, what)
