@@ -430,26 +430,37 @@ int lsa_map_cpu(void *out, const void *a, int64_t n, int32_t op, int32_t dtype, 
     return LSA_OK;
 }
 
+static inline LSA_BODY void sequence_body(void *out, int64_t n, double first, double from,
+                                          double step, int32_t dtype)
+{
+    /* first: how many elements came before; 32-bit counters become f64 in vectors. */
+#define EACH(type)                                                                                 \
+    for (int32_t i = 0; i < n; i++) ((type *)out)[i] = (type)(from + step * (first + (double)i));  \
+    break
+    switch (dtype) {
+    case LSA_F32:
+        EACH(float);
+    case LSA_F64:
+        EACH(double);
+    case LSA_I32:
+        EACH(int32_t);
+    default:
+        EACH(int64_t);
+    }
+#undef EACH
+}
+LSA_PATHS(sequence, (void *out, int64_t n, double first, double from, double step, int32_t dtype),
+          (out, n, first, from, step, dtype))
+
 int lsa_sequence_cpu(void *out, int64_t n, double from, double step, int32_t dtype, void *stream)
 {
     (void)stream;
     if (n < 0) return lsa_fail(LSA_ESHAPE, "sequence: %lld elements", (long long)n);
-    switch (dtype) {
-    case LSA_F32:
-        for (int64_t i = 0; i < n; i++) ((float *)out)[i] = (float)(from + step * (double)i);
-        break;
-    case LSA_F64:
-        for (int64_t i = 0; i < n; i++) ((double *)out)[i] = from + step * (double)i;
-        break;
-    case LSA_I32:
-        for (int64_t i = 0; i < n; i++) ((int32_t *)out)[i] = (int32_t)(from + step * (double)i);
-        break;
-    case LSA_I64:
-        for (int64_t i = 0; i < n; i++) ((int64_t *)out)[i] = (int64_t)(from + step * (double)i);
-        break;
-    default:
+    if (dtype != LSA_F32 && dtype != LSA_F64 && dtype != LSA_I32 && dtype != LSA_I64)
         return lsa_fail(LSA_EDTYPE, "sequence: there is none of %s", lsa_dtype_name(dtype));
-    }
+    for (int64_t at = 0; at < n; at += PIECE)
+        sequence((char *)out + at * lsa_dtype_size(dtype), n - at < PIECE ? n - at : PIECE,
+                 (double)at, from, step, dtype);
     return LSA_OK;
 }
 

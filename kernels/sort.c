@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/cpu.h"
 #include "core/base/error.h"
 
 enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 16384 };
@@ -153,10 +154,22 @@ static void row_64(void *values, int32_t *ids, const void *in, int64_t n, int32_
         for (int64_t i = 0; i < n; i++) put_64(values, i, items[i].key, dtype, descending);
 }
 
-int64_t lsa_sort_workspace(int64_t n, int32_t with_ids, int32_t dtype)
+/* What one thread has: counts, and two arrays of items. */
+static int64_t room_of(int64_t n, int with_ids, int32_t dtype)
 {
-    int64_t size = dtype == LSA_F32 ? 4 : 8;
-    return 2 * n * size * (with_ids ? 2 : 1) + MOST_PASSES * BINS * (int64_t)sizeof(uint32_t);
+    int64_t size = (dtype == LSA_F32 ? 4 : 8) * (with_ids ? 2 : 1);
+    return (2 * n * size + MOST_PASSES * BINS * (int64_t)sizeof(uint32_t) + 63) / 64 * 64;
+}
+
+static int threads_of(int64_t rows, int64_t n)
+{
+    int threads = lsa_threads_for(rows * n * 16);
+    return threads > rows ? rows > 0 ? (int)rows : 1 : threads;
+}
+
+int64_t lsa_sort_workspace(int64_t rows, int64_t n, int32_t with_ids, int32_t dtype)
+{
+    return threads_of(rows, n) * room_of(n, with_ids, dtype);
 }
 
 int lsa_sort_cpu(void *values, int32_t *ids, const void *in, int64_t rows, int64_t n, int32_t dtype,
@@ -167,18 +180,22 @@ int lsa_sort_cpu(void *values, int32_t *ids, const void *in, int64_t rows, int64
         return lsa_fail(LSA_EDTYPE, "sort: there is none of %s", lsa_dtype_name(dtype));
     if (rows < 0 || n < 0 || n > INT32_MAX)
         return lsa_fail(LSA_ESHAPE, "sort: shape [%lld, %lld]", (long long)rows, (long long)n);
-    if (n == 0) return LSA_OK;
-    uint32_t *counts = workspace;
-    void *memory = counts + MOST_PASSES * BINS;
-    int64_t size = lsa_dtype_size(dtype);
-    for (int64_t r = 0; r < rows; r++) {
-        const char *from = (const char *)in + r * n * size;
-        char *to = values ? (char *)values + r * n * size : NULL;
-        int32_t *places = ids ? ids + r * n : NULL;
-        if (dtype == LSA_F32)
-            row_f32((float *)to, places, (const float *)from, n, descending, memory, counts);
-        else
-            row_64(to, places, from, n, dtype, descending, memory, counts);
+    if (n == 0 || rows == 0) return LSA_OK;
+    int threads = threads_of(rows, n);
+    int64_t size = lsa_dtype_size(dtype), part = (rows + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < threads; t++) {
+        uint32_t *counts = (void *)((char *)workspace + t * room_of(n, ids != NULL, dtype));
+        void *memory = counts + MOST_PASSES * BINS;
+        for (int64_t r = t * part; r < rows && r < (t + 1) * part; r++) {
+            const char *from = (const char *)in + r * n * size;
+            char *to = values ? (char *)values + r * n * size : NULL;
+            int32_t *places = ids ? ids + r * n : NULL;
+            if (dtype == LSA_F32)
+                row_f32((float *)to, places, (const float *)from, n, descending, memory, counts);
+            else
+                row_64(to, places, from, n, dtype, descending, memory, counts);
+        }
     }
     return LSA_OK;
 }

@@ -7,12 +7,12 @@
  * `values`, of the same shape and dtype, and where each was in `ids`, i32; one of the two may be NULL. Ties keep their order,
  * -0 and 0 are equal (values has 0 for both), NaN comes last either way. n < 2^31. values may be in.
  *
- * workspace: lsa_sort_workspace(n, ids wanted, dtype) bytes, 64-byte aligned. */
+ * workspace: lsa_sort_workspace(rows, n, ids wanted, dtype) bytes, 64-byte aligned; lsa_threads_set comes before both or after. */
 typedef int lsa_sort_fn(void *values, int32_t *ids, const void *in, int64_t rows, int64_t n,
                         int32_t dtype, int32_t descending, void *workspace, void *stream);
 lsa_sort_fn lsa_sort_cpu;
 
-typedef int64_t lsa_sort_workspace_fn(int64_t n, int32_t with_ids, int32_t dtype);
+typedef int64_t lsa_sort_workspace_fn(int64_t rows, int64_t n, int32_t with_ids, int32_t dtype);
 lsa_sort_workspace_fn lsa_sort_workspace;
 
 #endif

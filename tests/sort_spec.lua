@@ -40,7 +40,7 @@ end
 local function sorted(x, rows, n, dtype, descending, want_values, want_ids)
   local values_out = want_values and support.buffer(ctype[dtype], rows * n) or nil
   local ids = want_ids and support.buffer("int32_t", rows * n) or nil
-  local work = support.workspace(C.lsa_sort_workspace(n, want_ids and 1 or 0, dtype))
+  local work = support.workspace(C.lsa_sort_workspace(rows, n, want_ids and 1 or 0, dtype))
   assert.equal(0, C.lsa_sort_cpu(values_out, ids, x, rows, n, dtype, descending and 1 or 0, work, nil))
   return values_out, ids
 end
@@ -81,9 +81,20 @@ describe("sort", function()
     assert.same({3, 2, 1, 0}, {ids[0], ids[1], ids[2], ids[3]})
   end)
 
+  it("does not depend on the number of threads", function()
+    local rows, n = 50, 3000
+    local x = values(F32, rows * n, 8, 1e6)
+    C.lsa_threads_set(1)
+    local one, one_ids = sorted(x, rows, n, F32, false, true, true)
+    C.lsa_threads_set(3)
+    local many, many_ids = sorted(x, rows, n, F32, false, true, true)
+    C.lsa_threads_set(0)
+    assert.is_true(support.same_bits(one, many, rows * n * 4) and support.same_bits(one_ids, many_ids, rows * n * 4))
+  end)
+
   it("may sort in place", function()
     local x = support.array("float", {3, 1, 2})
-    local work = support.workspace(C.lsa_sort_workspace(3, 0, F32))
+    local work = support.workspace(C.lsa_sort_workspace(1, 3, 0, F32))
     assert.equal(0, C.lsa_sort_cpu(x, nil, x, 1, 3, F32, 0, work, nil))
     assert.same({1, 2, 3}, {x[0], x[1], x[2]})
   end)

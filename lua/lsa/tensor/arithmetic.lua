@@ -201,9 +201,12 @@ return function(inner)
 
   function Tensor:clamp(low, high)
     if low == nil and high == nil then raise "clamp: neither low nor high is given" end
-    local out = self
-    if low ~= nil then out = binary(out, low, C.LSA_MAX, "clamp") end
-    if high ~= nil then out = binary(out, high, C.LSA_MIN, "clamp") end
+    if high == nil then return (binary(self, low, C.LSA_MAX, "clamp")) end
+    if low == nil then return (binary(self, high, C.LSA_MIN, "clamp")) end
+    local out = binary(self, low, C.LSA_MAX, "clamp")
+    if out.c.dtype ~= F32 or type(high) ~= "number" then return (binary(out, high, C.LSA_MIN, "clamp")) end
+    scalars[F32][0] = high
+    check(C.lsa_arith_cpu(out.c.data, out.c.data, scalars[F32], count(out.c), count(out.c), 1, C.LSA_MIN, F32, nil))
     return out
   end
 

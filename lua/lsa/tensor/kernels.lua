@@ -104,7 +104,7 @@ op("dot", "a f32 [n]; b f32 [n]; > y f64 [1]",
 op("sort", "x " .. WIDE .. " [.., n]; descending = false; > ids i32 [.., n]; > values? @x [.., n]",
   function(f, a, given)
     local dtype = dtype_of(given.x)
-    return f(a.values, a.ids, a.x, a.rows, a.n, dtype, a.descending, a:workspace("sort", a.n, 1, dtype), nil)
+    return f(a.values, a.ids, a.x, a.rows, a.n, dtype, a.descending, a:workspace("sort", a.rows, a.n, 1, dtype), nil)
   end)
 
 op("take", "x any [n, m]; ids i32 [count]; > y @x [count, m]",

@@ -25,9 +25,10 @@ return function(inner)
     local n = tonumber(x.c.shape[x.c.rank - 1])
     local values = with_values and M.empty(x:shape(), inner.names[kind]) or nil
     local ids = with_ids and M.empty(x:shape(), "i32") or nil
-    local work = M.empty({tonumber(C.lsa_sort_workspace(n, with_ids and 1 or 0, kind))}, "u8")
-    check(C.lsa_sort_cpu(values and values.c.data, ids and ffi.cast("int32_t *", ids.c.data), x.c.data, n > 0 and count(x.c) / n or 0, n,
-      kind, descending, work.c.data, nil))
+    local rows = n > 0 and count(x.c) / n or 0
+    local work = M.empty({tonumber(C.lsa_sort_workspace(rows, n, with_ids and 1 or 0, kind))}, "u8")
+    check(C.lsa_sort_cpu(values and values.c.data, ids and ffi.cast("int32_t *", ids.c.data), x.c.data, rows, n, kind,
+      descending, work.c.data, nil))
     M.release(work)
     return values or ids
   end

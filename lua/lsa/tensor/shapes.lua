@@ -146,7 +146,8 @@ return function(inner)
     if not is_tensor(ids) then raise("%s: ids is %s; ids, a set, a range or a mask is wanted", what, shown(ids)) end
     local kind = inner.kind_of(ids)
     if kind ~= C.LSA_I32 and kind ~= C.LSA_I64 then raise("%s: ids is a tensor of %s, integers are wanted", what, ids:dtype()) end
-    return inner.as(inner.narrowed(inner.as(ids, C.LSA_I64), C.LSA_I32, what), C.LSA_I32)
+    if kind == C.LSA_I64 then ids = inner.narrowed(inner.as(ids, kind), C.LSA_I32, what) end
+    return inner.as(ids, C.LSA_I32)
   end
 
   -- [outer, n, inner] around a dimension.
