@@ -90,7 +90,7 @@ project "liblsa_cuda"
     kind "SharedLib"
     files { "core/**.cu", "kernels/*.cu" }
     if not old then rules "cuda" end
-    buildoptions { "-O3", "-lineinfo", "-gencode=arch=compute_90a,code=sm_90a", "-Xcompiler=-Wall,-Wextra,-fPIC", "-Werror=all-warnings" }
+    buildoptions { "-O3", "-lineinfo", "-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_90,code=compute_90", "-Xcompiler=-Wall,-Wextra,-fPIC", "-Werror=all-warnings" }
     libdirs(cuda .. "/lib64")
     linkoptions { "-Wl,-rpath," .. cuda .. "/lib64", "-Wl,-rpath,'$$ORIGIN'", "-Wl,--no-undefined" }
     links { "liblsa", "cublasLt", "cudart", "stdc++", "m" }
