@@ -179,7 +179,7 @@ function Session:prefill(tokens, opt)
   opt = options.check(opt, prefill_options, "prefill")
   local ids, n, keep = token_array(self, tokens)
   local out = opt.all and tensor.zeros({n, vocabulary(self)}, "f32") or tensor.zeros({vocabulary(self)}, "f32")
-  local trace = opt.trace and require("lsa.session.intermediates").new(opt.trace)
+  local trace = opt.trace and require("lsa.session.intermediates").new(opt.trace) or nil
   local before = C.lsa_session_tokens(self.c)
   local rc = C.lsa_session_prefill(self.c, ids, n, opt.all and 1 or 0, ffi.cast("float *", out.c.data), trace, nil)
   if C.lsa_session_tokens(self.c) > before then

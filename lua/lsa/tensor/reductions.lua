@@ -45,8 +45,7 @@ return function(inner)
 
   local function number(t)
     if t.c.dtype == F64 then return real.f64(t.c.data, 0) end
-    local v = t:pointer()[0]
-    return v >= -2LL ^ 53 and v <= 2LL ^ 53 and tonumber(v) or v
+    return (inner.integer(t:pointer(), 0))
   end
 
   -- A number where dim is nil; else f64 as f32 where that is what t computes in.

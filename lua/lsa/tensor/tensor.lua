@@ -314,10 +314,16 @@ end
 
 local scratch = ffi.new "float[1]"
 
+-- An element as a number; an integer beyond 2^53 as the int64_t that it is.
+local function integer(p, i)
+  local v = p[i]
+  return v >= -2LL ^ 53 and v <= 2LL ^ 53 and tonumber(v) or v
+end
+
 local function load_element(c, offset)
   if c.dtype == F32 then return real.f32(c.data, offset) end
   if c.dtype == F64 then return real.f64(c.data, offset) end
-  if direct[c.dtype] then return tonumber(ffi.cast(pointers[c.dtype], c.data)[offset]) end
+  if direct[c.dtype] then return (integer(ffi.cast(pointers[c.dtype], c.data), offset)) end
   local at = ffi.cast("char *", c.data) + offset * C.lsa_dtype_size(c.dtype)
   check(C.lsa_convert_cpu(scratch, at, 1, F32, c.dtype, nil))
   return real.f32(scratch, 0)
@@ -404,8 +410,6 @@ function Tensor:fill(v)
   end
   return self
 end
-
-local function integer(p, i) return tonumber(p[i]) end
 
 -- value(p, i) reads an element.
 local function nest(p, c, dim, at, value)
@@ -582,6 +586,7 @@ end
 local SHOWN = 6                                  -- rows, and columns, that are printed
 
 local function number_text(v)
+  if type(v) == "cdata" then return (tostring(v):gsub("LL$", "")) end
   if v == math.floor(v) and math.abs(v) < 1e9 then return ("%d"):format(v) end
   return ("%.4g"):format(v)
 end
@@ -605,7 +610,7 @@ local function statistics(t)
     local part = flat:narrow(0, done, m)
     local a, b = part:min(), part:max()
     if a ~= a then return a, a, a end
-    low, high, sum, done = math.min(low, a), math.max(high, b), sum + part:sum(), done + m
+    low, high, sum, done = a < low and a or low, b > high and b or high, sum + part:mean() * m, done + m
   end
   return low, sum / n, high
 end
@@ -632,6 +637,7 @@ end
 inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor, M, names, host, view, count
 inner.is_tensor, inner.is_value, inner.shown, inner.shape_text, inner.like = is_tensor, is_value, shown, shape_text, like
 inner.want_whole, inner.want_number, inner.want_index, inner.read_shape = want_whole, want_number, want_index, read_shape
+inner.integer = integer
 inner.f32, inner.floats, inner.above, inner.set_module = f32, floats, above, set_module
 for _, part in ipairs {"arithmetic", "shapes", "reductions", "orders", "making"} do require("lsa.tensor." .. part)(inner) end
 
