@@ -241,6 +241,55 @@ return function(inner)
     end
   end
 
+  -- ---- choice ----
+
+  local function chosen_elements(x, chosen)
+    local c = x.c
+    if is_tensor(chosen) then
+      local same = chosen.c.dtype == C.LSA_U8 and chosen.c.rank == c.rank
+      for i = 0, c.rank - 1 do same = same and chosen.c.shape[i] == c.shape[i] end
+      if same then return (marked(as(chosen, C.LSA_U8))) end
+      raise("where: the mask is %s of shape %s, u8 of x's shape, %s, is wanted", chosen:dtype(), shape_text(chosen.c), shape_text(c))
+    end
+    if not inner.set_module().is(chosen) then raise("where: set is %s, a set or a mask of u8 is wanted", inner.shown(chosen)) end
+    if c.rank ~= 1 or chosen.c.n ~= c.shape[0] then
+      raise("where: the set is over %d ids, the tensor has shape %s", tonumber(chosen.c.n), shape_text(c))
+    end
+    return chosen
+  end
+
+  -- f32 has a kernel; of others the chosen are few, or the tensor is.
+  local function choose(out, set, a, y, kind)
+    local n = count(out.c)
+    if kind == F32 then
+      if not is_tensor(y) then scalars[F32][0] = tonumber(y) end
+      local b = is_tensor(y) and inner.floats(y) or scalars[F32]
+      check(C.lsa_where_cpu(inner.floats(out), set.c.bits, inner.floats(a), b, n, is_tensor(y) and 1 or 0, nil))
+      return out
+    end
+    if is_tensor(y) then out:copy(y) else out:fill(y) end
+    local from, to = a:pointer(), out:pointer()
+    for id in set:each() do to[id] = from[id] end
+    return out
+  end
+
+  -- x's element where a set has its id, or a mask of u8 of x's shape has not 0, y's elsewhere.
+  function Tensor:where(chosen, y)
+    local set = chosen_elements(self, chosen)
+    if not is_tensor(y) and type(y) ~= "number" then raise("where: y is %s, a tensor or a number is wanted", inner.shown(y)) end
+    local kind = is_tensor(y) and with_tensor(kind_of(self), kind_of(y)) or with_number(kind_of(self), y)
+    if is_tensor(y) then
+      local shape = common_shape(self.c, y.c, "where")
+      if #shape ~= self.c.rank or M.empty(shape, "u8"):count() ~= count(self.c) then
+        raise("where: y has shape %s, x has %s", shape_text(y.c), shape_text(self.c))
+      end
+      y = as(y:expand(shape), kind)
+    end
+    local out = M.empty(self:shape(), inner.names[kind])
+    out.of = self.of
+    return (choose(out, set, as(self, kind), y, kind))
+  end
+
   function Tensor:isnan(options)
     local mask = compare(self, self, C.LSA_NE, "isnan")
     return self.c.rank == 1 and not wants_mask(options, "isnan") and marked(mask) or mask

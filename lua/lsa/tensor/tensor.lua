@@ -477,41 +477,6 @@ function Tensor:reshape(shape)
   return view(source.c, 0, rank, dims, other_dims)
 end
 
--- ---- choice by a set ----
-
--- A mask of u8 of x's shape is a set over all its elements.
-local function where_mask(x, mask, y)
-  local c, same = x.c, mask.c.rank == x.c.rank
-  for i = 0, c.rank - 1 do same = same and mask.c.shape[i] == c.shape[i] end
-  if mask.c.dtype ~= codes.u8 or not same then
-    raise("where: the mask is %s of shape %s, u8 of x's shape, %s, is wanted", mask:dtype(), shape_text(mask.c), shape_text(c))
-  end
-  local n = count(c)
-  local flat = is_tensor(y) and (y.c.rank == 0 and y or y:reshape {n}) or y
-  return x:reshape {n}:where(inner.marked(mask:to "cpu":reshape {n}), flat):reshape(x:shape())
-end
-
-function Tensor:where(chosen, y)
-  if is_tensor(chosen) then return (where_mask(self, chosen, y)) end
-  local a = f32(self)
-  local out, n = like(a), count(a.c)
-  if not set_module().is(chosen) then raise("where: set is %s, a set or a mask of u8 is wanted", shown(chosen)) end
-  if a.c.rank ~= 1 or tonumber(chosen.c.n) ~= n then
-    raise("where: the set is over %d ids, the tensor has shape %s", tonumber(chosen.c.n), shape_text(a.c))
-  end
-  if type(y) == "number" then
-    scratch[0] = y
-    check(C.lsa_where_cpu(floats(out), chosen.c.bits, floats(a), scratch, n, 0, nil))
-    return out
-  end
-  local b = f32(want_tensor(y, "where: y"))
-  if b.c.rank ~= 1 or count(b.c) ~= n then
-    raise("where: y has shape %s, x has %s", shape_text(b.c), shape_text(a.c))
-  end
-  check(C.lsa_where_cpu(floats(out), chosen.c.bits, floats(a), floats(b), n, 1, nil))
-  return out
-end
-
 -- ---- pages ----
 
 local reductions = {sum = C.LSA_REDUCE_SUM, mean = C.LSA_REDUCE_MEAN, min = C.LSA_REDUCE_MIN, max = C.LSA_REDUCE_MAX}
