@@ -287,7 +287,7 @@ int lsa_arith_cpu(void *out, const void *a, const void *b, int64_t n, int64_t a_
     int rc = check_periods("arith", n, a_period, b_period);
     if (rc || n == 0) return rc;
     operands s = {a, b, a_period, b_period, lsa_dtype_size(dtype)};
-    if (dtype == LSA_F32 && a_period == n && b_period > 0 && op <= LSA_MAX)
+    if (dtype == LSA_F32 && a_period == n && b_period > 0 && op <= LSA_DIV)
         return lsa_binary_cpu(out, a, b, n, b_period, op, stream);
     if (dtype == LSA_F32)
         PIECES(arith_f32((float *)out + at, x, y, m, a_step, b_step, op));

@@ -8,7 +8,7 @@ enum { LSA_POW = 6 }; /* after LSA_ADD .. LSA_MAX */
 
 /* out[i] = a's element i op b's, for i < n, where a period says which number that is: number i mod p for a period p of 1 or more,
  * which divides n; number i / m for a period of -m, where m divides n: each number m times. All three are of `dtype`: LSA_F32,
- * LSA_F64, LSA_I32 or LSA_I64. LSA_MIN and LSA_MAX are NaN where either side is; f32 is as lsa_binary computes it.
+ * LSA_F64, LSA_I32 or LSA_I64. LSA_MIN and LSA_MAX are NaN where either side is.
  *
  * Integers are exact: LSA_EARG, with the first such element in the message, where a result does not fit, and for a negative exponent
  * of LSA_POW. They have no LSA_DIV (LSA_EDTYPE). out may be a or b where that period is n and the dtype a float; otherwise they do

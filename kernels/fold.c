@@ -35,19 +35,29 @@ enum { LANES = 16, MANY = 64, COLUMNS = 64 };
         *out = lane[0];                                                                            \
     }                                                                                              \
     LSA_PATHS(name##_row, (acc * out, const type *in, int64_t n, double mean), (out, in, n, mean)) \
-    static inline LSA_BODY void name##_columns_body(acc *out, const type *in, int64_t n,           \
-                                                    int64_t inner, int64_t m, const double *means) \
+    static inline LSA_BODY void name##_block(acc *out, const type *in, int64_t n, int64_t inner,   \
+                                             int64_t m, const double *means)                       \
     {                                                                                              \
+        acc sums[COLUMNS];                                                                         \
         (void)means;                                                                               \
-        for (int64_t c = 0; c < m; c++) out[c] = init;                                             \
+        for (int64_t c = 0; c < m; c++) sums[c] = init;                                            \
         for (int64_t j = 0; j < n; j++)                                                            \
             for (int64_t c = 0; c < m; c++) {                                                      \
                 type x = in[j * inner + c];                                                        \
                 double mean = means ? means[c] : 0;                                                \
-                acc s = out[c];                                                                    \
+                acc s = sums[c];                                                                   \
                 (void)mean;                                                                        \
-                out[c] = step;                                                                     \
+                sums[c] = step;                                                                    \
             }                                                                                      \
+        memcpy(out, sums, (size_t)m * sizeof(acc));                                                \
+    }                                                                                              \
+    static inline LSA_BODY void name##_columns_body(acc *out, const type *in, int64_t n,           \
+                                                    int64_t inner, int64_t m, const double *means) \
+    {                                                                                              \
+        if (m == COLUMNS)                                                                          \
+            name##_block(out, in, n, inner, COLUMNS, means);                                       \
+        else                                                                                       \
+            name##_block(out, in, n, inner, m, means);                                             \
     }                                                                                              \
     LSA_PATHS(                                                                                     \
         name##_columns,                                                                            \

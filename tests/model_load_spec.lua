@@ -428,9 +428,13 @@ describe("loading a model", function()
       tensors[Q] = {dtype = "I32", shape = {24, 32}, data = ("1234"):rep(24 * 32)}
     end, C.LSA_EDTYPE, Q, "dtype is i32"))
 
-    it("a dtype that tensors do not have", case_of("swa", function(tensors)
+    it("a weight of f64", case_of("swa", function(tensors)
       tensors[Q] = {dtype = "F64", shape = {24, 32}, data = ("12345678"):rep(24 * 32)}
-    end, C.LSA_EDTYPE, Q, "F64"))
+    end, C.LSA_EDTYPE, Q, "dtype is f64"))
+
+    it("a dtype that tensors do not have", case_of("swa", function(tensors)
+      tensors[Q] = {dtype = "U64", shape = {24, 32}, data = ("12345678"):rep(24 * 32)}
+    end, C.LSA_EDTYPE, Q, "U64"))
 
     it("a vector of fp8", case_of("swa", function(tensors)
       tensors["model.norm.weight"] = {dtype = "F8_E4M3", shape = {32}, data = ("a"):rep(32)}
