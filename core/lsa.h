@@ -25,7 +25,7 @@
 #include "core/pool/cold_file.h"
 #include "core/pool/cow_blocks.h"
 #include "core/pool/pool.h"
-#include "core/session/batch.h"
+#include "core/session/run.h"
 #include "core/session/session.h"
 #include "core/session/session_fields.h"
 #include "core/session/trace.h"
@@ -33,5 +33,9 @@
 #include "core/train/recall.h"
 #include "core/train/sampling.h"
 #include "core/train/trainer.h"
+#include "kernels/extend.h"
+#include "kernels/observe.h"
+#include "kernels/pick.h"
+#include "kernels/span.h"
 #include "kernels/table.h"
 #endif

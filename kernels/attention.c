@@ -12,6 +12,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/try.h"
 #include "kernels/attention_tile.h"
 
 enum {
@@ -26,7 +27,7 @@ typedef struct call {
     const float *q, *window, *sinks;
     const lsa_records *records;
     const int32_t *ids, *counts;
-    int64_t tokens, heads, dim, rope_dim, own, window_size, id_stride;
+    int64_t tokens, heads, dim, rope_dim, room, own, window_size, id_stride;
     float scale;
     const lsa_attention_ops *ops;
     lsa_attention_decode_fn *decode;
@@ -172,7 +173,7 @@ static void attend_window(const call *c, scratch *s, state sums, const float *q,
     while (row < end) {
         int64_t n = min(end - row, TILE);
         const uint8_t *at[TILE];
-        for (int64_t j = 0; j < n; j++) s->rows[j] = c->window + (row + j) * c->dim;
+        for (int64_t j = 0; j < n; j++) s->rows[j] = c->window + (row + j) % c->room * c->dim;
         if (!in_place(c)) {
             for (int64_t j = 0; j < n; j++) at[j] = (const uint8_t *)s->rows[j];
             c->decode(s->tile, s->rows, at, n, row_stride(c->padded), c->dim, 0, LSA_KV_F32);
@@ -341,12 +342,14 @@ static int64_t measure(call *c)
 static int check(const call *c)
 {
     if (c->tokens < 0 || c->heads < 1 || c->dim < 1 || c->rope_dim < 0 || c->rope_dim > c->dim ||
-        c->own < 0 || c->window_size < 0)
+        c->own < 0 || c->window_size < 0 ||
+        (c->tokens && c->room < min(c->window_size + c->tokens - 1, c->own + c->tokens)))
         return lsa_fail(LSA_ESHAPE,
                         "attention: [%lld, %lld, %lld] queries, %lld rotated values, window of "
-                        "%lld at %lld",
+                        "%lld at %lld in a ring of %lld",
                         (long long)c->tokens, (long long)c->heads, (long long)c->dim,
-                        (long long)c->rope_dim, (long long)c->window_size, (long long)c->own);
+                        (long long)c->rope_dim, (long long)c->window_size, (long long)c->own,
+                        (long long)c->room);
     if (c->records && c->record_bytes == 0)
         return lsa_fail(LSA_EARG, "attention: record format %d is unknown", c->records->format);
     return LSA_OK;
@@ -378,14 +381,15 @@ static void attend_all(const call *c, float *workspace, int64_t threads)
 int lsa_attention_cpu(float *out, float *mass, const float *q, const float *window,
                       const float *sinks, const lsa_records *records, const int32_t *ids,
                       const int32_t *counts, int64_t tokens, int64_t heads, int64_t dim,
-                      int64_t rope_dim, int64_t own, int64_t window_size, int64_t id_stride,
-                      float scale, void *workspace, void *stream)
+                      int64_t rope_dim, int64_t room, int64_t own, int64_t window_size,
+                      int64_t id_stride, float scale, void *workspace, void *stream)
 {
     (void)stream;
     call c = {.out = out, .mass = records ? mass : NULL, .q = q, .window = window, .sinks = sinks};
     c.records = records, c.ids = ids, c.counts = counts;
     c.tokens = tokens, c.heads = heads, c.dim = dim, c.padded = round_up(dim, 16);
-    c.rope_dim = rope_dim, c.own = own, c.window_size = window_size, c.id_stride = id_stride;
+    c.rope_dim = rope_dim, c.room = room, c.own = own, c.window_size = window_size,
+    c.id_stride = id_stride;
     c.scale = scale, c.ops = lsa_attention_ops_now(), c.decode = lsa_attention_decode_now();
     c.record_bytes = records ? lsa_kv_record_bytes(records->format, dim, rope_dim) : 0;
     int rc = check(&c);
@@ -398,12 +402,70 @@ int lsa_attention_cpu(float *out, float *mass, const float *q, const float *wind
     return LSA_OK;
 }
 
+/* ---- spans ---- */
+
+/* One span's attention; counts of entries are written on the way. */
+static int attend_span(float *out, float *mass, const lsa_span *s, int64_t layer,
+                       const lsa_attending *a, void *workspace)
+{
+    const lsa_layer_store *store = &s->layers[layer];
+    int64_t from = s->progress->tokens, at = s->row * a->heads * a->dim, picks = s->row * a->k;
+    int with_ids = a->source == LSA_ATTEND_PICKED;
+    const lsa_records *records = with_ids && s->in_cells ? &store->hot : &store->cold;
+    if (a->source == LSA_ATTEND_WINDOW) records = NULL;
+    if (a->source == LSA_ATTEND_ENTRIES)
+        for (int64_t t = 0; t < s->rows; t++)
+            a->counts[s->row + t] = (int32_t)((from + t + 1) / a->rate);
+    return lsa_attention_cpu(out + at, mass && with_ids ? mass + picks : NULL, a->q + at,
+                             store->window.data, a->sinks, records,
+                             with_ids ? a->ids + picks : NULL, a->counts + s->row, s->rows,
+                             a->heads, a->dim, a->rope_dim, store->window.room, from,
+                             a->window_size, with_ids ? a->k : 0, a->scale, workspace, NULL);
+}
+
+static int64_t span_work(const lsa_span *s, const lsa_attending *a)
+{
+    int64_t records = a->source == LSA_ATTEND_WINDOW    ? 0
+                      : a->source == LSA_ATTEND_ENTRIES ? s->progress->tokens / a->rate
+                                                        : a->k;
+    return s->rows * (a->window_size + records) * (a->heads + 2) * a->dim / 24;
+}
+
+int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count, int64_t layer,
+                   const lsa_attending *attending, void *workspace, void *stream)
+{
+    (void)stream;
+    int64_t work = 0, most = 0, rows = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const lsa_span *s = &spans[i];
+        int64_t entries = (s->progress->tokens + s->rows) / (attending->rate ? attending->rate : 1);
+        work += span_work(s, attending);
+        if (attending->source == LSA_ATTEND_ENTRIES && entries > most) most = entries;
+        if (s->rows > rows) rows = s->rows;
+    }
+    if (attending->source != LSA_ATTEND_ENTRIES) most = attending->k;
+    int threads = count > 1 ? lsa_threads_for(work) : 1;
+    if (threads == 1) { /* one after the other, each with all threads */
+        for (int64_t i = 0; i < count; i++)
+            LSA_TRY(attend_span(out, mass, &spans[i], layer, attending, workspace));
+        return LSA_OK;
+    }
+    int64_t share =
+        round_up(scratch_floats(attending->heads, round_up(attending->dim, 16), most), 16);
+    lsa_failure failure = {0};
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t i = 0; i < count; i++) /* side by side: a thread of a team works alone */
+        lsa_failure_note(&failure, attend_span(out, mass, &spans[i], layer, attending,
+                                               (float *)workspace + omp_get_thread_num() * share));
+    return lsa_failure_raise(&failure);
+}
+
 int64_t lsa_attention_workspace(int64_t tokens, int64_t heads, int64_t dim, int64_t window_size,
                                 int64_t most_records)
 {
     (void)tokens, (void)window_size;
     int64_t padded = round_up(dim, 16), threads = lsa_threads();
-    int64_t floats = threads * scratch_floats(heads, padded, most_records);
+    int64_t floats = threads * round_up(scratch_floats(heads, padded, most_records), 16);
     if (threads > 1) floats += cut_floats(heads, padded, most_records);
     return round_up(floats * (int64_t)sizeof(float), 64);
 }

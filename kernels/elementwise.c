@@ -150,3 +150,10 @@ int lsa_unary_cpu(float *out, const float *a, int64_t n, int32_t op, void *strea
         unary_piece(out + from, a + from, n - from < PIECE ? n - from : PIECE, op);
     return LSA_OK;
 }
+
+int lsa_scale_cpu(float *x, float factor, int64_t n, void *stream)
+{
+    (void)stream;
+    for (int64_t i = 0; i < n; i++) x[i] *= factor;
+    return LSA_OK;
+}

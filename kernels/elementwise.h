@@ -24,4 +24,8 @@ lsa_unary_fn lsa_unary_cpu, lsa_unary_cuda;
 int lsa_binary_check(int64_t n, int64_t period, int32_t op);
 int lsa_unary_check(int64_t n, int32_t op);
 
+/* x[i] *= factor, for i < n. */
+typedef int lsa_scale_fn(float *x, float factor, int64_t n, void *stream);
+lsa_scale_fn lsa_scale_cpu;
+
 #endif

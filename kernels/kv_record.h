@@ -17,7 +17,7 @@ int64_t lsa_kv_record_bytes(int32_t format, int64_t dim, int64_t rope_dim);
 /* Where the records of one layer lie: record i is at
  * blocks[i >> block_shift] + (i & (2^block_shift - 1)) * stride + offset. */
 typedef struct lsa_records {
-    const uint8_t *const *blocks;
+    uint8_t *const *blocks;
     int64_t stride, offset;
     int32_t block_shift;
     int32_t format; /* LSA_KV_F32, LSA_KV_BF16, LSA_KV_FP8 */

@@ -16,6 +16,7 @@
 #include "kernels/ensemble.h"
 #include "kernels/entropy.h"
 #include "kernels/experts.h"
+#include "kernels/extend.h"
 #include "kernels/fold.h"
 #include "kernels/gemm.h"
 #include "kernels/golden_labels.h"
@@ -29,7 +30,9 @@
 #include "kernels/linear.h"
 #include "kernels/moe.h"
 #include "kernels/normal.h"
+#include "kernels/observe.h"
 #include "kernels/pages.h"
+#include "kernels/pick.h"
 #include "kernels/reduce.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rmsnorm_gradient.h"
@@ -53,6 +56,7 @@ typedef struct lsa_kernels {
     lsa_copy_fn *copy;
     lsa_binary_fn *binary;
     lsa_unary_fn *unary;
+    lsa_scale_fn *scale;
     lsa_reduce_fn *reduce;
     lsa_argmax_fn *argmax;
     lsa_where_fn *where;
@@ -117,6 +121,17 @@ typedef struct lsa_kernels {
     lsa_index_score_workspace_fn *index_score_workspace;
     lsa_attention_fn *attention;
     lsa_attention_workspace_fn *attention_workspace;
+
+    /* what sessions keep, and passes over their spans */
+    lsa_keep_rows_fn *keep_rows;
+    lsa_extend_fn *extend;
+    lsa_extend_workspace_fn *extend_workspace;
+    lsa_pick_fn *pick;
+    lsa_pick_workspace_fn *pick_workspace;
+    lsa_locate_fn *locate;
+    lsa_attend_fn *attend;
+    lsa_remember_fn *remember;
+    lsa_observe_fn *observe;
 
     /* tokens */
     lsa_sample_fn *sample;

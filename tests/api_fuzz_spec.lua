@@ -38,7 +38,8 @@ local EXCLUDED = {
   ["session.position"] = "inner", ["session.set_resident"] = "inner", ["session.drop_absent"] = "inner",
   ["session.coverage"] = "inner", ["session.hidden_state"] = "inner",
   ["session.index_scores"] = "inner", ["session.recent_queries"] = "inner", ["session.decoded_keys"] = "inner",
-  ["session.observations"] = "inner", ["session.token_tensor"] = "inner", ["session.last_logits"] = "inner",
+  ["session.observations"] = "inner", ["session.token_tensor"] = "inner", ["session.last_entropy"] = "inner",
+  ["session.reserve"] = "inner",
   ["session.demand_cells"] = "inner", ["session.chunk_bytes"] = "inner", ["session.join"] = "inner", ["session.draw"] = "inner",
   -- Sums that accounting.flops is made of; steps that trainer:step is made of; scoring for sessions and replay.
   ["accounting.constant"] = "inner", ["accounting.scoring"] = "inner", ["accounting.indexer_queries"] = "inner",

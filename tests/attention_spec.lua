@@ -27,7 +27,7 @@ local function new_records(format, n, dim, rope_dim, shift, seed)
   local r = {format = format, dim = dim, rope_dim = rope_dim, size = size, n = n, shift = shift, held = {}}
   r.offset, r.stride = seed % 3 * 4, size + seed % 2 * 8
   local count = math.max(1, math.ceil(n / 2 ^ shift))
-  r.blocks = support.buffer("const uint8_t *", count)
+  r.blocks = support.buffer("uint8_t *", count)
   for b = 0, count - 1 do
     local here = math.min(2 ^ shift, n - b * 2 ^ shift)
     local bytes = support.buffer("uint8_t", math.max(0, (here - 1) * r.stride + r.offset + size))
@@ -113,7 +113,7 @@ local function run(t, mass)
   local floats = ffi.cast("float *", workspace)
   for i = 0, tonumber(bytes) / 4 - 1 do floats[i] = 0 / 0 end    -- what is read before it is written shows
   check(C.lsa_attention_cpu(out, mass, t.q, t.window, t.sinks, t.records and t.records.c or nil, t.ids, t.counts,
-    t.tokens, t.heads, t.dim, t.rope_dim, t.own, t.window_size, t.id_stride or 0, t.scale, workspace, nil))
+    t.tokens, t.heads, t.dim, t.rope_dim, t.room or t.own + t.tokens, t.own, t.window_size, t.id_stride or 0, t.scale, workspace, nil))
   return out
 end
 
@@ -333,7 +333,7 @@ describe("attention", function()
   it("takes no queries and refuses what cannot be", function()
     local function rc(tokens, heads, dim, rope_dim, format)
       local records = ffi.new("lsa_records", {format = format})
-      return C.lsa_attention_cpu(nil, nil, nil, nil, nil, records, nil, nil, tokens, heads, dim, rope_dim, 0, 1, 0, 1, nil, nil)
+      return C.lsa_attention_cpu(nil, nil, nil, nil, nil, records, nil, nil, tokens, heads, dim, rope_dim, 1, 0, 1, 0, 1, nil, nil)
     end
     assert.equal(0, rc(0, 1, 16, 0, F32))
     assert.equal(C.LSA_ESHAPE, rc(1, 0, 16, 0, F32))

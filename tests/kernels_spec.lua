@@ -38,6 +38,9 @@ local function softmax(list)
   return out
 end
 
+-- Over the spans of a pass (kernels/span.h), which scripts do not have.
+local of_passes = {keep_rows = true, extend = true, pick = true, locate = true, attend = true, remember = true, observe = true}
+
 describe("lsa.tensor.kernels", function()
   it("has every kernel that a header declares", function()
     local missing = {}
@@ -45,7 +48,7 @@ describe("lsa.tensor.kernels", function()
     for path in listing:lines() do
       local file = assert(io.open(path))
       for name in file:read("*a"):gmatch "typedef int lsa_([%w_]+)_fn%(" do
-        if not kernels[name] then missing[#missing + 1] = name end
+        if not kernels[name] and not of_passes[name] then missing[#missing + 1] = name end
       end
       file:close()
     end

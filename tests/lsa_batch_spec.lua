@@ -332,7 +332,7 @@ describe("a batch", function()
     while b:step() > 0 do
       local s = b:session(2)
       if s and s:stats().steps == 4 then
-        copy = {s:fork(), b:result(2).tokens[4]}
+        copy = s:fork()
         says("the session is in a batch; save a fork of it", s.save, s, os.tmpname())
       end
     end
@@ -340,9 +340,9 @@ describe("a batch", function()
     assert.equal(base:logits():argmax(), b:result(whole).tokens[1])
     -- A fork of a batched session lives on by itself.
     assert.same({unpack(expected[3], 5, 8)}, (function()
-      local out, token = {}, copy[2]
+      local out, token = {}, copy:logits():argmax()
       for t = 1, 4 do
-        token = copy[1]:decode(token):argmax()
+        token = copy:decode(token):argmax()
         out[t] = token
       end
       return out

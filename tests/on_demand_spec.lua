@@ -178,8 +178,8 @@ describe("a session on demand", function()
     full:prefill(tokens(flash, 120, 1))
     s:prefill(tokens(flash, 120, 1))
     local failures = 0
-    for i, token in ipairs(tokens(flash, 60, 2)) do
-      C.lsa_memory_fail_after(i)
+    for i, token in ipairs(tokens(flash, 130, 2)) do
+      C.lsa_memory_fail_after(i % 7)
       local ok, logits = pcall(s.decode, s, token)
       C.lsa_memory_fail_after(-1)
       if not ok then
@@ -189,7 +189,7 @@ describe("a session on demand", function()
       end
       assert.is_true(bits(logits) == bits(full:decode(token)), "step " .. i)
     end
-    assert.is_true(failures > 10)
+    assert.is_true(failures >= 1) -- where memory is had for 64 steps; none of those can fail
   end)
 
   it("says what it does not go with", function()

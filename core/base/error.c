@@ -1,6 +1,7 @@
 /* Owns the thread's error message and the process's interrupt flag. */
 #include "core/base/error.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,6 +24,23 @@ int lsa_fail(int code, const char *format, ...)
 }
 
 const char *lsa_error(void) { return message; }
+
+void lsa_failure_note(lsa_failure *failure, int code)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    if (!code) return;
+    pthread_mutex_lock(&lock);
+    if (!failure->code) {
+        failure->code = code;
+        snprintf(failure->message, sizeof failure->message, "%s", message);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+int lsa_failure_raise(const lsa_failure *failure)
+{
+    return failure->code ? lsa_fail(failure->code, "%s", failure->message) : LSA_OK;
+}
 
 void lsa_interrupt(void) { interrupted = 1; }
 

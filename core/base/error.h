@@ -26,6 +26,16 @@ int lsa_fail(int code, const char *format, ...);
 /* The last message of this thread; "" when nothing failed. Valid until the next failure. */
 const char *lsa_error(void);
 
+/* A failure on any thread of a team: the first one and its message, kept for the thread that started the team.
+ * Start with zeros; note from any thread, with what a call returned there; raise when the team is done. */
+typedef struct lsa_failure {
+    int code;
+    char message[1024];
+} lsa_failure;
+
+void lsa_failure_note(lsa_failure *failure, int code);
+int lsa_failure_raise(const lsa_failure *failure);
+
 /* Ctrl-C: a signal handler sets the flag (async-signal-safe), long C calls poll it between pieces of
  * work and return LSA_EINTR, whoever handles the interrupt clears it. */
 void lsa_interrupt(void);

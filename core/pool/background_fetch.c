@@ -9,6 +9,7 @@
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/try.h"
 #include "core/pool/pool_state.h"
 
 enum { COPY_BYTES_NS = 8 /* of one thread, about: what is worth a second one */ };
@@ -65,6 +66,55 @@ static void fill_slot(void *context, int64_t i, const uint8_t *const *parts)
                    (size_t)f->plane[p].bytes);
 }
 
+/* The same as fill_slot for a chunk that memory has. */
+static void fill_from_memory(const lsa_pool *p, int64_t chunk, uint8_t *record, uint8_t *keys)
+{
+    const lsa_cold_tier *c = &p->cold;
+    int64_t bytes = c->plane[LSA_RECORDS].bytes;
+    memcpy(record, lsa_cold_tier_at(c, LSA_RECORDS, chunk), (size_t)bytes);
+    for (int64_t i = LSA_RECORDS + 1; keys && i < c->planes; i++)
+        if (c->plane[i].at >= 0)
+            memcpy(keys + c->plane[i].at - bytes, lsa_cold_tier_at(c, i, chunk),
+                   (size_t)c->plane[i].bytes);
+}
+
+/* What memory has of one unit's chunks, into its cell, whose memory is the pool's own. */
+static void fill_cell(const lsa_pool *p, int32_t unit, int32_t cell)
+{
+    const lsa_hot_tier *h = p->hot;
+    for (int64_t j = 0; j < p->unit && unit * p->unit + j < p->cold.count; j++) {
+        int64_t slot = cell * p->unit + j;
+        uint8_t *keys = h->keys.item ? (uint8_t *)lsa_cow_blocks_at(&h->keys, slot) : NULL;
+        fill_from_memory(p, unit * p->unit + j, (uint8_t *)lsa_cow_blocks_at(&h->records, slot),
+                         keys);
+    }
+}
+
+/* Cells that a fork shares become the pool's own. */
+static int own_cells(lsa_pool *p, const int32_t *cells, int64_t n)
+{
+    uint8_t *record, *keys;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < p->unit; j++)
+            LSA_TRY(lsa_hot_tier_open_slot(p->hot, cells[i] * p->unit + j, &record, &keys));
+    return LSA_OK;
+}
+
+static int fill_cells_from_memory(lsa_pool *p, const int32_t *units, const int32_t *cells,
+                                  int64_t n)
+{
+    int64_t bytes = n * p->unit * p->cold.plane[LSA_RECORDS].bytes;
+    int threads = lsa_threads_for(bytes / COPY_BYTES_NS);
+    LSA_TRY(own_cells(p, cells, n));
+    if (threads == 1) { /* a parallel region of one thread costs more than a chunk does */
+        for (int64_t i = 0; i < n; i++) fill_cell(p, units[i], cells[i]);
+        return LSA_OK;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < n; i++) fill_cell(p, units[i], cells[i]);
+    return LSA_OK;
+}
+
 /* Chunks that n units have. */
 static int64_t chunks_of(const lsa_pool *p, const int32_t *units, int64_t n)
 {
@@ -81,15 +131,13 @@ static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, i
                       int64_t *chunks)
 {
     filling f;
-    if (p->record == 0 && p->key == 0) {
-        if (chunks) *chunks = chunks_of(p, units, n);
-        return LSA_OK;
-    }
+    if (chunks) *chunks = chunks_of(p, units, n);
+    if (p->record == 0 && p->key == 0) return LSA_OK;
+    if (!lsa_pool_spilled(p)) return fill_cells_from_memory(p, units, cells, n);
     int rc = filling_open(&f, p, units, cells, n);
     if (rc) return rc;
     int threads = lsa_threads_for(f.count * f.record_bytes / COPY_BYTES_NS);
     rc = lsa_cold_tier_read(&p->cold, f.chunks, f.count, threads, fill_slot, &f);
-    if (chunks) *chunks = f.count;
     filling_free(&f);
     return rc;
 }
@@ -131,6 +179,24 @@ int lsa_pool_fetch(lsa_pool *p, const int32_t *units, int64_t n)
     return LSA_OK;
 }
 
+int lsa_pool_reserve(lsa_pool *p, int64_t chunks, int64_t cells)
+{
+    const lsa_hot_tier *h = p->hot;
+    int64_t begun = p->cold.count, unit = begun / p->unit;
+    if (cells > h->free_count) cells = h->free_count;
+    LSA_TRY(lsa_pool_unit_room(p, chunks));
+    LSA_TRY(lsa_cold_tier_reserve(&p->cold, chunks));
+    if (begun % p->unit && lsa_pool_has(p, unit)) /* what is born joins a cell that is there */
+        LSA_TRY(own_cells(p, &p->cell_of[unit], 1));
+    return own_cells(p, h->free_cells + h->free_count - cells, cells);
+}
+
+int lsa_pool_reserve_all_cells(lsa_pool *p)
+{
+    for (int32_t cell = 0; cell < p->hot->cells; cell++) LSA_TRY(own_cells(p, &cell, 1));
+    return LSA_OK;
+}
+
 int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
 {
     int rc = lsa_pool_check_chunk(p, chunk);
@@ -141,7 +207,11 @@ int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
         return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
     const int32_t *cell = lsa_hot_tier_next(p->hot, 1);
     int32_t first = (int32_t)unit;
-    if ((rc = fill_cells(p, &first, cell, 1, NULL))) return rc;
+    if (lsa_cold_tier_in_memory(&p->cold, unit * p->unit)) /* as the whole unit is, mostly */
+        rc = p->record || p->key ? fill_cells_from_memory(p, &first, cell, 1) : LSA_OK;
+    else
+        rc = fill_cells(p, &first, cell, 1, NULL);
+    if (rc) return rc;
     lsa_pool_place(p, cell, &first, 1);
     int64_t earlier =
         chunk % p->unit; /* chunks of the unit that were born before come from the cold tier */

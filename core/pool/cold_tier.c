@@ -277,6 +277,15 @@ static int own(lsa_cold_tier *c, int64_t segment)
     return rc;
 }
 
+int lsa_cold_tier_reserve(lsa_cold_tier *c, int64_t count)
+{
+    int rc = room_for(c, segments_of(count));
+    if (!rc && c->count % LSA_COLD_SEGMENT) rc = own(c, c->count / LSA_COLD_SEGMENT);
+    for (int64_t p = 0; !rc && p < c->planes; p++)
+        rc = lsa_cow_blocks_reserve(&c->plane[p].blocks, count);
+    return rc;
+}
+
 int lsa_cold_tier_resize(lsa_cold_tier *c, int64_t count)
 {
     int64_t old = c->count, segments = segments_of(old), begun = old / LSA_COLD_SEGMENT;

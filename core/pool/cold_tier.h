@@ -34,6 +34,9 @@ void lsa_cold_tier_free(lsa_cold_tier *cold);
 /* `out` (uninitialised) becomes an equal tier. */
 int lsa_cold_tier_fork(lsa_cold_tier *out, const lsa_cold_tier *cold);
 
+/* See lsa_cow_blocks_reserve: of all planes. */
+int lsa_cold_tier_reserve(lsa_cold_tier *cold, int64_t count);
+
 /* Makes `count` chunks: new ones zero. On failure nothing changes. */
 int lsa_cold_tier_resize(lsa_cold_tier *cold, int64_t count);
 

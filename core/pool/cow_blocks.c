@@ -80,14 +80,16 @@ static int room_for(lsa_cow_blocks *b, int64_t blocks)
 int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b)
 {
     lsa_cow_blocks_init(out, b->item, b->shift);
-    if (!b->blocks) return LSA_OK;
-    if (room_for(out, b->blocks)) {
+    int64_t blocks =
+        (b->count + ((int64_t)1 << b->shift) - 1) >> b->shift; /* without what is reserved */
+    if (!blocks) return LSA_OK;
+    if (room_for(out, blocks)) {
         lsa_cow_blocks_free(out);
         return LSA_ENOMEM;
     }
-    out->blocks = b->blocks;
+    out->blocks = blocks;
     out->count = b->count;
-    for (int64_t i = 0; i < b->blocks; i++) {
+    for (int64_t i = 0; i < blocks; i++) {
         place(out, i, b->held[i]);
         if (b->held[i]) atomic_fetch_add(&b->held[i]->references, 1);
     }
@@ -107,30 +109,55 @@ static int make_own(lsa_cow_blocks *b, int64_t i)
     return LSA_OK;
 }
 
-int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
+static int64_t blocks_of(const lsa_cow_blocks *b, int64_t count)
 {
-    int64_t per_block = (int64_t)1 << b->shift;
-    int64_t need = (count + per_block - 1) >> b->shift;
-    int64_t old = b->count;
-    if (count > old && old < b->blocks << b->shift) { /* the rest of the last block becomes items */
-        int64_t block = old >> b->shift;
-        if (make_own(b, block)) return LSA_ENOMEM;
-        int64_t end = (block + 1) << b->shift;
-        int64_t stop = count < end ? count : end;
-        memset(b->data[block] + (old - (block << b->shift)) * b->item, 0,
-               (size_t)((stop - old) * b->item));
-    }
-    if (room_for(b, need)) return LSA_ENOMEM;
-    while (b->blocks < need) {
+    return (count + ((int64_t)1 << b->shift) - 1) >> b->shift;
+}
+
+/* Blocks past the n-th are let go. */
+static void cut(lsa_cow_blocks *b, int64_t n)
+{
+    while (b->blocks > n) block_release(b->held[--b->blocks]);
+}
+
+static int add_blocks(lsa_cow_blocks *b, int64_t n)
+{
+    int64_t before = b->blocks;
+    if (room_for(b, n)) return LSA_ENOMEM;
+    while (b->blocks < n) {
         struct lsa_block *block = block_new(b);
-        if (!block) { /* as before: blocks beyond the old count hold nothing */
-            while (b->blocks > (old + per_block - 1) >> b->shift)
-                block_release(b->held[--b->blocks]);
+        if (!block) {
+            cut(b, before);
             return LSA_ENOMEM;
         }
         place(b, b->blocks++, block);
     }
-    while (b->blocks > need) block_release(b->held[--b->blocks]);
+    return LSA_OK;
+}
+
+int lsa_cow_blocks_reserve(lsa_cow_blocks *b, int64_t count)
+{
+    for (int64_t i = b->count >> b->shift; i < b->blocks; i++)
+        if (b->held[i] && make_own(b, i)) return LSA_ENOMEM;
+    if (add_blocks(b, blocks_of(b, count))) return LSA_ENOMEM;
+    b->reserved = count;
+    return LSA_OK;
+}
+
+int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
+{
+    int64_t old = b->count, have = b->blocks, need = blocks_of(b, count);
+    for (int64_t i = old; i < count && i >> b->shift < have;) { /* items in blocks that are there */
+        int64_t block = i >> b->shift, end = (block + 1) << b->shift;
+        if (make_own(b, block)) return LSA_ENOMEM;
+        if (end > count) end = count;
+        memset(b->data[block] + (i - (block << b->shift)) * b->item, 0,
+               (size_t)((end - i) * b->item));
+        i = end;
+    }
+    if (add_blocks(b, need)) return LSA_ENOMEM;
+    int64_t keep = blocks_of(b, b->reserved);
+    cut(b, need > keep ? need : keep);
     b->count = count;
     return LSA_OK;
 }

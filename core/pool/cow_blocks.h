@@ -5,10 +5,11 @@
 #include <stdint.h>
 
 typedef struct lsa_cow_blocks {
-    int64_t item;   /* bytes between items */
-    int64_t count;  /* items in use */
-    int64_t blocks; /* blocks held */
-    int64_t room;   /* pointers that `data` has room for */
+    int64_t item;     /* bytes between items */
+    int64_t count;    /* items in use */
+    int64_t blocks;   /* blocks held */
+    int64_t reserved; /* items for which blocks are held whatever the count */
+    int64_t room;     /* pointers that `data` has room for */
     uint8_t **
         data; /* [blocks], NULL where let go: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
     struct lsa_block **held; /* [blocks]: who shares them */
@@ -21,7 +22,11 @@ void lsa_cow_blocks_free(lsa_cow_blocks *b);
 /* `out` (uninitialised) becomes an equal array that shares all blocks of `b`. */
 int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b);
 
-/* Makes `count` items: new ones zeroed; blocks past the end are let go. On failure nothing changes. */
+/* From here on, until a fork: items below `count` that are new or written to take no memory, so that neither growing up to
+ * that many nor writing to the last ones can fail. On failure nothing changes. */
+int lsa_cow_blocks_reserve(lsa_cow_blocks *b, int64_t count);
+
+/* Makes `count` items: new ones zeroed; blocks past the end and past what is reserved are let go. On failure nothing changes. */
 int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count);
 
 /* Item i, to read. */

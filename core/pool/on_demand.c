@@ -24,6 +24,9 @@ static int room_for(lsa_on_demand *d, int64_t cells)
     int32_t *older = lsa_realloc(d->older, cells * (int64_t)sizeof *older);
     if (!older) return LSA_ENOMEM;
     d->older = older;
+    int32_t *absent = lsa_realloc(d->absent, cells * (int64_t)sizeof *absent);
+    if (!absent) return LSA_ENOMEM;
+    d->absent = absent;
     for (int64_t c = d->room; c < cells; c++) d->newer[c] = d->older[c] = (int32_t)c;
     d->room = cells;
     return LSA_OK;
@@ -81,6 +84,7 @@ void lsa_on_demand_free(lsa_on_demand *d)
     if (!d) return;
     lsa_free(d->newer);
     lsa_free(d->older);
+    lsa_free(d->absent);
     lsa_free(d);
 }
 
@@ -116,6 +120,12 @@ static int make_room(lsa_on_demand *d, lsa_pool *p, int64_t missing)
     return LSA_OK;
 }
 
+int lsa_on_demand_reserve(lsa_on_demand *d, lsa_pool *p)
+{
+    LSA_TRY(room_for(d, p->hot->cells));
+    return lsa_pool_reserve_all_cells(p);
+}
+
 int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int64_t n,
                       int64_t *hits)
 {
@@ -124,8 +134,7 @@ int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int6
         return lsa_fail(LSA_ESTATE, "on demand: %lld chunks at once, the hot pool has %lld cells",
                         (long long)n, (long long)p->hot->cells);
     LSA_TRY(room_for(d, p->hot->cells));
-    int32_t *absent = lsa_alloc(n * (int64_t)sizeof *absent);
-    if (!absent) return LSA_ENOMEM;
+    int32_t *absent = d->absent;
     for (int64_t i = 0; i < n; i++) {
         int32_t cell = p->cell_of[chunks[i]];
         if (cell == LSA_ABSENT) {
@@ -139,7 +148,6 @@ int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int6
     if (!rc) rc = lsa_pool_fetch(p, absent, missing);
     for (int64_t i = 0; !rc && i < missing; i++) put_first(d, p->cell_of[absent[i]]);
     if (!rc) *hits += found;
-    lsa_free(absent);
     return rc;
 }
 

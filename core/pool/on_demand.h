@@ -10,6 +10,7 @@ typedef struct lsa_on_demand {
     int32_t *newer,
         *older; /* [room]: neighbours by last use, NONE at an end; a cell that is not listed is its own newer one */
     int32_t newest, oldest;
+    int32_t *absent; /* [room]: chunks of a step that have no cell */
     int64_t room;
 } lsa_on_demand;
 
@@ -19,6 +20,9 @@ void lsa_on_demand_free(lsa_on_demand *demand);
 
 /* Of a fork of the pool, whose cells have the same numbers. */
 int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand);
+
+/* Memory for as many cells as the pool has, so that a step's use of them takes none. */
+int lsa_on_demand_reserve(lsa_on_demand *demand, struct lsa_pool *pool);
 
 /* Has n chunks (ascending) in cells: fetches those that have none, and *hits gains the number of the others. What leaves was
  * used before any of them. LSA_ESTATE when there are fewer cells than chunks. A failure loses no chunk. */

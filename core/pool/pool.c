@@ -176,18 +176,25 @@ static int clear_new(lsa_pool *p, int64_t from, int64_t to)
     return LSA_OK;
 }
 
+int lsa_pool_unit_room(lsa_pool *p, int64_t chunks)
+{
+    int64_t units = units_of(p, chunks);
+    if (units <= p->units_room) return LSA_OK;
+    int64_t room = units > 2 * p->units_room ? units : 2 * p->units_room;
+    int32_t *table = lsa_realloc(p->cell_of, room * (int64_t)sizeof *table);
+    if (!table) return LSA_ENOMEM;
+    p->cell_of = table;
+    p->units_room = room;
+    return LSA_OK;
+}
+
 int lsa_pool_resize(lsa_pool *p, int64_t chunks)
 {
     if (chunks < 0 || chunks > INT32_MAX)
         return lsa_fail(LSA_EARG, "pool: %lld chunks, at most %d", (long long)chunks, INT32_MAX);
     int64_t old_units = units_of(p, p->cold.count), units = units_of(p, chunks);
-    if (units > p->units_room) {
-        int64_t room = units > 2 * p->units_room ? units : 2 * p->units_room;
-        int32_t *table = lsa_realloc(p->cell_of, room * (int64_t)sizeof *table);
-        if (!table) return LSA_ENOMEM;
-        p->cell_of = table;
-        p->units_room = room;
-    }
+    int room = lsa_pool_unit_room(p, chunks);
+    if (room) return room;
     int64_t old = p->cold.count;
     int rc = lsa_cold_tier_resize(&p->cold, chunks);
     if (!rc) rc = clear_new(p, old, chunks);
@@ -298,7 +305,19 @@ void lsa_pool_slots(const lsa_pool *p, const int32_t *chunks, int64_t n, int32_t
 
 static lsa_records records_in(const lsa_cow_blocks *b, int64_t offset, int32_t format)
 {
-    return (lsa_records){(const uint8_t *const *)b->data, b->item, offset, b->shift, format};
+    return (lsa_records){(uint8_t *const *)b->data, b->item, offset, b->shift, format};
+}
+
+lsa_records lsa_pool_key_records(const lsa_pool *p, int64_t layer, int32_t format)
+{
+    return records_in(&p->cold.plane[LSA_RECORDS + 1 + layer].blocks, 0, format);
+}
+
+lsa_records lsa_pool_hot_key_records(const lsa_pool *p, int64_t layer, int32_t format)
+{
+    const lsa_cold_tier_plane *plane = &p->cold.plane[LSA_RECORDS + 1 + layer];
+    if (plane->at < 0) return (lsa_records){0};
+    return records_in(&p->hot->keys, plane->at - p->cold.plane[LSA_RECORDS].bytes, format);
 }
 
 lsa_records lsa_pool_cold_records(const lsa_pool *p, int64_t layer, int32_t format)

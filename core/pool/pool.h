@@ -51,6 +51,12 @@ int64_t lsa_pool_units(const lsa_pool *pool);
 /* Makes `chunks` chunks: new ones zero; units past the end lose their cells. */
 int lsa_pool_resize(lsa_pool *pool, int64_t chunks);
 
+/* Memory for what steps to come write: for as many as `chunks` chunks in all, and for the next `cells` free cells that they take.
+ * Until a fork, growing to so many chunks, adopting and publishing them cannot fail for want of memory. reserve_all_cells: every
+ * cell is the pool's own, so that fetching into any of them cannot either. */
+int lsa_pool_reserve(lsa_pool *pool, int64_t chunks, int64_t cells);
+int lsa_pool_reserve_all_cells(lsa_pool *pool);
+
 /* Sets the number of hot cells. LSA_ESTATE, naming both counts, when more are in use. */
 int lsa_pool_set_cells(lsa_pool *pool, int64_t cells);
 int64_t lsa_pool_cells(const lsa_pool *pool);
@@ -111,6 +117,10 @@ void lsa_pool_slots(const lsa_pool *pool, const int32_t *chunks, int64_t n, int3
  * one. */
 lsa_records lsa_pool_cold_records(const lsa_pool *pool, int64_t layer, int32_t format);
 lsa_records lsa_pool_hot_records(const lsa_pool *pool, int64_t layer, int32_t format);
+
+/* A layer's index keys likewise: by chunk, and by slot where cells have them (no blocks otherwise). */
+lsa_records lsa_pool_key_records(const lsa_pool *pool, int64_t layer, int32_t format);
+lsa_records lsa_pool_hot_key_records(const lsa_pool *pool, int64_t layer, int32_t format);
 
 /* Keys, packed. publish: of the n chunks from `first`, to the cold tier and to their cells. read: of the n chunks from
  * `first`, wherever they are. of_cells: of n chunks that have cells, in any order. */

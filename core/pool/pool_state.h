@@ -32,6 +32,7 @@ struct lsa_pool {
 /* pool.c */
 int lsa_pool_check_chunk(const lsa_pool *p, int64_t chunk);
 int lsa_pool_check_unit(const lsa_pool *p, int64_t unit);
+int lsa_pool_unit_room(lsa_pool *p, int64_t chunks);
 int64_t lsa_pool_slot(const lsa_pool *p, int64_t chunk);
 void lsa_pool_release_cell(lsa_pool *p, int64_t unit);
 

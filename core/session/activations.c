@@ -1,110 +1,83 @@
 /* Owns the working memory of a forward pass. */
 #include "core/session/activations.h"
 
-#include <omp.h>
 #include <string.h>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/session/session_state.h"
+#include "core/base/try.h"
+#include "core/session/session.h"
+#include "kernels/table.h"
 
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Adds an array to the scratch; 0 on failure. */
-static int array(lsa_activations *s, void *pointer, int64_t elements, int64_t size)
+/* One array: where its pointer is, and its bytes for a row. */
+typedef struct array {
+    void *pointer;
+    int64_t bytes;
+} array;
+
+enum { ARRAYS = 40 };
+
+static int arrays_of(lsa_activations *a, array out[ARRAYS])
 {
-    void *block = lsa_alloc(elements * size);
-    memcpy(pointer, &block, sizeof block);
-    s->bytes += elements * size;
-    return block != NULL;
+    const lsa_config *c = &a->model->config;
+    int64_t f = sizeof(float), d = c->hidden, hc = c->hc_mult, wide = c->heads * c->head_dim,
+            e = c->experts_per_token;
+    const array all[] = {
+        {&a->segments, sizeof *a->segments},
+        {&a->spans, sizeof *a->spans},
+        {&a->generators, sizeof *a->generators},
+        {&a->tokens, f},
+        {&a->positions, f},
+        {&a->streams, hc * d * f},
+        {&a->x, d * f},
+        {&a->y, d * f},
+        {&a->mix, (2 + hc) * hc * f},
+        {&a->post, hc * f},
+        {&a->comb, hc * hc * f},
+        {&a->q_low, c->q_rank * f},
+        {&a->q, wide * f},
+        {&a->attended, wide * f},
+        {&a->o_low, c->o_groups * c->o_rank * f},
+        {&a->window_kv, c->head_dim * f},
+        {&a->kv, 2 * c->head_dim * f},
+        {&a->kv_gate, 2 * c->head_dim * f},
+        {&a->index_kv, 2 * c->index_dim * f},
+        {&a->index_gate, 2 * c->index_dim * f},
+        {&a->entries, max(c->head_dim, c->index_dim) * f},
+        {&a->index_q, c->index_heads * c->index_dim * f},
+        {&a->index_w, c->index_heads * f},
+        {&a->main_table, c->rope_dim * f},
+        {&a->compress_table, c->rope_dim * f},
+        {&a->ids, max(1, c->index_topk) * f},
+        {&a->places, max(1, c->index_topk) * f},
+        {&a->mass, max(1, c->index_topk) * f},
+        {&a->counts, f},
+        {&a->router, c->experts * f},
+        {&a->expert_weights, e * f},
+        {&a->expert_ids, e * f},
+    };
+    memcpy(out, all, sizeof all);
+    return (int)(sizeof all / sizeof *all);
 }
 
-static int64_t widest_expert(const lsa_model *m)
+static void *pointer_at(const array *a)
 {
-    return m->config.moe_hidden * max(1, m->config.shared_experts);
+    void *block;
+    memcpy(&block, a->pointer, sizeof block);
+    return block;
 }
 
-static int allocate(lsa_activations *s)
+static void activations_free(lsa_activations *a)
 {
-    const lsa_config *c = &s->model->config;
-    int64_t p = s->piece, d = c->hidden, hc = c->hc_mult, wide = c->heads * c->head_dim;
-    int64_t dim = max(c->head_dim, c->index_dim), k = max(1, c->index_topk);
-    s->entry_dim = dim;
-    s->record = dim * (int64_t)sizeof(float) + 64;
-    int64_t f = sizeof(float), e = c->experts_per_token, inner = widest_expert(s->model);
-    return array(s, &s->streams, p * hc * d, f) && array(s, &s->x, p * d, f) &&
-           array(s, &s->y, p * d, f) && array(s, &s->mix, p * (2 + hc) * hc, f) &&
-           array(s, &s->post, p * hc, f) && array(s, &s->comb, p * hc * hc, f) &&
-           array(s, &s->q_low, p * c->q_rank, f) && array(s, &s->q, p * wide, f) &&
-           array(s, &s->attended, p * wide, f) &&
-           array(s, &s->o_low, p * c->o_groups * c->o_rank, f) && array(s, &s->tokens, p, f) &&
-           array(s, &s->window_kv, p * c->head_dim, f) &&
-           array(s, &s->kv, p * 2 * c->head_dim, f) &&
-           array(s, &s->kv_gate, p * 2 * c->head_dim, f) &&
-           array(s, &s->index_kv, p * 2 * c->index_dim, f) &&
-           array(s, &s->index_gate, p * 2 * c->index_dim, f) &&
-           array(s, &s->entries, p * s->entry_dim, f) && array(s, &s->records, p * s->record, 1) &&
-           array(s, &s->index_q, p * c->index_heads * c->index_dim, f) &&
-           array(s, &s->index_w, p * c->index_heads, f) &&
-           array(s, &s->main_table, p * c->rope_dim, f) &&
-           array(s, &s->compress_table, p * c->rope_dim, f) &&
-           array(s, &s->entry_table, p * c->rope_dim, f) && array(s, &s->positions, p, f) &&
-           array(s, &s->entry_positions, p, f) && array(s, &s->ids, p * k, f) &&
-           array(s, &s->places, p * k, f) && array(s, &s->counts, p, f) &&
-           array(s, &s->mass, p * k, f) && array(s, &s->router, p * c->experts, f) &&
-           array(s, &s->expert_weights, p * e, f) && array(s, &s->expert_ids, p * e, f) &&
-           array(s, &s->fixed, p * e, f) && array(s, &s->members, p, f) &&
-           array(s, &s->gathered, p * d, f) && array(s, &s->gate, p * inner, f) &&
-           array(s, &s->up, p * inner, f) && array(s, &s->down, p * d, f);
-}
-
-static void scratch_free(lsa_activations *s)
-{
-    void *all[] = {s->streams,
-                   s->x,
-                   s->y,
-                   s->mix,
-                   s->post,
-                   s->comb,
-                   s->q_low,
-                   s->q,
-                   s->attended,
-                   s->o_low,
-                   s->entries,
-                   s->records,
-                   s->index_q,
-                   s->index_w,
-                   s->main_table,
-                   s->compress_table,
-                   s->entry_table,
-                   s->positions,
-                   s->entry_positions,
-                   s->ids,
-                   s->places,
-                   s->counts,
-                   s->mass,
-                   s->router,
-                   s->expert_weights,
-                   s->expert_ids,
-                   s->fixed,
-                   s->members,
-                   s->gathered,
-                   s->gate,
-                   s->up,
-                   s->down,
-                   s->tokens,
-                   s->window_kv,
-                   s->kv,
-                   s->kv_gate,
-                   s->index_kv,
-                   s->index_gate,
-                   s->logits};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) lsa_free(all[i]);
-    for (int i = 0; s->workspaces && i < s->threads; i++) lsa_free(s->workspaces[i].data);
-    lsa_free(s->workspaces);
-    lsa_level2_scratch_free(s);
-    lsa_free(s);
+    array all[ARRAYS];
+    int n = arrays_of(a, all);
+    for (int i = 0; i < n; i++) lsa_free(pointer_at(&all[i]));
+    lsa_free(a->logits);
+    lsa_free(a->workspace);
+    lsa_free(a);
 }
 
 int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t piece)
@@ -112,55 +85,122 @@ int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t p
     if (piece < 1 || piece > 1 << 16)
         return lsa_fail(LSA_EARG, "session: pieces of %lld tokens, 1 to 65536 are possible",
                         (long long)piece);
-    lsa_activations *s = lsa_alloc_zero(sizeof *s);
-    if (!s) return LSA_ENOMEM;
-    atomic_init(&s->references, 1);
-    s->model = model;
-    s->piece = piece;
-    s->threads = lsa_threads();
-    s->workspaces = lsa_alloc_zero(s->threads * (int64_t)sizeof *s->workspaces);
-    if (!s->workspaces || !allocate(s) || (model->config.csa_layers && lsa_level2_scratch_new(s))) {
-        scratch_free(s);
-        return LSA_ENOMEM;
+    lsa_activations *a = lsa_alloc_zero(sizeof *a);
+    if (!a) return LSA_ENOMEM;
+    atomic_init(&a->references, 1);
+    a->model = model;
+    a->piece = piece;
+    array all[ARRAYS];
+    int n = arrays_of(a, all), rc = LSA_OK;
+    for (int i = 0; !rc && i < n; i++) {
+        void *block = lsa_alloc(piece * all[i].bytes);
+        memcpy(all[i].pointer, &block, sizeof block);
+        a->bytes += piece * all[i].bytes;
+        if (!block) rc = LSA_ENOMEM;
     }
-    *out = s;
+    if (rc) {
+        activations_free(a);
+        return rc;
+    }
+    *out = a;
     return LSA_OK;
 }
 
-void lsa_activations_retain(lsa_activations *s) { atomic_fetch_add(&s->references, 1); }
+void lsa_activations_retain(lsa_activations *a) { atomic_fetch_add(&a->references, 1); }
 
-void lsa_activations_release(lsa_activations *s)
+void lsa_activations_release(lsa_activations *a)
 {
-    if (s && atomic_fetch_sub(&s->references, 1) == 1) scratch_free(s);
+    if (a && atomic_fetch_sub(&a->references, 1) == 1) activations_free(a);
 }
 
-int64_t lsa_activations_bytes(const lsa_activations *s)
+int64_t lsa_activations_bytes(const lsa_activations *a)
 {
-    int64_t bytes = s->bytes + s->logit_rows * s->model->config.vocab * (int64_t)sizeof(float);
-    for (int i = 0; i < s->threads; i++) bytes += s->workspaces[i].bytes;
-    return bytes;
+    return a->bytes + a->logit_rows * a->model->config.vocab * (int64_t)sizeof(float) +
+           a->workspace_bytes;
 }
 
-int64_t lsa_activations_piece(const lsa_activations *s) { return s->piece; }
+int64_t lsa_activations_piece(const lsa_activations *a) { return a->piece; }
 
-void *lsa_activations_workspace(lsa_activations *s, int64_t bytes)
+/* ---- workspace ---- */
+
+static int64_t linear_most(const lsa_kernels *k, const lsa_weight *const *weights, int n,
+                           int64_t rows, int32_t compute)
 {
-    lsa_workspace *own = &s->workspaces[omp_get_thread_num()];
-    if (bytes <= own->bytes) return own->data;
-    void *larger = lsa_alloc(bytes);
-    if (!larger) return NULL;
-    lsa_free(own->data);
-    *own = (lsa_workspace){larger, bytes};
-    return larger;
+    int64_t most = 0;
+    for (int i = 0; i < n; i++)
+        if (weights[i]->data)
+            most = max(most, k->linear_workspace(weights[i], rows, weights[i]->rows, compute));
+    return most;
 }
 
-float *lsa_activations_logits(lsa_activations *s, int64_t rows)
+static int64_t layer_workspace(const lsa_kernels *k, const lsa_config *c, const lsa_layer *l,
+                               int64_t rows, int32_t compute)
 {
-    if (rows <= s->logit_rows) return s->logits;
-    float *larger = lsa_alloc(rows * s->model->config.vocab * (int64_t)sizeof *larger);
-    if (!larger) return NULL;
-    lsa_free(s->logits);
-    s->logits = larger;
-    s->logit_rows = rows;
-    return larger;
+    const lsa_weight *weights[] = {&l->attn_hc.fn,
+                                   &l->ffn_hc.fn,
+                                   &l->q_a,
+                                   &l->q_b,
+                                   &l->kv,
+                                   &l->o_b,
+                                   &l->compressor.kv,
+                                   &l->compressor.gate,
+                                   &l->index_keys.kv,
+                                   &l->index_keys.gate,
+                                   &l->index_q_b,
+                                   &l->index_weights,
+                                   &l->router};
+    int64_t most = linear_most(k, weights, sizeof weights / sizeof *weights, rows, compute);
+    most = max(most, k->linear_workspace(&l->o_a, rows, c->o_rank, compute));
+    return max(most, k->experts_workspace(l->experts, c->shared_experts ? &l->shared : NULL, rows,
+                                          c->hidden, c->experts, c->experts_per_token, compute));
+}
+
+static int64_t most_workspace(const lsa_kernels *k, const lsa_model *m, int64_t rows,
+                              int64_t records, int64_t logit_rows)
+{
+    const lsa_config *c = &m->config;
+    int64_t most = 0;
+    for (int32_t compute = LSA_COMPUTE_F32; compute <= LSA_COMPUTE_BF16; compute++) {
+        const lsa_weight *head[] = {&m->hc_head.fn, &m->head};
+        most = max(most, linear_most(k, head, 2, max(rows, logit_rows), compute));
+        for (int64_t i = 0; i < c->layers; i++)
+            most = max(most, layer_workspace(k, c, &m->layers[i], rows, compute));
+        for (int32_t format = LSA_KV_F32; c->csa_layers && format <= LSA_KV_FP8; format++)
+            most = max(most, k->pick_workspace(c->index_topk, c->index_heads, c->index_dim, format,
+                                               compute));
+    }
+    most = max(most, k->attention_workspace(rows, c->heads, c->head_dim, c->window, records));
+    most = max(most, k->extend_workspace(rows, c->csa_rate, c->head_dim, c->rope_dim, 1));
+    most = max(most, k->extend_workspace(rows, c->hca_rate, c->head_dim, c->rope_dim, 0));
+    return max(most, k->extend_workspace(rows, c->csa_rate, c->index_dim, c->rope_dim, 1));
+}
+
+int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, int64_t logit_rows)
+{
+    int threads = lsa_threads();
+    if (logit_rows > a->logit_rows) {
+        int64_t row = a->model->config.vocab * (int64_t)sizeof(float);
+        float *larger = lsa_alloc(logit_rows * row);
+        if (!larger) return LSA_ENOMEM;
+        lsa_free(a->logits);
+        a->logits = larger;
+        a->logit_rows = logit_rows;
+    }
+    records = max(records, a->model->config.index_topk);
+    if (rows <= a->rows && records <= a->records && threads <= a->threads) return LSA_OK;
+    rows = max(rows, a->rows);
+    records = records <= a->records ? a->records : max(records, 2 * a->records);
+    threads = threads > a->threads ? threads : a->threads;
+    int64_t bytes = most_workspace(&lsa_kernels_cpu, a->model, rows, records, rows);
+    if (bytes > a->workspace_bytes) {
+        void *larger = lsa_alloc(bytes);
+        if (!larger) return LSA_ENOMEM;
+        lsa_free(a->workspace);
+        a->workspace = larger;
+        a->workspace_bytes = bytes;
+    }
+    a->rows = rows;
+    a->records = records;
+    a->threads = threads;
+    return LSA_OK;
 }

@@ -1,70 +1,65 @@
-/* Private: the working memory of a forward pass, for pieces of up to `piece` tokens. */
+/* Private: the working memory of a forward pass, for up to `piece` rows: activations, the spans of the pass, and the workspace
+ * of whichever kernel runs. Grows only when it is told for what. */
 #ifndef LSA_ACTIVATIONS_H
 #define LSA_ACTIVATIONS_H
 #include <stdatomic.h>
 
 #include "core/model/model.h"
+#include "kernels/span.h"
 
-enum { LSA_LEVEL2_QUERIES = 32 };
+enum { LSA_SEGMENT_MESSAGE = 256 };
 
-/* One thread's share of Level 2. */
-typedef struct lsa_level2_scratch {
-    float *scores, *values;
-    int32_t *ids;
-    void *workspace;
-} lsa_level2_scratch;
+typedef struct lsa_segment {
+    struct lsa_session *s;
+    const int32_t *tokens; /* [n] */
+    int64_t n, row;        /* its rows in the pass: row .. row + n - 1 */
+    int64_t from, end;     /* positions from .. end-1 */
+    int among_residents;   /* Level 2 chooses among residents */
+    int64_t of;            /* which of the caller's sessions it is */
+    int64_t hits;          /* on demand: picks that had a cell */
+    int code;              /* of its own failure: the other segments go on without it */
+    char message[LSA_SEGMENT_MESSAGE];
+} lsa_segment;
 
-/* One thread's memory for whichever kernel runs. */
-typedef struct lsa_workspace {
-    void *data;
-    int64_t bytes;
-} lsa_workspace;
-
-/* P tokens, D hidden, H heads, Dh head_dim, R rope_dim, E experts, I the widest expert. */
+/* P rows, D hidden, H heads, Dh head_dim, R rope_dim, E experts. */
 typedef struct lsa_activations {
     atomic_int references;
     const lsa_model *model;
     int64_t piece, bytes;
-    int threads;
-    float *streams;               /* [P, hc, D] */
-    float *x, *y;                 /* [P, D] */
-    float *mix, *post, *comb;     /* [P, (2 + hc) hc], [P, hc], [P, hc, hc] */
-    float *q_low;                 /* [P, q_rank] */
-    float *q, *attended;          /* [P, H, Dh] */
-    float *o_low;                 /* [P, o_groups, o_rank] */
-    int32_t *tokens;              /* [P] */
-    float *window_kv;             /* [P, Dh] */
-    float *kv, *kv_gate;          /* [P, 2 Dh]: what compressors take; HCA: [P, Dh] */
-    float *index_kv, *index_gate; /* [P, 2 index_dim] */
-    float *entries;               /* [P, entry_dim]: entry_dim is max(Dh, index_dim) */
-    uint8_t *records;             /* the same, encoded: [P, record] bytes */
-    int64_t entry_dim, record;
-    float *index_q, *index_w; /* [P, index_heads, index_dim], [P, index_heads] */
-    float *main_table, *compress_table, *entry_table; /* [P, R] */
-    int32_t *positions, *entry_positions;             /* [P]: those of the tables' rows */
-    int32_t *ids, *counts;                            /* [P, index_topk], [P] */
-    int32_t *places;                                  /* [P, index_topk] */
-    float *mass;                                      /* [P, index_topk] */
-    float *router, *expert_weights;                   /* [P, E], [P, experts_per_token] */
-    int32_t *expert_ids, *fixed;                      /* [P, experts_per_token] */
-    int32_t *members;                                 /* [P]: tokens of one expert */
-    float *gathered;                                  /* [P, D] */
-    float *gate, *up;                                 /* [P, I] */
-    float *down;                                      /* [P, D] */
-    float *logits; /* [., vocab]: of a batch, as many rows as the largest had */
+    lsa_segment *segments;              /* [P] */
+    lsa_span *spans;                    /* [P] */
+    uint64_t *generators;               /* [P]: of rows that drew a token, until it is taken */
+    int32_t *tokens, *positions;        /* [P] */
+    float *streams;                     /* [P, hc, D] */
+    float *x, *y;                       /* [P, D] */
+    float *mix, *post, *comb;           /* [P, (2 + hc) hc], [P, hc], [P, hc, hc] */
+    float *q_low;                       /* [P, q_rank] */
+    float *q, *attended;                /* [P, H, Dh] */
+    float *o_low;                       /* [P, o_groups, o_rank] */
+    float *window_kv;                   /* [P, Dh] */
+    float *kv, *kv_gate;                /* [P, 2 Dh]: what compressors take; HCA: [P, Dh] */
+    float *index_kv, *index_gate;       /* [P, 2 index_dim] */
+    float *entries;                     /* [P, max(Dh, index_dim)] */
+    float *index_q, *index_w;           /* [P, index_heads, index_dim], [P, index_heads] */
+    float *main_table, *compress_table; /* [P, R] */
+    int32_t *ids, *places, *counts;     /* [P, index_topk] twice, [P] */
+    float *mass;                        /* [P, index_topk] */
+    float *router, *expert_weights;     /* [P, E], [P, experts_per_token] */
+    int32_t *expert_ids;                /* [P, experts_per_token] */
+    float *logits;                      /* [logit_rows, vocab] */
     int64_t logit_rows;
-    lsa_workspace *workspaces;  /* [threads] */
-    lsa_level2_scratch *level2; /* [threads] */
-    float *row;                 /* scores of one query */
+    void *workspace;
+    int64_t workspace_bytes;
+    int64_t rows,
+        records; /* what the workspace is for: rows of a pass, records that a query attends to, */
+    int threads; /* and threads */
 } lsa_activations;
 
-int lsa_level2_scratch_new(lsa_activations *scratch);
-void lsa_level2_scratch_free(lsa_activations *scratch);
+/* Takes a reference. */
+void lsa_activations_retain(lsa_activations *activations);
 
-/* At least `bytes` of workspace for the calling thread of a team (or for the one outside of teams), or NULL. */
-void *lsa_activations_workspace(lsa_activations *scratch, int64_t bytes);
-
-/* [rows, vocab], or NULL. */
-float *lsa_activations_logits(lsa_activations *scratch, int64_t rows);
+/* Workspace for passes of `rows` rows whose queries attend to at most `records` records, and logits [logit_rows, vocab]. */
+int lsa_activations_reserve(lsa_activations *activations, int64_t rows, int64_t records,
+                            int64_t logit_rows);
 
 #endif

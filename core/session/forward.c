@@ -1,30 +1,22 @@
-/* The forward pass: DeepSeek-V4 as its report gives it, layer by layer, over the rows of all
- * segments. */
+/* The forward pass: DeepSeek-V4 as its report gives it, layer by layer, over the rows of all segments. One list of contract
+ * calls through the kernel table: between them nothing reads what they compute, takes memory or branches on data; but for
+ * chunks fetched on demand, which Level 2's picks name. */
 #include "core/session/forward.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "core/base/cpu.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "kernels/convert.h"
-#include "kernels/hyper_connection.h"
-#include "kernels/moe.h"
-#include "kernels/rmsnorm.h"
-#include "kernels/rope.h"
+#include "core/base/try.h"
 
 /* y [n, rows] = x [n, w->cols] W^T, for rows row_from .. of the weight. */
 static int linear_rows(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n,
                        int64_t row_from, int64_t rows, int64_t x_stride, int64_t y_stride)
 {
-    int64_t bytes = lsa_linear_workspace(w, n, rows, p->compute);
-    void *workspace = lsa_activations_workspace(p->w, bytes);
-    if (bytes && !workspace) return LSA_ENOMEM;
-    return lsa_linear_cpu(y, x, w, n, row_from, rows, x_stride, y_stride, p->compute, workspace,
-                          NULL);
+    return p->k->linear(y, x, w, n, row_from, rows, x_stride, y_stride, p->compute, p->w->workspace,
+                        p->stream);
 }
 
 static int linear(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n)
@@ -32,10 +24,27 @@ static int linear(lsa_pass *p, float *y, const float *x, const lsa_weight *w, in
     return linear_rows(p, y, x, w, n, 0, w->rows, w->cols, w->rows);
 }
 
-int lsa_traced(const lsa_pass *p, int64_t layer, const char *name, const float *data, int64_t rows,
-               int64_t cols)
+static int rmsnorm(lsa_pass *p, float *x, const float *weight, int64_t rows, int64_t dim)
+{
+    return p->k->rmsnorm(x, x, weight, rows, dim, p->c->norm_eps, p->stream);
+}
+
+static int rope(lsa_pass *p, float *x, const float *table, int64_t heads, int64_t dim,
+                int32_t inverse)
+{
+    return p->k->rope(x, table, p->n, heads, dim, p->c->rope_dim, inverse, p->stream);
+}
+
+static int traced(const lsa_pass *p, int64_t layer, const char *name, const float *data,
+                  int64_t rows, int64_t cols)
 {
     return p->trace ? lsa_trace_rows(p->trace, layer, name, data, rows, cols) : LSA_OK;
+}
+
+/* Rows that a pass of one segment completes windows with: for traces. */
+static int64_t fresh(const lsa_pass *p, int64_t rate)
+{
+    return p->segments[0].end / rate - p->segments[0].from / rate;
 }
 
 /* ---- segments ---- */
@@ -46,29 +55,6 @@ static void note(lsa_segment *g, int rc)
     if (!rc) return;
     g->code = rc;
     snprintf(g->message, sizeof g->message, "%s", lsa_error());
-}
-
-/* One nanosecond's worth a unit: what a segment does in a layer, as lsa_threads_for wants it. */
-static int64_t segment_work(const lsa_pass *p)
-{
-    const lsa_config *c = p->c;
-    return 4000 + (c->window + c->index_topk) * c->heads * c->head_dim / 24;
-}
-
-static void attend_one(lsa_pass *p, lsa_segment *g, int64_t layer, const float *x)
-{
-    int64_t wide = p->c->heads * p->c->head_dim;
-    if (!g->code) note(g, lsa_segment_attend(p, g, layer, x));
-    if (g->code) memset(p->w->attended + g->row * wide, 0, (size_t)(g->n * wide) * sizeof(float));
-}
-
-/* One after the other, each with all threads, or side by side. */
-static void attend_segments(lsa_pass *p, int64_t layer, const float *x)
-{
-    int threads = p->count > 1 ? lsa_threads_for(p->count * segment_work(p)) : 1;
-    if (threads > p->w->threads) threads = p->w->threads;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-    for (int64_t i = 0; i < p->count; i++) attend_one(p, &p->segments[i], layer, x);
 }
 
 static int64_t alive(const lsa_pass *p)
@@ -96,12 +82,13 @@ static int project_index(lsa_pass *p, int64_t layer, const float *x)
     int64_t heads = c->index_heads, dim = c->index_dim;
     LSA_TRY(project_compressor(p, w->index_kv, w->index_gate, &weights->index_keys, x));
     LSA_TRY(linear(p, w->index_q, w->q_low, &weights->index_q_b, p->n));
-    LSA_TRY(lsa_rope_cpu(w->index_q, w->compress_table, p->n, heads, dim, c->rope_dim, 0, NULL));
-    LSA_TRY(lsa_traced(p, layer, "index_query", w->index_q, p->n, heads * dim));
+    LSA_TRY(rope(p, w->index_q, w->compress_table, heads, dim, 0));
+    LSA_TRY(traced(p, layer, "index_query", w->index_q, p->n, heads * dim));
     LSA_TRY(linear(p, w->index_w, x, &weights->index_weights, p->n));
     float scale = 1.0f / sqrtf((float)dim) / sqrtf((float)heads);
-    for (int64_t i = 0; i < p->n * heads; i++) w->index_w[i] *= scale;
-    return LSA_OK;
+    LSA_TRY(p->k->scale(w->index_w, scale, p->n * heads, p->stream));
+    if (p->kv_format != LSA_KV_FP8) return LSA_OK; /* keys are not rotated */
+    return p->k->hadamard(w->index_q, p->n * heads, dim, p->stream);
 }
 
 /* Queries, window keys and what compressors and indexer take, of all rows. */
@@ -112,18 +99,144 @@ static int project(lsa_pass *p, int64_t layer, const float *x, const float *tabl
     const lsa_layer *weights = &p->model->layers[layer];
     int64_t n = p->n, type = c->layer_type[layer];
     LSA_TRY(linear(p, w->q_low, x, &weights->q_a, n));
-    LSA_TRY(
-        lsa_rmsnorm_cpu(w->q_low, w->q_low, weights->q_a_norm, n, c->q_rank, c->norm_eps, NULL));
+    LSA_TRY(rmsnorm(p, w->q_low, weights->q_a_norm, n, c->q_rank));
     LSA_TRY(linear(p, w->q, w->q_low, &weights->q_b, n));
-    LSA_TRY(lsa_rmsnorm_cpu(w->q, w->q, NULL, n * c->heads, c->head_dim, c->norm_eps, NULL));
-    LSA_TRY(lsa_rope_cpu(w->q, table, n, c->heads, c->head_dim, c->rope_dim, 0, NULL));
+    LSA_TRY(rmsnorm(p, w->q, NULL, n * c->heads, c->head_dim));
+    LSA_TRY(rope(p, w->q, table, c->heads, c->head_dim, 0));
     LSA_TRY(linear(p, w->window_kv, x, &weights->kv, n));
-    LSA_TRY(lsa_rmsnorm_cpu(w->window_kv, w->window_kv, weights->kv_norm, n, c->head_dim,
-                            c->norm_eps, NULL));
-    LSA_TRY(lsa_rope_cpu(w->window_kv, table, n, 1, c->head_dim, c->rope_dim, 0, NULL));
+    LSA_TRY(rmsnorm(p, w->window_kv, weights->kv_norm, n, c->head_dim));
+    LSA_TRY(rope(p, w->window_kv, table, 1, c->head_dim, 0));
     if (type != LSA_LAYER_SLIDING)
         LSA_TRY(project_compressor(p, w->kv, w->kv_gate, &weights->compressor, x));
     return type == LSA_LAYER_CSA ? project_index(p, layer, x) : LSA_OK;
+}
+
+static int keep_rows(lsa_pass *p, int64_t layer, int32_t what, const float *rows, int64_t width)
+{
+    return p->k->keep_rows(p->w->spans, p->count, layer, what, rows, width, p->stream);
+}
+
+/* Entries of the windows that are complete now, or their index keys. */
+static int extend(lsa_pass *p, int64_t layer, int32_t what)
+{
+    const lsa_config *c = p->c;
+    lsa_activations *w = p->w;
+    const lsa_layer *weights = &p->model->layers[layer];
+    int csa = c->layer_type[layer] == LSA_LAYER_CSA, keys = what == LSA_EXTEND_KEYS;
+    const lsa_compressor_weights *cw = keys ? &weights->index_keys : &weights->compressor;
+    lsa_extension x = {.what = what,
+                       .format = p->kv_format,
+                       .rate = csa ? c->csa_rate : c->hca_rate,
+                       .dim = keys ? c->index_dim : c->head_dim,
+                       .overlap = csa,
+                       .bias = cw->bias,
+                       .norm = cw->norm,
+                       .inv_freq = p->model->compress_freq,
+                       .rope_dim = c->rope_dim,
+                       .norm_eps = c->norm_eps,
+                       .kv = keys ? w->index_kv : w->kv,
+                       .gate = keys ? w->index_gate : w->kv_gate};
+    LSA_TRY(p->k->extend(w->entries, w->spans, p->count, layer, &x, w->workspace, p->stream));
+    if (!p->trace) return LSA_OK;
+    return traced(p, layer, keys ? "index_keys" : "entries", w->entries, fresh(p, x.rate), x.dim);
+}
+
+/* A row's picks end it: what is not there, -1 and -inf, comes first. ids or values is NULL. */
+static int traced_picks(const lsa_pass *p, int64_t layer, const char *name, const int32_t *ids,
+                        const float *values)
+{
+    if (!lsa_trace_wants(p->trace, layer, name)) return LSA_OK;
+    int64_t k = p->c->index_topk;
+    float *rows = lsa_alloc(p->n * k * (int64_t)sizeof *rows);
+    if (!rows) return LSA_ENOMEM;
+    for (int64_t t = 0; t < p->n; t++)
+        for (int64_t j = 0, none = k - p->w->counts[t]; j < k; j++)
+            rows[t * k + j] = ids ? (j < none ? -1.0f : (float)ids[t * k + j - none])
+                                  : (j < none ? -INFINITY : values[t * k + j - none]);
+    int rc = lsa_trace_rows(p->trace, layer, name, rows, p->n, k);
+    lsa_free(rows);
+    return rc;
+}
+
+/* Index scores of the segment's tokens against all chunks. */
+static int traced_scores(const lsa_pass *p, int64_t layer)
+{
+    if (!lsa_trace_wants(p->trace, layer, "index_scores")) return LSA_OK;
+    const lsa_segment *g = &p->segments[0];
+    int64_t chunks = g->end / p->c->csa_rate;
+    float *scores = lsa_alloc(g->n * chunks * (int64_t)sizeof *scores);
+    if (!scores) return LSA_ENOMEM;
+    int rc = lsa_session_scores_of(g->s, lsa_csa_ordinal(p->c, layer), p->w->index_q, p->w->index_w,
+                                   g->n, p->c->index_heads, chunks, scores);
+    if (!rc) rc = lsa_trace_rows(p->trace, layer, "index_scores", scores, g->n, chunks);
+    lsa_free(scores);
+    return rc;
+}
+
+/* Level 2's picks, as places. */
+static int pick(lsa_pass *p, int64_t layer)
+{
+    const lsa_config *c = p->c;
+    lsa_activations *w = p->w;
+    lsa_picking picking = {w->index_q,    w->index_w,  c->index_heads, c->index_dim,
+                           c->index_topk, c->csa_rate, p->kv_format,   p->compute};
+    /* Attention fills the masses later. */
+    float *logits = lsa_trace_wants(p->trace, layer, "index_topk_logits") ? w->mass : NULL;
+    LSA_TRY(traced_scores(p, layer));
+    LSA_TRY(p->k->pick(w->places, logits, w->counts, w->spans, p->count, layer, &picking,
+                       w->workspace, p->stream));
+    LSA_TRY(traced_picks(p, layer, "index_topk", w->places, NULL));
+    return traced_picks(p, layer, "index_topk_logits", NULL, logits);
+}
+
+/* On demand: picks that have no cell are fetched. A session whose fetch fails takes no step; nothing waits for its numbers. */
+static void fetch(lsa_pass *p)
+{
+    int64_t k = p->c->index_topk;
+    for (int64_t i = 0; i < p->count; i++) {
+        lsa_segment *g = &p->segments[i];
+        if (!p->w->spans[i].in_cells || g->among_residents) continue;
+        if (!g->code) note(g, lsa_segment_fetch(g, p->w->ids + g->row * k, p->w->counts[g->row]));
+        if (g->code) p->w->counts[g->row] = 0;
+    }
+}
+
+static int attend(lsa_pass *p, int64_t layer, int32_t source)
+{
+    const lsa_config *c = p->c;
+    lsa_activations *w = p->w;
+    lsa_attending a = {.source = source,
+                       .q = w->q,
+                       .sinks = p->model->layers[layer].sinks,
+                       .ids = w->ids,
+                       .counts = w->counts,
+                       .heads = c->heads,
+                       .dim = c->head_dim,
+                       .rope_dim = c->rope_dim,
+                       .window_size = c->window,
+                       .k = c->index_topk,
+                       .rate = c->hca_rate,
+                       .scale = 1.0f / sqrtf((float)c->head_dim)};
+    return p->k->attend(w->attended, w->mass, w->spans, p->count, layer, &a, w->workspace,
+                        p->stream);
+}
+
+static int attend_csa(lsa_pass *p, int64_t layer, const float *x)
+{
+    const lsa_config *c = p->c;
+    lsa_activations *w = p->w;
+    LSA_TRY(extend(p, layer, LSA_EXTEND_RECORDS));
+    LSA_TRY(extend(p, layer, LSA_EXTEND_KEYS));
+    LSA_TRY(keep_rows(p, layer, LSA_KEEP_QUERIES, w->index_q, c->index_heads * c->index_dim));
+    LSA_TRY(keep_rows(p, layer, LSA_KEEP_QUERY_WEIGHTS, w->index_w, c->index_heads));
+    LSA_TRY(keep_rows(p, layer, LSA_KEEP_HIDDEN, x, c->hidden));
+    LSA_TRY(pick(p, layer));
+    LSA_TRY(
+        p->k->locate(w->ids, w->places, w->counts, w->spans, p->count, c->index_topk, p->stream));
+    fetch(p);
+    LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED));
+    return p->k->remember(w->spans, p->count, layer, w->places, w->mass, w->counts, c->index_topk,
+                          p->stream);
 }
 
 /* y [n, hidden]: the attention block on x [n, hidden], the normed input. */
@@ -133,12 +246,17 @@ static int attention_block(lsa_pass *p, int64_t layer, const float *x, float *y)
     lsa_activations *w = p->w;
     const lsa_layer *weights = &p->model->layers[layer];
     int64_t n = p->n, wide = c->heads * c->head_dim, groups = c->o_groups;
-    const float *table =
-        c->layer_type[layer] == LSA_LAYER_SLIDING ? w->main_table : w->compress_table;
+    int32_t type = c->layer_type[layer];
+    const float *table = type == LSA_LAYER_SLIDING ? w->main_table : w->compress_table;
     LSA_TRY(project(p, layer, x, table));
-    attend_segments(p, layer, x);
-    if (!alive(p)) return p->segments[0].code;
-    LSA_TRY(lsa_rope_cpu(w->attended, table, n, c->heads, c->head_dim, c->rope_dim, 1, NULL));
+    LSA_TRY(keep_rows(p, layer, LSA_KEEP_WINDOW, w->window_kv, c->head_dim));
+    if (type == LSA_LAYER_SLIDING) LSA_TRY(attend(p, layer, LSA_ATTEND_WINDOW));
+    if (type == LSA_LAYER_CSA) LSA_TRY(attend_csa(p, layer, x));
+    if (type == LSA_LAYER_HCA) {
+        LSA_TRY(extend(p, layer, LSA_EXTEND_RECORDS));
+        LSA_TRY(attend(p, layer, LSA_ATTEND_ENTRIES));
+    }
+    LSA_TRY(rope(p, w->attended, table, c->heads, c->head_dim, 1));
     for (int64_t g = 0; g < groups; g++)
         LSA_TRY(linear_rows(p, w->o_low + g * c->o_rank, w->attended + g * (wide / groups),
                             &weights->o_a, n, g * c->o_rank, c->o_rank, wide, groups * c->o_rank));
@@ -147,46 +265,20 @@ static int attention_block(lsa_pass *p, int64_t layer, const float *x, float *y)
 
 /* ---- experts ---- */
 
-/* out [n, hidden] = down(silu(gate x) up x) */
-static int expert(lsa_pass *p, const lsa_expert_weights *e, const float *x, int64_t n, float *out)
-{
-    lsa_activations *w = p->w;
-    LSA_TRY(linear(p, w->gate, x, &e->gate, n));
-    LSA_TRY(linear(p, w->up, x, &e->up, n));
-    LSA_TRY(lsa_swiglu_cpu(w->gate, w->gate, w->up, n * e->gate.rows, p->c->swiglu_limit, NULL));
-    return linear(p, out, w->gate, &e->down, n);
-}
-
-/* y [n, hidden]: the shared expert plus the routed ones, in the order of their number. */
+/* y [n, hidden]: the shared expert plus the routed ones. */
 static int moe_block(lsa_pass *p, int64_t layer, const float *x, float *y)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     const lsa_layer *weights = &p->model->layers[layer];
-    int64_t n = p->n, k = c->experts_per_token, d = c->hidden;
-    LSA_TRY(linear(p, w->router, x, &weights->router, n));
-    LSA_TRY(lsa_moe_route_cpu(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
-                              weights->token_experts, w->tokens, n, c->experts, k, c->scoring,
-                              c->routed_scaling, NULL));
-    if (c->shared_experts)
-        LSA_TRY(expert(p, &weights->shared, x, n, y));
-    else
-        memset(y, 0, (size_t)(n * d) * sizeof *y);
-    for (int64_t e = 0; e < c->experts; e++) {
-        int64_t members = 0;
-        for (int64_t i = 0; i < n * k; i++)
-            if (w->expert_ids[i] == e)
-                w->members[members++] = (int32_t)i; /* an expert takes a token once */
-        if (!members) continue;
-        for (int64_t i = 0; i < members; i++)
-            memcpy(w->gathered + i * d, x + w->members[i] / k * d, (size_t)d * sizeof *x);
-        LSA_TRY(expert(p, &weights->experts[e], w->gathered, members, w->down));
-        for (int64_t i = 0; i < members; i++) {
-            float share = w->expert_weights[w->members[i]], *to = y + w->members[i] / k * d;
-            for (int64_t j = 0; j < d; j++) to[j] += share * w->down[i * d + j];
-        }
-    }
-    return LSA_OK;
+    LSA_TRY(linear(p, w->router, x, &weights->router, p->n));
+    LSA_TRY(p->k->moe_route(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
+                            weights->token_experts, w->tokens, p->n, c->experts,
+                            c->experts_per_token, c->scoring, c->routed_scaling, p->stream));
+    return p->k->experts(y, x, w->expert_ids, w->expert_weights, weights->experts,
+                         c->shared_experts ? &weights->shared : NULL, p->n, c->hidden, c->experts,
+                         c->experts_per_token, c->swiglu_limit, p->compute, w->workspace,
+                         p->stream);
 }
 
 /* Opens a hyper-connection block: x [n, hidden], normed. */
@@ -195,15 +287,15 @@ static int open_block(lsa_pass *p, const lsa_hc_weights *hc, const float *norm)
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     LSA_TRY(linear(p, w->mix, w->streams, &hc->fn, p->n));
-    LSA_TRY(lsa_hc_open_cpu(w->x, w->post, w->comb, w->streams, w->mix, hc->base, hc->scale, p->n,
-                            c->hc_mult, c->hidden, c->hc_iters, c->norm_eps, c->hc_eps, NULL));
-    return lsa_rmsnorm_cpu(w->x, w->x, norm, p->n, c->hidden, c->norm_eps, NULL);
+    LSA_TRY(p->k->hc_open(w->x, w->post, w->comb, w->streams, w->mix, hc->base, hc->scale, p->n,
+                          c->hc_mult, c->hidden, c->hc_iters, c->norm_eps, c->hc_eps, p->stream));
+    return rmsnorm(p, w->x, norm, p->n, c->hidden);
 }
 
 static int close_block(lsa_pass *p)
 {
-    return lsa_hc_close_cpu(p->w->streams, p->w->y, p->w->post, p->w->comb, p->n, p->c->hc_mult,
-                            p->c->hidden, NULL);
+    return p->k->hc_close(p->w->streams, p->w->y, p->w->post, p->w->comb, p->n, p->c->hc_mult,
+                          p->c->hidden, p->stream);
 }
 
 static int run_layer(lsa_pass *p, int64_t layer)
@@ -212,34 +304,18 @@ static int run_layer(lsa_pass *p, int64_t layer)
     lsa_activations *w = p->w;
     const lsa_layer *weights = &p->model->layers[layer];
     LSA_TRY(open_block(p, &weights->attn_hc, weights->attn_norm));
-    LSA_TRY(lsa_traced(p, layer, "attn_input", w->x, p->n, c->hidden));
+    LSA_TRY(traced(p, layer, "attn_input", w->x, p->n, c->hidden));
     LSA_TRY(attention_block(p, layer, w->x, w->y));
-    LSA_TRY(lsa_traced(p, layer, "attn_output", w->y, p->n, c->hidden));
+    LSA_TRY(traced(p, layer, "attn_output", w->y, p->n, c->hidden));
     LSA_TRY(close_block(p));
     LSA_TRY(open_block(p, &weights->ffn_hc, weights->ffn_norm));
     LSA_TRY(moe_block(p, layer, w->x, w->y));
-    LSA_TRY(lsa_traced(p, layer, "moe_output", w->y, p->n, c->hidden));
+    LSA_TRY(traced(p, layer, "moe_output", w->y, p->n, c->hidden));
     LSA_TRY(close_block(p));
-    return lsa_traced(p, layer, "streams", w->streams, p->n, c->hc_mult * c->hidden);
+    return traced(p, layer, "streams", w->streams, p->n, c->hc_mult * c->hidden);
 }
 
 /* ---- the pass ---- */
-
-/* Every stream starts as the token's embedding. */
-static int embed(lsa_pass *p)
-{
-    const lsa_config *c = p->c;
-    const lsa_weight *table = &p->model->embed;
-    int64_t d = c->hidden, row = d * lsa_dtype_size(table->dtype);
-    for (int64_t t = 0; t < p->n; t++) {
-        float *first = p->w->streams + t * c->hc_mult * d;
-        LSA_TRY(lsa_convert_cpu(first, (const char *)table->data + p->w->tokens[t] * row, d,
-                                LSA_F32, table->dtype, NULL));
-        for (int64_t k = 1; k < c->hc_mult; k++)
-            memcpy(first + k * d, first, (size_t)d * sizeof *first);
-    }
-    return LSA_OK;
-}
 
 /* Logits of the last `rows` rows. */
 static int head(lsa_pass *p, int64_t rows, float *logits)
@@ -249,13 +325,13 @@ static int head(lsa_pass *p, int64_t rows, float *logits)
     lsa_activations *w = p->w;
     const float *streams = w->streams + (p->n - rows) * c->hc_mult * c->hidden;
     LSA_TRY(linear(p, w->mix, streams, &m->hc_head.fn, rows));
-    LSA_TRY(lsa_hc_head_cpu(w->x, streams, w->mix, m->hc_head.base, m->hc_head.scale, rows,
-                            c->hc_mult, c->hidden, c->norm_eps, c->hc_eps, NULL));
-    LSA_TRY(lsa_rmsnorm_cpu(w->x, w->x, m->norm, rows, c->hidden, c->norm_eps, NULL));
+    LSA_TRY(p->k->hc_head(w->x, streams, w->mix, m->hc_head.base, m->hc_head.scale, rows,
+                          c->hc_mult, c->hidden, c->norm_eps, c->hc_eps, p->stream));
+    LSA_TRY(rmsnorm(p, w->x, m->norm, rows, c->hidden));
     return linear(p, logits, w->x, &m->head, rows);
 }
 
-/* Tokens and rope tables of all rows. */
+/* Tokens, positions and rope tables of all rows, and every stream as the token's embedding. */
 static int place_rows(lsa_pass *p)
 {
     const lsa_config *c = p->c;
@@ -266,35 +342,65 @@ static int place_rows(lsa_pass *p)
         memcpy(w->tokens + g->row, g->tokens, (size_t)g->n * sizeof *g->tokens);
         for (int64_t t = 0; t < g->n; t++) w->positions[g->row + t] = (int32_t)(g->from + t);
     }
-    LSA_TRY(lsa_rope_table_cpu(w->main_table, p->model->main_freq, w->positions, p->n, half, NULL));
-    return lsa_rope_table_cpu(w->compress_table, p->model->compress_freq, w->positions, p->n, half,
-                              NULL);
+    LSA_TRY(
+        p->k->rope_table(w->main_table, p->model->main_freq, w->positions, p->n, half, p->stream));
+    LSA_TRY(p->k->rope_table(w->compress_table, p->model->compress_freq, w->positions, p->n, half,
+                             p->stream));
+    return p->k->embed(w->streams, w->tokens, &p->model->embed, p->n, c->hc_mult, c->hidden,
+                       p->stream);
 }
 
 static int run(lsa_pass *p, int64_t rows, float *logits)
 {
     LSA_TRY(place_rows(p));
-    LSA_TRY(embed(p));
     for (int64_t layer = 0; layer < p->c->layers; layer++) {
         if (lsa_interrupted()) return lsa_fail(LSA_EINTR, "interrupted");
         LSA_TRY(run_layer(p, layer));
+        if (!alive(p)) return p->segments[0].code;
     }
     return rows ? head(p, rows, logits) : LSA_OK;
 }
 
-int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
+/* Counts what the segments that made it picked. */
+static int observe(lsa_pass *p)
+{
+    for (int64_t layer = 0; layer < p->c->layers; layer++)
+        for (int64_t i = 0; p->c->layer_type[layer] == LSA_LAYER_CSA && i < p->count; i++)
+            if (!p->segments[i].code) LSA_TRY(p->k->observe(&p->w->spans[i], 1, layer, p->stream));
+    return LSA_OK;
+}
+
+/* Segments that cannot begin go to the end; what is left runs. */
+static void begin(lsa_pass *p)
 {
     p->n = 0;
-    for (int64_t i = 0; i < p->count; i++) {
+    for (int64_t i = 0; i < p->count;) {
         lsa_segment *g = &p->segments[i];
         g->row = p->n;
-        p->n += g->n;
-        g->from = g->s->tokens;
+        g->from = g->s->progress.tokens;
         g->end = g->from + g->n;
         g->among_residents = p->decoding && g->s->tiered;
-        note(g, lsa_segment_begin(g));
+        note(g, lsa_segment_begin(g, p->decoding, &p->w->spans[i]));
+        if (!g->code) {
+            p->n += g->n;
+            i++;
+            continue;
+        }
+        lsa_segment failed = *g;
+        lsa_segment_undo(g);
+        memmove(g, g + 1, (size_t)(--p->count - i) * sizeof *g);
+        p->segments[p->count] = failed;
     }
-    int rc = alive(p) ? run(p, rows, logits) : LSA_OK;
+}
+
+int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
+{
+    p->k = &lsa_kernels_cpu;
+    p->kv_format = p->segments[0].s->kv_format;
+    begin(p);
+    if (!p->count) return LSA_OK;
+    int rc = run(p, rows < 0 ? p->n : rows, logits);
+    if (!rc) rc = observe(p);
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
         if (rc || g->code)

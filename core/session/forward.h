@@ -1,54 +1,38 @@
-/* Private: a forward pass over rows of several segments. A segment is a run of one session's
- * tokens: a piece of a prompt, or the one token of a decode step. Dense products take the rows
- * of all segments at once (forward.c); what a session keeps, and attention over it, is each
- * segment's own affair (segment.c). */
+/* Private: a forward pass over rows of several segments. A segment is a run of one session's tokens: a piece of a prompt, or
+ * the one token of a decode step. The pass is one list of contract calls (forward.c), each on the rows of all segments at once;
+ * what a segment does to its session before and after it is segment.c's. */
 #ifndef LSA_FORWARD_H
 #define LSA_FORWARD_H
-#include "core/base/try.h"
-#include "core/session/activations.h"
-#include "core/session/session_state.h"
-
-enum { LSA_SEGMENT_MESSAGE = 256 };
-
-typedef struct lsa_segment {
-    lsa_session *s;
-    const int32_t *tokens; /* [n] */
-    int64_t n, row;        /* its rows in the pass: row .. row + n - 1 */
-    int64_t from, end;     /* positions from .. end-1 */
-    int among_residents;   /* Level 2 chooses among residents */
-    int64_t attention_bytes;
-    int64_t hits; /* on demand: picks that had a cell */
-    int code;     /* of its own failure: the other segments go on without it */
-    char message[LSA_SEGMENT_MESSAGE];
-} lsa_segment;
+#include "core/session/state.h"
+#include "kernels/table.h"
 
 typedef struct lsa_pass {
+    const lsa_kernels *k;
     const lsa_model *model;
     const lsa_config *c;
     lsa_activations *w;
-    int32_t compute;
+    int32_t compute, kv_format;
     int decoding;
     lsa_segment *segments;
     int64_t count, n; /* segments; rows in all */
     lsa_trace *trace; /* NULL, or of a pass of one segment */
+    void *stream;
 } lsa_pass;
 
-int lsa_traced(const lsa_pass *p, int64_t layer, const char *name, const float *data, int64_t rows,
-               int64_t cols);
-
-/* segment.c: before the layers, places for the segment's tokens and chunks; in a layer, what is
- * left of attention after the projections of all rows (x: the rows of the pass); after the
- * layers, the segment joins its session for good, or leaves no trace. A session that failed is
- * as it was before the segment, but for observations of a prefill. */
-int lsa_segment_begin(lsa_segment *g);
-int lsa_segment_attend(lsa_pass *p, lsa_segment *g, int64_t layer, const float *x);
+/* segment.c: before the layers, places for the segment's tokens and chunks, and what kernels know of it; after them the segment
+ * joins its session for good, or leaves no trace. A session that failed is as it was before the segment, but for observations of
+ * a prefill. Takes no memory where it was reserved (state.h). */
+int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span);
 void lsa_segment_commit(lsa_segment *g);
 void lsa_segment_undo(lsa_segment *g);
 
-/* forward.c: runs the segments that have no code yet (session, tokens, n are given), commits
- * them, and leaves a code and a message in those that fail. rows: logits [rows, vocab] of the
- * last rows of the pass go to `logits`. A failure that is no segment's own is the result, and
- * leaves all sessions as they were. */
+/* On demand: fetches what the segment's row picked and has no cell, and turns chunks into slots, in ids [k]. */
+int lsa_segment_fetch(lsa_segment *g, int32_t *ids, int64_t count);
+
+/* forward.c: runs the segments (session, tokens, n are given), commits them, and leaves a code and a message in those that
+ * fail; those that cannot begin move behind the others, of which p->count are left. rows: logits [rows, vocab] of the last rows
+ * of the pass go to `logits`; -1: of all. A failure that is no segment's own is the result, and leaves all sessions
+ * as they were. */
 int lsa_forward(lsa_pass *p, int64_t rows, float *logits);
 
 #endif

@@ -22,7 +22,7 @@ int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *
                     int32_t kv_format, int32_t compute, int64_t unit);
 
 /* An equal session that shares what is cached until either side writes. Counters start at zero. */
-int lsa_session_fork(lsa_session **out, const lsa_session *session);
+int lsa_session_fork(lsa_session **out, lsa_session *session);
 void lsa_session_free(lsa_session *session);
 
 /* Runs n tokens in pieces. logits: NULL, or [vocab] of the last token, or [n, vocab] when `all` is not 0. trace: NULL, or
@@ -32,8 +32,9 @@ void lsa_session_free(lsa_session *session);
 int lsa_session_prefill(lsa_session *session, const int32_t *tokens, int64_t n, int32_t all,
                         float *logits, lsa_trace *trace, int64_t *done);
 
-/* One step. logits: [vocab] or NULL. */
-int lsa_session_decode(lsa_session *session, int32_t token, float *logits);
+/* Memory for `steps` decode steps: until a fork, or until residents or the way of decoding change, as many steps of
+ * lsa_session_run (core/session/run.h) take none, and so cannot fail for want of it. */
+int lsa_session_reserve_steps(lsa_session *session, int64_t steps);
 
 /* The cold tier on disk, in a file in `directory`: see lsa_pool_set_disk. Keys of the n target layers (CSA ordinals) stay
  * in memory. lsa_pool_spill moves the rest there; prefill and decode among all chunks have it back first. Questions

@@ -1,4 +1,4 @@
-/* Owns the parts of a session: which there are, where they lie, and what they have to satisfy. */
+/* Owns the parts of a session for a file: the fields of its arena (state.c) and what lies in blocks and in the pool. */
 #include "core/session/session_fields.h"
 
 #include <stdio.h>
@@ -6,21 +6,14 @@
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/try.h"
 #include "core/pool/pool_state.h"
-#include "core/session/forward.h"
+#include "core/session/state.h"
 
+/* What a part is: a field of the arena by its number, or one of these. */
 enum part_kind {
-    TOKENS,
-    LOGITS,
-    RESIDENTS,
-    ROWS,
+    TOKENS = LSA_FIELDS,
     ENTRIES,
-    HIDDEN,
-    PICKED,
-    PICKED_MASS,
-    PICKED_COUNT,
-    USED,
-    MASS,
     UNIT_IN,
     FREE_CELLS,
     BY_USE,
@@ -32,37 +25,7 @@ _Static_assert((int)LSA_SESSION_MOVING == (int)LSA_MOVING_COLUMNS &&
                    (int)LSA_SESSION_MESSAGE == (int)LSA_MOVING_MESSAGE,
                "a transfer's shape is the file's");
 
-enum { ROW_LISTS = 7, MOST_PARTS_A_LAYER = 16, MOST_PARTS = 8 };
-
-/* The row histories of a layer: what they are called, and how many rows the next token needs. */
-typedef struct history {
-    const char *name;
-    lsa_row_history *rows;
-    int64_t keep;
-} history;
-
-static int histories(const lsa_session *s, int64_t layer, history out[ROW_LISTS])
-{
-    const lsa_config *c = &s->model->config;
-    lsa_layer_state *l = &s->layers[layer];
-    int hca = c->layer_type[layer] == LSA_LAYER_HCA, csa = l->csa >= 0, n = 0;
-    int64_t rate = csa ? c->csa_rate : c->hca_rate, unfinished = rate + s->tokens % rate;
-    out[n++] = (history){"window", &l->window, c->window - 1};
-    if (!csa && !hca) return n;
-    out[n++] = (history){"kv", &l->kv, unfinished};
-    out[n++] = (history){"gate", &l->gate, unfinished};
-    if (!csa) return n;
-    out[n++] = (history){"index_kv", &l->index_kv, unfinished};
-    out[n++] = (history){"index_gate", &l->index_gate, unfinished};
-    out[n++] = (history){"queries", &l->queries, LSA_RECENT};
-    out[n++] = (history){"query_weights", &l->query_weights, LSA_RECENT};
-    return n;
-}
-
-static int64_t kept(const lsa_session *s, const history *h)
-{
-    return s->tokens < h->keep ? s->tokens : h->keep;
-}
+enum { MOST_PARTS = 8 /* beside fields and entries */ };
 
 /* ---- the list ---- */
 
@@ -87,41 +50,31 @@ static void add(list *l, const char *name, int32_t what, int32_t dtype, int64_t 
     p->layer = layer;
 }
 
-static int64_t observed_rows(const lsa_session *s)
+static void add_fields(list *l, const lsa_session *s, int64_t layer)
 {
-    int64_t n = s->observed_by_chunk ? lsa_session_chunks(s) : s->resident_count;
-    return n < s->observed_room ? n : s->observed_room;
-}
-
-static void add_layer(list *out, const lsa_session *s, int64_t layer)
-{
-    const lsa_config *c = &s->model->config;
-    const lsa_layer_state *l = &s->layers[layer];
-    history h[ROW_LISTS];
-    int n = histories(s, layer, h);
-    for (int i = 0; i < n; i++)
-        add(out, h[i].name, ROWS, LSA_F32, kept(s, &h[i]), h[i].rows->width, layer);
-    if (c->layer_type[layer] == LSA_LAYER_HCA)
-        add(out, "entries", ENTRIES, LSA_U8, s->tokens / c->hca_rate, l->entries.item, layer);
-    if (l->csa < 0) return;
-    add(out, "hidden", HIDDEN, LSA_F32, 1, c->hidden, layer);
-    add(out, "picked", PICKED, LSA_I32, c->index_topk, 1, layer);
-    add(out, "picked_mass", PICKED_MASS, LSA_F32, c->index_topk, 1, layer);
-    add(out, "picked_count", PICKED_COUNT, LSA_I32, 1, 1, layer);
-    add(out, "used", USED, LSA_I32, observed_rows(s), 1, layer);
-    add(out, "mass", MASS, LSA_F32, observed_rows(s), 1, layer);
+    for (int f = 0; f < LSA_FIELDS; f++) {
+        lsa_field_id field = (lsa_field_id)f;
+        if (!lsa_fields[f].name || !lsa_field_in_layer(s, field, layer)) continue;
+        int64_t rows = lsa_field_count(s, field, layer), width = lsa_field_width(s, field, layer);
+        if (field == LSA_FIELD_PICKED || field == LSA_FIELD_PICKED_MASS) rows = width, width = 1;
+        add(l, lsa_fields[f].name, f, lsa_fields[f].dtype, rows, width, layer);
+    }
 }
 
 int lsa_session_parts(const lsa_session *s, lsa_session_part **parts, int64_t *count)
 {
     const lsa_config *c = &s->model->config;
-    list l = {lsa_alloc((c->layers * MOST_PARTS_A_LAYER + MOST_PARTS) * (int64_t)sizeof *l.parts),
-              0};
+    int64_t most = (c->layers + 1) * (LSA_FIELDS + 1) + MOST_PARTS;
+    list l = {lsa_alloc(most * (int64_t)sizeof *l.parts), 0};
     if (!l.parts) return LSA_ENOMEM;
-    add(&l, "tokens", TOKENS, LSA_I32, s->tokens, 1, -1);
-    add(&l, "logits", LOGITS, LSA_F32, 1, c->vocab, -1);
-    add(&l, "residents", RESIDENTS, LSA_I32, s->resident_count, 1, -1);
-    for (int64_t i = 0; i < c->layers; i++) add_layer(&l, s, i);
+    add(&l, "tokens", TOKENS, LSA_I32, s->progress.tokens, 1, -1);
+    add_fields(&l, s, -1);
+    for (int64_t i = 0; i < c->layers; i++) {
+        add_fields(&l, s, i);
+        if (c->layer_type[i] == LSA_LAYER_HCA)
+            add(&l, "entries", ENTRIES, LSA_U8, s->progress.tokens / c->hca_rate,
+                s->entries[i].item, i);
+    }
     if (s->pool) {
         add(&l, "pool.units", UNIT_IN, LSA_I32, s->pool->hot->cells, 1, -1);
         add(&l, "pool.free_cells", FREE_CELLS, LSA_I32, s->pool->hot->free_count, 1, -1);
@@ -139,10 +92,13 @@ int lsa_session_parts(const lsa_session *s, lsa_session_part **parts, int64_t *c
     return LSA_OK;
 }
 
+/* Rows of what is observed: every CSA layer's. */
+static int64_t observed_rows(const lsa_session *s) { return lsa_field_count(s, LSA_FIELD_USED, 0); }
+
 int lsa_session_describe(const lsa_session *s, lsa_session_head *head)
 {
     memset(head, 0, sizeof *head);
-    head->tokens = s->tokens;
+    head->tokens = s->progress.tokens;
     head->kv_format = s->kv_format;
     head->compute = s->compute;
     head->tiered = s->tiered;
@@ -169,48 +125,6 @@ int lsa_session_describe(const lsa_session *s, lsa_session_head *head)
 }
 
 /* ---- rows ---- */
-
-/* The first row of a part that lies in one piece of the session's own memory. */
-static void *base_of(const lsa_session *s, const lsa_session_part *p)
-{
-    lsa_layer_state *l = p->layer >= 0 ? &s->layers[p->layer] : NULL;
-    switch (p->what) {
-    case LOGITS:
-        return s->logits;
-    case RESIDENTS:
-        return s->residents;
-    case HIDDEN:
-        return l->hidden;
-    case PICKED:
-        return l->last_ids;
-    case PICKED_MASS:
-        return l->last_mass;
-    case PICKED_COUNT:
-        return &l->last_count;
-    case USED:
-        return l->used;
-    case MASS:
-        return l->mass;
-    case UNIT_IN:
-        return s->pool->hot->unit_in;
-    case FREE_CELLS:
-        return s->pool->hot->free_cells;
-    default:
-        return NULL;
-    }
-}
-
-static const history *history_of(const lsa_session *s, const lsa_session_part *p,
-                                 history h[ROW_LISTS])
-{
-    char name[sizeof p->name];
-    int n = histories(s, p->layer, h);
-    for (int i = 0; i < n; i++) {
-        snprintf(name, sizeof name, "layer.%lld.%s", (long long)p->layer, h[i].name);
-        if (strcmp(name, p->name) == 0) return &h[i];
-    }
-    return NULL;
-}
 
 static int64_t row_bytes(const lsa_session_part *p)
 {
@@ -251,12 +165,31 @@ static int moving_read(const lsa_session *s, int64_t from, int64_t n, void *rows
     return LSA_OK;
 }
 
+/* Rows of a field, to `out` or from `in`: run by run where it is a ring. */
+static void copy_field(const lsa_session *s, const lsa_session_part *p, int64_t from, int64_t n,
+                       uint8_t *out, const uint8_t *in)
+{
+    lsa_field_id field = (lsa_field_id)p->what;
+    int64_t bytes = row_bytes(p);
+    if (field == LSA_FIELD_PICKED || field == LSA_FIELD_PICKED_MASS) { /* one row of the field */
+        uint8_t *row = lsa_field_row(s, field, p->layer, 0) + from * bytes;
+        memcpy(out ? out : row, in ? in : row, (size_t)(n * bytes));
+        return;
+    }
+    while (n > 0) {
+        int64_t run = lsa_field_run(s, field, p->layer, from, n);
+        uint8_t *row = lsa_field_row(s, field, p->layer, from);
+        memcpy(out ? out : row, in ? in : row, (size_t)(run * bytes));
+        if (out) out += run * bytes;
+        if (in) in += run * bytes;
+        from += run, n -= run;
+    }
+}
+
 int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64_t from, int64_t n,
                           void *rows)
 {
     int64_t bytes = row_bytes(p);
-    history h[ROW_LISTS];
-    const history *of;
     int rc = check_rows(p, from, n);
     if (rc || !n) return rc;
     switch (p->what) {
@@ -264,7 +197,7 @@ int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64
         lsa_session_token_ids(s, from, n, rows);
         return LSA_OK;
     case ENTRIES:
-        lsa_cow_blocks_pack(&s->layers[p->layer].entries, from, n, bytes, rows);
+        lsa_cow_blocks_pack(&s->entries[p->layer], from, n, bytes, rows);
         return LSA_OK;
     case MOVING:
         return moving_read(s, from, n, rows);
@@ -273,18 +206,17 @@ int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64
     case UNIT_IN:
         units_read(s->pool->hot, from, n, rows);
         return LSA_OK;
-    case ROWS:
-        if (!(of = history_of(s, p, h))) return lsa_fail(LSA_EARG, "%s: no such part", p->name);
-        memcpy(rows, lsa_row_history_at(of->rows, s->tokens - p->rows + from), (size_t)(n * bytes));
-        return LSA_OK;
     case MOVING_MESSAGE: {
         char message[LSA_MOVING_MESSAGE] = {0};
         snprintf(message, sizeof message, "%s", lsa_background_fetch_message(s->pool));
         memcpy(rows, message + from, (size_t)n);
         return LSA_OK;
     }
+    case FREE_CELLS:
+        memcpy(rows, s->pool->hot->free_cells + from, (size_t)(n * bytes));
+        return LSA_OK;
     default:
-        memcpy(rows, (const uint8_t *)base_of(s, p) + from * bytes, (size_t)(n * bytes));
+        copy_field(s, p, from, n, rows, NULL);
         return LSA_OK;
     }
 }
@@ -325,19 +257,16 @@ int lsa_session_restore_begin(lsa_session *s, const lsa_session_head *h)
     LSA_TRY(lsa_cow_blocks_resize(&s->token_ids, h->tokens));
     for (int64_t i = 0; i < c->layers; i++)
         if (c->layer_type[i] == LSA_LAYER_HCA)
-            LSA_TRY(lsa_cow_blocks_resize(&s->layers[i].entries, h->tokens / c->hca_rate));
-    s->tokens = h->tokens;
+            LSA_TRY(lsa_cow_blocks_resize(&s->entries[i], h->tokens / c->hca_rate));
+    s->progress.tokens = h->tokens;
     s->tiered = (int32_t)h->tiered;
     s->observed_by_chunk = (int)h->observed_by_chunk;
     s->counters = h->counters;
-    history held[ROW_LISTS];
-    for (int64_t i = 0; i < c->layers; i++) {
-        int n = histories(s, i, held);
-        for (int j = 0; j < n; j++) held[j].rows->first = s->tokens - kept(s, &held[j]);
-    }
     if (!s->pool) return LSA_OK;
-    LSA_TRY(lsa_session_resident_room(s, h->residents));
-    LSA_TRY(lsa_session_observed_room(s, h->observed));
+    lsa_state_room room = s->room;
+    room.residents = h->residents;
+    room.observed = h->observed > h->residents ? h->observed : h->residents;
+    LSA_TRY(lsa_state_resize(s, &room));
     LSA_TRY(lsa_pool_set_cells(s->pool, h->cells));
     s->resident_count = h->residents;
     s->pool->hot->free_count = h->free_cells;
@@ -377,42 +306,43 @@ static int entries_write(lsa_cow_blocks *entries, int64_t from, int64_t n, const
 int lsa_session_part_write(lsa_session *s, const lsa_session_part *p, int64_t from, int64_t n,
                            const void *rows)
 {
-    int64_t bytes = row_bytes(p);
-    history h[ROW_LISTS];
-    const history *of;
     int rc = check_rows(p, from, n);
     if (rc || !n) return rc;
     switch (p->what) {
     case TOKENS:
         return tokens_write(s, from, n, rows);
     case ENTRIES:
-        return entries_write(&s->layers[p->layer].entries, from, n, rows);
-    case ROWS:
-        if (!(of = history_of(s, p, h))) return lsa_fail(LSA_EARG, "%s: no such part", p->name);
-        memcpy(lsa_row_history_at(of->rows, s->tokens - p->rows + from), rows, (size_t)(n * bytes));
-        return LSA_OK;
+        return entries_write(&s->entries[p->layer], from, n, rows);
     case BY_USE:
     case MOVING:
     case MOVING_MESSAGE:
         return lsa_fail(LSA_EARG, "%s: is put back at the end", p->name);
+    case UNIT_IN:
+        memcpy(s->pool->hot->unit_in + from, rows, (size_t)(n * row_bytes(p)));
+        return LSA_OK;
+    case FREE_CELLS:
+        memcpy(s->pool->hot->free_cells + from, rows, (size_t)(n * row_bytes(p)));
+        return LSA_OK;
     default:
-        memcpy((uint8_t *)base_of(s, p) + from * bytes, rows, (size_t)(n * bytes));
+        copy_field(s, p, from, n, NULL, rows);
         return LSA_OK;
     }
 }
 
 /* ---- whether it fits together ---- */
 
-static int check_layer(const lsa_session *s, const lsa_layer_state *l)
+static int check_layer(const lsa_session *s, int64_t csa)
 {
-    int64_t chunks = lsa_session_chunks(s);
-    if (l->last_count < 0 || l->last_count > s->model->config.index_topk)
+    const lsa_layer_store *l = &s->layers[lsa_csa_layer(s, csa)];
+    int64_t chunks = lsa_session_chunks(s), last = s->progress.passes & 1;
+    int32_t count = *l->picked_count[last];
+    if (count < 0 || count > s->model->config.index_topk)
         return lsa_fail(LSA_EFORMAT, "CSA layer %lld: %d chunks were picked; at most %lld are",
-                        (long long)l->csa, l->last_count, (long long)s->model->config.index_topk);
-    for (int32_t i = 0; i < l->last_count; i++)
-        if (l->last_ids[i] < 0 || l->last_ids[i] >= chunks)
+                        (long long)csa, count, (long long)s->model->config.index_topk);
+    for (int32_t i = 0; i < count; i++)
+        if (l->picked[last][i] < 0 || l->picked[last][i] >= chunks)
             return lsa_fail(LSA_EFORMAT, "CSA layer %lld: pick %d is chunk %d, of %lld",
-                            (long long)l->csa, i, l->last_ids[i], (long long)chunks);
+                            (long long)csa, i, l->picked[last][i], (long long)chunks);
     return LSA_OK;
 }
 
@@ -441,12 +371,11 @@ int lsa_session_restore_end(lsa_session *s, const lsa_session_head *h, int32_t s
     int64_t awaited = s->pool->held;
     for (int64_t u = 0; u < lsa_pool_units(s->pool); u++) awaited -= lsa_pool_has(s->pool, u);
     LSA_TRY(want("awaited cells", awaited, h->moving, h->moving));
-    for (int64_t i = 0; i < s->model->config.layers; i++) {
-        lsa_layer_state *l = &s->layers[i];
-        if (l->csa < 0) continue;
-        LSA_TRY(check_layer(s, l));
-        LSA_TRY(lsa_pool_keys_of_cells(s->pool, l->csa, s->residents, s->resident_count,
-                                       l->resident_keys));
+    lsa_pool_slots(s->pool, s->residents, s->resident_count, s->slots);
+    for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
+        LSA_TRY(check_layer(s, csa));
+        LSA_TRY(lsa_pool_keys_of_cells(s->pool, csa, s->residents, s->resident_count,
+                                       s->layers[lsa_csa_layer(s, csa)].resident_keys));
     }
     s->pool->counters = h->moved; /* without what restoring moved */
     return LSA_OK;

@@ -3,12 +3,11 @@
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/session/activations.h"
-#include "core/session/session.h"
-#include "core/session/session_state.h"
+#include "core/base/try.h"
+#include "core/session/state.h"
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
-#include "kernels/topk.h"
+#include "kernels/table.h"
 
 enum {
     AT_A_TIME = 256,         /* records decoded */
@@ -17,12 +16,12 @@ enum {
 
 const lsa_model *lsa_session_model(const lsa_session *s) { return s->model; }
 lsa_pool *lsa_session_pool(lsa_session *s) { return s->pool; }
-int64_t lsa_session_tokens(const lsa_session *s) { return s->tokens; }
+int64_t lsa_session_tokens(const lsa_session *s) { return s->progress.tokens; }
 const float *lsa_session_logits(const lsa_session *s) { return s->logits; }
 
 int64_t lsa_session_chunks(const lsa_session *s)
 {
-    return s->pool ? s->tokens / s->model->config.csa_rate : 0;
+    return s->pool ? s->progress.tokens / s->model->config.csa_rate : 0;
 }
 
 void lsa_session_token_ids(const lsa_session *s, int64_t from, int64_t n, int32_t *ids)
@@ -34,14 +33,23 @@ void lsa_session_token_ids(const lsa_session *s, int64_t from, int64_t n, int32_
     }
 }
 
-/* The layer of a CSA ordinal, or NULL with a message. */
-static const lsa_layer_state *layer_of(const lsa_session *s, int64_t csa)
+/* What a layer keeps, or NULL with a message where the model has no such CSA layer. */
+static const lsa_layer_store *store_of(const lsa_session *s, int64_t csa)
 {
-    for (int64_t i = 0; i < s->model->config.layers; i++)
-        if (s->layers[i].csa == csa && csa >= 0) return &s->layers[i];
-    lsa_fail(LSA_EARG, "session: CSA layer %lld; the model has %lld", (long long)csa,
-             (long long)s->model->config.csa_layers);
-    return NULL;
+    int64_t layer = lsa_csa_layer(s, csa);
+    return layer < 0 ? NULL : &s->layers[layer];
+}
+
+static const float *ring_at(const lsa_ring *ring, int64_t position)
+{
+    return ring->data + position % ring->room * ring->width;
+}
+
+static void last_rows(float *out, const lsa_ring *ring, int64_t tokens, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        memcpy(out + i * ring->width, ring_at(ring, tokens - n + i),
+               (size_t)ring->width * sizeof *out);
 }
 
 static int check_chunks(const lsa_session *s, int64_t from, int64_t n)
@@ -53,17 +61,18 @@ static int check_chunks(const lsa_session *s, int64_t from, int64_t n)
 
 int lsa_session_hidden(const lsa_session *s, int64_t csa, float *hidden)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
-    if (!s->tokens)
+    if (!s->progress.tokens)
         return lsa_fail(LSA_ESTATE, "session: no token has been run, so there is no hidden state");
-    memcpy(hidden, l->hidden, (size_t)s->model->config.hidden * sizeof *hidden);
+    memcpy(hidden, l->hidden[s->progress.passes & 1],
+           (size_t)s->model->config.hidden * sizeof *hidden);
     return LSA_OK;
 }
 
 int lsa_session_keys(const lsa_session *s, int64_t csa, int64_t from, int64_t n, void *keys)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
     int rc = check_chunks(s, from, n);
     return rc ? rc : lsa_pool_read_keys(s->pool, csa, from, n, keys);
@@ -71,7 +80,7 @@ int lsa_session_keys(const lsa_session *s, int64_t csa, int64_t from, int64_t n,
 
 int lsa_session_entries(const lsa_session *s, int64_t csa, int64_t from, int64_t n, float *entries)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
     int rc = check_chunks(s, from, n);
     const lsa_config *c = &s->model->config;
@@ -84,8 +93,8 @@ int lsa_session_entries(const lsa_session *s, int64_t csa, int64_t from, int64_t
         for (int64_t i = 0; i < m; i++) chunks[i] = (int32_t)(from + at + i);
         rc = lsa_pool_read(s->pool, csa, chunks, m, records);
         if (!rc)
-            rc = lsa_kv_decode_cpu(entries + at * c->head_dim, records, m, c->head_dim, c->rope_dim,
-                                   bytes, s->kv_format, NULL);
+            rc = lsa_kernels_cpu.kv_decode(entries + at * c->head_dim, records, m, c->head_dim,
+                                           c->rope_dim, bytes, s->kv_format, NULL);
     }
     lsa_free(records);
     return rc;
@@ -93,21 +102,19 @@ int lsa_session_entries(const lsa_session *s, int64_t csa, int64_t from, int64_t
 
 int64_t lsa_session_recent(const lsa_session *s)
 {
-    return s->tokens < LSA_RECENT ? s->tokens : LSA_RECENT;
+    return s->progress.tokens < LSA_RECENT ? s->progress.tokens : LSA_RECENT;
 }
 
 int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *queries,
                         float *weights)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
     if (w < 1 || w > lsa_session_recent(s))
         return lsa_fail(LSA_EARG, "session: queries of the last %lld tokens; 1 to %lld are kept",
                         (long long)w, (long long)lsa_session_recent(s));
-    memcpy(queries, lsa_row_history_at(&l->queries, s->tokens - w),
-           (size_t)(w * l->queries.width) * sizeof *queries);
-    memcpy(weights, lsa_row_history_at(&l->query_weights, s->tokens - w),
-           (size_t)(w * l->query_weights.width) * sizeof *weights);
+    last_rows(queries, &l->queries, s->progress.tokens, w);
+    last_rows(weights, &l->query_weights, s->progress.tokens, w);
     return LSA_OK;
 }
 
@@ -118,7 +125,7 @@ int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, con
     int64_t key = lsa_pool_key_bytes(s->pool);
     int64_t bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim,
                                               s->kv_format, s->compute);
-    void *workspace = lsa_activations_workspace(s->scratch, bytes);
+    void *workspace = bytes ? lsa_alloc(bytes) : NULL;
     int here = lsa_pool_has_keys(s->pool, csa);
     int64_t run = here ? LSA_POOL_KEY_RUN : KEYS_FROM_DISK / key;
     uint8_t *fetched = here ? NULL : lsa_alloc(run * key);
@@ -128,32 +135,33 @@ int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, con
         if (!here) rc = lsa_pool_read_keys(s->pool, csa, from, n, fetched);
         for (int64_t at = 0; !rc && at < n; at += LSA_POOL_KEY_RUN) {
             const uint8_t *keys = here ? lsa_pool_keys(s->pool, csa, from) : fetched + at * key;
-            rc = lsa_index_score_cpu(scores + from + at, q, w, keys, rows,
-                                     n - at < LSA_POOL_KEY_RUN ? n - at : LSA_POOL_KEY_RUN, heads,
-                                     c->index_dim, key, chunks, s->kv_format, s->compute, workspace,
-                                     NULL);
+            rc = lsa_kernels_cpu.index_score(scores + from + at, q, w, keys, rows,
+                                             n - at < LSA_POOL_KEY_RUN ? n - at : LSA_POOL_KEY_RUN,
+                                             heads, c->index_dim, key, chunks, s->kv_format,
+                                             s->compute, workspace, NULL);
         }
     }
     lsa_free(fetched);
+    lsa_free(workspace);
     return rc;
 }
 
 int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w,
                              int64_t rows, int64_t heads, float *scores)
 {
-    if (!layer_of(s, csa)) return LSA_EARG;
+    if (!store_of(s, csa)) return LSA_EARG;
     return lsa_session_scores_of(s, csa, q, w, rows, heads, lsa_session_chunks(s), scores);
 }
 
 int lsa_session_observed(const lsa_session *s, int64_t csa, int32_t *used, float *mass)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
     int64_t chunks = lsa_session_chunks(s);
     memset(used, 0, (size_t)chunks * sizeof *used);
     memset(mass, 0, (size_t)chunks * sizeof *mass);
     int64_t n = s->observed_by_chunk ? chunks : s->resident_count;
-    for (int64_t i = 0; i < n && i < s->observed_room; i++) {
+    for (int64_t i = 0; i < n && i < s->room.observed; i++) {
         int64_t chunk = s->observed_by_chunk ? i : s->residents[i];
         used[chunk] = l->used[i];
         mass[chunk] = l->mass[i];
@@ -176,11 +184,12 @@ static int is_resident(const lsa_session *s, int32_t chunk)
 
 int64_t lsa_session_picks(const lsa_session *s, int64_t csa, int32_t *ids, float *mass)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
-    memcpy(ids, l->last_ids, (size_t)l->last_count * sizeof *ids);
-    memcpy(mass, l->last_mass, (size_t)l->last_count * sizeof *mass);
-    return l->last_count;
+    int64_t last = s->progress.passes & 1, n = *l->picked_count[last];
+    memcpy(ids, l->picked[last], (size_t)n * sizeof *ids);
+    memcpy(mass, l->picked_mass[last], (size_t)n * sizeof *mass);
+    return n;
 }
 
 /* The same picks as Level 2's where the keys are to be read from the file: scores of all chunks, then the best. */
@@ -194,7 +203,8 @@ static int topk_from_disk(const lsa_session *s, int64_t csa, const float *q, con
     int32_t *best = lsa_alloc(k * (int64_t)sizeof *best);
     int rc = scores && workspace && best ? LSA_OK : LSA_ENOMEM;
     if (!rc) rc = lsa_session_scores_of(s, csa, q, w, 1, heads, chunks, scores);
-    if (!rc) rc = lsa_topk_cpu(best, NULL, count, scores, 1, chunks, chunks, k, workspace, NULL);
+    if (!rc)
+        rc = lsa_kernels_cpu.topk(best, NULL, count, scores, 1, chunks, chunks, k, workspace, NULL);
     if (!rc) memcpy(ids, best, (size_t)*count * sizeof *ids);
     lsa_free(scores);
     lsa_free(workspace);
@@ -202,16 +212,30 @@ static int topk_from_disk(const lsa_session *s, int64_t csa, const float *q, con
     return rc;
 }
 
+static int topk_from_memory(const lsa_session *s, const lsa_layer_store *l, const float *q,
+                            const float *w, int32_t *ids, int32_t *count)
+{
+    const lsa_config *c = &s->model->config;
+    lsa_layer_store store = {
+        .keys = lsa_pool_key_records(s->pool, lsa_csa_ordinal(c, l - s->layers), s->kv_format)};
+    lsa_progress progress = {.tokens = s->progress.tokens - 1};
+    lsa_span span = {.progress = &progress, .layers = &store, .rows = 1};
+    lsa_picking picking = {
+        q, w, c->index_heads, c->index_dim, c->index_topk, c->csa_rate, s->kv_format, s->compute};
+    LSA_TRY(lsa_activations_reserve(s->activations, 1, 0, 1));
+    return lsa_kernels_cpu.pick(ids, NULL, count, &span, 1, 0, &picking, s->activations->workspace,
+                                NULL);
+}
+
 int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
 {
-    const lsa_layer_state *l = layer_of(s, csa);
+    const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
-    if (!s->tokens) return 0;
+    if (!s->progress.tokens) return 0;
+    int64_t last = s->progress.tokens - 1;
     int32_t count = 0;
-    const float *q = lsa_row_history_at(&l->queries, s->tokens - 1),
-                *w = lsa_row_history_at(&l->query_weights, s->tokens - 1);
-    int rc = lsa_pool_has_keys(s->pool, csa) ? lsa_level2(s, s->scratch, l - s->layers, q, w, 1,
-                                                          s->tokens - 1, 0, ids, NULL, &count)
+    const float *q = ring_at(&l->queries, last), *w = ring_at(&l->query_weights, last);
+    int rc = lsa_pool_has_keys(s->pool, csa) ? topk_from_memory(s, l, q, w, ids, &count)
                                              : topk_from_disk(s, csa, q, w, ids, &count);
     return rc ? rc : count;
 }
@@ -220,7 +244,7 @@ int lsa_session_coverage(const lsa_session *s, int64_t *covered, int64_t *total)
 {
     *covered = *total = 0;
     for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
-        int32_t *ids = s->scratch->ids;
+        int32_t *ids = s->activations->ids;
         if (!lsa_pool_has_keys(s->pool, csa)) continue; /* too dear for a sample */
         int64_t count = lsa_session_native_topk(s, csa, ids);
         if (count < 0) return (int)count;
@@ -243,10 +267,11 @@ void lsa_session_memory(const lsa_session *s, lsa_session_bytes *out)
     if (s->demand) out->kv_resident = lsa_pool_held_cells(s->pool) * record * c->csa_layers;
     out->tokens = lsa_cow_blocks_bytes(&s->token_ids);
     for (int64_t i = 0; i < c->layers; i++) {
-        const lsa_layer_state *l = &s->layers[i];
-        if (l->csa >= 0) out->index_keys += chunks * lsa_pool_key_bytes(s->pool);
-        out->hca += l->entries.count * l->entries.item;
-        int64_t rows = s->tokens < c->window ? s->tokens : c->window;
+        const lsa_layer_store *l = &s->layers[i];
+        if (c->layer_type[i] == LSA_LAYER_CSA)
+            out->index_keys += chunks * lsa_pool_key_bytes(s->pool);
+        out->hca += s->entries[i].count * s->entries[i].item;
+        int64_t rows = s->progress.tokens < c->window ? s->progress.tokens : c->window;
         out->window += rows * l->window.width * (int64_t)sizeof(float);
     }
     if (!s->pool) return;

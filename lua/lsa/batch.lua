@@ -138,6 +138,8 @@ function Batch:submit(opt)
   return r.id
 end
 
+local MOST_STEPS = 1024 -- of b:run() in one call
+
 local function interrupted(problem) return tostring(problem):find "interrupted" ~= nil end
 
 -- Runs f, which is a request's own affair: what goes wrong there ends it. An interruption is everybody's, and raised.
@@ -189,46 +191,65 @@ local function prefill(self)
   self.counts.prefill_s = self.counts.prefill_s + request.seconds() - start
 end
 
-local function decode(self)
-  local rows, sessions, tokens = {}, {}, {}
+-- Up to `steps` steps of all that decode, in one call. Where requests wait or prompts are being prefilled, no further than to the
+-- first answer's end.
+local function decode(self, steps)
+  local rows, asks = {}, {}
+  local others = #self.queue > 0
   for _, r in ipairs(self.running) do
     if r:running() and not r.session.c then
       r:finish("failed", "its session was closed")
     elseif r.state == "decode" then
-      rows[#rows + 1] = r
-      sessions[#rows], tokens[#rows] = r.session, r.next
+      rows[#rows + 1], asks[#rows + 1] = r, r:ask()
+    elseif r.state == "prefill" then
+      steps = 1
     end
   end
   if #rows == 0 then return end
-  local start, count = request.seconds(), self.counts
-  local problems, stopped = session.decode_together(sessions, tokens), nil
-  for i, r in ipairs(rows) do
-    if not problems[i] then guarded(r, r.stepped, r)
-    elseif interrupted(problems[i]) then stopped = problems[i]
-    else r:finish("failed", problems[i]) end
+  for _, ask in ipairs(asks) do
+    if others then steps = math.min(steps, math.max(1, ask.steps)) end
   end
-  count.steps, count.rows = count.steps + 1, count.rows + #rows
+  local start, count = request.seconds(), self.counts
+  local results, taken = session.run_together(asks, steps), 0
+  local stopped
+  for i, r in ipairs(rows) do
+    local result = results[i]
+    taken = math.max(taken, #result.out)
+    count.rows = count.rows + #result.out
+    if not result.problem then guarded(r, r.stepped, r, result)
+    elseif interrupted(result.problem) then stopped = result.problem
+    else
+      guarded(r, r.stepped, r, result)
+      if r:running() then r:finish("failed", result.problem) end
+    end
+  end
+  count.steps = count.steps + taken
   count.decode_s = count.decode_s + request.seconds() - start
-  if stopped then raise(stopped) end
+  if stopped then raise("%s", stopped) end
 end
 
-local function step(self)
+local function step(self, steps)
   admit(self)
   prefill(self)
-  decode(self)
+  decode(self, steps)
   sweep(self)
 end
 
-function Batch:step()
-  open(self)
-  idle(self, "step")
+local function take(self, steps)
   local start = request.seconds()
   self.stepping = true
-  local ok, problem = pcall(step, self)
+  local ok, problem = pcall(step, self, steps)
   self.stepping = false
   if not ok then error(problem, 0) end
   self.counts.seconds = self.counts.seconds + request.seconds() - start
   return #self.running + #self.queue
+end
+
+-- Admits, prefills, and decodes a token of each.
+function Batch:step()
+  open(self)
+  idle(self, "step")
+  return take(self, 1)
 end
 
 local run_options = {progress = false}
@@ -240,7 +261,7 @@ function Batch:run(opt)
   local left = #self.running + #self.queue
   local bar = opt.progress and progress(left, "requests")
   while left > 0 do
-    local now = self:step()
+    local now = take(self, MOST_STEPS)
     if bar then bar:step(left - now, ("%d running"):format(#self.running)) end
     left = now
   end

@@ -20,6 +20,7 @@ local real = require "lsa.tensor.real"
 local rng = require "lsa.cycle.rng"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
+local stops = require "lsa.session.stop"
 local tensor = require "lsa.tensor.tensor"
 local tier = require "lsa.cycle.hot_tier"
 
@@ -146,6 +147,9 @@ end
 
 ---- running ----
 
+local MOST_STEPS = 4096 -- of one call
+
+local ENDED = {[0] = "steps", "stopped", "context", "failed"} -- LSA_RUN_*
 
 local function vocabulary(self) return tonumber(self.model.config.vocab) end
 
@@ -187,51 +191,74 @@ function Session:prefill(tokens, opt)
     self.loop:appended_tokens()
   end
   raise.check(rc)
-  if self.recorder then self.recorder:row(false) end
+  if self.recorder then self.recorder:prefilled() end
   if trace then return out, require("lsa.session.intermediates").tables(trace), keep end
   return out
 end
 
+-- Runs steps of several sessions of one model side by side (core/session/run.h), each from where its loop says to where it next
+-- has to be asked. asks: {session =, given = {ids}, steps =, temperature =, stop =} of each; gives, by the same places, {out =
+-- {ids}, ended = "steps" | "stopped" | "context" | "failed", problem =}. steps: of all; no more than the loops allow.
+function M.run_together(asks, steps)
+  local runs, at, results = ffi.new("lsa_run[?]", math.max(1, #asks)), {}, {}
+  steps = math.min(steps, MOST_STEPS)
+  for i, ask in ipairs(asks) do
+    local ok, problem = pcall(function()
+      idle(ask.session, "decode")
+      ask.session.loop:before_step(ask.session)
+    end)
+    results[i] = {out = {}, ended = not ok and "failed" or nil, problem = not ok and raise.words(problem) or nil}
+    if ok then steps = math.min(steps, ask.session.loop:steps_left()) end
+  end
+  for i, ask in ipairs(asks) do -- not before all cycles are over: one session's policy may close another
+    local s, result = ask.session, results[i]
+    if not result.ended and not s.c then result.ended, result.problem = "failed", "the session is closed" end
+    if not result.ended then
+      local run = runs[#at]
+      local given = ask.given or {}
+      local ids, out = ffi.new("int32_t[?]", #given, given), ffi.new("int32_t[?]", steps)
+      run.session, run.steps, run.out = s.c, math.min(steps, ask.steps or steps), out
+      run.given, run.given_count = ids, math.min(#given, tonumber(run.steps))
+      run.temperature, run.generator, run.stop = ask.temperature or 0, s.sampler.state, ask.stop
+      local log, kept
+      if s.recorder then log, kept = s.recorder:open_log(tonumber(run.steps)) end
+      run.log = log
+      at[#at + 1] = i
+      result.kept = {ids, out, log, kept} -- what the run points to
+    end
+  end
+  local rc = C.lsa_session_run(runs, #at)
+  local problem = rc < 0 and ffi.string(C.lsa_error())
+  for row, i in ipairs(at) do
+    local run, s, result = runs[row - 1], asks[i].session, results[i]
+    local n, code = tonumber(run.count), tonumber(run.ended)
+    for j = 0, n - 1 do result.out[j + 1] = run.out[j] end
+    result.ended = ENDED[code]
+    if code == C.LSA_RUN_FAILED then result.problem = ffi.string(run.message) end
+    s.loop:after_step((code == C.LSA_RUN_STOPPED or code == C.LSA_RUN_CONTEXT) and n - 1 or n)
+    if s.recorder then s.recorder:close_log(run.log[0], true) end
+    result.kept = nil
+  end
+  if problem then raise("%s", problem) end
+  return results
+end
+
+-- The same of one session, whose failure is an error.
+local function run(self, ask, steps)
+  ask.session = self
+  local result = M.run_together({ask}, steps)[1]
+  if result.problem then raise("%s", result.problem) end
+  return result
+end
+
+-- One step of a given token: logits [vocab].
 function Session:decode(token)
   idle(self, "decode")
   check_token(self, token, "decode: token")
-  self.loop:before_step(self)
   local out = tensor.zeros({vocabulary(self)}, "f32")
-  raise.check(C.lsa_session_decode(self.c, token, ffi.cast("float *", out.c.data)))
-  self.loop:after_step()
-  if self.recorder then self.recorder:row(true) end
+  run(self, {given = {token}}, 1)
+  ffi.copy(out.c.data, C.lsa_session_logits(self.c), vocabulary(self) * 4)
   return out
-end
-
--- One step of several sessions of one model at once, each by its own token. Returns what went wrong, a message by the place
--- of each session that took no step; the others did. Logits are session:logits().
-function M.decode_together(sessions, tokens)
-  local rows, at, problems = ffi.new("lsa_batch_row[?]", #sessions), {}, {}
-  for i, s in ipairs(sessions) do
-    local ok, problem = pcall(function()
-      idle(s, "decode")
-      s.loop:before_step(s)
-    end)
-    if not ok then problems[i] = raise.words(problem) end
-  end
-  for i, s in ipairs(sessions) do -- not before all cycles are over: one session's policy may close another
-    if not problems[i] and not s.c then problems[i] = "the session is closed" end
-    if not problems[i] then
-      rows[#at].session, rows[#at].token = s.c, tokens[i]
-      at[#at + 1] = i
-    end
-  end
-  raise.check(C.lsa_batch_decode(rows, #at))
-  for row, i in ipairs(at) do
-    local s = sessions[i]
-    if rows[row - 1].code == 0 then
-      s.loop:after_step()
-      if s.recorder then s.recorder:row(true) end
-    else
-      problems[i] = ffi.string(rows[row - 1].message)
-    end
-  end
-  return problems
 end
 
 -- [vocab] of the last token run.
@@ -242,43 +269,30 @@ function Session:logits()
   return out
 end
 
--- A token drawn from [vocab] logits; temperature 0 takes the largest, ties to the lower id.
-function Session:draw(logits, temperature)
-  if temperature == 0 then return logits:argmax() end
-  local p = ffi.cast("const float *", logits.c.data)
-  local n, most, sum = logits:count(), logits:max(), 0
-  for i = 0, n - 1 do sum = sum + math.exp((real.f32(p, i) - most) / temperature) end
-  local left = self.sampler() * sum
-  for i = 0, n - 1 do
-    left = left - math.exp((real.f32(p, i) - most) / temperature)
-    if left < 0 then return i end
-  end
-  return n - 1
+-- A token drawn from the last one's logits, not decoded.
+function Session:draw(temperature)
+  local token = ffi.new "int32_t[1]"
+  raise.check(C.lsa_session_draw(self.c, temperature, self.sampler.state, token))
+  return token[0]
 end
 
--- The token that a `stop` option stands for.
-function M.stop_token(model, stop)
-  if type(stop) ~= "string" then return stop end
-  local ids = model:tokens(stop)
-  return ids[#ids]
-end
+local generate_options = {n = 64, temperature = 0, stop = false, each = false}
 
-local generate_options = {n = 64, temperature = 0, stop = false}
-
--- n: at most so many tokens. stop: a token id, or text whose last byte ends the generation (included in the result).
+-- n: at most so many tokens. stop: a token id, text, or a list of these (lua/lsa/session/stop.lua); what completes it is in the
+-- result, and is not decoded. each: a function that is given every token as it comes; true from it ends the generation.
 function Session:generate(opt)
   idle(self, "generate")
   opt = options.check(opt, generate_options, "generate")
   options.whole(opt.n, 0, "generate: n")
   options.number(opt.temperature, 0, "generate: temperature")
+  if opt.each and type(opt.each) ~= "function" then raise("generate: each is %s; a function is wanted", raise.kind(opt.each)) end
   if C.lsa_session_tokens(self.c) == 0 then raise "generate: nothing has been prefilled" end
-  local stop = M.stop_token(self.model, opt.stop)
-  local logits, out = self:logits(), {}
-  for i = 1, opt.n do
-    local token = self:draw(logits, opt.temperature)
-    out[i] = token
-    if token == stop then break end
-    logits = self:decode(token)
+  local stop, out = stops.new(self.model, opt.stop), {}
+  while #out < opt.n do
+    local result = run(self, {temperature = opt.temperature, stop = stop and stop.c}, opt.each and 1 or opt.n - #out)
+    for _, token in ipairs(result.out) do out[#out + 1] = token end
+    if opt.each and opt.each(out[#out]) then break end
+    if result.ended ~= "steps" then break end
   end
   return out
 end
@@ -375,8 +389,16 @@ function Session:token_tensor(t)
   return out
 end
 
-function Session:last_logits()
-  return C.lsa_session_logits(self.c), vocabulary(self)
+-- Entropy of the last token's distribution, in nats.
+function Session:last_entropy()
+  local out = ffi.new "double[1]"
+  raise.check(C.lsa_entropy_cpu(out, C.lsa_session_logits(self.c), 1, vocabulary(self), nil))
+  return real.f64(out, 0)
+end
+
+-- Memory for the steps of a cycle.
+function Session:reserve(steps)
+  raise.check(C.lsa_session_reserve_steps(self.c, steps))
 end
 
 -- One row per cycle, as data.

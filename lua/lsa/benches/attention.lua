@@ -16,7 +16,7 @@ local function add_records(bench, s, model, format, n)
   local values, owner = bench:random("float", n * model.dim, 1)
   s.bytes, s.bytes_owner = bench:alloc("uint8_t", n * size)
   check(C.lsa_kv_encode_cpu(s.bytes, values, n, model.dim, model.rope_dim, size, format, nil))
-  s.blocks, s.values_owner = ffi.new("const uint8_t *[1]", s.bytes), owner
+  s.blocks, s.values_owner = ffi.new("uint8_t *[1]", s.bytes), owner
   s.records = ffi.new("lsa_records", {blocks = s.blocks, stride = size, block_shift = 31, format = format})
 end
 
@@ -49,7 +49,7 @@ local function case(bench, name, kind, tokens, n, format)
     end,
     run = function(s)
       check(C.lsa_attention_cpu(s.out, nil, s.q, s.window, s.sinks, s.records, s.ids, s.counts, tokens, heads, dim, rope_dim,
-        window, window, count, dim ^ -0.5, s.workspace, nil))
+        window + tokens, window, window, count, dim ^ -0.5, s.workspace, nil))
     end,
   }
 end

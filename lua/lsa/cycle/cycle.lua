@@ -25,15 +25,13 @@
 --   hidden_state(layer)     float *: the layer's hidden state at the last token
 --   recent_queries(layer, w)            tensors [w, heads, dim], [w, heads]
 --   index_scores(layer, q, w, heads, n, rows)   [n] f32 of one query, [rows, n] of several
---   decoded_keys(layer, n, from)  observations(layer, n)  token_tensor(t)  last_logits() -> float *, count
--- and, where it is recorded, last_entropy() in place of last_logits(), future(tau, n), and
+--   decoded_keys(layer, n, from)  observations(layer, n)  token_tensor(t)  last_entropy()
+-- and, where it is recorded, future(tau, n), and
 --   recorded_scores(kind, layer, n)     [n] f32 of the last token's recorded queries: "" the Lightning Indexer's, "memory_" the
 --                                       Memory Indexer's; nil where it has none that serve
 --   recorded_ensemble(n)                the ensemble of the latter
 local ffi = require "ffi"
 local choose = require "lsa.cycle.choose"
-local C = require("lsa.ffi").C
-local real = require "lsa.tensor.real"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
@@ -120,16 +118,8 @@ function fields.tokens(source, cycle)
   return source:token_tensor(cycle.t)
 end
 
--- In nats, of the distribution that logits (a float array) give.
-function M.entropy(logits, vocab)
-  local out = ffi.new "double[1]"
-  raise.check(C.lsa_entropy_cpu(out, logits, 1, vocab, nil))
-  return real.f64(out, 0)
-end
-
 function fields.entropy(source)
-  if source.last_entropy then return source:last_entropy() end
-  return M.entropy(source:last_logits())
+  return source:last_entropy()
 end
 
 function fields.future(source, cycle)

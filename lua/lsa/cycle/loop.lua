@@ -30,6 +30,10 @@ local GARBAGE = 2 ^ 22
 
 local SEGMENT = tonumber(C.LSA_COLD_SEGMENT)
 
+local DEMAND_STEPS = 64 -- on demand: steps that the loop sees to at once
+
+local MOST_RESERVED = 4096 -- steps that a cycle has memory for, at most: of a longer one, later ones ask again
+
 -- What of a session's options the loop reads; a fork may change these (lsa.replay may, too).
 M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
   granularity = "chunk", async = false, strict = false, seed = 1}
@@ -315,6 +319,7 @@ local function cycle_of(self, source)
     complain(self, problem)
   end
   self.appended, self.due, row.tau = false, self.tau, self.tau
+  if source.reserve then source:reserve(math.min(self.tau, MOST_RESERVED)) end
   local after = self.tier:counters()
   for _, name in ipairs {"fetched_chunks", "fetched_bytes", "evicted_chunks"} do
     row[name] = tonumber(after[name] - before[name])
@@ -335,9 +340,12 @@ end
 -- cold tier to its file, as far as it has come. A disk that refuses leaves it in memory.
 local function before_demand(self, source)
   local _, n = source:position()
-  local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n) or 0, source:demand_cells(n + 1))
+  local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n) or 0,
+    source:demand_cells(n + math.ceil(DEMAND_STEPS / self.rate) + 1))
   if wanted > self.tier:cells() or (self.tier.fixed and wanted < self.tier:cells()) then self.tier:resize(wanted) end
-  if self.fresh or n % SEGMENT == 0 then
+  local whole = math.floor(n / SEGMENT)
+  if self.fresh or whole ~= self.spilled_segments then
+    self.spilled_segments = whole
     local ok, problem = pcall(self.tier.spill, self.tier)
     if not ok and self.complained ~= problem then
       self.complained = problem
@@ -356,6 +364,12 @@ end
 
 function Loop:after_step(n)
   self.due = self.due - (n or 1)
+end
+
+-- Steps that can be taken before the loop has to be asked again.
+function Loop:steps_left()
+  if self.opt.on_demand then return DEMAND_STEPS end
+  return self.full and math.huge or math.max(1, self.due)
 end
 
 -- A column's sum over all cycles.

@@ -10,6 +10,7 @@ local options = require "lsa.options"
 local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local session = require "lsa.session"
+local stops = require "lsa.session.stop"
 local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
@@ -108,7 +109,7 @@ function M.new(batch, given)
   local self = setmetatable({batch = batch, opt = opt, state = "queued", out = {}, submitted = seconds()}, Request)
   self.tokens = token_list(batch.model, opt.tokens or {})
   check_own(self, opt)
-  self.stop = session.stop_token(batch.model, opt.stop)
+  self.stop = stops.new(batch.model, opt.stop)
   self.settings = session_options(batch, opt)
   -- What decides: the settings, after them the forked session's own.
   local effective = setmetatable({}, {__index = function(_, name)
@@ -200,28 +201,42 @@ function Request:prefill(most)
   return n
 end
 
--- Decoding begins with the rest of the prompt, or, without one, with a token drawn from what the last one gave.
+-- Decoding begins with the rest of the prompt; without one, with a token drawn from what the last one gave.
 function Request:after_prefill()
   if self.state ~= "prefill" or self.at < prefilled_part(self) then return end
   self.state, self.began = "decode", seconds()
-  if self.at < #self.tokens then self.next = self.tokens[self.at + 1] else self:draw() end
+  if self.at == #self.tokens and self.opt.n == 0 then self:finish "done" end
 end
 
--- Draws a token; the request is done with the last one it may have.
-function Request:draw()
-  if #self.out >= self.opt.n then return self:finish "done" end
-  local token = self.session:draw(self.session:logits(), self.opt.temperature)
-  self.out[#self.out + 1] = token
-  self.next = token
-  self.first = self.first or seconds()
-  if token == self.stop or #self.out >= self.opt.n then self:finish "done" end
+-- What is asked of the next steps (lua/lsa/session.lua, run_together). The answer's last token is drawn and not decoded.
+function Request:ask()
+  local rest = {}
+  for i = self.at + 1, #self.tokens do rest[#rest + 1] = self.tokens[i] end
+  local left = self.opt.n - #self.out
+  local steps = #rest + math.max(0, left - 1)
+  if not self.first and left > 0 then steps = math.min(steps, #rest + 1) end -- so that its time is known
+  return {session = self.session, given = rest, steps = steps, temperature = self.opt.temperature,
+    stop = self.stop and self.stop.c}
 end
 
--- After a decode step of `next`; returns how many tokens were drawn.
-function Request:stepped()
+-- After steps: what came of them (run_together's result); returns how many tokens were drawn.
+function Request:stepped(result)
   local before = #self.out
-  if self.at < #self.tokens then self.at = self.at + 1 end
-  if self.at < #self.tokens then self.next = self.tokens[self.at + 1] else self:draw() end
+  for _, token in ipairs(result.out) do
+    if self.at < #self.tokens then
+      self.at = self.at + 1
+    else
+      self.out[#self.out + 1] = token
+      self.first = self.first or seconds()
+    end
+  end
+  if result.ended == "stopped" or result.ended == "context" or #self.out >= self.opt.n then
+    if self.at == #self.tokens then self:finish "done" end
+  elseif #self.out == self.opt.n - 1 and self.at == #self.tokens then
+    self.out[#self.out + 1] = self.session:draw(self.opt.temperature)
+    self.first = self.first or seconds()
+    self:finish "done"
+  end
   return #self.out - before
 end
 

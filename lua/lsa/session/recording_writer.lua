@@ -46,17 +46,22 @@ local function column(dtype, width, shape)
     row_bytes = width * ffi.sizeof(ctype)}, Column)
 end
 
--- Where the next row goes, or the next n.
-function Column:push(n)
-  n = n or 1
+-- Where the next n rows go, which do not count yet.
+function Column:reserve(n)
   if self.rows + n > self.room then
     local room = math.max(64, 2 * self.room, self.rows + n)
     local data = ffi.new(self.ctype, room * self.width)
     if self.rows > 0 then ffi.copy(data, self.data, self.rows * self.row_bytes) end
     self.data, self.room = data, room
   end
+  return self.data + self.rows * self.width
+end
+
+-- The same, and they count.
+function Column:push(n)
+  local at = self:reserve(n)
   self.rows = self.rows + n
-  return self.data + (self.rows - n) * self.width
+  return at
 end
 
 function Column:tensor()
@@ -86,47 +91,64 @@ function M.new(session, path)
     self.columns[("memory_query_layer_%d"):format(layer)] = column("f32", own * dim, {own, dim})
     self.columns[("memory_weight_layer_%d"):format(layer)] = column("f32", own, {own})
   end
-  if session:position() > 0 then self:row(false) end
+  self.logged = {}
+  for name in pairs(self.columns) do self.logged[name] = true end
+  if session:position() > 0 then self:prefilled() end
   return self
 end
 
-local function copy_ids(to, from, n, k)
-  for i = 0, k - 1 do to[i] = i < n and from[i] or -1 end
-end
+-- What a session's steps leave per CSA layer, by the log's name and the columns'.
+local BY_LAYER = {hidden = "hidden", queries = "query", weights = "query_weight", native = "native", picked = "picked", mass = "mass"}
+local TYPES = {hidden = "float *[?]", queries = "float *[?]", weights = "float *[?]", native = "int32_t *[?]",
+  picked = "int32_t *[?]", mass = "float *[?]", memory_queries = "float *[?]", memory_weights = "float *[?]"}
 
-local function layer_row(self, layer)
-  local s, c = self.session, self.session.model.config
-  local function at(name) return self.columns[("%s_layer_%d"):format(name, layer)]:push() end
-  raise.check(C.lsa_session_hidden(s.c, layer, at "hidden"))
-  raise.check(C.lsa_session_queries(s.c, layer, 1, at "query", at "query_weight"))
-  local k = tonumber(c.index_topk)
-  local ids, mass = ffi.new("int32_t[?]", k), ffi.new("float[?]", k)
-  copy_ids(at "native", ids, tonumber(raise.check(C.lsa_session_native_topk(s.c, layer, ids))), k)
-  copy_ids(at "picked", ids, tonumber(raise.check(C.lsa_session_picks(s.c, layer, ids, mass))), k)
-  ffi.copy(at "mass", mass, 4 * k)
-end
-
--- After a prefill (decoded false) or a step.
-function Recorder:row(decoded)
+-- A log with room for n steps, which C fills (core/session/run.h); keep: what it points to.
+function Recorder:open_log(n)
   local s = self.session
-  local t, n = s:position()
-  self.columns.positions:push()[0] = t - 1
-  self.columns.decoded:push()[0] = decoded and 1 or 0
-  self.columns.entropy:push()[0] = require("lsa.cycle.cycle").entropy(s:last_logits())
-  for layer = 0, s.csa_layers - 1 do
-    layer_row(self, layer)
-    if not decoded then
-      local used, mass = s:observations(layer, n)
-      local row = self.columns.positions.rows - 1
-      self.extra[("observed_used_layer_%d_%d"):format(layer, row)] = used
-      self.extra[("observed_mass_layer_%d_%d"):format(layer, row)] = mass
-    end
+  local log, keep = ffi.new "lsa_step_log", {}
+  local layers, targets = s.csa_layers, s.indexer.layers
+  log.room = n
+  log.positions, log.entropy = self.columns.positions:reserve(n), self.columns.entropy:reserve(n)
+  for field, name in pairs(BY_LAYER) do
+    local list = ffi.new(TYPES[field], layers)
+    for layer = 0, layers - 1 do list[layer] = self.columns[("%s_layer_%d"):format(name, layer)]:reserve(n) end
+    log[field], keep[#keep + 1] = list, list
   end
-  for _, layer in ipairs(s.indexer.layers) do
-    local q, w, heads = s.indexer:query(layer, s:hidden_state(layer), t - 1, s.format)
-    local dim = tonumber(s.model.config.index_dim)
-    ffi.copy(self.columns[("memory_query_layer_%d"):format(layer)]:push(), q, heads * dim * 4)
-    ffi.copy(self.columns[("memory_weight_layer_%d"):format(layer)]:push(), w, heads * 4)
+  log.targets = #targets
+  local ordinals, weights = ffi.new("int32_t[?]", #targets, targets), ffi.new("const lsa_indexer_layer *[?]", #targets)
+  local queries, head_weights = ffi.new(TYPES.memory_queries, #targets), ffi.new(TYPES.memory_weights, #targets)
+  for i, layer in ipairs(targets) do
+    weights[i - 1] = s.indexer.weights[layer]
+    queries[i - 1] = self.columns[("memory_query_layer_%d"):format(layer)]:reserve(n)
+    head_weights[i - 1] = self.columns[("memory_weight_layer_%d"):format(layer)]:reserve(n)
+  end
+  log.target, log.indexer, log.memory_queries, log.memory_weights = ordinals, weights, queries, head_weights
+  keep.ordinals, keep.weights, keep.queries, keep.head_weights = ordinals, weights, queries, head_weights
+  return log, keep
+end
+
+-- The log's rows count; decoded: whether they are of decoded tokens.
+function Recorder:close_log(log, decoded)
+  local n = tonumber(log.rows)
+  local flags = self.columns.decoded:push(n)
+  for i = 0, n - 1 do flags[i] = decoded and 1 or 0 end
+  for name, col in pairs(self.columns) do
+    if name ~= "decoded" and self.logged[name] then col:push(n) end
+  end
+end
+
+-- After a prefill: a row of its last token, and what it observed.
+function Recorder:prefilled()
+  local s = self.session
+  local log, keep = self:open_log(1)
+  raise.check(C.lsa_session_log(s.c, log))
+  self:close_log(log, false, keep)
+  local _, n = s:position()
+  local row = self.columns.positions.rows - 1
+  for layer = 0, s.csa_layers - 1 do
+    local used, mass = s:observations(layer, n)
+    self.extra[("observed_used_layer_%d_%d"):format(layer, row)] = used
+    self.extra[("observed_mass_layer_%d_%d"):format(layer, row)] = mass
   end
 end
 
@@ -139,7 +161,7 @@ function Recorder:scored(name, scores)
   end
   if n == 0 or kept.rows + n > SCORES then return end
   ffi.copy(kept:push(n), scores:contiguous().c.data, 4 * n)
-  self.columns[name .. "_rows"]:push()[0] = self.columns.positions.rows - 1
+  self.columns[name .. "_rows"]:push(1)[0] = self.columns.positions.rows - 1
 end
 
 -- What a file can hold of a policy's option; the rest, and what is nested beyond sense, as text.

@@ -47,6 +47,9 @@ op("binary", "a f32 [..]; b f32 [..]; op = add|sub|mul|div|min|max; > y! f32 [..
 op("unary", "x f32 [..]; op = exp|log|sigmoid; > y! f32 [..]",
   function(f, a) return f(a.y, a.x, a.rows, a.op, nil) end)
 
+op("scale", "x! f32 [..]; factor number",
+  function(f, a) return f(a.x, a.factor, a.rows, nil) end)
+
 op("reduce", "x f32 [.., n]; op = sum|mean|min|max; > y f32 [..]",
   function(f, a) return f(a.y, a.x, a.rows, a.n, 1, a.op, nil) end)
 
@@ -420,12 +423,12 @@ op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks 
     local records, blocks
     local most = a.most or 0
     if given.records then
-      blocks = ffi.new("const uint8_t *[1]", a.records)
+      blocks = ffi.new("uint8_t *[1]", ffi.cast("uint8_t *", a.records))
       records = ffi.new("lsa_records", {blocks, a.bytes, 0, ONE_BLOCK, a.format})
     end
     local work = a:workspace("attention", a.tokens, a.heads, a.dim, a.window_size, most)
     return f(a.out, a.mass, a.q, a.window, a.sinks, records, a.ids, a.counts, a.tokens, a.heads, a.dim, a.rope_dim,
-      a.own, a.window_size, most, a.scale, work, nil)
+      a.rows_held, a.own, a.window_size, most, a.scale, work, nil)
   end,
   function(a)
     if a.own < 0 or a.own + a.tokens > a.rows_held then

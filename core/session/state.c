@@ -1,0 +1,354 @@
+/* Owns a session's arena: which fields there are, where they lie, and how it grows. */
+#include "core/session/state.h"
+
+#include <string.h>
+
+#include "core/base/error.h"
+#include "core/base/memory.h"
+#include "core/base/try.h"
+
+enum { ALIGN = 64 };
+
+const lsa_field lsa_fields[LSA_FIELDS] = {
+    [LSA_FIELD_LOGITS] = {"logits", LSA_F32, LSA_ROWS_ONE},
+    [LSA_FIELD_RESIDENTS] = {"residents", LSA_I32, LSA_ROWS_RESIDENTS},
+    [LSA_FIELD_SLOTS] = {NULL, LSA_I32, LSA_ROWS_RESIDENTS},
+    [LSA_FIELD_WINDOW] = {"window", LSA_F32, LSA_ROWS_WINDOW},
+    [LSA_FIELD_KV] = {"kv", LSA_F32, LSA_ROWS_WINDOWS},
+    [LSA_FIELD_GATE] = {"gate", LSA_F32, LSA_ROWS_WINDOWS},
+    [LSA_FIELD_INDEX_KV] = {"index_kv", LSA_F32, LSA_ROWS_WINDOWS},
+    [LSA_FIELD_INDEX_GATE] = {"index_gate", LSA_F32, LSA_ROWS_WINDOWS},
+    [LSA_FIELD_QUERIES] = {"queries", LSA_F32, LSA_ROWS_RECENT},
+    [LSA_FIELD_QUERY_WEIGHTS] = {"query_weights", LSA_F32, LSA_ROWS_RECENT},
+    [LSA_FIELD_HIDDEN] = {"hidden", LSA_F32, LSA_ROWS_TWO},
+    [LSA_FIELD_PICKED] = {"picked", LSA_I32, LSA_ROWS_TWO},
+    [LSA_FIELD_PICKED_MASS] = {"picked_mass", LSA_F32, LSA_ROWS_TWO},
+    [LSA_FIELD_PICKED_COUNT] = {"picked_count", LSA_I32, LSA_ROWS_TWO},
+    [LSA_FIELD_USED] = {"used", LSA_I32, LSA_ROWS_OBSERVED},
+    [LSA_FIELD_MASS] = {"mass", LSA_F32, LSA_ROWS_OBSERVED},
+    [LSA_FIELD_RESIDENT_KEYS] = {NULL, LSA_U8, LSA_ROWS_RESIDENTS},
+};
+
+int lsa_field_in_layer(const lsa_session *s, lsa_field_id field, int64_t layer)
+{
+    if (layer < 0 || field <= LSA_FIELD_SLOTS) return layer < 0 && field <= LSA_FIELD_SLOTS;
+    int32_t type = s->model->config.layer_type[layer];
+    if (field == LSA_FIELD_WINDOW) return 1;
+    if (field <= LSA_FIELD_GATE) return type != LSA_LAYER_SLIDING;
+    return type == LSA_LAYER_CSA;
+}
+
+int64_t lsa_field_width(const lsa_session *s, lsa_field_id field, int64_t layer)
+{
+    const lsa_config *c = &s->model->config;
+    switch (field) {
+    case LSA_FIELD_LOGITS:
+        return c->vocab;
+    case LSA_FIELD_WINDOW:
+        return c->head_dim;
+    case LSA_FIELD_KV:
+    case LSA_FIELD_GATE:
+        return c->layer_type[layer] == LSA_LAYER_CSA ? 2 * c->head_dim : c->head_dim;
+    case LSA_FIELD_INDEX_KV:
+    case LSA_FIELD_INDEX_GATE:
+        return 2 * c->index_dim;
+    case LSA_FIELD_QUERIES:
+        return c->index_heads * c->index_dim;
+    case LSA_FIELD_QUERY_WEIGHTS:
+        return c->index_heads;
+    case LSA_FIELD_HIDDEN:
+        return c->hidden;
+    case LSA_FIELD_PICKED:
+    case LSA_FIELD_PICKED_MASS:
+        return c->index_topk;
+    case LSA_FIELD_RESIDENT_KEYS:
+        return lsa_pool_key_bytes(s->pool);
+    default:
+        return 1;
+    }
+}
+
+static int64_t rate_of(const lsa_session *s, int64_t layer)
+{
+    const lsa_config *c = &s->model->config;
+    return c->layer_type[layer] == LSA_LAYER_HCA ? c->hca_rate : c->csa_rate;
+}
+
+static int64_t room_in(const lsa_session *s, lsa_field_id field, int64_t layer,
+                       const lsa_state_room *room)
+{
+    switch (lsa_fields[field].rows) {
+    case LSA_ROWS_TWO:
+        return 2;
+    case LSA_ROWS_WINDOW:
+        return s->model->config.window - 1 + room->piece;
+    case LSA_ROWS_WINDOWS:
+        return 2 * rate_of(s, layer) - 1 + room->piece;
+    case LSA_ROWS_RECENT:
+        return LSA_RECENT + room->piece;
+    case LSA_ROWS_RESIDENTS:
+        return room->residents;
+    case LSA_ROWS_OBSERVED:
+        return room->observed;
+    default:
+        return 1;
+    }
+}
+
+int64_t lsa_field_room(const lsa_session *s, lsa_field_id field, int64_t layer)
+{
+    return room_in(s, field, layer, &s->room);
+}
+
+static int is_ring(lsa_field_id field)
+{
+    lsa_field_rows rows = lsa_fields[field].rows;
+    return rows == LSA_ROWS_WINDOW || rows == LSA_ROWS_WINDOWS || rows == LSA_ROWS_RECENT;
+}
+
+int64_t lsa_field_count(const lsa_session *s, lsa_field_id field, int64_t layer)
+{
+    int64_t tokens = s->progress.tokens, n = 1, by_chunk;
+    switch (lsa_fields[field].rows) {
+    case LSA_ROWS_WINDOW:
+        n = s->model->config.window - 1;
+        return n < tokens ? n : tokens;
+    case LSA_ROWS_WINDOWS:
+        n = rate_of(s, layer) + tokens % rate_of(s, layer);
+        return n < tokens ? n : tokens;
+    case LSA_ROWS_RECENT:
+        return LSA_RECENT < tokens ? LSA_RECENT : tokens;
+    case LSA_ROWS_RESIDENTS:
+        return s->resident_count;
+    case LSA_ROWS_OBSERVED:
+        by_chunk = lsa_session_chunks(s);
+        n = s->observed_by_chunk ? by_chunk : s->resident_count;
+        return n < s->room.observed ? n : s->room.observed;
+    default:
+        return n;
+    }
+}
+
+/* ---- the arena ---- */
+
+/* Every field of every layer, in the order in which they lie: calls visit(context, field, layer, offset, bytes of a row) until it
+ * fails; *bytes: of all. */
+typedef int visitor(void *context, lsa_field_id field, int64_t layer, int64_t offset,
+                    int64_t row_bytes);
+
+static int walk(const lsa_session *s, const lsa_state_room *room, visitor *visit, void *context,
+                int64_t *bytes)
+{
+    int64_t at = 0;
+    for (int64_t layer = -1; layer < s->model->config.layers; layer++)
+        for (int f = 0; f < LSA_FIELDS; f++) {
+            lsa_field_id field = (lsa_field_id)f;
+            if (!lsa_field_in_layer(s, field, layer)) continue;
+            int64_t row = lsa_field_width(s, field, layer) * lsa_dtype_size(lsa_fields[f].dtype);
+            if (visit) LSA_TRY(visit(context, field, layer, at, row));
+            at += (room_in(s, field, layer, room) * row + ALIGN - 1) / ALIGN * ALIGN;
+        }
+    if (bytes) *bytes = at;
+    return LSA_OK;
+}
+
+static void bind_ring(lsa_ring *ring, const lsa_session *s, lsa_field_id field, int64_t layer,
+                      uint8_t *data)
+{
+    *ring = (lsa_ring){(float *)data, lsa_field_room(s, field, layer),
+                       lsa_field_width(s, field, layer)};
+}
+
+static int bind_field(void *context, lsa_field_id field, int64_t layer, int64_t offset,
+                      int64_t row_bytes)
+{
+    lsa_session *s = context;
+    uint8_t *at = s->arena + offset, *second = at + row_bytes;
+    lsa_layer_store *l = layer >= 0 ? &s->layers[layer] : NULL;
+    switch (field) {
+    case LSA_FIELD_LOGITS:
+        s->logits = (float *)at;
+        break;
+    case LSA_FIELD_RESIDENTS:
+        s->residents = (int32_t *)at;
+        break;
+    case LSA_FIELD_SLOTS:
+        s->slots = (int32_t *)at;
+        break;
+    case LSA_FIELD_WINDOW:
+        bind_ring(&l->window, s, field, layer, at);
+        break;
+    case LSA_FIELD_KV:
+        bind_ring(&l->kv, s, field, layer, at);
+        break;
+    case LSA_FIELD_GATE:
+        bind_ring(&l->gate, s, field, layer, at);
+        break;
+    case LSA_FIELD_INDEX_KV:
+        bind_ring(&l->index_kv, s, field, layer, at);
+        break;
+    case LSA_FIELD_INDEX_GATE:
+        bind_ring(&l->index_gate, s, field, layer, at);
+        break;
+    case LSA_FIELD_QUERIES:
+        bind_ring(&l->queries, s, field, layer, at);
+        break;
+    case LSA_FIELD_QUERY_WEIGHTS:
+        bind_ring(&l->query_weights, s, field, layer, at);
+        break;
+    case LSA_FIELD_HIDDEN:
+        l->hidden[0] = (float *)at, l->hidden[1] = (float *)second;
+        break;
+    case LSA_FIELD_PICKED:
+        l->picked[0] = (int32_t *)at, l->picked[1] = (int32_t *)second;
+        break;
+    case LSA_FIELD_PICKED_MASS:
+        l->picked_mass[0] = (float *)at, l->picked_mass[1] = (float *)second;
+        break;
+    case LSA_FIELD_PICKED_COUNT:
+        l->picked_count[0] = (int32_t *)at, l->picked_count[1] = (int32_t *)second;
+        break;
+    case LSA_FIELD_USED:
+        l->used = (int32_t *)at;
+        break;
+    case LSA_FIELD_MASS:
+        l->mass = (float *)at;
+        break;
+    case LSA_FIELD_RESIDENT_KEYS:
+        l->resident_keys = at;
+        break;
+    default:
+        break;
+    }
+    return LSA_OK;
+}
+
+/* Where a field lies. */
+typedef struct place {
+    lsa_field_id field;
+    int64_t layer, offset, row_bytes;
+} place;
+
+static int find_field(void *context, lsa_field_id field, int64_t layer, int64_t offset,
+                      int64_t row_bytes)
+{
+    place *p = context;
+    if (p->field != field || p->layer != layer) return LSA_OK;
+    p->offset = offset;
+    p->row_bytes = row_bytes;
+    return 1;
+}
+
+static uint8_t *row_in(uint8_t *data, const lsa_session *s, const lsa_state_room *room,
+                       lsa_field_id field, int64_t layer, int64_t row_bytes, int64_t i)
+{
+    if (is_ring(field)) {
+        int64_t first = s->progress.tokens - lsa_field_count(s, field, layer);
+        return data + (first + i) % room_in(s, field, layer, room) * row_bytes;
+    }
+    if (lsa_fields[field].rows == LSA_ROWS_TWO) return data + (s->progress.passes & 1) * row_bytes;
+    return data + i * row_bytes;
+}
+
+uint8_t *lsa_field_row(const lsa_session *s, lsa_field_id field, int64_t layer, int64_t i)
+{
+    place p = {field, layer, 0, 0};
+    walk(s, &s->room, find_field, &p, NULL);
+    return row_in(s->arena + p.offset, s, &s->room, field, layer, p.row_bytes, i);
+}
+
+int64_t lsa_field_run(const lsa_session *s, lsa_field_id field, int64_t layer, int64_t i, int64_t n)
+{
+    if (!is_ring(field)) return n;
+    int64_t room = lsa_field_room(s, field, layer);
+    int64_t at = (s->progress.tokens - lsa_field_count(s, field, layer) + i) % room;
+    return n < room - at ? n : room - at;
+}
+
+/* From one arena to a larger one. */
+typedef struct moving {
+    lsa_session *s;
+    uint8_t *to;
+    const lsa_state_room *room;
+    int64_t from_offset; /* the walk of the old rooms, beside that of the new ones */
+} moving;
+
+static int move_field(void *context, lsa_field_id field, int64_t layer, int64_t offset,
+                      int64_t row_bytes)
+{
+    moving *m = context;
+    lsa_session *s = m->s;
+    uint8_t *from = s->arena + m->from_offset, *to = m->to + offset;
+    int64_t old = lsa_field_room(s, field, layer), rooms = room_in(s, field, layer, m->room);
+    m->from_offset += (old * row_bytes + ALIGN - 1) / ALIGN * ALIGN;
+    if (!is_ring(field)) {
+        memcpy(to, from, (size_t)((old < rooms ? old : rooms) * row_bytes));
+        return LSA_OK;
+    }
+    for (int64_t i = 0, n = lsa_field_count(s, field, layer); i < n; i++)
+        memcpy(row_in(to, s, m->room, field, layer, row_bytes, i),
+               row_in(from, s, &s->room, field, layer, row_bytes, i), (size_t)row_bytes);
+    return LSA_OK;
+}
+
+int lsa_state_resize(lsa_session *s, const lsa_state_room *room)
+{
+    int64_t bytes;
+    walk(s, room, NULL, NULL, &bytes);
+    uint8_t *arena = lsa_alloc_zero(bytes);
+    if (!arena) return LSA_ENOMEM;
+    if (s->arena) walk(s, room, move_field, &(moving){s, arena, room, 0}, NULL);
+    lsa_free(s->arena);
+    s->arena = arena;
+    s->arena_bytes = bytes;
+    s->room = *room;
+    return walk(s, room, bind_field, s, NULL);
+}
+
+int lsa_state_copy(lsa_session *s, const lsa_session *from)
+{
+    s->arena = lsa_alloc(from->arena_bytes);
+    if (!s->arena) return LSA_ENOMEM;
+    memcpy(s->arena, from->arena, (size_t)from->arena_bytes);
+    s->arena_bytes = from->arena_bytes;
+    s->room = from->room;
+    return walk(s, &s->room, bind_field, s, NULL);
+}
+
+void lsa_state_bind_blocks(lsa_session *s)
+{
+    const lsa_config *c = &s->model->config;
+    for (int64_t i = 0, csa = 0; i < c->layers; i++) {
+        lsa_layer_store *l = &s->layers[i];
+        if (c->layer_type[i] == LSA_LAYER_HCA) {
+            const lsa_cow_blocks *b = &s->entries[i];
+            l->cold = (lsa_records){b->data, b->item, 0, b->shift, s->kv_format};
+        }
+        if (c->layer_type[i] != LSA_LAYER_CSA) continue;
+        l->cold = lsa_pool_cold_records(s->pool, csa, s->kv_format);
+        l->hot = lsa_pool_hot_records(s->pool, csa, s->kv_format);
+        l->keys = lsa_pool_key_records(s->pool, csa, s->kv_format);
+        l->hot_keys = lsa_pool_hot_key_records(s->pool, csa, s->kv_format);
+        csa++;
+    }
+}
+
+int64_t lsa_csa_ordinal(const lsa_config *c, int64_t layer)
+{
+    int64_t csa = 0;
+    if (c->layer_type[layer] != LSA_LAYER_CSA) return -1;
+    for (int64_t i = 0; i < layer; i++) csa += c->layer_type[i] == LSA_LAYER_CSA;
+    return csa;
+}
+
+int64_t lsa_csa_layer(const lsa_session *s, int64_t csa)
+{
+    const lsa_config *c = &s->model->config;
+    for (int64_t i = 0, at = 0; csa >= 0 && i < c->layers; i++) {
+        if (c->layer_type[i] != LSA_LAYER_CSA) continue;
+        if (at++ == csa) return i;
+    }
+    lsa_fail(LSA_EARG, "session: CSA layer %lld; the model has %lld", (long long)csa,
+             (long long)c->csa_layers);
+    return -1;
+}

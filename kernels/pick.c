@@ -1,0 +1,208 @@
+/* Level 2 on the CPU. One query: its candidates' scores by all threads, then one selection. Several queries of a span: groups
+ * that pass over the keys together, so that a block of keys is read once for all of them. Several spans: side by side. */
+#include "kernels/pick.h"
+
+#include <omp.h>
+#include <stddef.h>
+
+#include "core/base/cpu.h"
+#include "core/base/error.h"
+#include "kernels/index_score.h"
+#include "kernels/topk.h"
+
+enum {
+    QUERIES = 32,   /* of a group */
+    KEYS = 1024,    /* scored at a time: with the scores of a group they stay in the cache */
+    ROW = 64 * KEYS /* scores of one query at a time, where all threads work on it */
+};
+
+static int64_t round_up(int64_t n) { return (n + 63) / 64 * 64; }
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* One thread's memory. */
+typedef struct share {
+    float *scores, *values; /* [QUERIES, KEYS], [QUERIES, capacity] */
+    int32_t *ids;           /* [QUERIES, capacity] */
+    void *workspace;
+} share;
+
+/* A call and its threads' memory. */
+typedef struct call {
+    int32_t *places, *counts;
+    float *values;
+    int64_t layer;
+    const lsa_picking *p;
+    uint8_t *workspace;
+    int64_t share_bytes;
+    lsa_failure failure;
+} call;
+
+static int64_t score_workspace(int64_t heads, int64_t dim, int32_t format, int32_t compute)
+{
+    int64_t most = 0;
+    for (int64_t rows = 1; rows <= QUERIES; rows++) {
+        int64_t bytes = lsa_index_score_workspace(rows, KEYS, heads, dim, format, compute);
+        if (bytes > most) most = bytes;
+    }
+    return round_up(most);
+}
+
+static int64_t share_bytes(int64_t k, int64_t score)
+{
+    int64_t capacity = lsa_topk_capacity((int32_t)k), f = sizeof(float);
+    return QUERIES * KEYS * f + 2 * round_up(QUERIES * capacity * f) + score;
+}
+
+int64_t lsa_pick_workspace(int64_t k, int64_t heads, int64_t dim, int32_t key_format,
+                           int32_t compute)
+{
+    int64_t score = score_workspace(heads, dim, key_format, compute);
+    return ROW * (int64_t)sizeof(float) + lsa_threads() * share_bytes(k, score);
+}
+
+static share share_of(const call *c, int thread)
+{
+    int64_t capacity = lsa_topk_capacity((int32_t)c->p->k), f = sizeof(float);
+    uint8_t *at = c->workspace + ROW * f + thread * c->share_bytes;
+    share s = {.scores = (void *)at};
+    at += QUERIES * KEYS * f;
+    s.values = (void *)at;
+    at += round_up(QUERIES * capacity * f);
+    s.ids = (void *)at;
+    s.workspace = at + round_up(QUERIES * capacity * f);
+    return s;
+}
+
+/* Scores of n candidates from `from` (not crossing a block) for `rows` queries of the pass from `row` on. */
+static int score_block(const call *c, const lsa_span *s, int64_t row, int64_t rows, int64_t from,
+                       int64_t n, float *scores, int64_t stride, void *workspace)
+{
+    const lsa_picking *p = c->p;
+    const lsa_layer_store *store = &s->layers[c->layer];
+    const lsa_records *r = &store->keys;
+    int64_t key = lsa_index_key_bytes(p->key_format, p->dim), block = from >> r->block_shift;
+    const uint8_t *keys = s->among_residents
+                              ? store->resident_keys + from * key
+                              : r->blocks[block] + (from - (block << r->block_shift)) * r->stride;
+    return lsa_index_score_cpu(scores, p->queries + row * p->heads * p->dim,
+                               p->weights + row * p->heads, keys, rows, n, p->heads, p->dim, key,
+                               stride, p->key_format, p->compute, workspace, NULL);
+}
+
+static int64_t candidates_at(const call *c, const lsa_span *s, int64_t position)
+{
+    int64_t chunks = (position + 1) / c->p->rate;
+    return s->among_residents ? s->residents + chunks - s->chunks : chunks;
+}
+
+static int64_t scoring_work(const call *c, int64_t candidates)
+{
+    return candidates * (c->p->heads * c->p->dim / 16) / 4;
+}
+
+static void pick_one(call *c, const lsa_span *s, int64_t row, int64_t candidates)
+{
+    const lsa_picking *p = c->p;
+    int alone = omp_in_parallel();
+    share own = share_of(c, omp_get_thread_num());
+    lsa_topk_state state;
+    lsa_topk_begin(&state, (int32_t)p->k, own.values, own.ids);
+    int64_t room = alone ? QUERIES * KEYS : ROW;
+    float *scores = alone ? own.scores : (float *)c->workspace;
+    for (int64_t from = 0; from < candidates; from += room) {
+        int64_t n = min(candidates - from, room), blocks = (n + KEYS - 1) / KEYS;
+        int threads = lsa_threads_for(scoring_work(c, n));
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t at = b * KEYS, m = min(n - at, KEYS);
+            void *workspace =
+                threads > 1 ? share_of(c, omp_get_thread_num()).workspace : own.workspace;
+            lsa_failure_note(&c->failure,
+                             score_block(c, s, row, 1, from + at, m, scores + at, m, workspace));
+        }
+        if (c->failure.code) return;
+        lsa_topk_push(&state, scores, n, (int32_t)from);
+    }
+    c->counts[row] =
+        lsa_topk_finish(&state, c->places + row * p->k, c->values ? c->values + row * p->k : NULL);
+}
+
+/* n queries of a span, from its row `first` on. */
+static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n)
+{
+    const lsa_picking *p = c->p;
+    share own = share_of(c, omp_get_thread_num());
+    int32_t k = (int32_t)p->k, capacity = lsa_topk_capacity(k);
+    lsa_topk_state state[QUERIES];
+    int64_t position = s->progress->tokens + first, row = s->row + first;
+    for (int64_t i = 0; i < n; i++)
+        lsa_topk_begin(&state[i], k, own.values + i * capacity, own.ids + i * capacity);
+    int64_t most = candidates_at(c, s, position + n - 1);
+    for (int64_t from = 0; from < most; from += KEYS) {
+        int64_t m = min(most - from, KEYS);
+        int rc = score_block(c, s, row, n, from, m, own.scores, KEYS, own.workspace);
+        if (rc) {
+            lsa_failure_note(&c->failure, rc);
+            return;
+        }
+        for (int64_t i = 0; i < n; i++) {
+            int64_t visible = min(candidates_at(c, s, position + i) - from, m);
+            if (visible > 0)
+                lsa_topk_push(&state[i], own.scores + i * KEYS, visible, (int32_t)from);
+        }
+    }
+    for (int64_t i = 0; i < n; i++)
+        c->counts[row + i] = lsa_topk_finish(&state[i], c->places + (row + i) * k,
+                                             c->values ? c->values + (row + i) * k : NULL);
+}
+
+static void pick_span(call *c, const lsa_span *s)
+{
+    if (s->rows == 1) {
+        pick_one(c, s, s->row, candidates_at(c, s, s->progress->tokens));
+        return;
+    }
+    int64_t groups = (s->rows + QUERIES - 1) / QUERIES;
+    int threads = lsa_threads();
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+    for (int64_t g = 0; g < groups; g++)
+        pick_group(c, s, g * QUERIES, min(s->rows - g * QUERIES, QUERIES));
+}
+
+int lsa_pick_cpu(int32_t *places, float *values, int32_t *counts, const lsa_span *spans,
+                 int64_t count, int64_t layer, const lsa_picking *picking, void *workspace,
+                 void *stream)
+{
+    (void)stream;
+    int64_t score =
+        score_workspace(picking->heads, picking->dim, picking->key_format, picking->compute);
+    call c = {.places = places, .counts = counts, .values = values, .layer = layer, .p = picking};
+    c.workspace = workspace;
+    c.share_bytes = share_bytes(picking->k, score);
+    int64_t work = 0;
+    for (int64_t i = 0; i < count; i++)
+        work += scoring_work(&c, candidates_at(&c, &spans[i], spans[i].progress->tokens));
+    int threads = count > 1 ? lsa_threads_for(work) : 1;
+    if (threads > 1) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+        for (int64_t i = 0; i < count; i++) pick_span(&c, &spans[i]);
+    } else {
+        for (int64_t i = 0; i < count; i++) pick_span(&c, &spans[i]);
+    }
+    return lsa_failure_raise(&c.failure);
+}
+
+int lsa_locate_cpu(int32_t *ids, const int32_t *places, const int32_t *counts,
+                   const lsa_span *spans, int64_t count, int64_t k, void *stream)
+{
+    (void)stream;
+    for (int64_t i = 0; i < count; i++) {
+        const lsa_span *s = &spans[i];
+        for (int64_t row = s->row; row < s->row + s->rows; row++)
+            for (int32_t j = 0; j < counts[row]; j++) {
+                int32_t place = places[row * k + j];
+                ids[row * k + j] = s->among_residents ? s->slot[place] : place;
+            }
+    }
+    return LSA_OK;
+}
