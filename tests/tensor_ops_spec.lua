@@ -82,6 +82,8 @@ describe("indices", function()
     assert.equal("index: 0 to 9, step 1, dimension 0 has 3", message_of(function() x:index {to = 9} end))
     assert.equal("index: a range has no until; from, to and step are known", message_of(function() x:index {from = 0, ["until"] = 2} end))
     assert.equal("index: ids is a tensor of f32, integers are wanted", message_of(function() x:index(lsa.tensor {0.5}) end))
+    assert.equal("index: ids from 0 to 4294967296, which no dimension has",
+      message_of(function() x:index(lsa.tensor({0, 2 ^ 32}, "i64")) end))
     assert.equal("index: step is 0", message_of(function() x:index {step = 0} end))
   end)
 

@@ -164,6 +164,7 @@ return function(inner)
       return C.lsa_compare_cpu(out, a, b, n, ap, bp, op, kind, nil)
     end))
   end
+  function inner.compare(x, y, op) return (compare(x, y, op, "compare")) end
 
   -- ---- functions ----
 

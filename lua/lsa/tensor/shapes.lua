@@ -103,6 +103,7 @@ return function(inner)
 
   -- Elements from, from + step, ... before `to` of a dimension; a copy where step is negative.
   local function range(t, dim, from, to, step)
+    if step < 0 then t = inner.host(t) end       -- nothing but the copy that follows knows of negative strides
     local c = t.c
     local n = tonumber(c.shape[dim])
     local shape, stride = t:shape(), strides(c)
@@ -146,8 +147,11 @@ return function(inner)
     if not is_tensor(ids) then raise("%s: ids is %s; ids, a set, a range or a mask is wanted", what, shown(ids)) end
     local kind = inner.kind_of(ids)
     if kind ~= C.LSA_I32 and kind ~= C.LSA_I64 then raise("%s: ids is a tensor of %s, integers are wanted", what, ids:dtype()) end
-    if kind == C.LSA_I64 then ids = inner.narrowed(inner.as(ids, kind), C.LSA_I32, what) end
-    return inner.as(ids, C.LSA_I32)
+    local out = inner.as(ids, C.LSA_I32)
+    if kind == C.LSA_I64 and inner.compare(ids, out, C.LSA_NE):any() then
+      raise("%s: ids from %s to %s, which no dimension has", what, inner.digits(ids:min()), inner.digits(ids:max()))
+    end
+    return out
   end
 
   -- [outer, n, inner] around a dimension.

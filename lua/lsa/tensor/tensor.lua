@@ -550,8 +550,13 @@ end
 
 local SHOWN = 6                                  -- rows, and columns, that are printed
 
+-- A number, or an int64_t, with all its digits.
+local function digits(v)
+  return type(v) == "cdata" and tostring(v):gsub("LL$", "") or ("%.17g"):format(v)
+end
+
 local function number_text(v)
-  if type(v) == "cdata" then return (tostring(v):gsub("LL$", "")) end
+  if type(v) == "cdata" then return digits(v) end
   if v == math.floor(v) and math.abs(v) < 1e9 then return ("%d"):format(v) end
   return ("%.4g"):format(v)
 end
@@ -602,7 +607,7 @@ end
 inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor, M, names, host, view, count
 inner.is_tensor, inner.is_value, inner.shown, inner.shape_text, inner.like = is_tensor, is_value, shown, shape_text, like
 inner.want_whole, inner.want_number, inner.want_index, inner.read_shape = want_whole, want_number, want_index, read_shape
-inner.integer = integer
+inner.integer, inner.digits = integer, digits
 inner.f32, inner.floats, inner.above, inner.set_module = f32, floats, above, set_module
 for _, part in ipairs {"arithmetic", "shapes", "reductions", "orders", "making"} do require("lsa.tensor." .. part)(inner) end
 
