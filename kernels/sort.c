@@ -8,7 +8,7 @@
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 
-enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 16384 };
+enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 768 };
 
 /* Where ids are wanted of 64-bit keys. Those of 32-bit keys are the low half of a 64-bit item. */
 typedef struct pair {

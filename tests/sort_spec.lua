@@ -50,7 +50,7 @@ local function same(a, b) return a == b or a ~= a and b ~= b end
 describe("sort", function()
   for dtype, name in pairs(ctype) do
     it("orders rows of " .. name .. ", ties by place, NaN last", function()
-      for _, shape in ipairs {{1, 0}, {1, 1}, {3, 2}, {2, 63}, {1, 1000}, {2, 5000}, {1, 20000}} do
+      for _, shape in ipairs {{1, 0}, {1, 1}, {3, 2}, {2, 63}, {1, 767}, {1, 768}, {2, 5000}} do
         for _, distinct in ipairs {1, 20, 1e6} do
           for _, descending in ipairs {false, true} do
             local rows, n = unpack(shape)
