@@ -98,14 +98,20 @@ static void mix_tasks(const call *c, int64_t first, int64_t last)
     }
 }
 
+int lsa_compress_check(int64_t n, int64_t m, int64_t dim)
+{
+    if (n >= 0 && m >= 1 && dim >= 1) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "compress: %lld windows of %lld tokens, %lld channels",
+                    (long long)n, (long long)m, (long long)dim);
+}
+
 int lsa_compress_cpu(float *out, const float *kv, const float *gate, const float *prev_kv,
                      const float *prev_gate, const float *position_bias, int64_t n, int64_t m,
                      int64_t dim, int32_t overlap, void *stream)
 {
     (void)stream;
-    if (n < 0 || m < 1 || dim < 1)
-        return lsa_fail(LSA_ESHAPE, "compress: %lld windows of %lld tokens, %lld channels",
-                        (long long)n, (long long)m, (long long)dim);
+    int rc = lsa_compress_check(n, m, dim);
+    if (rc) return rc;
     call c = {out, kv, gate, prev_kv, prev_gate, position_bias, m, dim, dim, 0, overlap};
     if (overlap) c.width = 2 * dim;
     c.blocks = (dim + BLOCK - 1) / BLOCK;

@@ -14,6 +14,9 @@
 typedef int lsa_compress_fn(float *out, const float *kv, const float *gate, const float *prev_kv,
                             const float *prev_gate, const float *position_bias, int64_t n,
                             int64_t m, int64_t dim, int32_t overlap, void *stream);
-lsa_compress_fn lsa_compress_cpu;
+lsa_compress_fn lsa_compress_cpu, lsa_compress_cuda;
+
+/* The arguments, as both halves check them. */
+int lsa_compress_check(int64_t n, int64_t m, int64_t dim);
 
 #endif

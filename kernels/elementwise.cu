@@ -48,6 +48,12 @@ __global__ static void unary_each(float *out, const float *a, int64_t n, int32_t
     }
 }
 
+// Grid: (ceil(n / 256)), block: 256.
+__global__ static void scale_each(float *x, float factor, int64_t n)
+{
+    for (int64_t i = lsa_thread(); i < n; i += lsa_threads()) x[i] *= factor;
+}
+
 // ---- launchers ----
 
 int lsa_binary_cuda(float *out, const float *a, const float *b, int64_t n, int64_t period,
@@ -66,4 +72,11 @@ int lsa_unary_cuda(float *out, const float *a, int64_t n, int32_t op, void *stre
     if (rc || n == 0) return rc;
     unary_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(out, a, n, op);
     return lsa_launched("unary");
+}
+
+int lsa_scale_cuda(float *x, float factor, int64_t n, void *stream)
+{
+    if (n <= 0) return LSA_OK;
+    scale_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(x, factor, n);
+    return lsa_launched("scale");
 }

@@ -26,6 +26,6 @@ int lsa_unary_check(int64_t n, int32_t op);
 
 /* x[i] *= factor, for i < n. */
 typedef int lsa_scale_fn(float *x, float factor, int64_t n, void *stream);
-lsa_scale_fn lsa_scale_cpu;
+lsa_scale_fn lsa_scale_cpu, lsa_scale_cuda;
 
 #endif

@@ -10,14 +10,19 @@
 
 enum { DECODED_PER_NS = 4 };
 
+int lsa_embed_check(const lsa_weight *table, int64_t n, int64_t hc, int64_t hidden)
+{
+    if (n < 0 || hc < 0 || hidden != table->cols)
+        return lsa_fail(LSA_ESHAPE, "embed: %lld tokens in %lld streams of %lld, rows have %lld",
+                        (long long)n, (long long)hc, (long long)hidden, (long long)table->cols);
+    return lsa_weight_rows(NULL, table, 0, 0); /* whether it can be read */
+}
+
 int lsa_embed_cpu(float *streams, const int32_t *tokens, const lsa_weight *table, int64_t n,
                   int64_t hc, int64_t hidden, void *stream)
 {
     (void)stream;
-    if (n < 0 || hc < 0 || hidden != table->cols)
-        return lsa_fail(LSA_ESHAPE, "embed: %lld tokens in %lld streams of %lld, rows have %lld",
-                        (long long)n, (long long)hc, (long long)hidden, (long long)table->cols);
-    LSA_TRY(lsa_weight_rows(NULL, table, 0, 0)); /* whether it can be read */
+    LSA_TRY(lsa_embed_check(table, n, hc, hidden));
     if (hc == 0) return LSA_OK;
     int threads = lsa_threads_for(n * hc * hidden / DECODED_PER_NS);
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -22,12 +22,18 @@ static double entropy(const float *logits, int64_t n)
     return log(sum) - weighted / sum;
 }
 
+int lsa_entropy_check(int64_t n, int64_t vocab)
+{
+    if (n >= 0 && vocab >= 1) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "entropy: %lld rows of %lld logits", (long long)n,
+                    (long long)vocab);
+}
+
 int lsa_entropy_cpu(double *out, const float *logits, int64_t n, int64_t vocab, void *stream)
 {
     (void)stream;
-    if (n < 0 || vocab < 1)
-        return lsa_fail(LSA_ESHAPE, "entropy: %lld rows of %lld logits", (long long)n,
-                        (long long)vocab);
+    int rc = lsa_entropy_check(n, vocab);
+    if (rc) return rc;
     int threads = lsa_threads_for(n * vocab * LOGIT_NS);
     if (threads > n) threads = n > 1 ? (int)n : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -39,13 +39,18 @@ static int32_t draw(const float *logits, uint64_t *state, double temperature, in
     return (int32_t)(n - 1);
 }
 
+int lsa_sample_check(int64_t n, int64_t vocab)
+{
+    if (n >= 0 && vocab >= 1 && vocab <= INT32_MAX) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "sample: %lld rows of %lld logits", (long long)n, (long long)vocab);
+}
+
 int lsa_sample_cpu(int32_t *tokens, const float *logits, uint64_t *states,
                    const double *temperatures, int64_t n, int64_t vocab, void *stream)
 {
     (void)stream;
-    if (n < 0 || vocab < 1 || vocab > INT32_MAX)
-        return lsa_fail(LSA_ESHAPE, "sample: %lld rows of %lld logits", (long long)n,
-                        (long long)vocab);
+    int rc = lsa_sample_check(n, vocab);
+    if (rc) return rc;
     int threads = lsa_threads_for(n * vocab * LOGIT_NS);
     if (threads > n) threads = n > 1 ? (int)n : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)

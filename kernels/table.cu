@@ -17,6 +17,7 @@ static lsa_kernels all(void)
     k.copy = lsa_copy_cuda;
     k.binary = lsa_binary_cuda;
     k.unary = lsa_unary_cuda;
+    k.scale = lsa_scale_cuda;
     k.reduce = lsa_reduce_cuda;
     k.argmax = lsa_argmax_cuda;
     k.where = lsa_where_cuda;
@@ -47,12 +48,19 @@ static lsa_kernels all(void)
     k.moe_route = lsa_moe_route_cuda;
     k.swiglu = lsa_swiglu_cuda;
 
+    k.compress = lsa_compress_cuda;
     k.kv_encode = lsa_kv_encode_cuda;
     k.kv_decode = lsa_kv_decode_cuda;
     k.index_encode = lsa_index_encode_cuda;
     k.index_decode = lsa_index_decode_cuda;
     k.index_score = lsa_index_score_cuda;
     k.index_score_workspace = lsa_index_score_workspace;
+
+    k.remember = lsa_remember_cuda;
+    k.observe = lsa_observe_cuda;
+
+    k.sample = lsa_sample_cuda;
+    k.entropy = lsa_entropy_cuda;
     return k;
 }
 

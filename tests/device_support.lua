@@ -15,6 +15,9 @@ local function floats(n) return {bytes = 4 * n} end
 -- bound: of an error, against the largest value of the result; 0: the same bits, or NaN on both sides.
 local function numbers(n, bound) return {bytes = 4 * n, changed = true, bound = bound} end
 
+-- The same of doubles.
+local function doubles(n, bound) return {bytes = 8 * n, changed = true, bound = bound, ctype = "double *"} end
+
 local function words(n) return 8 * math.floor((n + 63) / 64) end
 local function rows_of(n, stride, last) return n > 0 and (n - 1) * stride + last or 0 end
 local function value_bytes(C, n, dtype) return dtype == C.LSA_F4_E2M1 and n / 2 or n * tonumber(C.lsa_dtype_size(dtype)) end
@@ -107,6 +110,14 @@ local KERNELS = {
   end,
   binary = function(_, _, _, _, n, period) return numbers(n, 0), floats(n), floats(n == 0 and 0 or period) end,
   unary = function(_, _, _, n) return numbers(n, 0), floats(n) end,
+  scale = function(_, _, _, n) return numbers(n, 0) end,
+  compress = function(_, _, _, _, _, _, _, n, m, dim, overlap)
+    local width = overlap == 0 and dim or 2 * dim
+    return numbers(n * dim, 0), floats(n * m * width), floats(n * m * width), floats(m * width), floats(m * width),
+      floats(m * width)
+  end,
+  sample = function(_, _, _, _, _, n, vocab) return result(4 * n), floats(n * vocab), result(8 * n), bytes(8 * n) end,
+  entropy = function(_, _, _, n, vocab) return doubles(n, 1e-12), floats(n * vocab) end,
 }
 
 local WORKSPACES = {
@@ -183,14 +194,17 @@ local function nan_or_same(a, b)
   return x == y or bit.band(x, 0x7fffffff) > infinity and bit.band(y, 0x7fffffff) > infinity
 end
 
-local function compare_numbers(name, got, want, n, bound)
+local function alike(a, b) return a == b or a ~= a and b ~= b end
+
+local function compare_numbers(name, got, want, n, bound, doubled)
   local largest = 0
   for i = 0, n - 1 do
     local size = math.abs(want[i])
     if size < math.huge and size > largest then largest = size end
   end
   for i = 0, n - 1 do
-    local same = nan_or_same(got + i, want + i)
+    local same
+    if doubled then same = alike(got[i], want[i]) else same = nan_or_same(got + i, want + i) end
     if not (same or bound > 0 and math.abs(got[i] - want[i]) <= bound * largest) then
       error(("%s: number %d of %d is %.9g on cuda, %.9g on the CPU"):format(name, i, n, got[i], want[i]), 0)
     end
@@ -198,7 +212,9 @@ local function compare_numbers(name, got, want, n, bound)
 end
 
 local function compare(name, what, got, want)
-  if what.bound then
+  if what.ctype then
+    return compare_numbers(name, ffi.cast(what.ctype, got), ffi.cast(what.ctype, want), what.size / 8, what.bound, true)
+  elseif what.bound then
     return compare_numbers(name, ffi.cast(Numbers, got), ffi.cast(Numbers, want), what.size / 4, what.bound)
   end
   for i = 0, what.size - 1 do

@@ -1,0 +1,77 @@
+// Observing picks on the GPU: a block a span. A row's picks are different chunks, so its threads never meet; rows follow
+// one another, so a chunk's mass is summed in their order.
+#include "kernels/cuda_launch.h"
+
+extern "C" {
+#include "kernels/observe.h"
+}
+
+enum { THREADS = 512 };
+
+// ---- helpers ----
+
+__device__ static int32_t chunk_at(const lsa_span &s, int32_t place)
+{
+    return s.among_residents ? s.resident[place] : place;
+}
+
+__device__ static void count_picks(const lsa_span &s, const lsa_layer_store &store,
+                                   const int32_t *places, const float *mass, int32_t n)
+{
+    for (int32_t j = threadIdx.x; j < n; j += THREADS) {
+        int32_t at = s.observed_by_chunk ? chunk_at(s, places[j]) : places[j];
+        store.used[at]++;
+        store.mass[at] += mass[j];
+    }
+}
+
+// ---- kernels ----
+
+// Grid: (spans), block: 512.
+__global__ static void remember_span(const lsa_span *spans, int64_t layer, const int32_t *places,
+                                     const float *mass, const int32_t *counts, int64_t k)
+{
+    const lsa_span &s = spans[blockIdx.x];
+    const lsa_layer_store &store = s.layers[layer];
+    int64_t last = s.row + s.rows - 1, next = (s.progress->passes + 1) & 1;
+    for (int64_t t = s.row; t < last; t++) {
+        count_picks(s, store, places + t * k, mass + t * k, counts[t]);
+        __syncthreads();
+    }
+    int32_t n = counts[last], *picked = store.picked[next];
+    float *picked_mass = store.picked_mass[next];
+    if (threadIdx.x == 0) *store.picked_count[next] = n;
+    for (int32_t j = threadIdx.x; j < n; j += THREADS) {
+        picked[j] = places[last * k + j];
+        picked_mass[j] = mass[last * k + j];
+    }
+}
+
+// Grid: (spans), block: 512.
+__global__ static void observe_span(const lsa_span *spans, int64_t layer)
+{
+    const lsa_span &s = spans[blockIdx.x];
+    const lsa_layer_store &store = s.layers[layer];
+    int64_t next = (s.progress->passes + 1) & 1;
+    int32_t n = *store.picked_count[next], *picked = store.picked[next];
+    count_picks(s, store, picked, store.picked_mass[next], n);
+    for (int32_t j = threadIdx.x; j < n; j += THREADS) picked[j] = chunk_at(s, picked[j]);
+}
+
+// ---- launchers ----
+
+int lsa_remember_cuda(const lsa_span *spans, int64_t count, int64_t layer, const int32_t *places,
+                      const float *mass, const int32_t *counts, int64_t k, void *stream)
+{
+    if (count == 0) return LSA_OK;
+    remember_span<<<(unsigned)count, THREADS, 0, (cudaStream_t)stream>>>(spans, layer, places, mass,
+                                                                         counts, k);
+    return lsa_launched("remember");
+}
+
+int lsa_observe_cuda(const lsa_span *spans, int64_t count, int64_t layer, void *stream)
+{
+    if (count == 0) return LSA_OK;
+    observe_span<<<(unsigned)count, THREADS, 0, (cudaStream_t)stream>>>(spans, layer);
+    return lsa_launched("observe");
+}
