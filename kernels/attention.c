@@ -339,19 +339,18 @@ static int64_t measure(call *c)
     return keys * (c->heads + 2) * c->dim / 24;
 }
 
-static int check(const call *c)
+int lsa_attention_check(const lsa_records *records, int64_t tokens, int64_t heads, int64_t dim,
+                        int64_t rope_dim, int64_t room, int64_t own, int64_t window_size)
 {
-    if (c->tokens < 0 || c->heads < 1 || c->dim < 1 || c->rope_dim < 0 || c->rope_dim > c->dim ||
-        c->own < 0 || c->window_size < 0 ||
-        (c->tokens && c->room < min(c->window_size + c->tokens - 1, c->own + c->tokens)))
+    if (tokens < 0 || heads < 1 || dim < 1 || rope_dim < 0 || rope_dim > dim || own < 0 ||
+        window_size < 0 || (tokens && room < min(window_size + tokens - 1, own + tokens)))
         return lsa_fail(LSA_ESHAPE,
                         "attention: [%lld, %lld, %lld] queries, %lld rotated values, window of "
                         "%lld at %lld in a ring of %lld",
-                        (long long)c->tokens, (long long)c->heads, (long long)c->dim,
-                        (long long)c->rope_dim, (long long)c->window_size, (long long)c->own,
-                        (long long)c->room);
-    if (c->records && c->record_bytes == 0)
-        return lsa_fail(LSA_EARG, "attention: record format %d is unknown", c->records->format);
+                        (long long)tokens, (long long)heads, (long long)dim, (long long)rope_dim,
+                        (long long)window_size, (long long)own, (long long)room);
+    if (records && lsa_kv_record_bytes(records->format, dim, rope_dim) == 0)
+        return lsa_fail(LSA_EARG, "attention: record format %d is unknown", records->format);
     return LSA_OK;
 }
 
@@ -392,7 +391,7 @@ int lsa_attention_cpu(float *out, float *mass, const float *q, const float *wind
     c.id_stride = id_stride;
     c.scale = scale, c.ops = lsa_attention_ops_now(), c.decode = lsa_attention_decode_now();
     c.record_bytes = records ? lsa_kv_record_bytes(records->format, dim, rope_dim) : 0;
-    int rc = check(&c);
+    int rc = lsa_attention_check(records, tokens, heads, dim, rope_dim, room, own, window_size);
     if (rc) return rc;
     int64_t threads = lsa_threads_for(measure(&c));
     if (tokens < threads)
@@ -461,9 +460,9 @@ int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count
 }
 
 int64_t lsa_attention_workspace(int64_t tokens, int64_t heads, int64_t dim, int64_t window_size,
-                                int64_t most_records)
+                                int64_t most_records, int64_t most_masses)
 {
-    (void)tokens, (void)window_size;
+    (void)tokens, (void)window_size, (void)most_masses;
     int64_t padded = round_up(dim, 16), threads = lsa_threads();
     int64_t floats = threads * round_up(scratch_floats(heads, padded, most_records), 16);
     if (threads > 1) floats += cut_floats(heads, padded, most_records);

@@ -53,9 +53,10 @@ static int64_t share_bytes(int64_t k, int64_t score)
     return QUERIES * KEYS * f + 2 * round_up(QUERIES * capacity * f) + score;
 }
 
-int64_t lsa_pick_workspace(int64_t k, int64_t heads, int64_t dim, int32_t key_format,
-                           int32_t compute)
+int64_t lsa_pick_workspace(int64_t rows, int64_t most, int64_t k, int64_t heads, int64_t dim,
+                           int32_t key_format, int32_t compute)
 {
+    (void)rows, (void)most;
     int64_t score = score_workspace(heads, dim, key_format, compute);
     return ROW * (int64_t)sizeof(float) + lsa_threads() * share_bytes(k, score);
 }

@@ -55,7 +55,10 @@ static lsa_kernels all(void)
     k.index_decode = lsa_index_decode_cuda;
     k.index_score = lsa_index_score_cuda;
     k.index_score_workspace = lsa_index_score_workspace;
+    k.attention = lsa_attention_cuda;
+    k.attention_workspace = lsa_attention_workspace_cuda;
 
+    k.attend = lsa_attend_cuda;
     k.remember = lsa_remember_cuda;
     k.observe = lsa_observe_cuda;
 

@@ -45,6 +45,15 @@ local function vocabulary(tokens, n)
   return most + 1
 end
 
+-- How many records the first `tokens` queries name, from the first on.
+local function records_seen(ids, counts, tokens, stride)
+  local most = 0
+  for t = 0, counts ~= nil and tokens - 1 or -1 do
+    for j = 0, counts[t] - 1 do most = math.max(most, ids ~= nil and ids[t * stride + j] + 1 or j + 1) end
+  end
+  return most
+end
+
 local function record(C, format, dim, rope) return tonumber(C.lsa_kv_record_bytes(format, dim, rope)) end
 local function key(C, format, dim) return tonumber(C.lsa_index_key_bytes(format, dim)) end
 local function pages(n, size) return size < 1 and 0 or math.ceil(n / size) end
@@ -108,6 +117,12 @@ local KERNELS = {
   bound_query = function(_, _, _, _, _, rows, heads, dim)
     return numbers(4 * rows * heads * dim, 0), numbers(2 * rows * heads, 0), floats(rows * heads * dim), floats(rows * heads)
   end,
+  attention = function(C, _, _, _, _, _, records, ids, counts, tokens, heads, dim, rope, room, _, _, stride)
+    local seen = {records = records ~= nil and records_seen(ids, counts, tokens, stride) or 0, bytes = 0}
+    if seen.records > 0 then seen.record_bytes = record(C, records.format, dim, rope) end
+    return numbers(tokens * heads * dim, 2e-6), numbers(tokens * stride, 2e-6), floats(tokens * heads * dim),
+      floats(room * dim), floats(heads), seen, bytes(4 * tokens * stride), bytes(4 * tokens)
+  end,
   binary = function(_, _, _, _, n, period) return numbers(n, 0), floats(n), floats(n == 0 and 0 or period) end,
   unary = function(_, _, _, n) return numbers(n, 0), floats(n) end,
   scale = function(_, _, _, n) return numbers(n, 0) end,
@@ -122,6 +137,9 @@ local KERNELS = {
 
 local WORKSPACES = {
   linear = {10, "lsa_linear_workspace", function(a) return a[3], a[4], a[6], a[9] end},
+  attention = {18, "lsa_attention_workspace", function(a)
+    return a[9], a[10], a[11], a[15], a[16], a[2] ~= nil and a[16] or 0
+  end},
   select_topk = {5, "lsa_select_workspace", function(a) return a[3] end},
   select_topp = {5, "lsa_select_workspace", function(a) return a[3] end},
 }
@@ -131,6 +149,7 @@ local WORKSPACES = {
 local Block, Bytes, Numbers = ffi.typeof "void *[1]", ffi.typeof "uint8_t *", ffi.typeof "float *"
 local Words, Untyped, Storage, Vector = ffi.typeof "uint32_t *", ffi.typeof "void *", ffi.typeof "uint8_t[?]", ffi.typeof "uintptr_t[2]"
 local Address, Weight = ffi.typeof "uintptr_t", ffi.typeof "const lsa_weight *"
+local Records, BlockTable, Blocks = ffi.typeof "const lsa_records *", ffi.typeof "uint8_t *const *", ffi.typeof "uint8_t *[?]"
 local found = {} -- functions of the CUDA library, by name; each cast would make a type anew
 
 local function cuda_function(C, name, ctype)
@@ -188,6 +207,18 @@ local function upload_weight(C, held, w)
   return copy
 end
 
+-- The first of a layer's records (kernels/kv_record.h), their blocks on the GPU.
+local function upload_records(C, held, r, what)
+  local copy, per_block = ffi.new("lsa_records", r[0]), 2 ^ r.block_shift
+  local blocks = Blocks(math.max(1, math.ceil(what.records / per_block)))
+  for b = 0, what.records > 0 and math.ceil(what.records / per_block) - 1 or -1 do
+    local last = math.min(per_block, what.records - b * per_block) - 1
+    blocks[b] = upload(C, held, r.blocks[b], last * tonumber(r.stride) + tonumber(r.offset) + what.record_bytes)
+  end
+  copy.blocks = ffi.cast(BlockTable, upload(C, held, blocks, ffi.sizeof(blocks)))
+  return copy
+end
+
 local function nan_or_same(a, b)
   local x, y = ffi.cast(Words, a)[0], ffi.cast(Words, b)[0]
   local infinity = 0x7f800000
@@ -233,9 +264,12 @@ local function run_cuda(C, name, cuda, a, n, points, before)
   local ok, rc = pcall(function()
     for i = 1, n do on_device[i] = a[i] end
     for i, what in ipairs(points) do
-      local address = what ~= "weight" and a[i] ~= nil and tostring(ffi.cast(Untyped, a[i]))
+      local plain = what ~= "weight" and not what.records
+      local address = plain and a[i] ~= nil and tostring(ffi.cast(Untyped, a[i]))
       if what == "weight" then
         on_device[i] = upload_weight(C, held, ffi.cast(Weight, a[i]))
+      elseif what.records and a[i] ~= nil then
+        on_device[i] = upload_records(C, held, ffi.cast(Records, a[i]), what)
       elseif address then
         seen[address] = seen[address] or upload(C, held, before[i] or start(a[i], what), what.size)
         on_device[i] = ffi.cast(Untyped, seen[address] - (what.offset or 0))

@@ -156,7 +156,7 @@ static int64_t layer_workspace(const lsa_kernels *k, const lsa_config *c, const 
 }
 
 static int64_t most_workspace(const lsa_kernels *k, const lsa_model *m, int64_t rows,
-                              int64_t records, int64_t logit_rows)
+                              int64_t records, int64_t chunks, int64_t logit_rows)
 {
     const lsa_config *c = &m->config;
     int64_t most = 0;
@@ -166,16 +166,18 @@ static int64_t most_workspace(const lsa_kernels *k, const lsa_model *m, int64_t 
         for (int64_t i = 0; i < c->layers; i++)
             most = max(most, layer_workspace(k, c, &m->layers[i], rows, compute));
         for (int32_t format = LSA_KV_F32; c->csa_layers && format <= LSA_KV_FP8; format++)
-            most = max(most, k->pick_workspace(c->index_topk, c->index_heads, c->index_dim, format,
-                                               compute));
+            most = max(most, k->pick_workspace(rows, chunks, c->index_topk, c->index_heads,
+                                               c->index_dim, format, compute));
     }
-    most = max(most, k->attention_workspace(rows, c->heads, c->head_dim, c->window, records));
+    most = max(most, k->attention_workspace(rows, c->heads, c->head_dim, c->window, records,
+                                            c->index_topk));
     most = max(most, k->extend_workspace(rows, c->csa_rate, c->head_dim, c->rope_dim, 1));
     most = max(most, k->extend_workspace(rows, c->hca_rate, c->head_dim, c->rope_dim, 0));
     return max(most, k->extend_workspace(rows, c->csa_rate, c->index_dim, c->rope_dim, 1));
 }
 
-int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, int64_t logit_rows)
+int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, int64_t chunks,
+                            int64_t logit_rows)
 {
     int threads = lsa_threads();
     if (logit_rows > a->logit_rows) {
@@ -187,11 +189,13 @@ int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, i
         a->logit_rows = logit_rows;
     }
     records = max(records, a->model->config.index_topk);
-    if (rows <= a->rows && records <= a->records && threads <= a->threads) return LSA_OK;
+    if (rows <= a->rows && records <= a->records && chunks <= a->chunks && threads <= a->threads)
+        return LSA_OK;
     rows = max(rows, a->rows);
     records = records <= a->records ? a->records : max(records, 2 * a->records);
+    chunks = chunks <= a->chunks ? a->chunks : max(chunks, 2 * a->chunks);
     threads = threads > a->threads ? threads : a->threads;
-    int64_t bytes = most_workspace(&lsa_kernels_cpu, a->model, rows, records, rows);
+    int64_t bytes = most_workspace(&lsa_kernels_cpu, a->model, rows, records, chunks, rows);
     if (bytes > a->workspace_bytes) {
         void *larger = lsa_alloc(bytes);
         if (!larger) return LSA_ENOMEM;
@@ -201,6 +205,7 @@ int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, i
     }
     a->rows = rows;
     a->records = records;
+    a->chunks = chunks;
     a->threads = threads;
     return LSA_OK;
 }

@@ -50,16 +50,17 @@ typedef struct lsa_activations {
     int64_t logit_rows;
     void *workspace;
     int64_t workspace_bytes;
-    int64_t rows,
-        records; /* what the workspace is for: rows of a pass, records that a query attends to, */
-    int threads; /* and threads */
+    int64_t rows, records,
+        chunks; /* what the workspace is for: rows of a pass, records that a query attends to, chunks */
+    int threads; /* that Level 2 picks among, and threads */
 } lsa_activations;
 
 /* Takes a reference. */
 void lsa_activations_retain(lsa_activations *activations);
 
-/* Workspace for passes of `rows` rows whose queries attend to at most `records` records, and logits [logit_rows, vocab]. */
+/* Workspace for passes of `rows` rows whose queries attend to at most `records` records, picked among at most `chunks` chunks,
+ * and logits [logit_rows, vocab]. */
 int lsa_activations_reserve(lsa_activations *activations, int64_t rows, int64_t records,
-                            int64_t logit_rows);
+                            int64_t chunks, int64_t logit_rows);
 
 #endif

@@ -178,8 +178,8 @@ static int pick(lsa_pass *p, int64_t layer)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    lsa_picking picking = {w->index_q,    w->index_w,  c->index_heads, c->index_dim,
-                           c->index_topk, c->csa_rate, p->kv_format,   p->compute};
+    lsa_picking picking = {w->index_q,  w->index_w, c->index_heads, c->index_dim, c->index_topk,
+                           c->csa_rate, p->n,       w->chunks,      p->kv_format, p->compute};
     /* Attention fills the masses later. */
     float *logits = lsa_trace_wants(p->trace, layer, "index_topk_logits") ? w->mass : NULL;
     LSA_TRY(traced_scores(p, layer));
@@ -216,6 +216,8 @@ static int attend(lsa_pass *p, int64_t layer, int32_t source)
                        .window_size = c->window,
                        .k = c->index_topk,
                        .rate = c->hca_rate,
+                       .rows = p->n,
+                       .most = w->records,
                        .scale = 1.0f / sqrtf((float)c->head_dim)};
     return p->k->attend(w->attended, w->mass, w->spans, p->count, layer, &a, w->workspace,
                         p->stream);

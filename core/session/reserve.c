@@ -31,7 +31,8 @@ static int reserve(lsa_session *s, int64_t rows, int64_t end)
 {
     const lsa_config *c = &s->model->config;
     int64_t entries = c->hca_layers ? end / c->hca_rate : 0;
-    LSA_TRY(lsa_activations_reserve(s->activations, rows, entries, 1));
+    int64_t chunks = c->csa_layers ? end / c->csa_rate : 0;
+    LSA_TRY(lsa_activations_reserve(s->activations, rows, entries, chunks, 1));
     if (end <= s->reserved) return LSA_OK;
     LSA_TRY(lsa_cow_blocks_reserve(&s->token_ids, end));
     for (int64_t i = 0; i < c->layers; i++)

@@ -117,15 +117,16 @@ static int open_run(lsa_run *r)
 
 static int open_runs(lsa_run *runs, int64_t n)
 {
-    int64_t entries = 0, end;
+    int64_t end = 0;
     LSA_TRY(check(runs, n));
+    const lsa_config *c = &runs[0].session->model->config;
     for (int64_t i = 0; i < n; i++) {
         int rc = open_run(&runs[i]);
         if (rc) fail(&runs[i], rc, lsa_error());
-        end = runs[i].session->reserved / runs[i].session->model->config.hca_rate;
-        if (end > entries) entries = end;
+        if (runs[i].session->reserved > end) end = runs[i].session->reserved;
     }
-    return lsa_activations_reserve(runs[0].session->activations, n, entries, n);
+    return lsa_activations_reserve(runs[0].session->activations, n, end / c->hca_rate,
+                                   c->csa_layers ? end / c->csa_rate : 0, n);
 }
 
 /* ---- steps ---- */

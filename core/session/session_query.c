@@ -220,9 +220,17 @@ static int topk_from_memory(const lsa_session *s, const lsa_layer_store *l, cons
         .keys = lsa_pool_key_records(s->pool, lsa_csa_ordinal(c, l - s->layers), s->kv_format)};
     lsa_progress progress = {.tokens = s->progress.tokens - 1};
     lsa_span span = {.progress = &progress, .layers = &store, .rows = 1};
-    lsa_picking picking = {
-        q, w, c->index_heads, c->index_dim, c->index_topk, c->csa_rate, s->kv_format, s->compute};
-    LSA_TRY(lsa_activations_reserve(s->activations, 1, 0, 1));
+    lsa_picking picking = {q,
+                           w,
+                           c->index_heads,
+                           c->index_dim,
+                           c->index_topk,
+                           c->csa_rate,
+                           1,
+                           s->progress.tokens / c->csa_rate,
+                           s->kv_format,
+                           s->compute};
+    LSA_TRY(lsa_activations_reserve(s->activations, 1, 0, picking.most, 1));
     return lsa_kernels_cpu.pick(ids, NULL, count, &span, 1, 0, &picking, s->activations->workspace,
                                 NULL);
 }

@@ -44,7 +44,7 @@ local function case(bench, name, kind, tokens, n, format)
       s.window, s.window_owner = bench:random("float", (window + tokens) * dim, 1)
       s.sinks, s.sinks_owner = bench:random("float", heads, 1)
       s.workspace, s.workspace_owner =
-        bench:alloc("uint8_t", tonumber(C.lsa_attention_workspace(tokens, heads, dim, window, count)))
+        bench:alloc("uint8_t", tonumber(C.lsa_attention_workspace(tokens, heads, dim, window, count, 0)))
       return s
     end,
     run = function(s)

@@ -426,7 +426,8 @@ op("attention", "q f32 [tokens, heads, dim]; window f32 [rows_held, dim]; sinks 
       blocks = ffi.new("uint8_t *[1]", ffi.cast("uint8_t *", a.records))
       records = ffi.new("lsa_records", {blocks, a.bytes, 0, ONE_BLOCK, a.format})
     end
-    local work = a:workspace("attention", a.tokens, a.heads, a.dim, a.window_size, most)
+    local work = a:workspace("attention", a.tokens, a.heads, a.dim, a.window_size, most,
+      a.mass ~= nil and most or 0)
     return f(a.out, a.mass, a.q, a.window, a.sinks, records, a.ids, a.counts, a.tokens, a.heads, a.dim, a.rope_dim,
       a.rows_held, a.own, a.window_size, most, a.scale, work, nil)
   end,
