@@ -86,6 +86,7 @@ const lsa_kernels lsa_kernels_cpu = {
     .attend = lsa_attend_cpu,
     .remember = lsa_remember_cpu,
     .observe = lsa_observe_cpu,
+    .gather = lsa_gather_cpu,
 
     .sample = lsa_sample_cpu,
     .entropy = lsa_entropy_cpu,

@@ -36,6 +36,8 @@ static lsa_kernels all(void)
     k.softmax_sum = lsa_softmax_sum_cuda;
     k.bound_query = lsa_bound_query_cuda;
 
+    k.gather = lsa_gather_cuda;
+
     k.linear = lsa_linear_cuda;
     k.linear_workspace = lsa_linear_workspace_cuda;
     k.rmsnorm = lsa_rmsnorm_cuda;

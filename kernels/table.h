@@ -18,6 +18,7 @@
 #include "kernels/experts.h"
 #include "kernels/extend.h"
 #include "kernels/fold.h"
+#include "kernels/gather.h"
 #include "kernels/gemm.h"
 #include "kernels/golden_labels.h"
 #include "kernels/hadamard.h"
@@ -132,6 +133,7 @@ typedef struct lsa_kernels {
     lsa_attend_fn *attend;
     lsa_remember_fn *remember;
     lsa_observe_fn *observe;
+    lsa_gather_fn *gather;
 
     /* tokens */
     lsa_sample_fn *sample;

@@ -39,7 +39,7 @@ local function softmax(list)
 end
 
 -- Over the spans of a pass (kernels/span.h), which scripts do not have.
-local of_passes = {keep_rows = true, extend = true, pick = true, locate = true, attend = true, remember = true, observe = true}
+local of_passes = {keep_rows = true, extend = true, pick = true, locate = true, attend = true, remember = true, observe = true, gather = true}
 
 describe("lsa.tensor.kernels", function()
   it("has every kernel that a header declares", function()

@@ -17,6 +17,7 @@ static struct {
     lsa_device_count_fn *count;
     lsa_device_describe_fn *describe;
     lsa_device_alloc_fn *alloc;
+    lsa_device_alloc_shared_fn *alloc_shared;
     lsa_device_free_fn *free;
     lsa_device_copy_fn *copy;
     lsa_device_synchronize_fn *synchronize;
@@ -55,8 +56,9 @@ static void load(void)
     }
     if (!bind(&cuda.count, "lsa_device_count_cuda") ||
         !bind(&cuda.describe, "lsa_device_describe_cuda") ||
-        !bind(&cuda.alloc, "lsa_device_alloc_cuda") || !bind(&cuda.free, "lsa_device_free_cuda") ||
-        !bind(&cuda.copy, "lsa_device_copy_cuda") ||
+        !bind(&cuda.alloc, "lsa_device_alloc_cuda") ||
+        !bind(&cuda.alloc_shared, "lsa_device_alloc_shared_cuda") ||
+        !bind(&cuda.free, "lsa_device_free_cuda") || !bind(&cuda.copy, "lsa_device_copy_cuda") ||
         !bind(&cuda.synchronize, "lsa_device_synchronize_cuda"))
         library = NULL;
 }
@@ -80,6 +82,12 @@ int lsa_device_alloc(void **out, int64_t bytes)
 {
     int rc = loaded();
     return rc ? rc : cuda.alloc(out, bytes);
+}
+
+int lsa_device_alloc_shared(void **out, int64_t bytes, int32_t in_host)
+{
+    int rc = loaded();
+    return rc ? rc : cuda.alloc_shared(out, bytes, in_host);
 }
 
 int lsa_device_free(void *block)

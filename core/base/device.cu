@@ -55,6 +55,35 @@ int lsa_device_alloc_cuda(void **out, int64_t bytes)
                     cudaGetErrorString(error));
 }
 
+static cudaError_t advise(void *block, size_t bytes, cudaMemoryAdvise advice, int gpu)
+{
+    cudaMemLocation place = {};
+    place.type = gpu ? cudaMemLocationTypeDevice : cudaMemLocationTypeHost;
+    return cudaMemAdvise(block, bytes, advice, place);
+}
+
+// What is preferred where it is not changes speed alone, so a system that has no such preferences serves too.
+int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
+{
+    size_t n = bytes > 0 ? (size_t)bytes : 1;
+    cudaError_t error = bytes < 0 ? cudaErrorInvalidValue : cudaMallocManaged(out, n);
+    if (error != cudaSuccess) {
+        *out = NULL;
+        cudaGetLastError();
+        return lsa_fail(LSA_ENOMEM, "device_alloc_shared: %lld bytes: %s", (long long)bytes,
+                        cudaGetErrorString(error));
+    }
+    advise(*out, n, cudaMemAdviseSetPreferredLocation, !in_host);
+    if (in_host) advise(*out, n, cudaMemAdviseSetAccessedBy, 1);
+    cudaGetLastError();
+    error = cudaMemset(*out, 0, n);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    if (error == cudaSuccess) return LSA_OK;
+    cudaFree(*out);
+    *out = NULL;
+    return failed("device_alloc_shared", error);
+}
+
 int lsa_device_free_cuda(void *block)
 {
     cudaError_t error = cudaFree(block);

@@ -16,6 +16,10 @@ typedef int lsa_device_describe_fn(int32_t device, char *name, int64_t bytes, in
 typedef int lsa_device_alloc_fn(void **out, int64_t bytes);
 typedef int lsa_device_free_fn(void *block);
 
+/* Memory that host and GPU have at one address, zeroed; it lies on the GPU, or, where `in_host` is not 0, in pages of the host
+ * that the GPU reads over the bus. Freed like other memory of the GPU. */
+typedef int lsa_device_alloc_shared_fn(void **out, int64_t bytes, int32_t in_host);
+
 /* Copies between GPU and host memory, either way and within; done when it returns. */
 typedef int lsa_device_copy_fn(void *to, const void *from, int64_t bytes);
 
@@ -25,6 +29,7 @@ typedef int lsa_device_synchronize_fn(void);
 lsa_device_count_fn lsa_device_count, lsa_device_count_cuda;
 lsa_device_describe_fn lsa_device_describe, lsa_device_describe_cuda;
 lsa_device_alloc_fn lsa_device_alloc, lsa_device_alloc_cuda;
+lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda;
 lsa_device_free_fn lsa_device_free, lsa_device_free_cuda;
 lsa_device_copy_fn lsa_device_copy, lsa_device_copy_cuda;
 lsa_device_synchronize_fn lsa_device_synchronize, lsa_device_synchronize_cuda;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/device.h"
 #include "core/base/error.h"
 
 #ifdef LSA_SYSTEM_MALLOC /* sanitizers want to see the C library's own allocator */
@@ -129,6 +130,26 @@ void lsa_free(void *block)
     if (!block) return;
     atomic_fetch_sub_explicit(&in_use, (long long)raw_size(block), memory_order_relaxed);
     free_or_keep(block);
+}
+
+void *lsa_alloc_in(int32_t kind, int64_t bytes)
+{
+    void *block = NULL;
+    if (kind == LSA_MEMORY_HOST) return lsa_alloc_zero(bytes);
+    if (fault()) {
+        lsa_fail(LSA_ENOMEM, "out of memory: %lld bytes of the GPU could not be allocated",
+                 (long long)bytes);
+        return NULL;
+    }
+    return lsa_device_alloc_shared(&block, bytes, kind == LSA_MEMORY_BOTH) ? NULL : block;
+}
+
+void lsa_free_in(int32_t kind, void *block)
+{
+    if (kind == LSA_MEMORY_HOST)
+        lsa_free(block);
+    else
+        lsa_device_free(block);
 }
 
 #ifdef LSA_SYSTEM_MALLOC

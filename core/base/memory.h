@@ -14,6 +14,13 @@ void *lsa_realloc(void *block, int64_t bytes);
 
 void lsa_free(void *block);
 
+/* Where memory lies: host memory; or what host and GPU have at one address, on the GPU or in the host (core/base/device.h). */
+enum { LSA_MEMORY_HOST = 0, LSA_MEMORY_GPU = 1, LSA_MEMORY_BOTH = 2 };
+
+/* Zeroed memory of a kind, freed as the same kind. */
+void *lsa_alloc_in(int32_t kind, int64_t bytes);
+void lsa_free_in(int32_t kind, void *block);
+
 /* Zeroed memory in pages of its own, which go back to the operating system when they are freed: for what is large and is
  * let go of to save memory. `bytes` is the same at both ends. */
 void *lsa_pages_alloc(int64_t bytes);

@@ -574,6 +574,8 @@ int lsa_model_load(lsa_model **out, const char *directory)
         return LSA_ENOMEM;
     }
     m->memory = memory;
+    m->kernels = &lsa_kernels_cpu;
+    m->memory_kind = LSA_MEMORY_HOST;
     int rc = load_directory(m, directory);
     if (rc)
         lsa_model_free(m);
@@ -585,6 +587,7 @@ int lsa_model_load(lsa_model **out, const char *directory)
 void lsa_model_free(lsa_model *model)
 {
     if (!model) return;
+    lsa_model_device_free(model->device);
     for (held *h = model->memory->first, *next; h; h = next) {
         next = h->next;
         lsa_tensor_free(h->tensor);

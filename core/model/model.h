@@ -4,6 +4,7 @@
 #include "core/base/tensor.h"
 #include "core/model/config.h"
 #include "kernels/experts.h"
+#include "kernels/table.h"
 
 typedef struct lsa_hc_weights {
     lsa_weight fn;             /* [(2 + hc) * hc, hc * hidden]; the head's: [hc, hc * hidden] */
@@ -43,7 +44,10 @@ typedef struct lsa_model {
     lsa_layer *layers;                /* [config.layers] */
     float *main_freq, *compress_freq; /* inv_freq [rope_dim / 2] */
     int64_t weight_bytes;             /* of all weights, as stored */
-    struct lsa_model_memory *memory;  /* what keeps the pointers alive */
+    const lsa_kernels *kernels;       /* of the device where the weights lie */
+    int32_t memory_kind; /* LSA_MEMORY_*: of what sessions and activations of this model keep */
+    struct lsa_model_device *device;
+    struct lsa_model_memory *memory; /* what keeps the pointers alive */
 } lsa_model;
 
 /* Loads a directory: config.json and model.safetensors, or model.safetensors.index.json with its shards; names and
@@ -51,6 +55,11 @@ typedef struct lsa_model {
  * are copied. Missing, duplicate or misshapen tensors are errors that name tensor, file and both shapes. */
 int lsa_model_load(lsa_model **out, const char *directory);
 void lsa_model_free(lsa_model *model);
+
+/* Copies the weights to the GPU, where sessions of the model run from then on; before there are any. They stay readable from the
+ * host under the model's pointers. After a failure (LSA_EDEVICE, LSA_ENOMEM) the model is only to be freed. */
+int lsa_model_to_gpu(lsa_model *model);
+void lsa_model_device_free(struct lsa_model_device *device);
 
 /* What tells one model from another: hashes of its configuration and of its weights, of which large ones are sampled. */
 void lsa_model_identity(const lsa_model *model, uint64_t *config, uint64_t *weights);

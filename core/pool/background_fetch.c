@@ -7,10 +7,12 @@
 
 #include "core/base/clock.h"
 #include "core/base/cpu.h"
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
 #include "core/pool/pool_state.h"
+#include "kernels/table.h"
 
 enum { COPY_BYTES_NS = 8 /* of one thread, about: what is worth a second one */ };
 
@@ -100,12 +102,33 @@ static int own_cells(lsa_pool *p, const int32_t *cells, int64_t n)
     return LSA_OK;
 }
 
+/* The same on a GPU, which reads the records over the bus. */
+static int gather_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+{
+    const lsa_kernels *k = lsa_kernels_on(LSA_CUDA);
+    int64_t most = n * p->unit, count = 0;
+    int32_t *list = k ? lsa_alloc_in(LSA_MEMORY_BOTH, 2 * most * (int64_t)sizeof *list) : NULL;
+    if (!list) return LSA_ENOMEM;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < p->unit && units[i] * p->unit + j < p->cold.count; j++, count++) {
+            list[count] = (int32_t)(cells[i] * p->unit + j);
+            list[most + count] = (int32_t)(units[i] * p->unit + j);
+        }
+    lsa_records to = lsa_pool_hot_records(p, 0, 0), from = lsa_pool_cold_records(p, 0, 0);
+    int rc =
+        k->gather(&to, list, &from, list + most, count, p->cold.plane[LSA_RECORDS].bytes, NULL);
+    if (!rc) rc = lsa_device_synchronize();
+    lsa_free_in(LSA_MEMORY_BOTH, list);
+    return rc;
+}
+
 static int fill_cells_from_memory(lsa_pool *p, const int32_t *units, const int32_t *cells,
                                   int64_t n)
 {
     int64_t bytes = n * p->unit * p->cold.plane[LSA_RECORDS].bytes;
     int threads = lsa_threads_for(bytes / COPY_BYTES_NS);
     LSA_TRY(own_cells(p, cells, n));
+    if (p->hot->records.memory != LSA_MEMORY_HOST) return gather_cells(p, units, cells, n);
     if (threads == 1) { /* a parallel region of one thread costs more than a chunk does */
         for (int64_t i = 0; i < n; i++) fill_cell(p, units[i], cells[i]);
         return LSA_OK;

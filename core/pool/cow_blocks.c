@@ -13,6 +13,7 @@ enum { LARGE = 16 << 10 };
 struct lsa_block {
     atomic_int references;
     int64_t bytes;
+    int32_t memory;
     uint8_t *data;
 };
 
@@ -24,8 +25,11 @@ static struct lsa_block *block_new(const lsa_cow_blocks *b)
     if (!block) return NULL;
     atomic_init(&block->references, 1);
     block->bytes = block_bytes(b);
-    block->data =
-        block->bytes < LARGE ? lsa_alloc_zero(block->bytes) : lsa_pages_alloc(block->bytes);
+    block->memory = b->memory;
+    if (b->memory == LSA_MEMORY_HOST && block->bytes >= LARGE)
+        block->data = lsa_pages_alloc(block->bytes);
+    else
+        block->data = lsa_alloc_in(b->memory, block->bytes);
     if (block->data) return block;
     lsa_free(block);
     return NULL;
@@ -34,10 +38,10 @@ static struct lsa_block *block_new(const lsa_cow_blocks *b)
 static void block_release(struct lsa_block *block)
 {
     if (!block || atomic_fetch_sub(&block->references, 1) != 1) return;
-    if (block->bytes < LARGE)
-        lsa_free(block->data);
-    else
+    if (block->memory == LSA_MEMORY_HOST && block->bytes >= LARGE)
         lsa_pages_free(block->data, block->bytes);
+    else
+        lsa_free_in(block->memory, block->data);
     lsa_free(block);
 }
 
@@ -55,31 +59,39 @@ void lsa_cow_blocks_init(lsa_cow_blocks *b, int64_t item_bytes, int32_t shift)
     b->shift = shift;
 }
 
+void lsa_cow_blocks_init_in(lsa_cow_blocks *b, int64_t item_bytes, int32_t shift, int32_t memory)
+{
+    lsa_cow_blocks_init(b, item_bytes, shift);
+    b->memory = memory;
+}
+
 void lsa_cow_blocks_free(lsa_cow_blocks *b)
 {
     for (int64_t i = 0; i < b->blocks; i++) block_release(b->held[i]);
-    lsa_free(b->data);
+    lsa_free_in(b->memory, b->data);
     lsa_free(b->held);
-    lsa_cow_blocks_init(b, b->item, b->shift);
+    lsa_cow_blocks_init_in(b, b->item, b->shift, b->memory);
 }
 
 static int room_for(lsa_cow_blocks *b, int64_t blocks)
 {
     if (blocks <= b->room) return LSA_OK;
     int64_t room = blocks > 2 * b->room ? blocks : 2 * b->room;
-    uint8_t **data = lsa_realloc(b->data, room * (int64_t)sizeof *data);
-    if (!data) return LSA_ENOMEM;
-    b->data = data;
     struct lsa_block **held = lsa_realloc(b->held, room * (int64_t)sizeof *held);
     if (!held) return LSA_ENOMEM;
     b->held = held;
+    uint8_t **data = lsa_alloc_in(b->memory, room * (int64_t)sizeof *data);
+    if (!data) return LSA_ENOMEM;
+    if (b->blocks) memcpy(data, b->data, (size_t)b->blocks * sizeof *data);
+    lsa_free_in(b->memory, b->data);
+    b->data = data;
     b->room = room;
     return LSA_OK;
 }
 
 int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b)
 {
-    lsa_cow_blocks_init(out, b->item, b->shift);
+    lsa_cow_blocks_init_in(out, b->item, b->shift, b->memory);
     int64_t blocks =
         (b->count + ((int64_t)1 << b->shift) - 1) >> b->shift; /* without what is reserved */
     if (!blocks) return LSA_OK;

@@ -14,9 +14,12 @@ typedef struct lsa_cow_blocks {
         data; /* [blocks], NULL where let go: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
     struct lsa_block **held; /* [blocks]: who shares them */
     int32_t shift;
+    int32_t memory; /* LSA_MEMORY_*: of blocks and of `data` */
 } lsa_cow_blocks;
 
 void lsa_cow_blocks_init(lsa_cow_blocks *b, int64_t item_bytes, int32_t shift);
+/* The same in memory of a kind; an array that has blocks keeps its own. */
+void lsa_cow_blocks_init_in(lsa_cow_blocks *b, int64_t item_bytes, int32_t shift, int32_t memory);
 void lsa_cow_blocks_free(lsa_cow_blocks *b);
 
 /* `out` (uninitialised) becomes an equal array that shares all blocks of `b`. */

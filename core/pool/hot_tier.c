@@ -171,6 +171,8 @@ int lsa_hot_tier_fork(lsa_hot_tier **out, const lsa_hot_tier *h, const struct ls
 {
     lsa_hot_tier *to;
     LSA_TRY(lsa_hot_tier_new(&to, h->records.item, h->keys.item, h->unit));
+    lsa_cow_blocks_init_in(&to->records, h->records.item, h->records.shift, h->records.memory);
+    lsa_cow_blocks_init_in(&to->keys, h->keys.item, h->keys.shift, h->keys.memory);
     int rc = h->common ? fork_some(to, h, from, owner) : fork_all(to, h, owner);
     if (rc)
         lsa_hot_tier_release(to);

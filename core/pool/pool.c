@@ -52,12 +52,29 @@ int lsa_pool_add_keys(lsa_pool *p, int64_t key_bytes)
     return rc;
 }
 
+int lsa_pool_set_gpu(lsa_pool *p)
+{
+    lsa_hot_tier *h = p->hot;
+    if (p->cold.count || h->cells) return lsa_fail(LSA_ESTATE, "pool: it has chunks or cells");
+    for (int64_t i = 0; i < p->cold.planes; i++) {
+        lsa_cow_blocks *b = &p->cold.plane[i].blocks;
+        lsa_cow_blocks_init_in(b, b->item, b->shift,
+                               i == LSA_RECORDS ? LSA_MEMORY_BOTH : LSA_MEMORY_GPU);
+    }
+    lsa_cow_blocks_init_in(&h->records, h->records.item, h->records.shift, LSA_MEMORY_GPU);
+    lsa_cow_blocks_init_in(&h->keys, h->keys.item, h->keys.shift, LSA_MEMORY_GPU);
+    return LSA_OK;
+}
+
 int lsa_pool_set_disk(lsa_pool *p, const char *directory, const uint8_t *kept_keys)
 {
     uint8_t stays[LSA_COLD_PLANES] = {0};
     int64_t leaving = 0;
     if (p->hot->cells || p->hot->common)
         return lsa_fail(LSA_ESTATE, "pool: it has cells, and gets a file before");
+    if (p->hot->records.memory != LSA_MEMORY_HOST)
+        return lsa_fail(LSA_ESTATE,
+                        "pool: the cold tier of a GPU's pool is in memory, not on disk");
     for (int64_t layer = 0; p->key && layer < p->layers; layer++) {
         stays[LSA_RECORDS + 1 + layer] = kept_keys && kept_keys[layer];
         leaving += !stays[LSA_RECORDS + 1 + layer];
@@ -231,8 +248,9 @@ int lsa_pool_new_host(lsa_pool **out, const lsa_pool *like)
     if (rc) return rc;
     p->hot->common = 1;
     lsa_cow_blocks_init(&p->hot->keys, like->hot->keys.item, p->hot->keys.shift);
+    if (like->hot->records.memory != LSA_MEMORY_HOST) rc = lsa_pool_set_gpu(p);
     *out = p;
-    return LSA_OK;
+    return rc;
 }
 
 int lsa_pool_attach(lsa_pool *p, lsa_pool *host)

@@ -25,6 +25,10 @@ int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit);
 /* One index key of that many bytes a layer and chunk from now on; before there are chunks. */
 int lsa_pool_add_keys(lsa_pool *pool, int64_t key_bytes);
 
+/* The pool is one for a GPU: cells and index keys lie on it, the records of the cold tier in host memory that it reads. Before
+ * there are chunks and cells. */
+int lsa_pool_set_gpu(lsa_pool *pool);
+
 /* The cold tier gets a file in `directory`; what is in memory stays there until lsa_pool_spill. kept_keys: [layers], not
  * 0 for layers whose keys never leave memory, or NULL for none. Before there are cells. */
 int lsa_pool_set_disk(lsa_pool *pool, const char *directory, const uint8_t *kept_keys);

@@ -31,6 +31,7 @@ static int arrays_of(lsa_activations *a, array out[ARRAYS])
         {&a->generators, sizeof *a->generators},
         {&a->tokens, f},
         {&a->positions, f},
+        {&a->progress, sizeof *a->progress},
         {&a->streams, hc * d * f},
         {&a->x, d * f},
         {&a->y, d * f},
@@ -70,13 +71,21 @@ static void *pointer_at(const array *a)
     return block;
 }
 
+/* Contents undefined where that costs less. */
+static void *allocate(const lsa_activations *a, int64_t bytes)
+{
+    int32_t kind = a->model->memory_kind;
+    return kind == LSA_MEMORY_HOST ? lsa_alloc(bytes) : lsa_alloc_in(kind, bytes);
+}
+
 static void activations_free(lsa_activations *a)
 {
     array all[ARRAYS];
     int n = arrays_of(a, all);
-    for (int i = 0; i < n; i++) lsa_free(pointer_at(&all[i]));
-    lsa_free(a->logits);
-    lsa_free(a->workspace);
+    int32_t kind = a->model->memory_kind;
+    for (int i = 0; i < n; i++) lsa_free_in(kind, pointer_at(&all[i]));
+    lsa_free_in(kind, a->logits);
+    lsa_free_in(kind, a->workspace);
     lsa_free(a);
 }
 
@@ -93,7 +102,7 @@ int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t p
     array all[ARRAYS];
     int n = arrays_of(a, all), rc = LSA_OK;
     for (int i = 0; !rc && i < n; i++) {
-        void *block = lsa_alloc(piece * all[i].bytes);
+        void *block = allocate(a, piece * all[i].bytes);
         memcpy(all[i].pointer, &block, sizeof block);
         a->bytes += piece * all[i].bytes;
         if (!block) rc = LSA_ENOMEM;
@@ -182,9 +191,9 @@ int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, i
     int threads = lsa_threads();
     if (logit_rows > a->logit_rows) {
         int64_t row = a->model->config.vocab * (int64_t)sizeof(float);
-        float *larger = lsa_alloc(logit_rows * row);
+        float *larger = allocate(a, logit_rows * row);
         if (!larger) return LSA_ENOMEM;
-        lsa_free(a->logits);
+        lsa_free_in(a->model->memory_kind, a->logits);
         a->logits = larger;
         a->logit_rows = logit_rows;
     }
@@ -195,11 +204,11 @@ int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, i
     records = records <= a->records ? a->records : max(records, 2 * a->records);
     chunks = chunks <= a->chunks ? a->chunks : max(chunks, 2 * a->chunks);
     threads = threads > a->threads ? threads : a->threads;
-    int64_t bytes = most_workspace(&lsa_kernels_cpu, a->model, rows, records, chunks, rows);
+    int64_t bytes = most_workspace(a->model->kernels, a->model, rows, records, chunks, rows);
     if (bytes > a->workspace_bytes) {
-        void *larger = lsa_alloc(bytes);
+        void *larger = allocate(a, bytes);
         if (!larger) return LSA_ENOMEM;
-        lsa_free(a->workspace);
+        lsa_free_in(a->model->memory_kind, a->workspace);
         a->workspace = larger;
         a->workspace_bytes = bytes;
     }

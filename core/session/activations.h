@@ -30,6 +30,7 @@ typedef struct lsa_activations {
     lsa_span *spans;                    /* [P] */
     uint64_t *generators;               /* [P]: of rows that drew a token, until it is taken */
     int32_t *tokens, *positions;        /* [P] */
+    lsa_progress *progress;             /* [P]: of spans that are no session's */
     float *streams;                     /* [P, hc, D] */
     float *x, *y;                       /* [P, D] */
     float *mix, *post, *comb;           /* [P, (2 + hc) hc], [P, hc], [P, hc, hc] */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
@@ -35,10 +36,18 @@ static int rope(lsa_pass *p, float *x, const float *table, int64_t heads, int64_
     return p->k->rope(x, table, p->n, heads, dim, p->c->rope_dim, inverse, p->stream);
 }
 
+/* Waits for what was called so far: what the host reads is there then. */
+static int finish(const lsa_pass *p)
+{
+    return p->k->device == LSA_CPU ? LSA_OK : lsa_device_synchronize();
+}
+
 static int traced(const lsa_pass *p, int64_t layer, const char *name, const float *data,
                   int64_t rows, int64_t cols)
 {
-    return p->trace ? lsa_trace_rows(p->trace, layer, name, data, rows, cols) : LSA_OK;
+    if (!p->trace) return LSA_OK;
+    LSA_TRY(finish(p));
+    return lsa_trace_rows(p->trace, layer, name, data, rows, cols);
 }
 
 /* Rows that a pass of one segment completes windows with: for traces. */
@@ -146,6 +155,7 @@ static int traced_picks(const lsa_pass *p, int64_t layer, const char *name, cons
                         const float *values)
 {
     if (!lsa_trace_wants(p->trace, layer, name)) return LSA_OK;
+    LSA_TRY(finish(p));
     int64_t k = p->c->index_topk;
     float *rows = lsa_alloc(p->n * k * (int64_t)sizeof *rows);
     if (!rows) return LSA_ENOMEM;
@@ -162,6 +172,7 @@ static int traced_picks(const lsa_pass *p, int64_t layer, const char *name, cons
 static int traced_scores(const lsa_pass *p, int64_t layer)
 {
     if (!lsa_trace_wants(p->trace, layer, "index_scores")) return LSA_OK;
+    LSA_TRY(finish(p));
     const lsa_segment *g = &p->segments[0];
     int64_t chunks = g->end / p->c->csa_rate;
     float *scores = lsa_alloc(g->n * chunks * (int64_t)sizeof *scores);
@@ -190,15 +201,19 @@ static int pick(lsa_pass *p, int64_t layer)
 }
 
 /* On demand: picks that have no cell are fetched. A session whose fetch fails takes no step; nothing waits for its numbers. */
-static void fetch(lsa_pass *p)
+static int fetch(lsa_pass *p)
 {
-    int64_t k = p->c->index_topk;
+    int64_t k = p->c->index_topk, n = 0;
+    for (int64_t i = 0; i < p->count; i++)
+        n += p->w->spans[i].in_cells && !p->segments[i].among_residents;
+    if (n) LSA_TRY(finish(p));
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
         if (!p->w->spans[i].in_cells || g->among_residents) continue;
         if (!g->code) note(g, lsa_segment_fetch(g, p->w->ids + g->row * k, p->w->counts[g->row]));
         if (g->code) p->w->counts[g->row] = 0;
     }
+    return LSA_OK;
 }
 
 static int attend(lsa_pass *p, int64_t layer, int32_t source)
@@ -235,7 +250,7 @@ static int attend_csa(lsa_pass *p, int64_t layer, const float *x)
     LSA_TRY(pick(p, layer));
     LSA_TRY(
         p->k->locate(w->ids, w->places, w->counts, w->spans, p->count, c->index_topk, p->stream));
-    fetch(p);
+    LSA_TRY(fetch(p));
     LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED));
     return p->k->remember(w->spans, p->count, layer, w->places, w->mass, w->counts, c->index_topk,
                           p->stream);
@@ -397,12 +412,13 @@ static void begin(lsa_pass *p)
 
 int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
 {
-    p->k = &lsa_kernels_cpu;
+    p->k = p->model->kernels;
     p->kv_format = p->segments[0].s->kv_format;
     begin(p);
     if (!p->count) return LSA_OK;
     int rc = run(p, rows < 0 ? p->n : rows, logits);
     if (!rc) rc = observe(p);
+    if (!rc) rc = finish(p);
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
         if (rc || g->code)

@@ -45,6 +45,7 @@ static int reserve(lsa_session *s, int64_t rows, int64_t end)
         if (s->demand) LSA_TRY(lsa_on_demand_reserve(s->demand, s->pool));
     }
     LSA_TRY(reserve_arena(s, end));
+    lsa_state_bind_blocks(s);
     s->reserved = end;
     return LSA_OK;
 }

@@ -289,7 +289,7 @@ int lsa_session_log(const lsa_session *s, lsa_step_log *log)
     log->positions[row] = s->progress.tokens - 1;
     log->entropy[row] = (float)entropy;
     for (int64_t csa = 0; csa < c->csa_layers; csa++) {
-        int32_t *ids = s->activations->ids;
+        int32_t *ids = s->activations->places;
         float *mass = log->mass[csa] + row * k;
         LSA_TRY(lsa_session_hidden(s, csa, log->hidden[csa] + row * c->hidden));
         LSA_TRY(lsa_session_queries(s, csa, 1, log->queries[csa] + row * width,

@@ -22,8 +22,10 @@ static int64_t born_slots_room(const lsa_session *s)
 /* A session without content and arena. */
 static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activations *activations)
 {
-    lsa_session *s = lsa_alloc_zero(sizeof *s);
+    int32_t kind = model->memory_kind;
+    lsa_session *s = lsa_alloc_in(kind, sizeof *s);
     if (!s) return LSA_ENOMEM;
+    s->memory_kind = kind;
     int64_t vocab = model->config.vocab, layers = model->config.layers;
     s->model = model;
     s->activations = activations;
@@ -34,10 +36,10 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activati
                         : vocab <= 1 << 16 ? 2
                                            : 4,
                         LSA_TOKEN_SHIFT);
-    s->layers = lsa_alloc_zero(layers * (int64_t)sizeof *s->layers);
+    s->layers = lsa_alloc_in(kind, layers * (int64_t)sizeof *s->layers);
     s->entries = lsa_alloc_zero(layers * (int64_t)sizeof *s->entries);
     s->layer_count = s->entries ? layers : 0;
-    s->born_slots = lsa_alloc(born_slots_room(s) * (int64_t)sizeof *s->born_slots);
+    s->born_slots = lsa_alloc_in(kind, born_slots_room(s) * (int64_t)sizeof *s->born_slots);
     *out = s;
     return s->layers && s->entries && s->born_slots ? LSA_OK : LSA_ENOMEM;
 }
@@ -59,10 +61,11 @@ int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *
     s->kv_format = kv_format;
     s->compute = compute;
     for (int64_t i = 0; !rc && i < c->layers; i++)
-        lsa_cow_blocks_init(&s->entries[i], record, LSA_ENTRY_SHIFT);
+        lsa_cow_blocks_init_in(&s->entries[i], record, LSA_ENTRY_SHIFT, s->memory_kind);
     if (!rc && c->csa_layers) rc = lsa_pool_new(&s->pool, c->csa_layers, record, unit);
     if (!rc && s->pool)
         rc = lsa_pool_add_keys(s->pool, lsa_index_key_bytes(kv_format, c->index_dim));
+    if (!rc && s->pool && s->memory_kind != LSA_MEMORY_HOST) rc = lsa_pool_set_gpu(s->pool);
     lsa_state_room room = {.piece = lsa_activations_piece(activations)};
     if (!rc) rc = lsa_state_resize(s, &room);
     if (rc) {
@@ -78,14 +81,14 @@ void lsa_session_free(lsa_session *s)
     if (!s) return;
     for (int64_t i = 0; i < s->layer_count; i++) lsa_cow_blocks_free(&s->entries[i]);
     lsa_free(s->entries);
-    lsa_free(s->layers);
-    lsa_free(s->born_slots);
-    lsa_free(s->arena);
+    lsa_free_in(s->memory_kind, s->layers);
+    lsa_free_in(s->memory_kind, s->born_slots);
+    lsa_free_in(s->memory_kind, s->arena);
     lsa_cow_blocks_free(&s->token_ids);
     lsa_on_demand_free(s->demand);
     lsa_pool_free(s->pool);
     lsa_activations_release(s->activations);
-    lsa_free(s);
+    lsa_free_in(s->memory_kind, s);
 }
 
 int lsa_session_fork(lsa_session **out, lsa_session *s)
@@ -109,6 +112,7 @@ int lsa_session_fork(lsa_session **out, lsa_session *s)
         lsa_session_free(t);
         return rc;
     }
+    lsa_state_bind_blocks(t);
     s->reserved = 0; /* the last blocks are both sessions' now: who writes first takes a copy */
     *out = t;
     return LSA_OK;

@@ -371,6 +371,7 @@ int lsa_session_restore_end(lsa_session *s, const lsa_session_head *h, int32_t s
     int64_t awaited = s->pool->held;
     for (int64_t u = 0; u < lsa_pool_units(s->pool); u++) awaited -= lsa_pool_has(s->pool, u);
     LSA_TRY(want("awaited cells", awaited, h->moving, h->moving));
+    lsa_state_bind_blocks(s);
     lsa_pool_slots(s->pool, s->residents, s->resident_count, s->slots);
     for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
         LSA_TRY(check_layer(s, csa));

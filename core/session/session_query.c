@@ -1,6 +1,7 @@
 /* The questions that policies and scripts ask of a session; nothing here changes it. */
 #include <string.h>
 
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
@@ -118,10 +119,43 @@ int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *que
     return LSA_OK;
 }
 
+/* The same where keys lie on a GPU: queries go there, scores come back. */
+static int scores_on_gpu(const lsa_session *s, int64_t csa, const float *q, const float *w,
+                         int64_t rows, int64_t heads, int64_t chunks, float *scores)
+{
+    const lsa_config *c = &s->model->config;
+    const lsa_kernels *k = s->model->kernels;
+    int64_t key = lsa_pool_key_bytes(s->pool), f = sizeof(float), n;
+    int64_t bytes = k->index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim,
+                                             s->kv_format, s->compute);
+    int64_t queries = (rows * heads * c->index_dim * f + 255) / 256 * 256,
+            weights = (rows * heads * f + 255) / 256 * 256;
+    uint8_t *block =
+        lsa_alloc_in(s->memory_kind, queries + weights + bytes + 256 + rows * chunks * f);
+    if (!block) return LSA_ENOMEM;
+    uint8_t *workspace = block + queries + weights;
+    float *out = (float *)(workspace + (bytes + 255) / 256 * 256);
+    memcpy(block, q, (size_t)(rows * heads * c->index_dim * f));
+    memcpy(block + queries, w, (size_t)(rows * heads * f));
+    int rc = LSA_OK;
+    for (int64_t from = 0; !rc && from < chunks; from += n) {
+        n = chunks - from < LSA_POOL_KEY_RUN ? chunks - from : LSA_POOL_KEY_RUN;
+        rc = k->index_score(out + from, (float *)block, (float *)(block + queries),
+                            lsa_pool_keys(s->pool, csa, from), rows, n, heads, c->index_dim, key,
+                            chunks, s->kv_format, s->compute, workspace, NULL);
+    }
+    if (!rc) rc = lsa_device_synchronize();
+    if (!rc) memcpy(scores, out, (size_t)(rows * chunks * f));
+    lsa_free_in(s->memory_kind, block);
+    return rc;
+}
+
 int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, const float *w,
                           int64_t rows, int64_t heads, int64_t chunks, float *scores)
 {
     const lsa_config *c = &s->model->config;
+    if (s->memory_kind != LSA_MEMORY_HOST)
+        return scores_on_gpu(s, csa, q, w, rows, heads, chunks, scores);
     int64_t key = lsa_pool_key_bytes(s->pool);
     int64_t bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim,
                                               s->kv_format, s->compute);
@@ -212,14 +246,11 @@ static int topk_from_disk(const lsa_session *s, int64_t csa, const float *q, con
     return rc;
 }
 
-static int topk_from_memory(const lsa_session *s, const lsa_layer_store *l, const float *q,
-                            const float *w, int32_t *ids, int32_t *count)
+static int topk_from_memory(const lsa_session *s, int64_t layer, const float *q, const float *w,
+                            int32_t *ids, int32_t *count)
 {
     const lsa_config *c = &s->model->config;
-    lsa_layer_store store = {
-        .keys = lsa_pool_key_records(s->pool, lsa_csa_ordinal(c, l - s->layers), s->kv_format)};
-    lsa_progress progress = {.tokens = s->progress.tokens - 1};
-    lsa_span span = {.progress = &progress, .layers = &store, .rows = 1};
+    lsa_activations *a = s->activations;
     lsa_picking picking = {q,
                            w,
                            c->index_heads,
@@ -230,9 +261,15 @@ static int topk_from_memory(const lsa_session *s, const lsa_layer_store *l, cons
                            s->progress.tokens / c->csa_rate,
                            s->kv_format,
                            s->compute};
-    LSA_TRY(lsa_activations_reserve(s->activations, 1, 0, picking.most, 1));
-    return lsa_kernels_cpu.pick(ids, NULL, count, &span, 1, 0, &picking, s->activations->workspace,
-                                NULL);
+    LSA_TRY(lsa_activations_reserve(a, 1, 0, picking.most, 1));
+    *a->progress = (lsa_progress){.tokens = s->progress.tokens - 1};
+    *a->spans = (lsa_span){.progress = a->progress, .layers = s->layers, .rows = 1};
+    LSA_TRY(s->model->kernels->pick(a->ids, NULL, a->counts, a->spans, 1, layer, &picking,
+                                    a->workspace, NULL));
+    if (s->memory_kind != LSA_MEMORY_HOST) LSA_TRY(lsa_device_synchronize());
+    *count = *a->counts;
+    memcpy(ids, a->ids, (size_t)*count * sizeof *ids);
+    return LSA_OK;
 }
 
 int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
@@ -243,7 +280,7 @@ int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)
     int64_t last = s->progress.tokens - 1;
     int32_t count = 0;
     const float *q = ring_at(&l->queries, last), *w = ring_at(&l->query_weights, last);
-    int rc = lsa_pool_has_keys(s->pool, csa) ? topk_from_memory(s, l, q, w, ids, &count)
+    int rc = lsa_pool_has_keys(s->pool, csa) ? topk_from_memory(s, l - s->layers, q, w, ids, &count)
                                              : topk_from_disk(s, csa, q, w, ids, &count);
     return rc ? rc : count;
 }
@@ -252,7 +289,7 @@ int lsa_session_coverage(const lsa_session *s, int64_t *covered, int64_t *total)
 {
     *covered = *total = 0;
     for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
-        int32_t *ids = s->activations->ids;
+        int32_t *ids = s->activations->places;
         if (!lsa_pool_has_keys(s->pool, csa)) continue; /* too dear for a sample */
         int64_t count = lsa_session_native_topk(s, csa, ids);
         if (count < 0) return (int)count;

@@ -295,10 +295,10 @@ int lsa_state_resize(lsa_session *s, const lsa_state_room *room)
 {
     int64_t bytes;
     walk(s, room, NULL, NULL, &bytes);
-    uint8_t *arena = lsa_alloc_zero(bytes);
+    uint8_t *arena = lsa_alloc_in(s->memory_kind, bytes);
     if (!arena) return LSA_ENOMEM;
     if (s->arena) walk(s, room, move_field, &(moving){s, arena, room, 0}, NULL);
-    lsa_free(s->arena);
+    lsa_free_in(s->memory_kind, s->arena);
     s->arena = arena;
     s->arena_bytes = bytes;
     s->room = *room;
@@ -307,7 +307,7 @@ int lsa_state_resize(lsa_session *s, const lsa_state_room *room)
 
 int lsa_state_copy(lsa_session *s, const lsa_session *from)
 {
-    s->arena = lsa_alloc(from->arena_bytes);
+    s->arena = lsa_alloc_in(s->memory_kind, from->arena_bytes);
     if (!s->arena) return LSA_ENOMEM;
     memcpy(s->arena, from->arena, (size_t)from->arena_bytes);
     s->arena_bytes = from->arena_bytes;

@@ -24,7 +24,7 @@ function M.check(value, what)
   return value
 end
 
--- device: "cpu" (the CUDA library has single kernels, not the whole decode path). compute: "f32" or "bf16". piece: the most
+-- device: "cpu", or "cuda": weights, caches and hot pools on the first GPU, the cold tier in host memory. compute: "f32" or "bf16". piece: the most
 -- tokens that a prefill runs at once.
 local defaults = {device = "cpu", compute = "f32", piece = 512}
 
@@ -48,14 +48,13 @@ function M.new(directory, opt)
   options.path(directory, "lsa.model: directory")
   opt = options.check(opt, defaults, "lsa.model")
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
-  if opt.device ~= "cpu" then
-    raise('lsa.model: device is %s; a whole model runs on "cpu" only', tostring(opt.device))
-  end
+  options.one_of(opt.device, {"cpu", "cuda"}, "lsa.model: device")
   options.whole(opt.piece, 1, "lsa.model: piece")
   local out = ffi.new "lsa_model *[1]"
   raise.check(C.lsa_model_load(out, directory))
   local self = setmetatable({directory = directory, compute = opt.compute, device = opt.device}, Model)
   self.c = ffi.gc(out[0], C.lsa_model_free)
+  if opt.device == "cuda" then raise.check(C.lsa_model_to_gpu(self.c)) end
   self.config = numbers_of(self.c)
   local scratch = ffi.new "lsa_activations *[1]"
   raise.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, opt.piece)))
