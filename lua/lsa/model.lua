@@ -28,6 +28,8 @@ end
 -- tokens that a prefill runs at once.
 local defaults = {device = "cpu", compute = "f32", piece = 512}
 
+M.defaults = defaults -- `lsa test --device cuda` has models on the GPU where a spec says nothing
+
 -- Tokens of a piece for models whose activations are large: bounded to about a quarter of a gigabyte.
 local function fitting_piece(config, piece)
   local wide = tonumber(config.heads * config.head_dim * 2 + config.hidden * (config.hc_mult + 6))
