@@ -25,8 +25,8 @@ static void *take(uint8_t *base, int64_t *used, int64_t bytes)
     return at;
 }
 
-static int64_t widest(const lsa_expert_weights *experts, const lsa_expert_weights *shared,
-                      int64_t count)
+int64_t lsa_experts_widest(const lsa_expert_weights *experts, const lsa_expert_weights *shared,
+                           int64_t count)
 {
     int64_t inner = shared ? shared->gate.rows : 0;
     for (int64_t e = 0; e < count; e++)
@@ -117,27 +117,35 @@ static int check_expert(const lsa_expert_weights *e, const char *which, int64_t 
                     (long long)e->down.cols, (long long)hidden);
 }
 
+int lsa_experts_check(const lsa_expert_weights *experts, const lsa_expert_weights *shared,
+                      int64_t tokens, int64_t hidden, int64_t count, int64_t k)
+{
+    if (tokens < 0 || hidden < 0 || count < 0 || k < 0 || (tokens && k > INT32_MAX / tokens))
+        return lsa_fail(LSA_ESHAPE, "experts: %lld tokens of %lld, %lld of %lld experts",
+                        (long long)tokens, (long long)hidden, (long long)k, (long long)count);
+    if (shared) LSA_TRY(check_expert(shared, "shared expert", 0, hidden));
+    for (int64_t e = 0; e < count; e++) LSA_TRY(check_expert(experts + e, "expert", e, hidden));
+    return LSA_OK;
+}
+
 int lsa_experts_cpu(float *y, const float *x, const int32_t *ids, const float *weights,
                     const lsa_expert_weights *experts, const lsa_expert_weights *shared,
                     int64_t tokens, int64_t hidden, int64_t count, int64_t k, float swiglu_limit,
                     int32_t compute, void *workspace, void *stream)
 {
     (void)stream;
-    if (tokens < 0 || hidden < 0 || count < 0 || k < 0 || (tokens && k > INT32_MAX / tokens))
-        return lsa_fail(LSA_ESHAPE, "experts: %lld tokens of %lld, %lld of %lld experts",
-                        (long long)tokens, (long long)hidden, (long long)k, (long long)count);
-    if (shared) LSA_TRY(check_expert(shared, "shared expert", 0, hidden));
-    for (int64_t e = 0; e < count; e++) LSA_TRY(check_expert(experts + e, "expert", e, hidden));
+    LSA_TRY(lsa_experts_check(experts, shared, tokens, hidden, count, k));
     if (tokens == 0) return LSA_OK;
-    call c = {x,
-              weights,
-              y,
-              tokens,
-              hidden,
-              k,
-              swiglu_limit,
-              compute,
-              lay_out(workspace, tokens, hidden, count, k, widest(experts, shared, count))};
+    call c = {
+        x,
+        weights,
+        y,
+        tokens,
+        hidden,
+        k,
+        swiglu_limit,
+        compute,
+        lay_out(workspace, tokens, hidden, count, k, lsa_experts_widest(experts, shared, count))};
     if (shared)
         LSA_TRY(expert(&c, y, x, shared, tokens));
     else
@@ -173,5 +181,7 @@ int64_t lsa_experts_workspace(const lsa_expert_weights *experts, const lsa_exper
         int64_t bytes = linear_bytes(experts + e, tokens, compute);
         if (bytes > linear) linear = bytes;
     }
-    return lay_out(NULL, tokens, hidden, count, k, widest(experts, shared, count)).bytes + linear;
+    return lay_out(NULL, tokens, hidden, count, k, lsa_experts_widest(experts, shared, count))
+               .bytes +
+           linear;
 }

@@ -1,6 +1,6 @@
 // Routing and the gated activation on the GPU, with the CPU's bits.
 #include "kernels/cuda_launch.h"
-#include "kernels/vector_math.h"
+#include "kernels/moe_cuda.h"
 
 extern "C" {
 #include "kernels/moe.h"
@@ -97,11 +97,8 @@ __global__ static void moe_route_token(routing r)
 __global__ static void swiglu_each(float *out, const float *gate, const float *up, int64_t n,
                                    float limit)
 {
-    for (int64_t i = lsa_thread(); i < n; i += lsa_threads()) {
-        f32x16 g = f32x16_at_most(gate[i], limit);
-        f32x16 u = f32x16_at_least(f32x16_at_most(up[i], limit), -limit);
-        out[i] = (g * f32x16_sigmoid(g) * u).lane;
-    }
+    for (int64_t i = lsa_thread(); i < n; i += lsa_threads())
+        out[i] = lsa_swiglu_of(gate[i], up[i], limit);
 }
 
 // ---- launchers ----

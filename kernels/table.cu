@@ -38,6 +38,7 @@ static lsa_kernels all(void)
 
     k.gather = lsa_gather_cuda;
 
+    k.embed = lsa_embed_cuda;
     k.linear = lsa_linear_cuda;
     k.linear_workspace = lsa_linear_workspace_cuda;
     k.rmsnorm = lsa_rmsnorm_cuda;
@@ -49,6 +50,8 @@ static lsa_kernels all(void)
     k.hc_head = lsa_hc_head_cuda;
     k.moe_route = lsa_moe_route_cuda;
     k.swiglu = lsa_swiglu_cuda;
+    k.experts = lsa_experts_cuda;
+    k.experts_workspace = lsa_experts_workspace_cuda;
 
     k.compress = lsa_compress_cuda;
     k.kv_encode = lsa_kv_encode_cuda;

@@ -132,6 +132,7 @@ local KERNELS = {
       floats(m * width)
   end,
   sample = function(_, _, _, _, _, n, vocab) return result(4 * n), floats(n * vocab), result(8 * n), bytes(8 * n) end,
+  embed = function(_, _, _, _, n, hc, hidden) return numbers(n * hc * hidden, 0), bytes(4 * n), "weight" end,
   entropy = function(_, _, _, n, vocab) return doubles(n, 1e-12), floats(n * vocab) end,
 }
 

@@ -1,0 +1,355 @@
+// Experts on the GPU. Picks are grouped by expert on the device, and an expert's go through its products in tiles of a few
+// tokens; the shared expert is one more, that every token has. Sums follow from the weights' columns alone, so neither the
+// number of tokens nor the other picks change a bit of a token's result.
+#include "kernels/linear_cuda.h"
+#include "kernels/moe_cuda.h"
+
+extern "C" {
+#include "kernels/experts.h"
+#include "kernels/moe.h"
+}
+
+enum {
+    THREADS = WARPS * LSA_WARP,
+    PLAN_THREADS = 1024,
+    MANY = 8,       // tokens of a tile where experts have several
+    CHUNK = 1024,   // tokens in the workspace at a time
+    MOST_Y = 65535, // of a grid
+    ROWS = 2        // that a warp takes
+};
+
+// Picks of one expert: `members` from .. from + n - 1.
+struct tile {
+    int32_t expert, from, n;
+};
+
+// In the workspace. A pick is a place in ids, or tokens * k + t: token t's of the shared expert, whose number is `count`.
+struct plan {
+    int32_t *first;   // [count + 1]: where an expert's members begin
+    int32_t *before;  // [count + 2]: tiles of lower experts; the last one all
+    int32_t *members; // [tokens * (k + 1)]: picks by expert, ascending
+    int32_t *order;   // [tokens, k]: a token's picks by expert
+    tile *tiles;
+    float *gate, *up; // [tokens * (k + 1), width]
+    float *down;      // [tokens * (k + 1), hidden]
+    int64_t bytes;
+};
+
+struct call {
+    float *y;
+    const float *x;
+    const int32_t *ids;
+    const float *weights;
+    const lsa_expert_weights *experts;
+    lsa_expert_weights shared;
+    bool has_shared;
+    int64_t tokens, hidden, count, k, width;
+    float limit;
+    int32_t compute;
+    plan p;
+};
+
+// What a launch of products makes.
+enum { GATE_AND_UP, DOWN };
+
+// ---- grouping ----
+
+__device__ static int32_t inclusive_sum(int32_t v, int lane)
+{
+#pragma unroll
+    for (int step = 1; step < LSA_WARP; step *= 2) {
+        int32_t other = __shfl_up_sync(0xffffffff, v, step);
+        if (lane >= step) v += other;
+    }
+    return v;
+}
+
+// How many picks an expert has; a warp's work. to: NULL, or where they go.
+__device__ static int32_t picks_of(const call &c, int64_t e, int32_t *to, int lane)
+{
+    int32_t picks = (int32_t)(c.tokens * c.k), n = 0;
+    if (e == c.count) {
+        int32_t all = c.has_shared ? (int32_t)c.tokens : 0;
+        for (int32_t i = lane; to && i < all; i += LSA_WARP) to[i] = picks + i;
+        return all;
+    }
+    for (int32_t i = 0; i < picks; i += LSA_WARP) {
+        bool own = i + lane < picks && c.ids[i + lane] == e;
+        uint32_t all = __ballot_sync(0xffffffff, own);
+        if (own && to) to[n + __popc(all & ((1u << lane) - 1))] = i + lane;
+        n += __popc(all);
+    }
+    return n;
+}
+
+// first, where the numbers of picks are, and before: their sums.
+__device__ static void sum_up(const call &c, int32_t each, int lane)
+{
+    int32_t picks = 0, tiles = 0;
+    for (int64_t from = 0; from <= c.count; from += LSA_WARP) {
+        int64_t e = from + lane;
+        int32_t n = e <= c.count ? c.p.first[e] : 0, m = (n + each - 1) / each;
+        int32_t n_sum = inclusive_sum(n, lane), m_sum = inclusive_sum(m, lane);
+        if (e <= c.count) c.p.first[e] = picks + n_sum - n;
+        if (e <= c.count) c.p.before[e] = tiles + m_sum - m;
+        picks += __shfl_sync(0xffffffff, n_sum, LSA_WARP - 1);
+        tiles += __shfl_sync(0xffffffff, m_sum, LSA_WARP - 1);
+    }
+    if (lane == 0) c.p.before[c.count + 1] = tiles;
+}
+
+// Grid: (1), block: 1024. A warp an expert.
+__global__ static void __launch_bounds__(PLAN_THREADS, 1)
+    group_picks(const __grid_constant__ call c, int32_t each)
+{
+    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
+    for (int64_t e = warp; e <= c.count; e += PLAN_THREADS / LSA_WARP) {
+        int32_t n = picks_of(c, e, NULL, lane);
+        if (lane == 0) c.p.first[e] = n;
+    }
+    __syncthreads();
+    if (warp == 0) sum_up(c, each, lane);
+    __syncthreads();
+    for (int64_t e = warp; e <= c.count; e += PLAN_THREADS / LSA_WARP) {
+        int32_t from = c.p.first[e], n = picks_of(c, e, c.p.members + from, lane);
+        for (int32_t i = lane; i * each < n; i += LSA_WARP)
+            c.p.tiles[c.p.before[e] + i] = {(int32_t)e, from + i * each, min(each, n - i * each)};
+    }
+}
+
+// ---- products ----
+
+// A tile's rows: of x a token's, or the pick's own; of y the pick's.
+template <int TOKENS> struct picked_rows {
+    const int32_t *members;
+    int32_t from[TOKENS];
+    __device__ picked_rows(const call &c, const tile &t, bool of_picks)
+        : members(c.p.members + t.from)
+    {
+        int32_t picks = (int32_t)(c.tokens * c.k), k = (int32_t)c.k;
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++) {
+            int32_t pick = members[min(i, t.n - 1)];
+            from[i] = of_picks ? pick : pick < picks ? pick / k : pick - picks;
+        }
+    }
+    __device__ int64_t x(int t) const { return from[t]; }
+    __device__ int64_t y(int t) const { return members[t]; }
+};
+
+__device__ static const lsa_expert_weights &expert_of(const call &c, const tile &t)
+{
+    return t.expert == c.count ? c.shared : c.experts[t.expert];
+}
+
+template <int TOKENS>
+__device__ static void multiply(const product &p, const picked_rows<TOKENS> &rows, bool eights,
+                                int64_t block, int splits)
+{
+    if (!eights)
+        rows_of_any<TOKENS>(p, rows, block, splits);
+    else if (p.dtype == LSA_F32)
+        rows_in_eights<eight_f32, ROWS, TOKENS>(p, rows, block, splits);
+    else if (p.dtype == LSA_BF16)
+        rows_in_eights<eight_bf16, ROWS, TOKENS>(p, rows, block, splits);
+    else if (p.dtype == LSA_F16)
+        rows_in_eights<eight_f16, ROWS, TOKENS>(p, rows, block, splits);
+    else if (p.dtype == LSA_F8_E4M3)
+        rows_in_eights<eight_e4m3, ROWS, TOKENS>(p, rows, block, splits);
+    else
+        rows_in_eights<eight_e2m1, ROWS, TOKENS>(p, rows, block, splits);
+}
+
+__device__ static product product_of_tile(const call &c, const tile &t, int32_t what)
+{
+    const lsa_expert_weights &e = expert_of(c, t);
+    const lsa_weight &w = what == DOWN ? e.down : blockIdx.z ? e.up : e.gate;
+    float *y = what == DOWN ? c.p.down : blockIdx.z ? c.p.up : c.p.gate;
+    return product_of(y, what == DOWN ? c.p.gate : c.x, w, t.n, 0, w.rows,
+                      what == DOWN ? c.width : c.hidden, what == DOWN ? c.hidden : c.width,
+                      c.compute);
+}
+
+// Grid: (blocks of rows, tiles, 2 for gate and up), block: 256.
+template <int TOKENS>
+__global__ static void __launch_bounds__(THREADS, 1)
+    expert_products(const __grid_constant__ call c, int32_t what)
+{
+    __shared__ product p; // registers are for numbers
+    int32_t tiles = c.p.before[c.count + 1];
+    for (int32_t i = blockIdx.y; i < tiles; i += gridDim.y) {
+        tile t = c.p.tiles[i];
+        if (threadIdx.x == 0) p = product_of_tile(c, t, what);
+        __syncthreads();
+        picked_rows<TOKENS> rows(c, t, what == DOWN);
+        bool eights = in_eights(p);
+        int splits = splits_of(p.cols), taken = WARPS / splits * (eights ? ROWS : 1);
+        for (int64_t b = blockIdx.x; b * taken < p.rows; b += gridDim.x) {
+            multiply<TOKENS>(p, rows, eights, b, splits);
+            __syncthreads();
+        }
+        __syncthreads();
+    }
+}
+
+// Grid: (ceil(width / 256), tiles), block: 256.
+__global__ static void activate(const __grid_constant__ call c)
+{
+    int32_t tiles = c.p.before[c.count + 1];
+    for (int32_t i = blockIdx.y; i < tiles; i += gridDim.y) {
+        tile t = c.p.tiles[i];
+        int64_t inner = expert_of(c, t).gate.rows;
+        for (int32_t j = 0; j < t.n; j++) {
+            int64_t row = c.p.members[t.from + j] * c.width;
+            for (int64_t at = lsa_thread(); at < inner; at += lsa_threads())
+                c.p.gate[row + at] = lsa_swiglu_of(c.p.gate[row + at], c.p.up[row + at], c.limit);
+        }
+    }
+}
+
+// A token's picks in the order of their experts, those of one in their own. Every block of a token finds it.
+__device__ static void order_picks(const call &c, int64_t t)
+{
+    const int32_t *ids = c.ids + t * c.k;
+    for (int64_t j = threadIdx.x; j < c.k; j += THREADS) {
+        int32_t rank = 0;
+        for (int64_t i = 0; i < c.k; i++) rank += ids[i] < ids[j] || (ids[i] == ids[j] && i < j);
+        c.p.order[t * c.k + rank] = (int32_t)j;
+    }
+    __syncthreads();
+}
+
+// Grid: (ceil(hidden / 256), tokens), block: 256.
+__global__ static void sum_picks(const __grid_constant__ call c)
+{
+    for (int64_t t = blockIdx.y; t < c.tokens; t += gridDim.y) {
+        order_picks(c, t);
+        for (int64_t at = lsa_thread(); at < c.hidden; at += lsa_threads()) {
+            float sum = c.has_shared ? c.p.down[(c.tokens * c.k + t) * c.hidden + at] : 0.0f;
+            for (int64_t i = 0; i < c.k; i++) {
+                int64_t pick = t * c.k + c.p.order[t * c.k + i];
+                sum = __fadd_rn(sum, __fmul_rn(c.weights[pick], c.p.down[pick * c.hidden + at]));
+            }
+            c.y[t * c.hidden + at] = sum;
+        }
+    }
+}
+
+// ---- launcher ----
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Tokens of a tile. One: decode. Two: most experts have one.
+static int32_t tile_of(int64_t tokens, int64_t count, int64_t k)
+{
+    return tokens == 1 ? 1 : tokens * k <= count ? 2 : (int32_t)MANY;
+}
+
+static int64_t most_tiles(int64_t tokens, int64_t count, int64_t k)
+{
+    int64_t picks = tokens * (k + 1);
+    return smaller(picks, picks / tile_of(tokens, count, k) + count + 1);
+}
+
+static void *take(char *base, int64_t *used, int64_t bytes)
+{
+    void *at = base ? base + *used : NULL;
+    *used += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+// base NULL: only counts.
+static plan lay_out(char *base, int64_t tokens, int64_t hidden, int64_t count, int64_t k,
+                    int64_t width)
+{
+    plan p;
+    int64_t used = 0, i = sizeof(int32_t), f = sizeof(float), picks = tokens * (k + 1);
+    p.first = (int32_t *)take(base, &used, (count + 1) * i);
+    p.before = (int32_t *)take(base, &used, (count + 2) * i);
+    p.members = (int32_t *)take(base, &used, picks * i);
+    p.order = (int32_t *)take(base, &used, tokens * k * i);
+    p.tiles = (tile *)take(base, &used, picks * (int64_t)sizeof(tile));
+    p.gate = (float *)take(base, &used, picks * width * f);
+    p.up = (float *)take(base, &used, picks * width * f);
+    p.down = (float *)take(base, &used, picks * hidden * f);
+    p.bytes = used;
+    return p;
+}
+
+// Of rows in the workspace: whole vectors.
+static int64_t width_of(int64_t inner) { return (inner + 3) / 4 * 4; }
+
+int64_t lsa_experts_workspace_cuda(const lsa_expert_weights *experts,
+                                   const lsa_expert_weights *shared, int64_t tokens, int64_t hidden,
+                                   int64_t count, int64_t k, int32_t compute)
+{
+    (void)compute;
+    int64_t width = width_of(lsa_experts_widest(experts, shared, count));
+    return lay_out(NULL, smaller(tokens, CHUNK), hidden, count, k, width).bytes;
+}
+
+static int check_products(const lsa_expert_weights &e, int32_t compute)
+{
+    const lsa_weight *all[] = {&e.gate, &e.up, &e.down};
+    int rc = LSA_OK;
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = lsa_linear_check(all[i], 1, 0, all[i]->rows, 0, 0, compute);
+    return rc;
+}
+
+template <int TOKENS> static void launch(const call &c, cudaStream_t stream)
+{
+    unsigned tiles = (unsigned)smaller(most_tiles(c.tokens, c.count, c.k), MOST_Y);
+    int64_t wide = WARPS / splits_of(c.hidden) * ROWS;
+    dim3 up((unsigned)((c.width + wide - 1) / wide), tiles, 2);
+    dim3 between((unsigned)((c.width + THREADS - 1) / THREADS), tiles);
+    wide = WARPS / splits_of(c.width) * ROWS;
+    dim3 down((unsigned)((c.hidden + wide - 1) / wide), tiles);
+    if (c.width > 0) {
+        expert_products<TOKENS><<<up, THREADS, 0, stream>>>(c, GATE_AND_UP);
+        activate<<<between, THREADS, 0, stream>>>(c);
+    }
+    expert_products<TOKENS><<<down, THREADS, 0, stream>>>(c, DOWN);
+}
+
+static void run(const call &c, cudaStream_t stream)
+{
+    int32_t each = tile_of(c.tokens, c.count, c.k);
+    group_picks<<<1, PLAN_THREADS, 0, stream>>>(c, each);
+    if (most_tiles(c.tokens, c.count, c.k) > 0) {
+        if (each == 1)
+            launch<1>(c, stream);
+        else if (each == 2)
+            launch<2>(c, stream);
+        else
+            launch<MANY>(c, stream);
+    }
+    dim3 grid((unsigned)((c.hidden + THREADS - 1) / THREADS), (unsigned)c.tokens);
+    sum_picks<<<grid, THREADS, 0, stream>>>(c);
+}
+
+int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *weights,
+                     const lsa_expert_weights *experts, const lsa_expert_weights *shared,
+                     int64_t tokens, int64_t hidden, int64_t count, int64_t k, float swiglu_limit,
+                     int32_t compute, void *workspace, void *stream)
+{
+    int rc = lsa_experts_check(experts, shared, tokens, hidden, count, k);
+    if (rc || tokens == 0) return rc;
+    int64_t inner = lsa_experts_widest(experts, shared, count);
+    if (shared) rc = check_products(*shared, compute);
+    for (int64_t e = 0; e < count && !rc; e++) rc = check_products(experts[e], compute);
+    if (!rc) rc = lsa_swiglu_check(shared ? tokens * shared->gate.rows : inner, swiglu_limit);
+    if (rc || hidden == 0) return rc;
+    call c = {y,      x,      ids,   weights, experts,         {},           shared != NULL,
+              tokens, hidden, count, k,       width_of(inner), swiglu_limit, compute,
+              {}};
+    if (shared) c.shared = *shared;
+    c.p = lay_out((char *)workspace, smaller(tokens, CHUNK), hidden, count, k, c.width);
+    for (int64_t t = 0; t < tokens; t += CHUNK) {
+        c.y = y + t * hidden, c.x = x + t * hidden, c.ids = ids + t * k,
+        c.weights = weights + t * k;
+        c.tokens = smaller(tokens - t, CHUNK);
+        run(c, (cudaStream_t)stream);
+    }
+    return lsa_launched("experts");
+}
