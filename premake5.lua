@@ -71,7 +71,7 @@ project "lsa_executable"
     includedirs "/usr/include/luajit-2.1"
     buildoptions(warnings)
     linkoptions "-rdynamic"
-    links { "liblsa", "luajit-5.1", "m", "dl" }
+    links { "liblsa", "luajit-5.1", "m", "dl", "pthread" }
     each_configuration(function (name, dir)
         targetdir(dir .. "/bin")
         linkoptions "-Wl,-rpath,'$$ORIGIN/..'"

@@ -184,15 +184,32 @@ describe("the prompt", function()
     assert.equals("nil\n", terminal:enter "x")
   end)
 
-  it("ends at a second Ctrl-C where the first found no way in", function()
+  it("does not end at a second Ctrl-C where the first found no way in; Ctrl-\\ ends it", function()
     terminal:enter "C = require 'lsa.ffi'.C" -- a call that does not look at the flag for a long time
     terminal:send "io.write('run', 'ning\\n') C.lsa_roofline_f32(1e15)\r"
     terminal:expect "running\n"
-    terminal:pause(0.5) -- until the call has begun
     terminal:send "\3"
-    terminal:expect "Ctrl-C again ends lsa"
+    terminal:expect "Ctrl-\\ ends lsa"
+    terminal:send "\3\3\3"
+    terminal:expect "^C^C^C"
+    terminal:send "\28"
+    assert.equals(131, terminal:wait()) -- SIGQUIT
+  end)
+
+  it("loads a module anew whose loading was interrupted", function()
+    local path = folder .. "/slow_module.lua"
+    os.execute("mkdir -p " .. folder)
+    local file = assert(io.open(path, "w"))
+    file:write "if not ready then while true do end end return 'loaded'"
+    file:close()
+    terminal:enter("package.path = '" .. folder .. "/?.lua'")
+    terminal:send "io.write('run', 'ning\\n') require 'slow_module'\r"
+    terminal:expect "running\n"
     terminal:send "\3"
-    assert.equals(130, terminal:wait())
+    terminal:expect "interrupted\n"
+    terminal:expect "> "
+    terminal:enter "ready = true"
+    assert.equals("loaded\n", terminal:enter "require 'slow_module'")
   end)
 
   it("leaves at Ctrl-D, and remembers its lines the next time", function()

@@ -5,16 +5,24 @@
  *   root, build        the tree, and the folder in it (build, build/sanitize) that holds liblsa
  *   call(how, f, ...)  calls f with Ctrl-C enabled: true and f's results, or false, the message
  *                      with its traceback, and whether Ctrl-C was the reason. how: "script" (what
- *                      does not stop within a second is ended), "prompt" (it may go on; a second
- *                      Ctrl-C ends lsa) or "process" (Ctrl-C ends the process at once)
+ *                      does not stop within a second is ended), "prompt" (Ctrl-C never ends lsa)
+ *                      or "process" (Ctrl-C ends the process at once)
+ *   masked(f, ...)     f(...), in which no interrupt is raised: a change that has to be whole. One
+ *                      that came meanwhile is raised when the outermost masked call returns
+ *   unmasked(f, ...)   f(...), in which interrupts are raised again: a script's function that is
+ *                      called in the middle of such a change
+ *   at_prompt()        whether what runs goes on after Ctrl-C
  *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
  *   interrupt_fd       readable once it was pressed, for a wait that must not miss it */
 #define _GNU_SOURCE
+#include <float.h>
 #include <lauxlib.h>
 #include <libgen.h>
 #include <limits.h>
 #include <lua.h>
+#include <luajit.h>
 #include <lualib.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +40,10 @@
 #endif
 
 enum { EXIT_SCRIPT = 1, EXIT_INTERRUPT = 130 };
-enum { GRACE_SECONDS = 1 };
+enum { TICK_MS = 100, GRACE_TICKS = 10 };
+enum {
+    HELD_COUNT = 1000
+}; /* instructions between two looks at whether an interrupt is still held */
 
 enum { IDLE, SCRIPT, PROMPT, PROCESS };
 static const char *const hows[] = {"idle", "script", "prompt", "process", NULL};
@@ -40,8 +51,11 @@ static const char *const hows[] = {"idle", "script", "prompt", "process", NULL};
 static int explain(lua_State *L);
 
 static lua_State *state;
+static pthread_t main_thread;
+static char modules[PATH_MAX];        /* "@<root>/lua/lsa/": what the library's chunks are called */
 static volatile sig_atomic_t how;     /* what call is doing */
 static volatile sig_atomic_t presses; /* of Ctrl-C since it began */
+static volatile sig_atomic_t ticks;   /* since the first of these */
 static int interrupt_fd = -1;
 
 /* What is being done, for the last word; Lua writes it through the FFI. */
@@ -61,10 +75,46 @@ static void write_text(const char *text)
     (void)written;
 }
 
-static void set_grace(int seconds)
+static void set_ticks(int milliseconds)
 {
-    struct itimerval timer = {.it_value.tv_sec = seconds};
-    setitimer(ITIMER_REAL, &timer, NULL);
+    struct timeval each = {.tv_usec = milliseconds * 1000L};
+    setitimer(ITIMER_REAL, &(struct itimerval){.it_interval = each, .it_value = each}, NULL);
+}
+
+/* ---- what an interrupt may break off ---- */
+
+static int host_masked(lua_State *L);
+static int host_unmasked(lua_State *L);
+static void raise_interrupt(lua_State *L, lua_Debug *where);
+
+static int is_module(lua_Debug *where)
+{
+    return strcmp(where->what, "main") == 0 &&
+           strncmp(where->source, modules, strlen(modules)) == 0;
+}
+
+/* Whether what runs at `level` of the stack and above is a change that has to be whole: the innermost
+ * of masked and unmasked says so, and a module of the library is loaded whole. The stack itself is
+ * asked, so that there is nothing that an error could leave set. */
+static int is_masked(lua_State *L, int level)
+{
+    lua_Debug where;
+    for (; lua_getstack(L, level, &where); level++) {
+        lua_getinfo(L, "Sf", &where);
+        lua_CFunction function = lua_tocfunction(L, -1);
+        lua_pop(L, 1);
+        if (function == host_unmasked) return 0;
+        if (function == host_masked || is_module(&where)) return 1;
+    }
+    return 0;
+}
+
+static void set_hook(lua_State *L, int masked)
+{
+    if (masked)
+        lua_sethook(L, raise_interrupt, LUA_MASKCOUNT, HELD_COUNT);
+    else
+        lua_sethook(L, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
 }
 
 /* The hook that a signal leaves behind: raises where Lua is, and again wherever a pcall caught it,
@@ -72,48 +122,99 @@ static void set_grace(int seconds)
 static void raise_interrupt(lua_State *L, lua_Debug *where)
 {
     lua_getinfo(L, "f", where);
-    if (lua_tocfunction(L, -1) == explain) { /* an error on its way out already */
-        lua_pop(L, 1);
-        return;
-    }
+    int explaining = lua_tocfunction(L, -1) == explain; /* an error on its way out already */
+    lua_pop(L, 1);
+    if (explaining) return;
+    int masked = is_masked(L, 0);
+    set_hook(L, masked);
+    if (masked) return;
     luaL_where(L, 0);
     lua_pushliteral(L, "interrupted");
     lua_concat(L, 2);
     lua_error(L);
 }
 
+static int host_masked(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    if (presses > 0 && how != IDLE && !is_masked(L, 1)) return luaL_error(L, "interrupted");
+    return lua_gettop(L);
+}
+
+static int host_unmasked(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    if (presses > 0 && how != IDLE) return luaL_error(L, "interrupted");
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
+/* ---- Ctrl-C ---- */
+
+static void ignore_profile(void *data, lua_State *L, int samples, int vm_state)
+{
+    (void)data, (void)L, (void)samples, (void)vm_state;
+}
+
+/* LuaJIT's compiled code looks at no hooks, but at its profiler: with one that profiles by lines, every
+ * line of a compiled loop leaves for the interpreter when the profiler's signal came, and the
+ * interpreter sees the hook. The profiler's own timer is not wanted. */
+static void let_compiled_code_stop(lua_State *L)
+{
+    static int done;
+    if (done++) return;
+    luaJIT_profile_start(L, "li1000000", ignore_profile, NULL);
+    setitimer(ITIMER_PROF, &(struct itimerval){.it_value.tv_sec = 0}, NULL);
+}
+
+static void stop_lua(void)
+{
+    set_hook(state, 0);
+    if (how == PROMPT) pthread_kill(main_thread, SIGPROF);
+}
+
 static void on_interrupt(int number)
 {
-    (void)number;
-    presses = presses + 1;
+    if (!pthread_equal(pthread_self(), main_thread)) {
+        pthread_kill(main_thread, number);
+        return;
+    }
     lsa_interrupt();
+    presses = presses + 1;
     if (how == IDLE) {
         eventfd_write(interrupt_fd, 1);
         return;
     }
-    if (how == PROCESS || presses > 1) {
+    if (how == PROCESS) {
         write_text("lsa: interrupted\n");
         _exit(EXIT_INTERRUPT);
     }
-    lua_sethook(state, raise_interrupt, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
-    set_grace(GRACE_SECONDS);
+    if (presses > 1) return; /* the first one is being seen to */
+    ticks = 0;
+    stop_lua();
+    set_ticks(TICK_MS);
 }
 
-/* Compiled loops see no hooks, and not every C call looks at the flag. */
-static void on_grace_over(int number)
+/* While what was interrupted has not ended: a C call may not look at the flag, and LuaJIT may have been
+ * about to change its hooks itself when the signal came. */
+static void on_tick(int number)
 {
     (void)number;
-    if (how == SCRIPT) {
+    if (how == IDLE || presses == 0) return;
+    ticks = ticks + 1;
+    if (how == PROMPT && ticks == GRACE_TICKS) write_text("still running; Ctrl-\\ ends lsa\n");
+    if (how == SCRIPT && ticks == GRACE_TICKS) {
         write_text("lsa: interrupted\n");
         _exit(EXIT_INTERRUPT);
     }
-    if (how == PROMPT) write_text("still running; Ctrl-C again ends lsa\n");
+    stop_lua();
 }
 
 static void disarm(lua_State *L)
 {
     how = IDLE;
-    set_grace(0);
+    set_ticks(0);
     lua_sethook(L, NULL, 0, 0);
     lsa_interrupt_clear();
 }
@@ -130,21 +231,53 @@ static int explain(lua_State *L)
     return 1;
 }
 
+/* `require` leaves a mark in the place of a module that did not load, and takes it for a loop from then
+ * on; interrupted ones may be loaded again. The mark is a light userdata, and in newer LuaJIT bits that
+ * read as a negative number next to zero. */
+static int is_mark(lua_State *L, int at)
+{
+    double number = lua_tonumber(L, at);
+    return lua_islightuserdata(L, at) ||
+           (lua_type(L, at) == LUA_TNUMBER && number < 0 && number > -DBL_MIN);
+}
+
+static void forget_broken_modules(lua_State *L)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    for (lua_pushnil(L); lua_next(L, -2);) {
+        int broken = is_mark(L, -1);
+        lua_pop(L, 1);
+        if (!broken) continue;
+        lua_pushvalue(L, -1);
+        lua_pushnil(L);
+        lua_rawset(L, -4);
+    }
+    lua_pop(L, 1);
+}
+
 static int host_call(lua_State *L)
 {
     int wanted = luaL_checkoption(L, 1, NULL, hows);
     luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_pushcfunction(L, explain);
     lua_replace(L, 1);
+    if (wanted == PROMPT) let_compiled_code_stop(L);
     presses = 0;
     lsa_interrupt_clear();
     how = wanted;
     int failed = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 1);
     disarm(L);
+    if (failed) forget_broken_modules(L);
     lua_pushboolean(L, !failed);
     lua_replace(L, 1);
     if (failed) lua_pushboolean(L, presses > 0);
     return lua_gettop(L);
+}
+
+static int host_at_prompt(lua_State *L)
+{
+    lua_pushboolean(L, how == PROMPT);
+    return 1;
 }
 
 static int host_interrupted(lua_State *L)
@@ -195,11 +328,12 @@ static void on_crash(int number)
 
 static void handle_signals(void)
 {
+    main_thread = pthread_self();
     interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct sigaction now;
     sigaction(SIGINT, NULL, &now);
     if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* nohup may have asked */
-    handle(SIGALRM, on_grace_over, SA_RESTART);
+    handle(SIGALRM, on_tick, SA_RESTART);
 #ifdef LSA_SYSTEM_MALLOC
     __sanitizer_set_death_callback(on_death);
 #else
@@ -232,12 +366,19 @@ static int push_tree(lua_State *L)
 /* Pushes the host table, and registers it. */
 static int push_host(lua_State *L)
 {
-    lua_createtable(L, 0, 5);
+    lua_createtable(L, 0, 8);
     if (!push_tree(L)) return 0;
     lua_setfield(L, -3, "build");
+    snprintf(modules, sizeof modules, "@%s/lua/lsa/", lua_tostring(L, -1));
     lua_setfield(L, -2, "root");
     lua_pushcfunction(L, host_call);
     lua_setfield(L, -2, "call");
+    lua_pushcfunction(L, host_masked);
+    lua_setfield(L, -2, "masked");
+    lua_pushcfunction(L, host_unmasked);
+    lua_setfield(L, -2, "unmasked");
+    lua_pushcfunction(L, host_at_prompt);
+    lua_setfield(L, -2, "at_prompt");
     lua_pushcfunction(L, host_interrupted);
     lua_setfield(L, -2, "interrupted");
     lua_pushinteger(L, interrupt_fd);

@@ -21,6 +21,7 @@ local lib = require "lsa.ffi"
 local commons = require "lsa.serve.shared_hot_tier"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
+local interrupts = require "lsa.interrupts"
 local progress = require "lsa.progress"
 local raise = require "lsa.raise"
 local report = require "lsa.serve.batch_report"
@@ -140,13 +141,11 @@ end
 
 local MOST_STEPS = 1024 -- of b:run() in one call
 
-local function interrupted(problem) return tostring(problem):find "interrupted" ~= nil end
-
 -- Runs f, which is a request's own affair: what goes wrong there ends it. An interruption is everybody's, and raised.
 local function guarded(r, f, ...)
   local ok, answer = pcall(f, ...)
   if ok then return answer end
-  if interrupted(answer) then error(answer, 0) end
+  if interrupts.came() then error(answer, 0) end
   r:finish("failed", raise.words(answer))
 end
 
@@ -168,11 +167,23 @@ local function free_slot(self)
   return slot
 end
 
+-- Opens the next request; one that Ctrl-C kept from being opened is the next again.
+local function open_next(self)
+  local r, slot = table.remove(self.queue, 1), free_slot(self)
+  local every = r.every
+  self.running[#self.running + 1] = r
+  local ok, problem = pcall(guarded, r, r.open, r, slot, self.most)
+  if ok then return end
+  if r.session then r.session:close() end
+  r.session, r.every, r.state = nil, every, "queued"
+  table.remove(self.running)
+  table.insert(self.queue, 1, r)
+  error(problem, 0)
+end
+
 local function admit(self)
   while self.queue[1] and fits(self, self.queue[1].need) do
-    local r, slot = table.remove(self.queue, 1), free_slot(self)
-    self.running[#self.running + 1] = r
-    guarded(r, r.open, r, slot, self.most)
+    open_next(self)
     self.counts.at_once = math.max(self.counts.at_once, #self.running)
     self.counts.peak = math.max(self.counts.peak, bytes_with(self, NOTHING))
     sweep(self)
@@ -216,12 +227,9 @@ local function decode(self, steps)
     local result = results[i]
     taken = math.max(taken, #result.out)
     count.rows = count.rows + #result.out
-    if not result.problem then guarded(r, r.stepped, r, result)
-    elseif interrupted(result.problem) then stopped = result.problem
-    else
-      guarded(r, r.stepped, r, result)
-      if r:running() then r:finish("failed", result.problem) end
-    end
+    guarded(r, r.stepped, r, result) -- also of one that failed or was interrupted: it took steps before
+    if result.problem and interrupts.came() then stopped = result.problem
+    elseif result.problem and r:running() then r:finish("failed", result.problem) end
   end
   count.steps = count.steps + taken
   count.decode_s = count.decode_s + request.seconds() - start
@@ -235,7 +243,7 @@ local function step(self, steps)
   sweep(self)
 end
 
-local function take(self, steps)
+local take = interrupts.method(function(self, steps)
   local start = request.seconds()
   self.stepping = true
   local ok, problem = pcall(step, self, steps)
@@ -243,7 +251,7 @@ local function take(self, steps)
   if not ok then error(problem, 0) end
   self.counts.seconds = self.counts.seconds + request.seconds() - start
   return #self.running + #self.queue
-end
+end)
 
 -- Admits, prefills, and decodes a token of each.
 function Batch:step()

@@ -8,7 +8,9 @@
 --                            messages that are kept, or that say more: raise("%s: %s", path, raise.words(problem))
 --   error(problem, 0)        passes on what was caught, which has its line
 --   raise.calling(f, handler, …)      xpcall(f, handler, …) of a script's function, which errors in it then name
+--   raise.calling_unmasked(…)         the same, and Ctrl-C may break it off (lua/lsa/interrupts.lua)
 local ffi = require "ffi"
+local interrupts = require "lsa.interrupts"
 local lsa = require "lsa.ffi"
 
 local home = debug.getinfo(1, "S").source:match "^(.*/)raise%.lua$"
@@ -28,7 +30,7 @@ local function position()
   for level = 3, math.huge do
     local info = debug.getinfo(level, "Slf")
     if not info then return "" end
-    if info.func == M.calling then
+    if info.func == M.calling or info.func == M.calling_unmasked then
       local _, f = debug.getlocal(level, 1)
       local called = type(f) == "function" and debug.getinfo(f, "S")
       if called and called.what ~= "C" and not in_library(called.source) then
@@ -54,6 +56,10 @@ local function passed(...) return ... end
 
 function M.calling(f, handler, ...)
   return passed(xpcall(f, handler, ...))
+end
+
+function M.calling_unmasked(f, handler, ...)
+  return passed(xpcall(interrupts.unmasked, handler, f, ...))
 end
 
 -- Pairs of a predicate and how its values are called; the modules that own a kind of object add theirs.

@@ -73,9 +73,15 @@ function M.located(e, path)
   return text
 end
 
--- f(…), a rule of file `path` or what calls one: true and its results, or false and a message that names the file and line.
+-- Whether a rule of file `path` is the library's own.
+function M.is_built_in(path) return path ~= nil and path:sub(1, #M.home + 1) == M.home .. "/" end
+
+-- f(…), a rule of file `path` or what calls one: true and its results, or false and a message that names the file and line. A
+-- script's rule may take for ever, so Ctrl-C reaches it in the middle of a masked change, too.
 function M.protected(path, f, ...)
-  return raise.calling(f, function(e) return M.located(e, path) end, ...)
+  local function located(e) return M.located(e, path) end
+  if M.is_built_in(path) then return raise.calling(f, located, ...) end
+  return raise.calling_unmasked(f, located, ...)
 end
 
 -- Loaded files by path: {text =, fn =}.

@@ -12,6 +12,7 @@
 -- among them until the next cycle. A prefill makes a cycle due; it runs at the start of the next decode.
 local ffi = require "ffi"
 local accounting = require "lsa.accounting"
+local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
@@ -199,7 +200,7 @@ end
 -- Runs steps of several sessions of one model side by side (core/session/run.h), each from where its loop says to where it next
 -- has to be asked. asks: {session =, given = {ids}, steps =, temperature =, stop =} of each; gives, by the same places, {out =
 -- {ids}, ended = "steps" | "stopped" | "context" | "failed", problem =}. steps: of all; no more than the loops allow.
-function M.run_together(asks, steps)
+M.run_together = interrupts.method(function(asks, steps)
   local runs, at, results = ffi.new("lsa_run[?]", math.max(1, #asks)), {}, {}
   steps = math.min(steps, MOST_STEPS)
   for i, ask in ipairs(asks) do
@@ -241,7 +242,7 @@ function M.run_together(asks, steps)
   end
   if problem then raise("%s", problem) end
   return results
-end
+end)
 
 -- The same of one session, whose failure is an error.
 local function run(self, ask, steps)
@@ -585,6 +586,11 @@ function Session:stats()
   values.ms_per_token = steps > 0 and (values.decode_ms + out.stall_ms) / steps or 0
   for name, value in pairs(values) do out[name] = value end
   return stats.new(out)
+end
+
+-- Each of these is done whole, or not at all.
+for _, name in ipairs {"prefill", "decode", "fork", "join", "record", "close", "save"} do
+  Session[name] = interrupts.method(Session[name])
 end
 
 function Session:__tostring()

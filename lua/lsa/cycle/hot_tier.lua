@@ -52,6 +52,13 @@ function Tier:state()
   return evictions.save(self.entry, self.policy)
 end
 
+-- Another eviction object that goes on as this one does; nil where there is none to be had.
+function Tier:copy_of_object()
+  if not self.fixed or self.stale or self.made_by ~= self.entry.fn then return nil end
+  local ok, object = pcall(evictions.fork, self.entry, self.policy, capacity_of(self))
+  return ok and object or nil
+end
+
 -- The eviction object goes on from the bytes of state(); without any, it is made anew from what is present. `why` says so in
 -- statistics; nil: the object cannot tell its state.
 function Tier:go_on(state, why)

@@ -10,6 +10,7 @@
 --   and what lua/lsa/cycle/cycle.lua asks for
 local lib = require "lsa.ffi"
 local cycles = require "lsa.cycle.cycle"
+local interrupts = require "lsa.interrupts"
 local options = require "lsa.options"
 local owned = require "lsa.tensor.memory_pressure"
 local plain = require "lsa.files.plain_data"
@@ -295,8 +296,7 @@ local function save_memory()
   C.lsa_memory_give_back()
 end
 
--- Runs f, in which a script's functions are called, so that the session stays as it is until f is done: see Session's idle().
-function Loop:guarded(what, f, ...)
+local function guarded(self, what, f, ...)
   local outer = self.under_way
   self.under_way = what
   local ok, answer = pcall(f, ...)
@@ -305,14 +305,45 @@ function Loop:guarded(what, f, ...)
   return answer
 end
 
+-- Runs f, in which a script's functions are called, so that the session stays as it is until f is done: see Session's idle().
+-- Masked, so that no interrupt keeps it from having been done.
+function Loop:guarded(what, f, ...)
+  return interrupts.masked(guarded, self, what, f, ...)
+end
+
+local function built_in(entry) return not entry or registry.is_built_in(entry.source) end
+
+-- A cycle that Ctrl-C broke off in a script's rule is run again, as if it had never begun: what the rules remember is as it was.
+-- Returns the function that puts it back; the library's own rules are not broken off, so there is nothing to keep of them.
+local function checkpoint(self, source)
+  local held = self.tier
+  if not interrupts.survived() or built_in(self.policy) and built_in(self.schedule) and built_in(held.entry) then
+    return function() end
+  end
+  local fields, flops, known, stale = options.copy(self), source.policy_flops, held.known, held.stale
+  local state, generator = plain.try(self.state, "cycle.state"), self.rng:clone()
+  local object = held.entry and held:copy_of_object()
+  return function()
+    for name in pairs(self) do self[name] = fields[name] end
+    self.rng, source.policy_flops, held.known, held.stale = generator, flops, known, stale
+    if state then self.state = plain.decode(state) end
+    if object then held.policy = object end
+  end
+end
+
 local function cycle_of(self, source)
   local started, before = seconds(), self.tier:counters()
+  local put_back = checkpoint(self, source)
   local t, n = source:position()
   local row = {number = #self.rows, t = t, n = n}
   if not self.appended then row.coverage = sample_coverage(self, source) end
   if not self.settled then self.tier:refresh() end
   local cycle = new_cycle(self, source, t, n)
   local ok, problem = pcall(turn, self, source, cycle, row)
+  if not ok and interrupts.came() then
+    put_back()
+    error(problem, 0)
+  end
   if not ok then
     row.error = raise.words(problem)
     fall_back(self, source, cycle)

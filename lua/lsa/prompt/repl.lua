@@ -72,14 +72,13 @@ local function read_chunk(read_line)
   return text
 end
 
--- Runs one input at the prompt. Its code is not compiled to machine code, so that Ctrl-C finds a way in.
+-- Runs one input at the prompt.
 local function evaluate(text)
-  local run, chunk = M.compile(text, "=prompt")
+  local run, problem = M.compile(text, "=prompt")
   if not run then
-    io.stderr:write(chunk, "\n")
+    io.stderr:write(problem, "\n")
     return
   end
-  jit.off(chunk, true)
   local ok, err, interrupted = host.call("prompt", show, run)
   io.flush()
   if not ok then io.stderr:write(interrupted and "interrupted" or trace.trim(err), "\n") end

@@ -1,0 +1,263 @@
+-- What tests/interrupts_spec.lua has done at a prompt: operations that Ctrl-C may break off anywhere, and what has to hold then.
+-- A session that went on after interrupts is compared with a twin that was never interrupted.
+--
+--   local work = dofile "tests/interrupt_prompt.lua" (model directory, folder)
+--   work.NAME()              runs until it is interrupted, or ends by itself
+--   work.check "NAME"        "sound", or what is wrong
+local ffi = require "ffi"
+local lsa = require "lsa"
+
+local directory, folder = ...
+local model = lsa.model(directory)
+local vocabulary = tonumber(model.config.vocab)
+local MOST_TOKENS = 6000
+
+local work, checks = {}, {}
+
+local function token(position) return (position * 7919 + 13) % vocabulary end
+
+local function tokens(from, to)
+  local out = {}
+  for position = from, to - 1 do out[#out + 1] = token(position) end
+  return out
+end
+
+local function bits(t) return ffi.string(t.c.data, t:bytes()) end
+
+local function file(name, text)
+  local path = folder .. "/" .. name
+  local out = assert(io.open(path, "w"))
+  out:write(text)
+  out:close()
+  return path
+end
+
+-- A rule that remembers, draws, and takes its time in a loop that LuaJIT compiles.
+local stateful = file("stateful.lua", [[
+return function(cycle)
+  local sum, out = 0, {}
+  cycle.state.calls = (cycle.state.calls or 0) + 1
+  for i = 1, 3e5 do sum = sum + i % 7 end
+  for i = 1, cycle.room / 2 do out[i] = cycle.rng(cycle.n) end
+  cycle.state.drawn = (cycle.state.drawn or 0) + #out
+  return out
+end]])
+
+local evicting = file("evicting.lua", [[
+return function(capacity)
+  local lru = require("lsa.cycle.eviction_objects").new("lru", capacity)
+  local out = {}
+  for _, name in ipairs {"hit", "insert", "remove", "victim", "state", "restore"} do
+    out[name] = function(_, ...)
+      for i = 1, 1e4 do out.sum = (out.sum or 0) + i end
+      return lru[name](lru, ...)
+    end
+  end
+  return out
+end]])
+
+local endless = file("endless.lua", [[
+return function()
+  while true do
+    pcall(function() while true do end end)
+  end
+end]])
+
+---- a session and its twin ----
+
+local kinds = {
+  plain = {select = "lsa_topk", budget = 0.3, every = 8, hot = 300, evict = "s3fifo"},
+  files = {select = stateful, budget = 0.3, every = 8, hot = 300, evict = evicting},
+  h2o = {select = "h2o", budget = 0.2, every = 4, async = true, cold = "disk:" .. folder},
+}
+
+local pairs_of = {}
+
+local function opened(kind)
+  local pair = pairs_of[kind]
+  if pair and pair.live:tokens() < MOST_TOKENS then return pair end
+  pair = {}
+  for _, who in ipairs {"live", "twin"} do
+    local s = model:session(kinds[kind])
+    s:prefill(tokens(0, 700))
+    pair[who] = s
+  end
+  pairs_of[kind] = pair
+  return pair
+end
+for kind in pairs(kinds) do opened(kind) end
+
+local function compare(live, twin)
+  while twin:tokens() < live:tokens() do twin:decode(token(twin:tokens())) end
+  local next_token = token(live:tokens())
+  if bits(live:decode(next_token)) ~= bits(twin:decode(next_token)) then return "the logits differ" end
+  if not live:resident():equals(twin:resident()) then return "the resident sets differ" end
+  local a, b = live:stats(), twin:stats()
+  for _, name in ipairs {"tokens", "cycles", "hits", "fetched_chunks", "evicted_chunks", "coverage", "policy_errors", "resident_pct"} do
+    if a[name] ~= b[name] then return ("%s is %s, the twin's %s"):format(name, tostring(a[name]), tostring(b[name])) end
+  end
+  local calls, others = live.loop.state.calls, twin.loop.state.calls
+  if calls ~= others then return ("the rule was called %s times, the twin's %s"):format(calls, others) end
+  return "sound"
+end
+
+for kind in pairs(kinds) do
+  work["decode_" .. kind] = function()
+    local live = opened(kind).live
+    while live:tokens() < MOST_TOKENS do live:decode(token(live:tokens())) end
+  end
+  checks["decode_" .. kind] = function() return compare(pairs_of[kind].live, pairs_of[kind].twin) end
+end
+
+function work.catching() -- what catches errors does not keep Ctrl-C from coming through
+  local live = opened "plain".live
+  while true do
+    if live:tokens() < MOST_TOKENS then pcall(live.decode, live, token(live:tokens())) end
+  end
+end
+checks.catching = checks.decode_plain
+
+function work.fork()
+  while true do
+    opened "files".live:fork{seed = 3}:close()
+    opened "files".live:fork{evict = evicting}:close()
+  end
+end
+checks.fork = checks.decode_files
+
+local sealed = model:session{select = "lsa_topk", budget = 0.3, every = 8}
+sealed:prefill(tokens(0, 300))
+
+function work.endless() sealed:fork{select = endless}:decode(1) end
+function checks.endless()
+  local s = sealed:fork{select = "lsa_topk"}
+  local t = sealed:fork{select = "lsa_topk"}
+  return compare(s, t)
+end
+
+local prefilled
+
+function work.prefill()
+  prefilled = model:session(kinds.plain)
+  prefilled:prefill(tokens(0, 5000))
+end
+function checks.prefill()
+  local taken, twin = prefilled:tokens(), model:session(kinds.plain)
+  if taken > 0 then twin:prefill(tokens(0, taken)) end
+  for _, s in ipairs {prefilled, twin} do s:prefill(tokens(taken, taken + 100)) end
+  return compare(prefilled, twin)
+end
+
+---- files ----
+
+local function only(...)
+  local allowed = {["stateful.lua"] = true, ["evicting.lua"] = true, ["endless.lua"] = true}
+  for _, name in ipairs {...} do allowed[name] = true end
+  local pipe = io.popen("ls -A '" .. folder .. "'")
+  for name in pipe:lines() do
+    if not allowed[name] then return false, "left behind: " .. name end
+  end
+  pipe:close()
+  return true
+end
+
+local saved = folder .. "/saved.safetensors"
+opened "files".live:save(saved)
+
+function work.save()
+  while true do opened "files".live:save(saved) end
+end
+function checks.save()
+  local clean, what = only "saved.safetensors"
+  if not clean then return what end
+  local again = model:restore(saved)
+  again:decode(1)
+  again:close()
+  return checks.decode_files()
+end
+
+function work.restore()
+  while true do model:restore(saved):close() end
+end
+function checks.restore()
+  local again = model:restore(saved)
+  local text = again:tokens() > 0 and "sound" or "nothing was restored"
+  again:close()
+  return text
+end
+
+---- many requests ----
+
+local batch, expected
+
+local function new_batch()
+  batch = lsa.batch(model, {select = stateful, budget = 0.3, every = 8, most = 3, hot = 3000})
+  for i = 1, 5 do batch:submit{tokens = tokens(i, 200 + 17 * i), n = 24} end
+end
+
+local function results()
+  local out = {}
+  for id = 0, 4 do out[id + 1] = batch:result(id).state .. ":" .. table.concat(batch:result(id).tokens, " ") end
+  return table.concat(out, "\n")
+end
+
+new_batch()
+batch:run()
+expected = results()
+batch:close()
+new_batch()
+
+function work.batch() batch:run() end
+function checks.batch()
+  if batch:step() > 0 then return "sound" end
+  local got = results()
+  batch:close()
+  new_batch()
+  return got == expected and "sound" or "the batch gives other tokens"
+end
+
+---- sums ----
+
+local table_of_sweep
+local function sweep(path)
+  return lsa.sweep{grid = {kind = {"plain", "files"}, n = {1, 2, 3}}, results = path, label = "sweep", run = function(params)
+    local s = sealed:fork{seed = params.n}
+    s:generate{n = 8}
+    return {tokens = s:tokens(), name = params.kind}
+  end}
+end
+table_of_sweep = sweep(folder .. "/rows"):csv()
+os.remove(folder .. "/rows")
+
+function work.sweep()
+  while true do
+    sweep(folder .. "/rows")
+    os.remove(folder .. "/rows")
+  end
+end
+function checks.sweep()
+  local got = sweep(folder .. "/rows"):csv()
+  os.remove(folder .. "/rows")
+  return got == table_of_sweep and "sound" or "the table differs"
+end
+
+function work.loops() -- loops of files that LuaJIT compiles, in one line and in many
+  dofile(file("loop.lua", "local n = 0 while true do n = n + 1 end"))
+end
+function checks.loops()
+  os.remove(folder .. "/loop.lua")
+  return "sound"
+end
+
+function work.generate()
+  local s = sealed:fork()
+  while s:tokens() < MOST_TOKENS do s:generate{n = 64} end
+end
+checks.generate = checks.endless
+
+function work.check(name)
+  local _, verdict = pcall(checks[name])
+  return "verdict " .. name .. ": " .. tostring(verdict)
+end
+
+return work
