@@ -75,6 +75,66 @@ describe("a script", function()
   end)
 end)
 
+describe("modules", function()
+  local folder
+
+  before_each(function()
+    folder = os.tmpname()
+    os.remove(folder)
+    shell("mkdir -p " .. folder .. "/lsa " .. folder .. "/own/deep")
+  end)
+  after_each(function() shell("rm -rf " .. folder) end)
+
+  -- Files that say so when they are run, named as modules of the tree and the system are.
+  local function plant(where)
+    for _, name in ipairs {"lsa", "lsa/init", "cjson", "posix", "ffi", "term", "busted"} do
+      process.write(where .. "/" .. name .. ".lua", "io.write 'planted\\n' return {}")
+    end
+    process.write(where .. "/cjson.so", "not an object file")
+  end
+
+  it("come from the tree and the system, whatever lies in the current folder", function()
+    plant(folder)
+    local script = process.write(folder .. "/own/script.lua", "print(type(require 'lsa'.sweep), require 'cjson'.encode {1})")
+    local here = "cd " .. folder .. " && " .. process.program .. " "
+    for _, way in ipairs {quote(script), "own/script.lua", "-e " .. quote "type(lsa.sweep), require 'cjson'.encode {1}",
+      "- < own/script.lua", "< own/script.lua"} do
+      local out, err, code = shell(here .. way)
+      assert.equals("function\t[1]\n", out, way)
+      assert.equals("", err)
+      assert.equals(0, code)
+    end
+    local out = shell(here .. "-e " .. quote "package.path .. ';' .. package.cpath")
+    for place in out:gsub("\n", ""):gmatch "[^;]+" do assert.equals("/", place:sub(1, 1)) end
+    out = shell(here .. "doctor; " .. process.program .. " --version")
+    assert.is_nil(out:find "planted")
+  end)
+
+  it("beside a script are the script's and one another's, from wherever it is called", function()
+    shell("mkdir -p " .. folder .. "/own/lsa")
+    plant(folder .. "/own")
+    process.write(folder .. "/own/helper.lua", "return {name = ..., deep = require 'deep'}")
+    process.write(folder .. "/own/deep/init.lua", "return require 'deep.er'")
+    process.write(folder .. "/own/deep/er.lua", "return 'found'")
+    process.write(folder .. "/own/broken.lua", "x = = 1")
+    process.write(folder .. "/own/script.lua", [[
+      local lsa = require "lsa"
+      local helper = require "helper"
+      getmetatable(lsa).__names.helper, package.loaded.helper = "helper", nil
+      print(helper.name, helper.deep, (pcall(function() return lsa.helper end)))
+      print((select(2, pcall(require, "broken"))))
+      print((select(2, pcall(require, "nowhere")):match "no file '[^']*own/nowhere.lua'"))]])
+    for _, way in ipairs {"cd / && %s %s/own/script.lua", "cd %2$s && %1$s own/script.lua", "cd %2$s/own && %1$s script.lua"} do
+      local command = way:gsub("%%%d%$s", {["%1$s"] = process.program, ["%2$s"] = folder})
+      if command == way then command = way:format(process.program, folder) end
+      local out = shell(command)
+      assert.is_truthy(out:find("helper\tfound\tfalse\n", 1, true), command)
+      assert.is_truthy(out:find "broken.lua:1: unexpected symbol")
+    end
+    assert.is_truthy(shell("cd / && " .. process.program .. " " .. folder .. "/own/script.lua"):find("no file '" .. folder .. "/own/nowhere.lua'", 1, true))
+  end)
+end)
+
 describe("-e", function()
   it("runs code with lsa loaded and its arguments", function()
     local out, err, code = lsa { "-e", "local x = 2 print(type(lsa), x, ...)", "a" }

@@ -136,7 +136,7 @@ describe("a restored session", function()
       local before = support.memory()
       local t = model:restore(path, {cold = "disk:" .. folder .. "/other"})
       assert.is_true(support.memory() - before < 1.02 * (before - at_first))
-      local u = model:restore(path)
+      local u = model:restore(path, {trust = true})
       for _, restored in ipairs {t, u} do
         assert.equal(1, C.lsa_pool_spilled(restored.pool))
         assert.equal(s:stats().disk_bytes, restored:stats().disk_bytes)
@@ -203,7 +203,7 @@ describe("a restored session", function()
       local s = used(flash, {select = "random", budget = 0.4, every = 4, evict = evict, hot = 14, strict = true})
       assert.is_nil(s:stats().eviction_rebuilt)
       s:save(folder .. "/s")
-      local t, fork = flash:restore(folder .. "/s"), s:fork()
+      local t, fork = flash:restore(folder .. "/s", {trust = true}), s:fork()
       for _, other in ipairs {t, fork} do
         assert.matches("evict.lua: it has no state%(%) and restore%(%), so its object was made anew", other:stats().eviction_rebuilt)
         assert.matches("\n  eviction +eviction policy", tostring(other:stats()))
@@ -235,7 +235,7 @@ describe("a restored session", function()
       local case = {select = "random", budget = 0.4, every = 4, evict = evict, hot = 14, strict = true}
       local s = used(flash, case)
       s:save(path)
-      local t, fork = flash:restore(path), s:fork()
+      local t, fork = flash:restore(path, {trust = true}), s:fork()
       local list = tokens(flash, 20, 3)
       for i = 1, #list do
         s:decode(list[i])
@@ -259,6 +259,46 @@ describe("a restored session", function()
     end)
   end)
 
+  it("runs no file, writes to no folder and opens no indexer that the saved one names, unless it is trusted", function()
+    support.with_folder(function(folder)
+      local path, marker = folder .. "/s", folder .. "/ran"
+      support.make_folder(folder .. "/cold")
+      local ix = folder .. "/ix.safetensors"
+      lsa.indexer{model = flash, layers = {0, 1}, from = "native"}:save(ix)
+      local function program(name, text)
+        support.write(folder .. "/" .. name, ("io.open(%q, 'a'):close() %s"):format(marker, text))
+        return folder .. "/" .. name
+      end
+      local select = program("select.lua", "return function(cycle) return cycle.newest() end")
+      for _, case in ipairs {
+        {"select = \"[^\"]*/select.lua\"", {select = select}, {select = "recency"}},
+        {"select = \"[^\"]*/select.lua\"", {select = {"dilate", of = {select}}}, {select = "recency"}},
+        {"every = \"[^\"]*/every.lua\"", {select = "recency", every = program("every.lua", "return function() return 8 end")}, {every = 8}},
+        {"evict = \"[^\"]*/evict.lua\"", {select = "recency", evict = program("evict.lua", closure_evict()), hot = 20}, {evict = "lru"}},
+        {"cold = \"disk:[^\"]*/cold\"", {select = "recency", cold = "disk:" .. folder .. "/cold"}, {cold = "ram"}},
+        {"indexer = \"[^\"]*/ix.safetensors\"", {select = "lsa_topk", indexer = ix}, {indexer = "native"}},
+        {"indexer = \"[^\"]*/ix.safetensors\"", {select = "lsa_topk",
+          indexer = lsa.indexer{model = flash, layers = {0, 1}, from = ix}}, {indexer = "native"}},
+      } do
+        local named, opt, anew = unpack(case)
+        opt.budget = 0.4
+        local s = used(flash, opt)
+        s:save(path)
+        os.remove(marker)
+        local ok, message = pcall(flash.restore, flash, path)
+        assert.is_false(ok, named)
+        assert.matches(named, message)
+        assert.matches("trust = true", message)
+        assert.is_false((pcall(flash.restore, flash, path, {trust = false})))
+        assert.is_nil(support.read(marker))
+        assert.equal(s:tokens(), flash:restore(path, anew):tokens())
+        assert.is_nil(support.read(marker))
+        local t = flash:restore(path, {trust = true})
+        for token = 1, 9 do assert.is_true(bits(s:decode(token)) == bits(t:decode(token))) end
+      end
+    end)
+  end)
+
   it("begins an eviction policy whose file has changed with what is present", function()
     support.with_folder(function(folder)
       local evict = folder .. "/evict.lua"
@@ -266,7 +306,7 @@ describe("a restored session", function()
       local s = used(flash, {select = "random", budget = 0.4, every = 4, evict = evict, hot = 14, strict = true})
       s:save(folder .. "/s")
       support.write(evict, "-- changed\n" .. closure_evict())
-      local t = flash:restore(folder .. "/s")
+      local t = flash:restore(folder .. "/s", {trust = true})
       for _ = 1, 9 do t:decode(3) end
       assert.equal(0, t:stats().policy_errors)
       assert.matches("its code has changed since", t:stats().eviction_rebuilt)

@@ -7,6 +7,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local long = require "long_support"
 local registry = require "lsa.registry"
+local options = require "lsa.options"
 local rng = require "lsa.cycle.rng"
 local sessions = require "lsa.session"
 local raise = require "lsa.raise"
@@ -407,7 +408,9 @@ function operations.save(self)
   if not with_fault(self, function() one.s:save(path) end) then return end
   local changes = self.random() < 0.4 and random_changes(self, one.s) or {}
   if self.random() < 0.2 and not changes.on_demand then changes.cold = pick(self, {"ram", "disk:" .. self.cold}) end
-  local ok, restored = with_fault(self, function() return self.model:restore(path, changes) end)
+  local trusted = options.copy(changes)
+  trusted.trust = true
+  local ok, restored = with_fault(self, function() return self.model:restore(path, trusted) end)
   if ok then succeed(self, one, restored, changes) end
 end
 

@@ -75,6 +75,20 @@ function Terminal:expect(text)
   end
 end
 
+-- Waits until one of `texts` appears: which.
+function Terminal:expect_one_of(texts)
+  while true do
+    for i, text in ipairs(texts) do
+      local _, to = self.screen:find(text, self.seen, true)
+      if to then
+        self.seen = to + 1
+        return i
+      end
+    end
+    if not more(self) then error(("none of them ever came; the screen:\n%s"):format(self.screen), 2) end
+  end
+end
+
 function Terminal:pause(seconds)
   C.poll(nil, 0, seconds * 1000)
   return self

@@ -363,6 +363,28 @@ static int push_tree(lua_State *L)
     return 1;
 }
 
+/* package[name], the places where `require` looks, becomes `first` and what LuaJIT has set, less the places
+ * that the current folder decides, which may be anybody's. package: its place on the stack. */
+static void set_path(lua_State *L, int package, const char *name, const char *first)
+{
+    lua_getfield(L, package, name);
+    const char *at = lua_tostring(L, -1);
+    luaL_Buffer path;
+    luaL_buffinit(L, &path);
+    luaL_addstring(&path, first);
+    while (at && *at) {
+        size_t length = strcspn(at, ";");
+        if (*at == '/') {
+            luaL_addstring(&path, ";");
+            luaL_addlstring(&path, at, length);
+        }
+        at += length + (at[length] == ';');
+    }
+    luaL_pushresult(&path);
+    lua_setfield(L, package, name);
+    lua_pop(L, 1);
+}
+
 /* Pushes the host table, and registers it. */
 static int push_host(lua_State *L)
 {
@@ -385,11 +407,12 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "interrupt_fd");
 
     lua_getglobal(L, "package");
+    int package = lua_gettop(L);
     lua_getfield(L, -2, "root");
     const char *root = lua_tostring(L, -1);
-    lua_getfield(L, -2, "path");
-    lua_pushfstring(L, "%s/lua/?.lua;%s/lua/?/init.lua;%s", root, root, lua_tostring(L, -1));
-    lua_setfield(L, -4, "path");
+    lua_pushfstring(L, "%s/lua/?.lua;%s/lua/?/init.lua", root, root);
+    set_path(L, package, "path", lua_tostring(L, -1));
+    set_path(L, package, "cpath", "");
     lua_pop(L, 2);
     lua_getfield(L, -1, "loaded");
     lua_pushvalue(L, -3);

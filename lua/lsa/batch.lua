@@ -328,6 +328,8 @@ function Batch:close()
   if self.commons then self.commons:close() end
 end
 
+for _, name in ipairs {"submit", "cancel", "close"} do Batch[name] = interrupts.method(Batch[name]) end
+
 function Batch:__tostring()
   return self.closed and "batch (closed)" or tostring(self:stats())
 end

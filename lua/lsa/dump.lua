@@ -17,6 +17,7 @@ local labels = require "lsa.train.labels"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local make_folder = require "posix.sys.stat".mkdir
+local interrupts = require "lsa.interrupts"
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 local writer = require "lsa.files.safetensors_writer"
@@ -270,7 +271,7 @@ function M.document(model, tokens, path, opt)
   options.path(path, "dump: path")
   local last = tonumber(model.config.vocab) - 1
   for i = 1, #tokens do options.whole(tokens[i], 0, ("dump: token %d"):format(i - 1), last) end
-  return write_document(model, tokens, path, opt, about(model, tokens, opt))
+  return interrupts.masked(write_document, model, tokens, path, opt, about(model, tokens, opt))
 end
 
 -- ---- many ----
@@ -314,7 +315,7 @@ local function write_all(model, list, folder, opt, each)
       each(entry.name, "there")
     else
       each(entry.name, "begun", #tokens)
-      write_document(model, tokens, paths[i], opt, description)
+      interrupts.masked(write_document, model, tokens, paths[i], opt, description)
       each(entry.name, "done")
     end
   end

@@ -11,6 +11,7 @@
 --
 -- hot: bytes ("64 MiB") or chunks; without it, as many cells as the largest set fetched needs.
 local ffi = require "ffi"
+local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
@@ -213,6 +214,11 @@ function Pool:close()
   idle(self, "close")
   C.lsa_pool_free(ffi.gc(self.c, nil))
   self.c, self.tier = nil, nil
+end
+
+-- Each of these is done whole, or not at all.
+for _, name in ipairs {"write", "fetch", "spill", "load", "start", "finish", "evict", "resize", "fork", "close"} do
+  Pool[name] = interrupts.method(Pool[name])
 end
 
 function Pool:__tostring()

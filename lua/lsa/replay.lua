@@ -14,6 +14,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local indexers = require "lsa.indexer"
 local loops = require "lsa.cycle.loop"
+local named_files = require "lsa.session.named_files"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local real = require "lsa.tensor.real"
@@ -383,14 +384,17 @@ local function same(a, b)
   return true
 end
 
-local allowed = {indexer = false}
+local allowed = {indexer = false, trust = false}
 for name, value in pairs(loops.options) do allowed[name] = value end
 
 function M.new(path, given)
   local recording = recordings.open(path)
   local trace, about = recording.tensors, recording.about
   local own = options.check(given, allowed, "lsa.replay")
+  if own.trust ~= nil then options.boolean(own.trust, "lsa.replay: trust") end
   local recorded, opt = recorded_options(about), {}
+  local named, problem = pcall(named_files.check, recorded, given or {}, nil, "lsa.replay(path")
+  if not named then raise("lsa.replay: %s: %s", path, raise.words(problem)) end
   for name, value in pairs(own) do opt[name] = value end
   for name, value in pairs(recorded) do
     if not given or given[name] == nil then opt[name] = value end

@@ -495,8 +495,8 @@ function Session:save(path)
   self.loop:guarded("saving", require("lsa.session.saved_session").save, self, path)
 end
 
--- What model:restore may change beside what a fork may.
-local restorable = {cold = true, indexer = true}
+-- What model:restore may change beside what a fork may, and whether it may open what the file names.
+local restorable = {cold = true, indexer = true, trust = true}
 
 function M.restore(model, path, given)
   options.path(path, "restore: path")
@@ -504,6 +504,7 @@ function M.restore(model, path, given)
   for name in pairs(forkable) do valid[name] = false end
   for name in pairs(restorable) do valid[name] = false end
   given = options.check(given, valid, "restore")
+  if given.trust ~= nil then options.boolean(given.trust, "restore: trust") end
   for name, value in pairs(given) do
     if forkable[name] then changes[name] = value end
   end

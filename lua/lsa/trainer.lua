@@ -11,6 +11,7 @@
 local ffi = require "ffi"
 local batches = require "lsa.train.sampled_steps"
 local documents = require "lsa.train.documents"
+local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local real = require "lsa.tensor.real"
 local options = require "lsa.options"
@@ -168,10 +169,20 @@ function Trainer:gradients(number)
   return real.f64(sums, 0), real.f64(sums, 1)
 end
 
-function Trainer:step()
+-- As gradients(); where Ctrl-C breaks it off, the sampler remembers what it did before.
+local function gradients_or_none(self, number)
+  local known, memory
+  if interrupts.survived() then known, memory = pcall(state.memory, self) end
+  local ok, loss, ids = pcall(self.gradients, self, number)
+  if ok then return loss, ids end
+  if known and interrupts.came() then state.remember(self, memory) end
+  error(loss, 0)
+end
+
+Trainer.step = interrupts.method(function(self)
   local opt, began, number = self.opt, C.lsa_clock_ns(), self.steps_done
   if number >= opt.steps then raise("trainer: all %d steps are done", opt.steps) end
-  local loss, ids = self:gradients(number)
+  local loss, ids = gradients_or_none(self, number)
   local how = ffi.new("lsa_adamw", {rate = self:rate(number), beta1 = opt.beta1, beta2 = opt.beta2, eps = opt.eps,
     decay = opt.decay, step = number + 1})
   local norm = ffi.new "double[1]"
@@ -184,7 +195,7 @@ function Trainer:step()
   if opt.checkpoint and self.ranks.rank == 0 and (self.steps_done % opt.every == 0 or self.steps_done == opt.steps) then self:save(opt.checkpoint) end
   return {step = number, loss = loss, rate = how.rate, norm = size, ids = ids, skipped = skipped,
     ms = tonumber(C.lsa_clock_ns() - began) / 1e6}
-end
+end)
 
 -- ---- many ----
 

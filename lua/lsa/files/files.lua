@@ -9,6 +9,7 @@
 -- test of the first 16 bytes, and load(path) -> table of tensors, table of metadata.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
+local interrupts = require "lsa.interrupts"
 local raise = require "lsa.raise"
 local npy = require "lsa.files.npy"
 local tensor = require "lsa.tensor.tensor"
@@ -17,6 +18,8 @@ local writer = require "lsa.files.safetensors_writer"
 
 local M = {}
 local check = raise.check
+
+local PIECE = 2 ^ 22 -- elements between two looks at whether Ctrl-C was pressed
 
 -- ---- safetensors ----
 
@@ -123,7 +126,14 @@ local function save_safetensors(path, names, tensors, metadata)
   for i, name in ipairs(names) do list[i] = {name, tensors[i]:dtype(), tensors[i]:shape()} end
   local w = writer.new(path, list, metadata)
   local ok, problem = pcall(function()
-    for i, name in ipairs(names) do w:write(name, tensors[i].c.data, tensors[i]:count()) end
+    for i, name in ipairs(names) do
+      local t = tensors[i]
+      local bytes, size = ffi.cast("const uint8_t *", t.c.data), t:bytes() / math.max(1, t:count())
+      for from = 0, t:count() - 1, PIECE do
+        interrupts.poll()
+        w:write(name, bytes + from * size, math.min(PIECE, t:count() - from))
+      end
+    end
     w:finish()
   end)
   if not ok then
@@ -186,5 +196,7 @@ function M.save(path, tensors, metadata)
   if path:find "%.pt$" then return torch_file.save(path, names, kept, texts) end
   save_safetensors(path, names, kept, texts)
 end
+
+M.save = interrupts.method(M.save)
 
 return M

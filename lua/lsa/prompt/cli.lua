@@ -57,6 +57,7 @@ local function script(argv)
     complain(message)
     return FAILED
   end
+  if name ~= "-" then require("lsa.prompt.script_modules").allow(name) end
   return finish((trace.run("script", chunk, unpack(set_arguments(argv, 1)))))
 end
 

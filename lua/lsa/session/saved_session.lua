@@ -20,6 +20,7 @@ local files = require "lsa.files.files"
 local indexers = require "lsa.indexer"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
+local named_files = require "lsa.session.named_files"
 local options = require "lsa.options"
 local plain = require "lsa.files.plain_data"
 local raise = require "lsa.raise"
@@ -469,6 +470,9 @@ local function restore(path, model, given, bare)
   local about = read_about(file)
   check_model(about, model)
   check_given(about, given)
+  named_files.check({select = about.options.select, every = about.options.every, evict = about.options.evict, cold = about.options.cold,
+    indexer = about.indexer and about.indexer.object and about.indexer.from or about.options.indexer}, given, model.directory,
+    "model:restore(path")
   local opt = options.copy(about.options)
   for _, name in ipairs {"select", "every", "evict"} do -- what is given anew is not looked for in the file
     if given[name] ~= nil then opt[name], about.unsaved[name] = given[name], "given anew" end

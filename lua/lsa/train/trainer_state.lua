@@ -120,12 +120,22 @@ local function settings(self)
   return out
 end
 
+-- What the sampler remembers, as bytes, and back: whether these are some.
+function M.memory(self) return plain.encode(self.batches.state) end
+
+function M.remember(self, memory)
+  local ok, value = pcall(plain.decode, memory)
+  if not ok or type(value) ~= "table" then return false end
+  self.batches.state = value
+  return true
+end
+
 function M.save(self, path)
   local tensors, metadata = {}, {format = "lsa trainer 1", step = self.steps_done, skipped = self.skipped}
   for prefix, kind in pairs(kinds) do
     each(self, kind, function(name, from, shape) tensors[prefix .. name] = on(from, shape) end)
   end
-  local memory = plain.encode(self.batches.state)
+  local memory = M.memory(self)
   local bytes = tensor.zeros({#memory}, "u8")
   ffi.copy(bytes:pointer(), memory, #memory)
   tensors["sampler.state"] = bytes
@@ -152,9 +162,9 @@ function M.load(self, path)
     end)
   end
   local memory = tensors["sampler.state"]
-  local ok, value = pcall(plain.decode, memory and ffi.string(memory:pointer(), memory:count()) or "")
-  if not ok or type(value) ~= "table" then raise("lsa.trainer: checkpoint %s: sampler.state is damaged", path) end
-  self.batches.state = value
+  if not M.remember(self, memory and ffi.string(memory:pointer(), memory:count()) or "") then
+    raise("lsa.trainer: checkpoint %s: sampler.state is damaged", path)
+  end
   self.steps_done, self.skipped = tonumber(metadata.step), tonumber(metadata.skipped)
 end
 
