@@ -12,6 +12,7 @@
 #include "core/base/heap.h"
 #include "core/base/io.h"
 #include "core/base/io_batch.h"
+#include "core/base/limits.h"
 #include "core/base/memory.h"
 #include "core/base/roofline.h"
 #include "core/base/set.h"

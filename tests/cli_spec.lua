@@ -191,7 +191,7 @@ describe("Ctrl-C", function()
   -- Runs code that gets SIGINT a little after it began; the exit code of the executable.
   local function interrupted(code)
     local later = "os.execute '(sleep 0.3; kill -INT $PPID) >/dev/null 2>&1 &' "
-    local _, err, rc = shell(("timeout -k 1 20 %s -e %s"):format(process.program, quote(later .. code)))
+    local _, err, rc = shell(("env --default-signal=INT timeout -k 1 20 %s -e %s"):format(process.program, quote(later .. code)))
     return rc, err
   end
 
@@ -217,7 +217,7 @@ describe("Ctrl-C", function()
   end)
 
   it("ends a wait for standard input", function()
-    local _, _, code = shell(("sleep 5 | timeout -s INT -k 10 --preserve-status 0.5 %s"):format(process.program))
+    local _, _, code = shell(("sleep 5 | env --default-signal=INT timeout -s INT -k 10 --preserve-status 0.5 %s"):format(process.program))
     assert.equals(130, code)
   end)
 end)

@@ -98,14 +98,13 @@ describe("a session on demand", function()
   end)
 
   it("is an error that names both numbers when the pool is too small for a step, and none when nothing is said", function()
-    local s = flash:session{on_demand = true, hot = NEED - 1}
-    s:prefill(tokens(flash, 4 * NEED + 8, 1))
-    local ok, message = pcall(s.decode, s, 1)
-    assert.is_false(ok)
-    assert.matches(("on demand: the hot pool has %d cells, a step can pick %d chunks"):format(NEED - 1, NEED), message)
-    local small = flash:session{on_demand = true, hot = 6}
-    small:prefill(tokens(flash, 20, 1))
-    small:decode(1)
+    local full = flash:session{select = "full"}
+    for _, make in ipairs {function() return flash:session{on_demand = true, hot = NEED - 1} end,
+      function() return full:fork{on_demand = true, hot = NEED - 1} end} do
+      local ok, message = pcall(make)
+      assert.is_false(ok)
+      assert.matches(("hot is %d chunks; on_demand needs %d, which a step can pick"):format(NEED - 1, NEED), message)
+    end
     local default, full = flash:session{on_demand = true, budget = 0.5}, flash:session{select = "full"}
     for _, n in ipairs {3, 90, 300} do
       default:prefill(tokens(flash, n, n))

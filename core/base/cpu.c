@@ -6,6 +6,8 @@
 #include <sched.h>
 #include <stdatomic.h>
 
+#include "core/base/limits.h"
+
 /* Waking a team costs some microseconds; below this much work for each thread, one does it sooner. */
 enum { WORTH_A_THREAD = 20000, UNSET = -1 };
 
@@ -64,6 +66,9 @@ int lsa_threads(void)
     if (n == 0) {
         cpu_set_t set;
         n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+        int64_t asked = omp_get_max_threads(), quota = lsa_limits_processors("");
+        if (asked < n) n = (int)asked; /* OMP_NUM_THREADS */
+        if (quota && quota < n) n = (int)quota;
         if (n < 1) n = 1;
         atomic_store(&threads_default, n);
     }

@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "core/base/error.h"
@@ -157,18 +158,46 @@ int lsa_file_resize(lsa_file *file, int64_t bytes)
     return LSA_OK;
 }
 
+/* A file system that has no such call, a kernel that has none, or one that does not let us. */
+static int cannot_allocate(int code)
+{
+    return code == EOPNOTSUPP || code == ENOSYS || code == EPERM || code == EINVAL;
+}
+
+/* Makes the file as long, provided that what is free now would do for it. */
+static int extend(const lsa_file *file, int64_t bytes)
+{
+    struct statvfs space;
+    struct stat st;
+    if (fstatvfs(file->fd, &space) || fstat(file->fd, &st)) return -1;
+    if (bytes <= st.st_size) return 0;
+    if ((uint64_t)(bytes - (int64_t)st.st_blocks * 512) / space.f_frsize >= space.f_bavail &&
+        bytes > (int64_t)st.st_blocks * 512) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return ftruncate(file->fd, bytes);
+}
+
 int lsa_file_allocate(lsa_file *file, int64_t bytes)
 {
-    int code = fault() ? errno : posix_fallocate(file->fd, 0, bytes);
-    if (!code) return LSA_OK;
-    errno = code;
-    return fail_errno("cannot be given space", file->path);
+    int failed = fault() ? -1 : fallocate(file->fd, 0, 0, bytes);
+    while (failed && errno == EINTR) failed = fallocate(file->fd, 0, 0, bytes);
+    if (failed && cannot_allocate(errno)) failed = extend(file, bytes);
+    return failed ? fail_errno("cannot be given space", file->path) : LSA_OK;
 }
 
 int lsa_file_direct(lsa_file *file)
 {
     int flags = fcntl(file->fd, F_GETFL);
-    return flags >= 0 && fcntl(file->fd, F_SETFL, flags | O_DIRECT) == 0;
+    if (flags < 0 || fcntl(file->fd, F_SETFL, flags | O_DIRECT)) return 0;
+    /* Some file systems say so only when something is transferred. */
+    void *page =
+        mmap(NULL, LSA_FILE_ALIGN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int works = page != MAP_FAILED && pread(file->fd, page, LSA_FILE_ALIGN, 0) >= 0;
+    if (page != MAP_FAILED) munmap(page, LSA_FILE_ALIGN);
+    if (!works) fcntl(file->fd, F_SETFL, flags);
+    return works;
 }
 
 int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset)
@@ -206,6 +235,98 @@ int lsa_file_sync(lsa_file *file)
     return LSA_OK;
 }
 
+int lsa_file_is_pointer(const void *data, int64_t bytes)
+{
+    static const char begin[] = "version https://git-lfs.github.com/spec/";
+    return bytes >= (int64_t)sizeof begin - 1 && memcmp(data, begin, sizeof begin - 1) == 0;
+}
+
+static int refuse_pointer(const char *path)
+{
+    return lsa_fail(LSA_EFORMAT,
+                    "%s: is a Git LFS pointer, not the file itself, which `git lfs pull` fetches",
+                    path);
+}
+
+/* ---- mapped files ---- */
+
+/* What a signal handler can look through: places are taken and left, and never move. */
+enum { MOST_MAPPED = 4096 };
+typedef struct mapping {
+    _Atomic(uintptr_t) from; /* 0: free; 1: being taken */
+    uintptr_t bytes;
+    char *path;
+    atomic_int lost, gone; /* zeros were read since the last check; all of it was taken away */
+} mapping;
+static mapping mappings[MOST_MAPPED];
+static atomic_int mappings_end; /* after the last place that was ever taken */
+volatile int lsa_files_lost;
+
+/* Files beyond the most are mapped all the same; of one of those that is cut, reading ends the process. */
+static void remember_mapping(void *data, int64_t bytes, const char *path)
+{
+    for (int i = 0; i < MOST_MAPPED; i++) {
+        uintptr_t nothing = 0;
+        if (!atomic_compare_exchange_strong(&mappings[i].from, &nothing, 1)) continue;
+        mappings[i].bytes = (uintptr_t)bytes;
+        mappings[i].path = lsa_strdup(path);
+        atomic_store(&mappings[i].lost, 0);
+        atomic_store(&mappings[i].gone, 0);
+        for (int end = atomic_load(&mappings_end); end <= i;)
+            if (atomic_compare_exchange_weak(&mappings_end, &end, i + 1)) break;
+        atomic_store(&mappings[i].from, (uintptr_t)data);
+        return;
+    }
+}
+
+static void forget_mapping(const void *data)
+{
+    for (int i = 0, n = atomic_load(&mappings_end); i < n; i++)
+        if (atomic_load(&mappings[i].from) == (uintptr_t)data) {
+            lsa_free(mappings[i].path);
+            atomic_store(&mappings[i].from, 0);
+            return;
+        }
+}
+
+int lsa_file_rescue(void *address, int32_t cut)
+{
+    uintptr_t at = (uintptr_t)address, page = at / LSA_FILE_ALIGN * LSA_FILE_ALIGN;
+    for (int i = 0, n = atomic_load(&mappings_end); i < n; i++) {
+        uintptr_t from = atomic_load(&mappings[i].from);
+        if (from <= 1 || at < from || at - from >= mappings[i].bytes) continue;
+        if (!cut && !atomic_load(&mappings[i].gone)) return 0; /* a write, say */
+        if (mmap((void *)page, LSA_FILE_ALIGN, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                 -1, 0) == MAP_FAILED)
+            return 0;
+        atomic_store(&mappings[i].lost, 1);
+        lsa_files_lost = 1;
+        return 1;
+    }
+    return 0;
+}
+
+/* All of a lost file is taken away, so that whoever reads it next comes here again. */
+int lsa_files_check(void)
+{
+    if (!lsa_files_lost) return LSA_OK;
+    lsa_files_lost = 0;
+    int rc = LSA_OK;
+    for (int i = 0, n = atomic_load(&mappings_end); i < n; i++) {
+        mapping *m = &mappings[i];
+        uintptr_t from = atomic_load(&m->from);
+        if (from <= 1 || !atomic_exchange(&m->lost, 0)) continue;
+        atomic_store(&m->gone, 1);
+        mmap((void *)from, m->bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        rc = lsa_fail(
+            LSA_EIO,
+            "%s: somebody made the file shorter while it was in use; it has to be loaded anew",
+            m->path ? m->path : "a mapped file");
+    }
+    return rc;
+}
+
 int lsa_file_map(void **data, int64_t *bytes, const char *path)
 {
     static char nothing[1];
@@ -223,6 +344,12 @@ int lsa_file_map(void **data, int64_t *bytes, const char *path)
             goto done;
         }
     }
+    if (lsa_file_is_pointer(mapped, size)) {
+        munmap(mapped, (size_t)size);
+        rc = refuse_pointer(path);
+        goto done;
+    }
+    if (size > 0) remember_mapping(mapped, size, path);
     *data = mapped;
     *bytes = size;
 done:
@@ -244,7 +371,9 @@ void lsa_file_forget(const void *data, int64_t bytes)
 
 void lsa_file_unmap(void *data, int64_t bytes)
 {
-    if (bytes > 0) munmap(data, (size_t)bytes);
+    if (bytes <= 0) return;
+    forget_mapping(data);
+    munmap(data, (size_t)bytes);
 }
 
 int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t limit)
@@ -266,6 +395,10 @@ int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t lim
         goto done;
     }
     if ((rc = lsa_file_read(file, block, size, 0))) goto done;
+    if (lsa_file_is_pointer(block, size)) {
+        rc = refuse_pointer(path);
+        goto done;
+    }
     block[size] = 0;
     *text = block;
     *bytes = size;
@@ -278,6 +411,22 @@ done:
         return closed;
     }
     return rc;
+}
+
+int64_t lsa_file_read_system(char *text, int64_t room, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    int64_t bytes = 0;
+    while (bytes < room - 1) {
+        ssize_t n = read(fd, text + bytes, (size_t)(room - 1 - bytes));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
+        bytes += n;
+    }
+    close(fd);
+    text[bytes] = 0;
+    return bytes;
 }
 
 int lsa_file_exists(const char *path)

@@ -33,7 +33,8 @@ int lsa_file_lock(lsa_file *file);
 int lsa_file_size(int64_t *bytes, const lsa_file *file);
 int lsa_file_resize(lsa_file *file, int64_t bytes);
 
-/* Has the file system set bytes 0 .. bytes-1 aside, so that a full disk shows here rather than in a later write. */
+/* Has the file system set bytes 0 .. bytes-1 aside, so that a full disk shows here rather than in a later write. One that cannot
+ * is asked whether it has room for them. */
 int lsa_file_allocate(lsa_file *file, int64_t bytes);
 
 /* Transfers past the page cache from here on, which want LSA_FILE_ALIGN in memory, offset and length. 0 where the file
@@ -47,15 +48,30 @@ int lsa_file_write(lsa_file *file, const void *data, int64_t bytes, int64_t offs
 /* Contents and size reach the disk. */
 int lsa_file_sync(lsa_file *file);
 
+/* Whether this is what Git LFS leaves in the place of a large file that it has not fetched: mapping and reading such a file is
+ * LSA_EFORMAT, with a message that says so. */
+int lsa_file_is_pointer(const void *data, int64_t bytes);
+
 /* Maps a whole file read-only. An empty file gives 0 bytes at a valid address. */
 int lsa_file_map(void **data, int64_t *bytes, const char *path);
 void lsa_file_unmap(void *data, int64_t bytes);
+
+/* A mapped file that somebody cuts cannot be read any more. Whoever handles SIGBUS (cut: 1) and SIGSEGV (0) asks whether `address`
+ * is in such a file: then zeros stand there, so that what reads goes on, and 1 is returned. From then on lsa_files_lost is not 0,
+ * and whoever has read asks for the error, LSA_EIO, which names the file; it does so again each time the file is read. */
+int lsa_file_rescue(void *address, int32_t cut);
+extern volatile int lsa_files_lost;
+int lsa_files_check(void);
 
 /* A part of a mapped file has been read and takes no memory any more; who reads it again reads the file again. */
 void lsa_file_forget(const void *data, int64_t bytes);
 
 /* A whole file of at most `limit` bytes (LSA_EFORMAT beyond), NUL-terminated, freed by lsa_free. */
 int lsa_file_read_all(char **text, int64_t *bytes, const char *path, int64_t limit);
+
+/* The beginning of a file of /proc or /sys, whose sizes are not known before, NUL-terminated: its bytes, or -1. It takes no part
+ * in fault injection: memory is asked for in the middle of everything. */
+int64_t lsa_file_read_system(char *text, int64_t room, const char *path);
 
 /* 1: there is a regular file; 0: there is nothing of that name; a negative code otherwise. */
 int lsa_file_exists(const char *path);

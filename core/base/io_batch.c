@@ -14,13 +14,13 @@ typedef struct transfer {
     lsa_file *file; /* NULL: none under way in this slot */
     char *data;
     int64_t bytes, offset;
-    int32_t write;
+    int32_t write, ringed;
 } transfer;
 
 struct lsa_io_batch {
     transfer *slots;
-    int64_t depth, under_way;
-    int ringed;
+    int64_t depth, under_way, in_ring;
+    int has_ring, ringed; /* ringed: transfers that begin go into it */
     struct io_uring ring;
 };
 
@@ -35,7 +35,7 @@ int lsa_io_batch_new(lsa_io_batch **out, int64_t depth, int32_t ring)
         lsa_free(b);
         return LSA_ENOMEM;
     }
-    b->ringed = ring && io_uring_queue_init((unsigned)depth, &b->ring, 0) == 0;
+    b->has_ring = b->ringed = ring && io_uring_queue_init((unsigned)depth, &b->ring, 0) == 0;
     *out = b;
     return LSA_OK;
 }
@@ -45,7 +45,7 @@ void lsa_io_batch_free(lsa_io_batch *b)
     if (!b) return;
     int64_t slot;
     while (b->under_way) lsa_io_batch_wait(b, &slot);
-    if (b->ringed) io_uring_queue_exit(&b->ring);
+    if (b->has_ring) io_uring_queue_exit(&b->ring);
     lsa_free(b->slots);
     lsa_free(b);
 }
@@ -78,11 +78,10 @@ int lsa_io_batch_start(lsa_io_batch *b, int64_t slot, lsa_file *file, int32_t wr
     if (slot < 0 || slot >= b->depth || b->slots[slot].file)
         return lsa_fail(LSA_ESTATE, "batch: slot %lld of %lld is taken or unknown", (long long)slot,
                         (long long)b->depth);
-    b->slots[slot] = (transfer){file, data, bytes, offset, write};
-    if (b->ringed && !submit(b, slot)) {
-        b->slots[slot].file = NULL;
-        return lsa_fail(LSA_EIO, "%s: io_uring takes no more transfers", lsa_file_path(file));
-    }
+    b->slots[slot] = (transfer){file, data, bytes, offset, write, 0};
+    /* A kernel may let a ring be made and nothing be put in: what it does not take goes without from here on. */
+    if (b->ringed && !(b->slots[slot].ringed = submit(b, slot))) b->ringed = 0;
+    b->in_ring += b->slots[slot].ringed;
     b->under_way++;
     return LSA_OK;
 }
@@ -119,9 +118,10 @@ int lsa_io_batch_wait(lsa_io_batch *b, int64_t *slot)
 {
     if (!b->under_way) return lsa_fail(LSA_ESTATE, "batch: nothing is under way");
     int64_t done = 0;
-    if (b->ringed) {
+    if (b->in_ring) {
         int rc = wait_for_ring(b, slot, &done);
         if (rc) return lsa_fail(LSA_EIO, "io_uring: %d", rc);
+        b->in_ring--;
     } else {
         for (*slot = 0; !b->slots[*slot].file;) ++*slot;
     }

@@ -9,6 +9,7 @@
 
 #include "core/base/device.h"
 #include "core/base/error.h"
+#include "core/base/limits.h"
 
 #ifdef LSA_SYSTEM_MALLOC /* sanitizers want to see the C library's own allocator */
 #include <malloc.h>
@@ -25,7 +26,7 @@
 #define raw_give_back() mi_collect(true)
 #endif
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, LARGE = 64 << 20 };
 
 /* Freed blocks that are likely to be wanted again soon: a tensor of scores each cycle, say. The
  * allocator would give such blocks back to the system at once, and a page fault for each 4 KB costs
@@ -93,9 +94,19 @@ static int fault(void)
     return atomic_fetch_sub(&fail_countdown, 1) == 0;
 }
 
+/* A block that the system grants, and that takes the machine's last memory when it is written, is refused. Looking takes as
+ * long as a page fault or ten. */
+static int too_large(int64_t bytes) { return bytes >= LARGE && bytes > lsa_limits_memory(""); }
+
 void *lsa_alloc(int64_t bytes)
 {
     void *block = NULL;
+    if (too_large(bytes)) {
+        lsa_fail(LSA_ENOMEM,
+                 "out of memory: %lld bytes could not be allocated; the system has %lld",
+                 (long long)bytes, (long long)lsa_limits_memory(""));
+        return NULL;
+    }
     if (bytes >= 0 && bytes < INT64_MAX / 2 && !fault()) {
         block = take_kept((size_t)bytes);
         if (!block) block = raw_alloc((size_t)(bytes ? bytes : 1));
@@ -166,7 +177,7 @@ enum { HUGE = 1 << 19 };
 void *lsa_pages_alloc(int64_t bytes)
 {
     void *pages = MAP_FAILED;
-    if (bytes > 0 && bytes < INT64_MAX / 2 && !fault())
+    if (bytes > 0 && bytes < INT64_MAX / 2 && !too_large(bytes) && !fault())
         pages =
             mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) {

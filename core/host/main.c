@@ -13,8 +13,11 @@
  *                      called in the middle of such a change
  *   at_prompt()        whether what runs goes on after Ctrl-C
  *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
+ *   input_closed       whether there was no standard input
  *   interrupt_fd       readable once it was pressed, for a wait that must not miss it */
 #define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
 #include <float.h>
 #include <lauxlib.h>
 #include <libgen.h>
@@ -28,10 +31,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "core/base/error.h"
+#include "core/base/io.h"
 
 #ifndef LSA_SYSTEM_MALLOC /* sanitizers want to see the C library's own allocator */
 #include <mimalloc.h>
@@ -322,9 +329,28 @@ static void on_crash(int number)
     if (lsa_activity[0]) write_text(", in: ");
     write_text(lsa_activity);
     write_text("\nlsa: ./lsa --sanitize with the same arguments may say where\n");
-    raise(number); /* the default action, since handlers are reset */
+    signal(number, SIG_DFL);
+    raise(number);
 }
 #endif
+
+static struct sigaction before[_NSIG]; /* of a sanitizer, which reports crashes itself */
+
+/* A read of a mapped file that was cut goes on with zeros; the library makes an error of it. */
+static void on_bad_address(int number, siginfo_t *info, void *context)
+{
+    if (lsa_file_rescue(info->si_addr, number == SIGBUS)) return;
+#ifdef LSA_SYSTEM_MALLOC
+    if (before[number].sa_flags & SA_SIGINFO) {
+        before[number].sa_sigaction(number, info, context);
+        return;
+    }
+    signal(number, SIG_DFL);
+#else
+    (void)context;
+    on_crash(number);
+#endif
+}
 
 static void handle_signals(void)
 {
@@ -332,7 +358,8 @@ static void handle_signals(void)
     interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct sigaction now;
     sigaction(SIGINT, NULL, &now);
-    if (now.sa_handler != SIG_IGN) handle(SIGINT, on_interrupt, 0); /* nohup may have asked */
+    /* Who starts a program in the background has it ignore Ctrl-C, and so has nohup; not who sits before it. */
+    if (now.sa_handler != SIG_IGN || isatty(STDIN_FILENO)) handle(SIGINT, on_interrupt, 0);
     handle(SIGALRM, on_tick, SA_RESTART);
 #ifdef LSA_SYSTEM_MALLOC
     __sanitizer_set_death_callback(on_death);
@@ -340,10 +367,46 @@ static void handle_signals(void)
     static char stack_bytes[65536]; /* a stack overflow leaves no other */
     stack_t stack = {.ss_sp = stack_bytes, .ss_size = sizeof stack_bytes};
     sigaltstack(&stack, NULL);
-    static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    static const int crashes[] = {SIGFPE, SIGILL, SIGABRT};
     for (size_t i = 0; i < sizeof crashes / sizeof *crashes; i++)
-        handle(crashes[i], on_crash, (int)(SA_RESETHAND | SA_NODEFER | SA_ONSTACK));
+        handle(crashes[i], on_crash, (int)(SA_NODEFER | SA_ONSTACK));
 #endif
+    struct sigaction action = {.sa_sigaction = on_bad_address,
+                               .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    sigaction(SIGBUS, &action, &before[SIGBUS]);
+    sigaction(SIGSEGV, &action, &before[SIGSEGV]);
+}
+
+/* ---- standard streams ---- */
+
+static int closed[3]; /* those that there were none of */
+
+/* A file that is opened must not become the standard output, say. */
+static void open_standard_streams(void)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        closed[fd] = fcntl(fd, F_GETFD) < 0;
+        if (!closed[fd]) continue;
+        int opened =
+            open(fd == STDOUT_FILENO ? "/dev/full" : "/dev/null", fd ? O_WRONLY : O_RDONLY);
+        if (opened != fd) closed[fd] = 0;
+    }
+}
+
+/* At the end of the process: output that went nowhere is an error, whatever ended it. */
+static void check_output(int code, void *unused)
+{
+    (void)unused;
+    int failed = ferror(stdout);
+    errno = 0;
+    if (fflush(stdout)) failed = 1;
+    if (!failed) return;
+    fprintf(stderr, "lsa: standard output: %s\n",
+            closed[STDOUT_FILENO] ? "is closed"
+            : errno               ? strerror(errno)
+                                  : "could not be written");
+    fflush(stderr);
+    _exit(code ? code : EXIT_SCRIPT);
 }
 
 /* <root>/build/bin/lsa or <root>/build/CONFIGURATION/bin/lsa: pushes root, and what is between. */
@@ -388,7 +451,7 @@ static void set_path(lua_State *L, int package, const char *name, const char *fi
 /* Pushes the host table, and registers it. */
 static int push_host(lua_State *L)
 {
-    lua_createtable(L, 0, 8);
+    lua_createtable(L, 0, 9);
     if (!push_tree(L)) return 0;
     lua_setfield(L, -3, "build");
     snprintf(modules, sizeof modules, "@%s/lua/lsa/", lua_tostring(L, -1));
@@ -403,6 +466,8 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "at_prompt");
     lua_pushcfunction(L, host_interrupted);
     lua_setfield(L, -2, "interrupted");
+    lua_pushboolean(L, closed[STDIN_FILENO]);
+    lua_setfield(L, -2, "input_closed");
     lua_pushinteger(L, interrupt_fd);
     lua_setfield(L, -2, "interrupt_fd");
 
@@ -440,23 +505,59 @@ static int start(lua_State *L)
     return 1;
 }
 
-/* Threads with nothing to do sleep at once. By default they spin, and then a second program on the same cores makes
- * every parallel loop wait for the scheduler. The thread library reads this before main, hence the new start. */
-static void let_threads_sleep(char **argv)
+enum { THREAD_STACK_KB = 4096, MAIN_STACK_BYTES = 8 << 20 };
+
+static int sets(const char *name, const char *value) { return setenv(name, value, 1) == 0; }
+
+/* Kilobytes of a size as OMP_STACKSIZE has it. */
+static double kilobytes(const char *text)
 {
-    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1)) return;
-    execv("/proc/self/exe", argv);
+    char *end;
+    double size = strtod(text, &end);
+    end += strspn(end, " \t");
+    switch (*end) {
+    case 'b':
+    case 'B':
+        return size / 1024;
+    case 'm':
+    case 'M':
+        return size * 1024;
+    case 'g':
+    case 'G':
+        return size * 1024 * 1024;
+    default:
+        return size;
+    }
 }
 
-int main(int argc, char **argv)
+/* Kernels have tiles on their stacks. */
+static int small_thread_stacks(void)
 {
-    let_threads_sleep(argv);
+    const char *asked = getenv("OMP_STACKSIZE");
+    struct rlimit limit;
+    if (asked) return kilobytes(asked) < THREAD_STACK_KB;
+    return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+           limit.rlim_cur / 1024 < THREAD_STACK_KB;
+}
+
+/* Threads with nothing to do sleep at once. By default they spin, and then a second program on the same cores makes
+ * every parallel loop wait for the scheduler. Their stacks are large enough. The thread library reads both before main,
+ * hence the new start. */
+static void prepare_threads(char **argv)
+{
+    int changed = 0;
+    if (!getenv("OMP_WAIT_POLICY")) changed |= sets("OMP_WAIT_POLICY", "passive");
+    if (small_thread_stacks()) changed |= sets("OMP_STACKSIZE", "4M");
+    if (changed) execv("/proc/self/exe", argv);
+}
+
+static int run_lua(int argc, char **argv)
+{
     state = lua_newstate(allocate, NULL);
     if (!state) {
         fprintf(stderr, "lsa: LuaJIT could not start\n");
         return EXIT_SCRIPT;
     }
-    handle_signals();
     lua_pushcfunction(state, explain);
     lua_pushcfunction(state, start);
     lua_pushinteger(state, argc);
@@ -468,4 +569,45 @@ int main(int argc, char **argv)
         code = (int)lua_tointeger(state, -1);
     lua_close(state);
     return code;
+}
+
+static struct {
+    int argc;
+    char **argv;
+    int code;
+} program;
+
+static void run_program(void) { program.code = run_lua(program.argc, program.argv); }
+
+/* The main thread's stack is as large as `ulimit -s` says, which may be too little. */
+static void run_on_own_stack(void)
+{
+    static ucontext_t here, there;
+    void *stack = mmap(NULL, MAIN_STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED || getcontext(&there)) {
+        run_program();
+        return;
+    }
+    there.uc_stack.ss_sp = stack;
+    there.uc_stack.ss_size = MAIN_STACK_BYTES;
+    there.uc_link = &here;
+    makecontext(&there, run_program, 0);
+    swapcontext(&here, &there);
+}
+
+int main(int argc, char **argv)
+{
+    prepare_threads(argv);
+    open_standard_streams();
+    on_exit(check_output, NULL);
+    handle_signals();
+    struct rlimit limit;
+    program.argc = argc;
+    program.argv = argv;
+    if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur < MAIN_STACK_BYTES)
+        run_on_own_stack();
+    else
+        run_program();
+    return program.code;
 }

@@ -375,7 +375,8 @@ static int run(lsa_pass *p, int64_t rows, float *logits)
         LSA_TRY(run_layer(p, layer));
         if (!alive(p)) return p->segments[0].code;
     }
-    return rows ? head(p, rows, logits) : LSA_OK;
+    if (rows) LSA_TRY(head(p, rows, logits));
+    return lsa_files_check();
 }
 
 /* Counts what the segments that made it picked. */

@@ -43,6 +43,7 @@ local function position()
 end
 
 function M.check(rc)
+  if lsa.C.lsa_files_lost ~= 0 and lsa.C.lsa_files_check() < 0 then rc = -1 end -- what was read was not there
   if rc < 0 then error(position() .. ffi.string(lsa.C.lsa_error()), 0) end
   return rc
 end

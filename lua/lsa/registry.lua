@@ -185,6 +185,14 @@ function Entry:call(...)
   return M.protected(self.source, self.fn, unpack(args, 1, n + 1))
 end
 
+-- What is wrong with the rule's answer, as a message that names where the rule is: nothing of it is on the stack any more.
+function Entry:blame(problem)
+  local info = debug.getinfo(self.fn, "S")
+  local at = ("%s:%d: "):format(self.path or info.short_src, info.linedefined)
+  local text = raise.words(problem)
+  return text:sub(1, #at) == at and text or at .. text
+end
+
 -- The same policy under other options.
 function Entry:with(opt)
   local spec = {self.path or self.fn}

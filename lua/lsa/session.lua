@@ -115,6 +115,14 @@ local function set_way(self)
   raise.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0))
 end
 
+-- A hot pool that a later step would find too small.
+local function check_demand(self)
+  local cells = self.opt.on_demand and self.tier and self.tier.fixed
+  if not cells then return end
+  local need = self:demand_cells(math.floor(tonumber(self.model.config.max_positions) / tonumber(self.model.config.csa_rate)))
+  if cells < need then raise("session: hot is %d chunks; on_demand needs %d, which a step can pick", cells, need) end
+end
+
 function M.new(model, opt)
   opt = options.check(opt, defaults, "session")
   check_options(opt)
@@ -129,6 +137,7 @@ function M.new(model, opt)
   end
   self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier)
   set_way(self)
+  check_demand(self)
   return self
 end
 
@@ -446,6 +455,7 @@ function Session:fork(opt)
     fork.loop = self.loop:fork(merged, opt, fork.tier)
   end)
   if next(opt) then set_way(fork) end
+  check_demand(fork)
   return fork
 end
 

@@ -41,8 +41,9 @@ end
 local function read(path)
   local known, file = {}, io.open(path)
   if not file then return known, true end
-  local text = file:read "*a"
+  local text, why = file:read "*a"
   file:close()
+  if not text then raise("lsa.sweep: results %s: %s", path, why) end
   for line in text:gmatch "[^\n]+" do
     local ok, item = pcall(cjson.decode, line)
     if ok and type(item) == "table" and item.key and item.row then known[item.key] = item.row end
@@ -55,7 +56,7 @@ local function append(path, text)
   if not file then raise(why) end
   local ok, problem = file:write(text)
   local closed, late = file:close()
-  if not ok or not closed then raise(problem or late) end
+  if not ok or not closed then raise("lsa.sweep: results %s: %s", path, problem or late) end
 end
 
 local DEPTH = 16

@@ -43,6 +43,9 @@ M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64,
 M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
   "complained"}
 
+-- Steps between two cycles, at most: no context is longer.
+M.longest = 2 ^ 24
+
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
 local function ms(from) return (seconds() - from) * 1e3 end
 
@@ -74,7 +77,7 @@ end
 -- The schedule of `every`: steps, a schedule's name, or a function.
 local function open_schedule(every)
   if type(every) == "number" then
-    options.whole(every, 1, "session: every")
+    options.whole(every, 1, "session: every", M.longest)
     return registry.open("schedules", {"fixed", every = every})
   end
   return registry.open("schedules", every)
@@ -167,10 +170,12 @@ local function selection(self, cycle)
   if not self.settled then self.policy:refresh() end
   local ok, answer = self.policy:call(cycle)
   if not ok then error(answer, 0) end
-  local chosen = cycles.as_set(answer, cycle.n):union(cycle.keep)
+  local fits, chosen = pcall(cycles.as_set, answer, cycle.n)
+  if not fits then error(self.policy:blame(chosen), 0) end
+  chosen = chosen:union(cycle.keep)
   if chosen:count() > cycle.budget and not cycle.keep:equals(chosen) then
-    raise("policy %s: %d chunks with sink and tail, the budget is %d", self.policy.name, chosen:count(),
-      cycle.budget)
+    error(self.policy:blame(("policy %s: %d chunks with sink and tail, the budget is %d"):format(self.policy.name, chosen:count(),
+      cycle.budget)), 0)
   end
   return chosen
 end
@@ -180,8 +185,9 @@ local function next_tau(self, cycle)
   if not self.settled then self.schedule:refresh() end
   local ok, tau = self.schedule:call(cycle)
   if not ok then error(tau, 0) end
-  if type(tau) ~= "number" or tau < 1 or tau ~= math.floor(tau) then
-    raise("schedule %s: %s steps; a whole number of at least 1 is wanted", self.schedule.name, tostring(tau))
+  if type(tau) ~= "number" or not (tau >= 1 and tau <= M.longest) or tau ~= math.floor(tau) then
+    error(self.schedule:blame(("schedule %s: %s steps; a whole number from 1 to %d is wanted"):format(self.schedule.name,
+      tostring(tau), M.longest)), 0)
   end
   return math.min(tau, self.tier.longest or tau)
 end
@@ -196,12 +202,19 @@ local function make_resident(self, source, chunks, tau)
   return chunks, hits
 end
 
+-- Messages of one kind differ in their numbers alone. Each kind is said once.
+local function warn_once(self, message, consequence)
+  local kind, known = message:gsub("%-?%d[%w.]*", "#"):gsub("%s+", " "), self.complained or "\n"
+  if known:find("\n" .. kind .. "\n", 1, true) then return end
+  self.complained = known .. kind .. "\n"
+  registry.warn(("lsa: %s; %s"):format(message, consequence))
+end
+
 local function complain(self, problem)
   local message = raise.words(problem)
   self.policy_errors, self.last_error = self.policy_errors + 1, message
   if self.opt.strict then error(problem, 0) end
-  if self.complained ~= message then registry.warn("lsa: " .. message .. "; the previous set stays in force") end
-  self.complained = message
+  warn_once(self, message, "the previous set stays in force")
 end
 
 -- The most steps for which a pool of `cells` has room for what is born.
@@ -378,10 +391,7 @@ local function before_demand(self, source)
   if self.fresh or whole ~= self.spilled_segments then
     self.spilled_segments = whole
     local ok, problem = pcall(self.tier.spill, self.tier)
-    if not ok and self.complained ~= problem then
-      self.complained = problem
-      registry.warn(("lsa: %s; the cold tier stays in memory"):format(problem))
-    end
+    if not ok then warn_once(self, problem, "the cold tier stays in memory") end
     if self.tier:spilled() then C.lsa_memory_give_back() end
   end
   self.fresh = false

@@ -6,7 +6,7 @@
 --   lsa.save(path, …) writes safetensors, or what torch.load reads where the path ends in .pt; endings of formats that are
 --   not written are errors
 -- The format is known by the file's first bytes, never by its name. M.formats lists the formats; each has a name, a
--- test of the first 16 bytes, and load(path) -> table of tensors, table of metadata.
+-- test of the first 64 bytes, and load(path) -> table of tensors, table of metadata.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local interrupts = require "lsa.interrupts"
@@ -77,9 +77,12 @@ end
 local function head_of(path)
   local file, why = io.open(path, "rb")
   if not file then raise("load: %s", why) end
-  local head = file:read(16)
+  local head = file:read(64)
   file:close()
   if not head then raise("load: %s is empty, or not a file", path) end
+  if C.lsa_file_is_pointer(head, #head) == 1 then
+    raise("load: %s is a Git LFS pointer, not the file itself, which `git lfs pull` fetches", path)
+  end
   return head
 end
 

@@ -1,4 +1,5 @@
 -- Owns the command line: core/host/main.c runs this file with the arguments; what it returns is the exit code.
+local host = require "lsa.host"
 local trace = require "lsa.prompt.traceback"
 
 -- Room for the machine code of everything that a session's scripts compile: LuaJIT's own 512 KiB hold a few eviction
@@ -49,6 +50,7 @@ end
 
 local function script(argv)
   local name = argv[1]
+  if name == "-" and host.input_closed then return bad_usage "standard input is closed" end
   local file = name == "-" and io.stdin or io.open(name)
   local text = file and file:read "*a"
   if not text then return bad_usage(("there is no script or command %q"):format(name)) end

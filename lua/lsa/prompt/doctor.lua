@@ -85,15 +85,15 @@ local function processor(lib)
   if level < lib.LSA_CPU_AVX512_BF16 then
     missing[#missing + 1] = "AVX-512 with BF16: the other code paths are slower, with the same results"
   end
-  line("threads", ("%d of %d processors"):format(lib.lsa_threads(), count + 1))
+  local asked, quota = os.getenv "OMP_NUM_THREADS", tonumber(lib.lsa_limits_processors "")
+  line("threads", ("%d of %d processors%s%s"):format(lib.lsa_threads(), count + 1, asked and (", OMP_NUM_THREADS is %s"):format(asked) or "",
+    quota > 0 and (", the control group's quota is worth %d"):format(quota) or ""))
 end
 
-local function memory()
+local function memory(lib)
   local info = read "/proc/meminfo"
   local function of(name) return gib((tonumber(info:match(name .. ":%s*(%d+)")) or 0) * 1024) end
-  local limit = tonumber(read "/sys/fs/cgroup/memory.max")
-  line("memory", ("%s, %s available%s"):format(of "MemTotal", of "MemAvailable",
-    limit and (", limited to " .. gib(limit)) or ""))
+  line("memory", ("%s, %s available to lsa"):format(of "MemTotal", gib(lib.lsa_limits_memory "")))
   local posix, statvfs = pcall(require, "posix.sys.statvfs")
   local space = posix and statvfs.statvfs(host.root)
   if space then line("disk", ("%s free at %s"):format(gib(space.f_bavail * space.f_frsize), host.root)) end
@@ -192,7 +192,7 @@ function M.main()
   missing = {}
   line("lsa", require "lsa.version" .. ", " .. host.build)
   processor(lib)
-  memory()
+  memory(lib)
   libraries()
   thing("io_uring", rings(lib) and "yes" or nil, "the kernel refuses it: a cold tier on disk reads one piece at a time")
   gpus(lib)

@@ -4,6 +4,7 @@ local host = require "lsa.host"
 local inspect = require "lsa.prompt.inspect"
 local locals = require "lsa.prompt.session_locals"
 local trace = require "lsa.prompt.traceback"
+local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -47,12 +48,17 @@ local function show(run)
   shown(run())
 end
 
--- $XDG_STATE_HOME/lsa/history, made when missing; nil where there is no home.
+local function is_folder(path)
+  local found = stat.stat(path)
+  return found ~= nil and stat.S_ISDIR(found.st_mode) ~= 0
+end
+
+-- $XDG_STATE_HOME/lsa/history, made when missing; nil where there is no home, which is not made.
 local function history_path()
   local state = os.getenv "XDG_STATE_HOME"
   if not state or state == "" then
     local home = os.getenv "HOME"
-    if not home then return nil end
+    if not home or not is_folder(home) then return nil end
     state = home .. "/.local/state"
   end
   local directory = state .. "/lsa"
@@ -107,6 +113,7 @@ local function sequence()
   local line_number, first, text = 0, 1, nil
   for line in io.lines() do
     line_number = line_number + 1
+    if line_number == 1 then line = line:gsub("^\239\187\191", "") end -- a byte order mark
     text = text and text .. "\n" .. line or line
     local run, message, incomplete = M.compile(text, "=stdin", first)
     if run then
@@ -120,6 +127,10 @@ local function sequence()
 end
 
 function M.main()
+  if host.input_closed then
+    io.stderr:write "lsa: standard input is closed; a script's name or -e CODE is wanted\n"
+    return 2
+  end
   if unistd.isatty(0) == 1 then
     rawset(_G, "lsa", require "lsa")
     return prompt()
