@@ -103,12 +103,35 @@ describe("an error", function()
     says(line, "^cycle.top: scores is 7", s.decode, s, 1)
   end)
 
-  it("in what a policy gives points at the call that ran the cycle", function()
-    local s = prefilled {strict = true, select = function() return 7 end}
-    says(here() + 1, "^the policy returned a number", function()
-      local _ = s:decode(1)
-    end)
-    assert.equal("the policy returned a number; a set, a list of ids, or runs {{a, b}, …} is wanted", s:stats().last_error)
+  it("in what a policy or a schedule gives points at that, not at the call that ran the cycle", function()
+    local line = here() + 2
+    for _, case in ipairs {
+      {select = function() return 7 end, "^the policy returned a number"},
+      {select = function() return {1e6} end, "^set: id 1000000 is outside 0"},
+      {select = function(cycle) return {{0, cycle.n}} end, "^the policy: %d+ chunks with sink and tail, the budget is"},
+      {every = function() return 1e12 end, "^the schedule: 1%w+ steps; a whole number from 1 to 16777216 is wanted"},
+    } do
+      local s = prefilled {strict = true, select = case.select or "recency", every = case.every}
+      says(line, case[1], s.decode, s, 1)
+      assert.matches(case[1]:gsub("^%^", ""), s:stats().last_error)
+      line = line + 1
+    end
+  end)
+
+  it("of a policy is said once, whatever numbers are in it", function()
+    local out, err, code = process.lsa {"-e", ([[
+      local model = lsa.model "%s/tests/golden/flash"
+      local s = model:session{select = function(cycle)
+        if cycle.t %% 2 == 0 then error("no " .. cycle.t) end
+        return {1e6 + cycle.t}
+      end, every = 1}
+      s:prefill {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+      s:generate{n = 25}
+      print(s:stats().policy_errors)]]):format(require("lsa.ffi").root)}
+    assert.equal(0, code)
+    assert.is_true(tonumber(out) >= 24)
+    local _, lines = err:gsub("\n", "")
+    assert.equal(2, lines, err)
   end)
 
   it("points into what the command line and the prompt are given, and nowhere where that has left the stack", function()

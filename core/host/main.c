@@ -13,6 +13,7 @@
  *                      called in the middle of such a change
  *   at_prompt()        whether what runs goes on after Ctrl-C
  *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
+ *   flush()            writes what the standard output has gathered
  *   input_closed       whether there was no standard input
  *   interrupt_fd       readable once it was pressed, for a wait that must not miss it */
 #define _GNU_SOURCE
@@ -393,20 +394,32 @@ static void open_standard_streams(void)
     }
 }
 
+static int output_error; /* why the standard output could first not be written */
+
+static int flush_output(void)
+{
+    errno = 0;
+    if (fflush(stdout) && !output_error) output_error = errno ? errno : EIO;
+    return output_error || ferror(stdout);
+}
+
 /* At the end of the process: output that went nowhere is an error, whatever ended it. */
 static void check_output(int code, void *unused)
 {
     (void)unused;
-    int failed = ferror(stdout);
-    errno = 0;
-    if (fflush(stdout)) failed = 1;
-    if (!failed) return;
+    if (!flush_output()) return;
     fprintf(stderr, "lsa: standard output: %s\n",
             closed[STDOUT_FILENO] ? "is closed"
-            : errno               ? strerror(errno)
+            : output_error        ? strerror(output_error)
                                   : "could not be written");
     fflush(stderr);
     _exit(code ? code : EXIT_SCRIPT);
+}
+
+static int host_flush(lua_State *L)
+{
+    lua_pushboolean(L, !flush_output());
+    return 1;
 }
 
 /* <root>/build/bin/lsa or <root>/build/CONFIGURATION/bin/lsa: pushes root, and what is between. */
@@ -451,7 +464,7 @@ static void set_path(lua_State *L, int package, const char *name, const char *fi
 /* Pushes the host table, and registers it. */
 static int push_host(lua_State *L)
 {
-    lua_createtable(L, 0, 9);
+    lua_createtable(L, 0, 10);
     if (!push_tree(L)) return 0;
     lua_setfield(L, -3, "build");
     snprintf(modules, sizeof modules, "@%s/lua/lsa/", lua_tostring(L, -1));
@@ -466,6 +479,8 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "at_prompt");
     lua_pushcfunction(L, host_interrupted);
     lua_setfield(L, -2, "interrupted");
+    lua_pushcfunction(L, host_flush);
+    lua_setfield(L, -2, "flush");
     lua_pushboolean(L, closed[STDIN_FILENO]);
     lua_setfield(L, -2, "input_closed");
     lua_pushinteger(L, interrupt_fd);

@@ -9,6 +9,7 @@
 
 #include "core/base/device.h"
 #include "core/base/error.h"
+#include "core/base/io.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
 

@@ -185,6 +185,9 @@ function Entry:call(...)
   return M.protected(self.source, self.fn, unpack(args, 1, n + 1))
 end
 
+-- How a message calls it that begins with its place.
+function Entry:called() return self.path and singular(self.kind) .. " " .. self.name or "the " .. singular(self.kind) end
+
 -- What is wrong with the rule's answer, as a message that names where the rule is: nothing of it is on the stack any more.
 function Entry:blame(problem)
   local info = debug.getinfo(self.fn, "S")

@@ -174,7 +174,7 @@ local function selection(self, cycle)
   if not fits then error(self.policy:blame(chosen), 0) end
   chosen = chosen:union(cycle.keep)
   if chosen:count() > cycle.budget and not cycle.keep:equals(chosen) then
-    error(self.policy:blame(("policy %s: %d chunks with sink and tail, the budget is %d"):format(self.policy.name, chosen:count(),
+    error(self.policy:blame(("%s: %d chunks with sink and tail, the budget is %d"):format(self.policy:called(), chosen:count(),
       cycle.budget)), 0)
   end
   return chosen
@@ -186,7 +186,7 @@ local function next_tau(self, cycle)
   local ok, tau = self.schedule:call(cycle)
   if not ok then error(tau, 0) end
   if type(tau) ~= "number" or not (tau >= 1 and tau <= M.longest) or tau ~= math.floor(tau) then
-    error(self.schedule:blame(("schedule %s: %s steps; a whole number from 1 to %d is wanted"):format(self.schedule.name,
+    error(self.schedule:blame(("%s: %s steps; a whole number from 1 to %d is wanted"):format(self.schedule:called(),
       tostring(tau), M.longest)), 0)
   end
   return math.min(tau, self.tier.longest or tau)

@@ -86,7 +86,7 @@ local function evaluate(text)
     return
   end
   local ok, err, interrupted = host.call("prompt", show, run)
-  io.flush()
+  host.flush()
   if not ok then io.stderr:write(interrupted and "interrupted" or trace.trim(err), "\n") end
 end
 

@@ -25,7 +25,7 @@ end
 -- Calls `f(...)` with Ctrl-C as `how` says (core/host/main.c): the exit code and f's first result.
 function M.run(how, f, ...)
   local ok, message, interrupted = host.call(how, f, ...)
-  io.stdout:flush()
+  host.flush()
   if ok then return 0, message end
   io.stderr:write("lsa: ", M.trim(message), "\n")
   return interrupted and INTERRUPTED or FAILED

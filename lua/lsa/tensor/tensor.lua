@@ -320,13 +320,19 @@ local function integer(p, i)
   return v >= -2LL ^ 53 and v <= 2LL ^ 53 and tonumber(v) or v
 end
 
-local function load_element(c, offset)
+local function read_element(c, offset)
   if c.dtype == F32 then return real.f32(c.data, offset) end
   if c.dtype == F64 then return real.f64(c.data, offset) end
   if direct[c.dtype] then return (integer(ffi.cast(pointers[c.dtype], c.data), offset)) end
   local at = ffi.cast("char *", c.data) + offset * C.lsa_dtype_size(c.dtype)
   check(C.lsa_convert_cpu(scratch, at, 1, F32, c.dtype, nil))
   return real.f32(scratch, 0)
+end
+
+local function load_element(c, offset)
+  local value = read_element(c, offset)
+  if c.read_only ~= 0 then check(0) end -- a mapped file may have been cut meanwhile
+  return value
 end
 
 local function store_element(c, offset, v, what)
@@ -426,7 +432,9 @@ end
 function Tensor:totable()
   local t = host(self)
   if not direct[t.c.dtype] then t = t:to "f32" end
-  return (nest(t:pointer(), t.c, 0, 0, t.c.dtype == F32 and real.f32 or t.c.dtype == F64 and real.f64 or integer))
+  local out = nest(t:pointer(), t.c, 0, 0, t.c.dtype == F32 and real.f32 or t.c.dtype == F64 and real.f64 or integer)
+  check(0) -- a mapped file may have been cut meanwhile
+  return out
 end
 
 -- ---- views ----
