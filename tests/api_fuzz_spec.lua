@@ -30,22 +30,7 @@ local SEED = 1
 
 local golden = lib.root .. "/tests/golden/"
 
--- Left out, and why. What is not here is called.
-local EXCLUDED = {
-  -- The prompt's and the launcher's.
-  ["lsa.root"] = "a string",
-  -- What the loop, its policies and the batch ask of a session; scripts go by cycle and by the session's other methods.
-  ["session.position"] = "inner", ["session.set_resident"] = "inner", ["session.drop_absent"] = "inner",
-  ["session.coverage"] = "inner", ["session.hidden_state"] = "inner",
-  ["session.index_scores"] = "inner", ["session.recent_queries"] = "inner", ["session.decoded_keys"] = "inner",
-  ["session.observations"] = "inner", ["session.token_tensor"] = "inner", ["session.last_entropy"] = "inner",
-  ["session.reserve"] = "inner",
-  ["session.demand_cells"] = "inner", ["session.chunk_bytes"] = "inner", ["session.join"] = "inner", ["session.draw"] = "inner",
-  -- Sums that accounting.flops is made of; steps that trainer:step is made of; scoring for sessions and replay.
-  ["accounting.constant"] = "inner", ["accounting.scoring"] = "inner", ["accounting.indexer_queries"] = "inner",
-  ["trainer.gradients"] = "inner", ["trainer.highest"] = "inner", ["trainer.rate"] = "inner",
-  ["indexer.join"] = "inner", ["indexer.query"] = "inner", ["indexer.flops"] = "inner",
-}
+local EXCLUDED = fuzz.EXCLUDED
 
 ---- what is called ----
 

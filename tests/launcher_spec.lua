@@ -30,6 +30,44 @@ describe("the launcher", function()
     assert.equals(0, code)
   end)
 
+  it("runs what is built where nothing can be written, and says so when that is stale", function()
+    local me = shell "id -u"
+    if me == "0\n" and not shell("su nobody -s /bin/sh -c id"):find "nobody" then return pending "nobody who may not write" end
+    shell("chmod a+rx " .. quote(folder) .. "; find " .. quote(tree) .. " -type d -exec chmod a+rx {} +; chmod -R a+r " .. quote(tree))
+    local function run()
+      local as = me == "0\n" and "su nobody -s /bin/sh -c " or "sh -c "
+      return shell("cd / && " .. as .. quote(launcher .. " -e 'print(1)'"))
+    end
+    if me ~= "0\n" then shell("chmod -R a-w " .. quote(tree)) end
+    local out, err, code = run()
+    assert.same({"1\n", "", 0}, {out, err, code})
+    shell("touch " .. quote(tree .. "/core/host/main.c"))
+    out, err, code = run()
+    assert.same({"1\n", "lsa: what is built is older than the tree, which cannot be written; it runs all the same\n", 0}, {out, err, code})
+    shell("chmod -R u+w " .. quote(tree))
+    shell(launcher .. " --version")
+  end)
+
+  it("says what it is about to install, and installs nothing when it is refused", function()
+    local bin = folder .. "/bin"
+    shell("mkdir -p " .. quote(bin))
+    process.write(bin .. "/id", "#!/bin/sh\necho 0\n")
+    process.write(bin .. "/apt-get", "#!/bin/sh\necho \"$@\" >> " .. quote(folder .. "/installed") .. "\n")
+    shell("chmod +x " .. quote(bin) .. "/*")
+    local list = quote(tree .. "/packages")
+    shell(("cp %s %s.kept; echo 'run no-such-package nothing' >> %s"):format(list, list, list))
+    local run = ("rm -f %s; cd / && PATH=%s:$PATH "):format(quote(tree .. "/build/.not-installed"), quote(bin))
+    local out, err = shell(run .. launcher .. " -e 1 </dev/null")
+    assert.equal("1\n", out)
+    assert.matches("lsa: installing no%-such%-package; Ctrl%-C within a second refuses", err)
+    assert.is_truthy(process.shell("cat " .. quote(folder .. "/installed")):find "install .*no%-such%-package")
+    os.remove(folder .. "/installed")
+    out = shell(run .. "sh -c " .. quote("printf 'n\\n' | script -qec " .. quote(launcher .. " -e 1") .. " /dev/null"))
+    assert.matches("apt%-get install no%-such%-package%? %[Y/n%]", out)
+    assert.equal("", (shell("cat " .. quote(folder .. "/installed") .. " 2>/dev/null || true")))
+    shell(("mv %s.kept %s"):format(list, list))
+  end)
+
   it("passes arguments and exit codes through, from any folder, by a link too", function()
     local link = folder .. "/link"
     assert.equals(0, os.execute(("ln -s %s %s"):format(launcher, quote(link))))

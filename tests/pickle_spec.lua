@@ -280,6 +280,21 @@ describe("pickles", function()
     return require("lsa.tensor.tensor").wrap(box[0]), keep, p
   end
 
+  it("that name the same values again and again take no more memory than their size times a constant", function()
+    -- A list of ten ones, a list of ten of that list, and so on.
+    local text = "\128\2](" .. ("K\1"):rep(10) .. "eq\0"
+    for level = 1, 6 do
+      text = text .. "](" .. ("h" .. string.char(level - 1)):rep(10) .. "eq" .. string.char(level)
+    end
+    assert.is_true(#text < 300)
+    local before = tonumber(C.lsa_memory_in_use())
+    assert.matches("test.pkl: %d+ bytes of file name values in more than 64 times as many", message_of(read, text .. "."))
+    collectgarbage()
+    assert.is_true(tonumber(C.lsa_memory_in_use()) - before < 2 ^ 16)
+    local few = "\128\2](" .. ("K\1"):rep(10) .. "eq\0](" .. ("h\0"):rep(10) .. "e."
+    assert.equal(100, tonumber(C.lsa_pickle_count((read(few)))))
+  end)
+
   it("have no tensor that is more than its elements", function()
     local bytes = stream("K\4", "K\0", "K\2\133", "K\1\133", 4)
     local function with(metadata)

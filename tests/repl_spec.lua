@@ -216,6 +216,13 @@ describe("the prompt", function()
     assert.equals("loaded\n", terminal:enter "require 'slow_module'")
   end)
 
+  it("makes no home that is not there", function()
+    local out, _, code = process.shell(("printf '1\\n' | HOME=%s/none XDG_STATE_HOME= script -qec %s /dev/null"):format(folder, process.program))
+    assert.is_truthy(out:find "1")
+    assert.is_true(code ~= 127)
+    assert.equal(1, (os.execute(("test -e %s/none"):format(folder)) / 256))
+  end)
+
   it("leaves at Ctrl-D, and remembers its lines the next time", function()
     terminal:enter "remembered = 1"
     terminal:send "\4"

@@ -45,6 +45,25 @@ local function quiet(f)
   assert(ok, e)
 end
 
+describe("sessions that nobody closes", function()
+  it("are collected before they take much memory", function()
+    local model = require "lsa".model(require("lsa.ffi").root .. "/tests/golden/flash")
+    local base = model:session{select = "lsa_topk", budget = 0.5, every = 4}
+    local ids, most = {}, 0
+    for i = 1, 600 do ids[i] = i % 200 end
+    base:prefill(ids)
+    collectgarbage()
+    local before, first = tonumber(C.lsa_memory_in_use()), nil
+    for i = 1, 3000 do
+      base:fork():decode(1)
+      local now = tonumber(C.lsa_memory_in_use()) - before
+      first, most = first or now, math.max(most, now)
+      if i == 1 then assert.is_true(first * 3000 > 2 * 2 ^ 28, "too small to tell: " .. first) end
+    end
+    assert.is_true(most < 2 ^ 28 + 2 ^ 26)
+  end)
+end)
+
 describe("a session", function()
   local flash = lsa.model(golden .. "flash")
   local csa = lsa.model(golden .. "csa")

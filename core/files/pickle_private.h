@@ -89,6 +89,7 @@ struct lsa_pickle {
     int64_t count, room;
     pickle_leaf *leaves;
     int64_t leaf_count, leaf_room;
+    int64_t leaf_bytes; /* of names: what a file holds once it may name often */
     int source;
     int streams; /* older streams under way, one inside the other */
 };

@@ -156,8 +156,16 @@ typedef struct walk {
     int64_t length, visits;
 } walk;
 
+/* A file of a few lists that hold one another many times names more values than there is memory for. */
+enum { NAMES_LEAST = 1 << 20, NAMES_TIMES = 64 };
+
 static int add_leaf(lsa_pickle *p, walk *w, int32_t node)
 {
+    int64_t file = lsa_storage_bytes(p->file);
+    p->leaf_bytes += (int64_t)sizeof *p->leaves + w->length + 1;
+    if (p->leaf_bytes > NAMES_LEAST && p->leaf_bytes / NAMES_TIMES > file)
+        return PICKLE_FAIL(p, "%lld bytes of file name values in more than %d times as many",
+                           (long long)file, NAMES_TIMES);
     if (p->leaf_count == p->leaf_room) {
         int64_t room = p->leaf_room ? 2 * p->leaf_room : 64;
         pickle_leaf *larger = lsa_realloc(p->leaves, room * (int64_t)sizeof *larger);

@@ -359,8 +359,10 @@ static void handle_signals(void)
     interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct sigaction now;
     sigaction(SIGINT, NULL, &now);
-    /* Who starts a program in the background has it ignore Ctrl-C, and so has nohup; not who sits before it. */
-    if (now.sa_handler != SIG_IGN || isatty(STDIN_FILENO)) handle(SIGINT, on_interrupt, 0);
+    /* Who starts a program in the background has it ignore these keys, and so has nohup; not who sits before it. */
+    int seen = isatty(STDIN_FILENO);
+    if (now.sa_handler != SIG_IGN || seen) handle(SIGINT, on_interrupt, 0);
+    if (seen) signal(SIGQUIT, SIG_DFL);
     handle(SIGALRM, on_tick, SA_RESTART);
 #ifdef LSA_SYSTEM_MALLOC
     __sanitizer_set_death_callback(on_death);

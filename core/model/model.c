@@ -487,6 +487,7 @@ static int load_moe(loader *l, lsa_layer *layer, const scope *outer, int hash)
 
 static int load_layer(loader *l, int64_t i)
 {
+    if (lsa_interrupted()) return lsa_fail(LSA_EINTR, "interrupted");
     const lsa_config *c = l->config;
     lsa_layer *layer = &l->model->layers[i];
     int64_t mix = (2 + c->hc_mult) * c->hc_mult;

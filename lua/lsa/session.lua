@@ -16,6 +16,7 @@ local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
+local pressure = require "lsa.tensor.memory_pressure"
 local raise = require "lsa.raise"
 local real = require "lsa.tensor.real"
 local rng = require "lsa.cycle.rng"
@@ -599,9 +600,18 @@ function Session:stats()
   return stats.new(out)
 end
 
+local function told(before, ...)
+  pressure(math.max(0, tonumber(C.lsa_memory_in_use() - before)))
+  return ...
+end
+
+-- The collector is told what a session has grown by: dead ones are few bytes to it.
+local function tell(f, ...) return told(C.lsa_memory_in_use(), f(...)) end
+
 -- Each of these is done whole, or not at all.
 for _, name in ipairs {"prefill", "decode", "fork", "join", "record", "close", "save"} do
-  Session[name] = interrupts.method(Session[name])
+  local f = Session[name]
+  Session[name] = function(...) return interrupts.masked(tell, f, ...) end
 end
 
 function Session:__tostring()

@@ -18,6 +18,7 @@
 local ffi = require "ffi"
 local files = require "lsa.files.files"
 local indexers = require "lsa.indexer"
+local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
 local named_files = require "lsa.session.named_files"
@@ -174,6 +175,7 @@ function Save:add(name, dtype, shape)
 end
 
 function Save:write(name, pointer, bytes)
+  interrupts.poll()
   local t = self.by_name[name]
   t.sum = hash(pointer, bytes, t.sum)
   self.writer:write(name, pointer, bytes / tonumber(C.lsa_dtype_size(C.lsa_dtype_of(t.dtype))))
@@ -299,6 +301,7 @@ end
 -- Takes a piece that comes next into the tensor's checksum; `last`: there is no other.
 function File:hash(name, pointer, bytes, last)
   if bytes == 0 then return end
+  interrupts.poll()
   self.at[name] = hash(pointer, bytes, self.at[name])
   if last and self.at[name] ~= self.sums[name] then raise("tensor %s is damaged: its checksum differs", name) end
 end
