@@ -151,7 +151,7 @@ end
 ---- files ----
 
 local function only(...)
-  local allowed = {["stateful.lua"] = true, ["evicting.lua"] = true, ["endless.lua"] = true}
+  local allowed = {["stateful.lua"] = true, ["evicting.lua"] = true, ["endless.lua"] = true, trace = true, state = true}
   for _, name in ipairs {...} do allowed[name] = true end
   local pipe = io.popen("ls -A '" .. folder .. "'")
   for name in pipe:lines() do
@@ -214,6 +214,35 @@ function checks.batch()
   batch:close()
   new_batch()
   return got == expected and "sound" or "the batch gives other tokens"
+end
+
+---- training ----
+
+lsa.dump(model, tokens(0, 400), folder .. "/trace", {layers = {0}})
+
+local function new_trainer(checkpoint)
+  return lsa.trainer{model = model, traces = {folder .. "/trace"}, layers = {0}, steps = 4000, batch = 4, rate = 1e-3, from = "random",
+    window = 2, checkpoint = checkpoint, every = 20}
+end
+
+local trained, undisturbed
+
+local function new_trainers()
+  os.remove(folder .. "/state")
+  trained, undisturbed = new_trainer(folder .. "/state"), new_trainer()
+end
+new_trainers()
+
+function work.training() trained:run() end
+function checks.training()
+  while undisturbed.steps_done < trained.steps_done do undisturbed:step() end
+  local others = undisturbed:tensors()
+  for name, t in pairs(trained:tensors()) do
+    if bits(t) ~= bits(others[name]) then return name .. " has other weights" end
+  end
+  local clean, what = only("saved.safetensors")
+  if trained.steps_done > 3000 then new_trainers() end
+  return clean and "sound" or what
 end
 
 ---- sums ----

@@ -9,10 +9,10 @@ local rng = require "lsa.cycle.rng"
 local function clock() return tonumber(lib.C.lsa_clock_ns()) / 1e9 end
 
 local settings = package.loaded["lsa.prompt.test"] or {}
-local INTERRUPTS = settings.operations or 38
+local INTERRUPTS = settings.operations or 42
 local LONGEST_MS = 120 -- until the key is pressed
 
-local names = {"decode_plain", "decode_files", "decode_h2o", "catching", "fork", "endless", "prefill", "save", "restore", "batch", "sweep",
+local names = {"decode_plain", "decode_files", "decode_h2o", "catching", "fork", "endless", "prefill", "save", "restore", "batch", "training", "sweep",
   "loops", "generate"}
 
 describe("Ctrl-C at the prompt", function()
