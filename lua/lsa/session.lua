@@ -218,7 +218,8 @@ M.run_together = interrupts.method(function(asks, steps)
       idle(ask.session, "decode")
       ask.session.loop:before_step(ask.session)
     end)
-    results[i] = {out = {}, ended = not ok and "failed" or nil, problem = not ok and raise.words(problem) or nil}
+    results[i] = {out = {}, ended = not ok and "failed" or nil, problem = not ok and raise.words(problem) or nil,
+      raised = not ok and problem or nil}
     if ok then steps = math.min(steps, ask.session.loop:steps_left()) end
   end
   for i, ask in ipairs(asks) do -- not before all cycles are over: one session's policy may close another
@@ -258,6 +259,7 @@ end)
 local function run(self, ask, steps)
   ask.session = self
   local result = M.run_together({ask}, steps)[1]
+  if result.raised then error(result.raised, 0) end -- it has its line
   if result.problem then raise("%s", result.problem) end
   return result
 end
