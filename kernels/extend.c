@@ -50,12 +50,17 @@ static const lsa_ring *ring_of(const lsa_layer_store *store, int32_t what)
     }
 }
 
+int lsa_keep_rows_check(int32_t what)
+{
+    if (what >= LSA_KEEP_WINDOW && what <= LSA_KEEP_HIDDEN) return LSA_OK;
+    return lsa_fail(LSA_EARG, "keep_rows: %d is none of the rows that a layer keeps", what);
+}
+
 int lsa_keep_rows_cpu(const lsa_span *spans, int64_t count, int64_t layer, int32_t what,
                       const float *rows, int64_t width, void *stream)
 {
     (void)stream;
-    if (what < LSA_KEEP_WINDOW || what > LSA_KEEP_HIDDEN)
-        return lsa_fail(LSA_EARG, "keep_rows: %d is none of the rows that a layer keeps", what);
+    LSA_TRY(lsa_keep_rows_check(what));
     for (int64_t i = 0; i < count; i++) {
         const lsa_span *s = &spans[i];
         const lsa_layer_store *store = &s->layers[layer];
@@ -172,12 +177,17 @@ static int extend(float *entries, const lsa_span *s, int64_t layer, const lsa_ex
     return LSA_OK;
 }
 
+int lsa_extend_check(const lsa_extension *extension)
+{
+    if (extension->what == LSA_EXTEND_RECORDS || extension->what == LSA_EXTEND_KEYS) return LSA_OK;
+    return lsa_fail(LSA_EARG, "extend: %d is neither records nor keys", extension->what);
+}
+
 int lsa_extend_cpu(float *entries, const lsa_span *spans, int64_t count, int64_t layer,
                    const lsa_extension *extension, void *workspace, void *stream)
 {
     (void)stream;
-    if (extension->what != LSA_EXTEND_RECORDS && extension->what != LSA_EXTEND_KEYS)
-        return lsa_fail(LSA_EARG, "extend: %d is neither records nor keys", extension->what);
+    LSA_TRY(lsa_extend_check(extension));
     for (int64_t i = 0; i < count; i++) {
         const lsa_span *s = &spans[i];
         work w = work_in(workspace, extension, s->rows);

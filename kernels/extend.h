@@ -10,7 +10,7 @@ enum { LSA_KEEP_WINDOW = 0, LSA_KEEP_QUERIES = 1, LSA_KEEP_QUERY_WEIGHTS = 2, LS
  * asked for. rows: [rows of the pass, width], width the ring's. LSA_EARG for an unknown `what`. */
 typedef int lsa_keep_rows_fn(const lsa_span *spans, int64_t count, int64_t layer, int32_t what,
                              const float *rows, int64_t width, void *stream);
-lsa_keep_rows_fn lsa_keep_rows_cpu;
+lsa_keep_rows_fn lsa_keep_rows_cpu, lsa_keep_rows_cuda;
 
 enum { LSA_EXTEND_RECORDS = 0, LSA_EXTEND_KEYS = 1 };
 
@@ -35,11 +35,15 @@ typedef struct lsa_extension {
  * one of a span at row span.row + i. workspace: lsa_extend_workspace bytes. */
 typedef int lsa_extend_fn(float *entries, const lsa_span *spans, int64_t count, int64_t layer,
                           const lsa_extension *extension, void *workspace, void *stream);
-lsa_extend_fn lsa_extend_cpu;
+lsa_extend_fn lsa_extend_cpu, lsa_extend_cuda;
 
-/* For a pass of `rows` rows. */
+/* For a pass of `rows` rows. A GPU needs none. */
 typedef int64_t lsa_extend_workspace_fn(int64_t rows, int64_t rate, int64_t dim, int64_t rope_dim,
                                         int32_t overlap);
-lsa_extend_workspace_fn lsa_extend_workspace;
+lsa_extend_workspace_fn lsa_extend_workspace, lsa_extend_workspace_cuda;
+
+/* The arguments, as both halves check them. */
+int lsa_keep_rows_check(int32_t what);
+int lsa_extend_check(const lsa_extension *extension);
 
 #endif

@@ -1,5 +1,6 @@
 // Rotary position embedding on the GPU: a pair a thread, with the CPU's bits.
 #include "kernels/cuda_launch.h"
+#include "kernels/rope_cuda.h"
 
 extern "C" {
 #include "kernels/rope.h"
@@ -9,16 +10,12 @@ enum { THREADS = 128 };
 
 // ---- kernels ----
 
-// Grid: (ceil(n half / 128)), block: 128. In f64, where any angle of an f32 is far from its end.
+// Grid: (ceil(n half / 128)), block: 128.
 __global__ static void rope_table_each(float *table, const float *inv_freq,
                                        const int32_t *positions, int64_t n, int64_t half)
 {
-    for (int64_t i = lsa_thread(); i < n * half; i += lsa_threads()) {
-        double sine, cosine, angle = __fmul_rn((float)positions[i / half], inv_freq[i % half]);
-        sincos(angle, &sine, &cosine);
-        table[2 * i] = (float)cosine;
-        table[2 * i + 1] = (float)sine;
-    }
+    for (int64_t i = lsa_thread(); i < n * half; i += lsa_threads())
+        lsa_rope_turn(table + 2 * i, table + 2 * i + 1, positions[i / half], inv_freq[i % half]);
 }
 
 // Grid: (ceil(pairs / 128)), block: 128.
@@ -29,9 +26,7 @@ __global__ static void rope_pairs(float *x, const float *table, int64_t pairs, i
         int64_t vector = i / half, pair = i % half;
         float *at = x + vector * dim + dim - 2 * half + 2 * pair;
         const float *turn = table + (vector / heads * half + pair) * 2;
-        float a = at[0], b = at[1], c = turn[0], s = turn[1] * sign;
-        at[0] = __fadd_rn(__fmul_rn(a, c), __fmul_rn(b, -s));
-        at[1] = __fadd_rn(__fmul_rn(b, c), __fmul_rn(a, s));
+        lsa_rope_pair(at, turn[0], turn[1] * sign);
     }
 }
 

@@ -64,6 +64,9 @@ static lsa_kernels all(void)
     k.attention_workspace = lsa_attention_workspace_cuda;
 
     k.attend = lsa_attend_cuda;
+    k.keep_rows = lsa_keep_rows_cuda;
+    k.extend = lsa_extend_cuda;
+    k.extend_workspace = lsa_extend_workspace_cuda;
     k.remember = lsa_remember_cuda;
     k.observe = lsa_observe_cuda;
 
