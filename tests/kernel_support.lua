@@ -125,4 +125,30 @@ function M.device_kernel(name, ctype)
   return ffi.cast(ctype .. " *", address)
 end
 
+-- Kernels over spans follow pointers, so their specs lay everything in memory that the device reads: like `buffer`, or
+-- memory that host and GPU share.
+function M.span_buffer(ctype, n)
+  if M.device == "cpu" then return M.buffer(ctype, n) end
+  local out = ffi.new "void *[1]"
+  raise.check(C.lsa_device_alloc_shared(out, ffi.sizeof(ctype) * n, 0))
+  return ffi.gc(ffi.cast(ctype .. " *", out[0]), C.lsa_device_free)
+end
+
+function M.span_copy(ctype, from, n)
+  local out = M.span_buffer(ctype, n)
+  ffi.copy(out, from, ffi.sizeof(ctype) * n)
+  return out
+end
+
+-- The kernel of the device that specs run on; when it returns, its work is done.
+function M.over_spans(name)
+  if M.device == "cpu" then return C["lsa_" .. name .. "_cpu"] end
+  local kernel = M.device_kernel("lsa_" .. name .. "_cuda", "lsa_" .. name .. "_fn")
+  return function(...)
+    local rc = kernel(...)
+    if rc == 0 then raise.check(C.lsa_device_synchronize()) end
+    return rc
+  end
+end
+
 return M
