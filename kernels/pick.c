@@ -7,6 +7,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/try.h"
 #include "kernels/index_score.h"
 #include "kernels/topk.h"
 
@@ -74,20 +75,28 @@ static share share_of(const call *c, int thread)
     return s;
 }
 
-/* Scores of n candidates from `from` (not crossing a block) for `rows` queries of the pass from `row` on. */
-static int score_block(const call *c, const lsa_span *s, int64_t row, int64_t rows, int64_t from,
-                       int64_t n, float *scores, int64_t stride, void *workspace)
+/* Scores of n candidates from `from` for `rows` queries of the pass from `row` on, block by block of the keys. */
+static int score_keys(const call *c, const lsa_span *s, int64_t row, int64_t rows, int64_t from,
+                      int64_t n, float *scores, int64_t stride, void *workspace)
 {
     const lsa_picking *p = c->p;
     const lsa_layer_store *store = &s->layers[c->layer];
     const lsa_records *r = &store->keys;
-    int64_t key = lsa_index_key_bytes(p->key_format, p->dim), block = from >> r->block_shift;
-    const uint8_t *keys = s->among_residents
-                              ? store->resident_keys + from * key
-                              : r->blocks[block] + (from - (block << r->block_shift)) * r->stride;
-    return lsa_index_score_cpu(scores, p->queries + row * p->heads * p->dim,
-                               p->weights + row * p->heads, keys, rows, n, p->heads, p->dim, key,
-                               stride, p->key_format, p->compute, workspace, NULL);
+    int64_t key = lsa_index_key_bytes(p->key_format, p->dim), taken;
+    for (int64_t at = from; at < from + n; at += taken) {
+        const uint8_t *keys = s->among_residents ? store->resident_keys + at * key : NULL;
+        taken = from + n - at;
+        if (!keys) {
+            int64_t block = at >> r->block_shift, within = at - (block << r->block_shift);
+            taken = min(taken, ((int64_t)1 << r->block_shift) - within);
+            keys = r->blocks[block] + within * r->stride + r->offset;
+        }
+        LSA_TRY(lsa_index_score_cpu(scores + at - from, p->queries + row * p->heads * p->dim,
+                                    p->weights + row * p->heads, keys, rows, taken, p->heads,
+                                    p->dim, s->among_residents ? key : r->stride, stride,
+                                    p->key_format, p->compute, workspace, NULL));
+    }
+    return LSA_OK;
 }
 
 static int64_t candidates_at(const call *c, const lsa_span *s, int64_t position)
@@ -119,7 +128,7 @@ static void pick_one(call *c, const lsa_span *s, int64_t row, int64_t candidates
             void *workspace =
                 threads > 1 ? share_of(c, omp_get_thread_num()).workspace : own.workspace;
             lsa_failure_note(&c->failure,
-                             score_block(c, s, row, 1, from + at, m, scores + at, m, workspace));
+                             score_keys(c, s, row, 1, from + at, m, scores + at, m, workspace));
         }
         if (c->failure.code) return;
         lsa_topk_push(&state, scores, n, (int32_t)from);
@@ -141,7 +150,7 @@ static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n)
     int64_t most = candidates_at(c, s, position + n - 1);
     for (int64_t from = 0; from < most; from += KEYS) {
         int64_t m = min(most - from, KEYS);
-        int rc = score_block(c, s, row, n, from, m, own.scores, KEYS, own.workspace);
+        int rc = score_keys(c, s, row, n, from, m, own.scores, KEYS, own.workspace);
         if (rc) {
             lsa_failure_note(&c->failure, rc);
             return;

@@ -3,9 +3,7 @@
 // the lower one. Rows that fit are kept in shared memory, the rest are read again for each digit.
 #include "kernels/cuda_select.h"
 
-extern "C" {
-#include "kernels/topk.h"
-}
+#include "kernels/topk_cuda.h"
 
 enum { THREADS = 1024, WARPS = THREADS / LSA_WARP, DIGITS = 256, MOST_HELD = 49152 };
 
@@ -14,6 +12,7 @@ struct choice {
     float *values;
     int32_t *counts;
     const float *scores;
+    const int32_t *lengths; // NULL: n
     int64_t rows, n, stride;
     int32_t k;
 };
@@ -52,8 +51,8 @@ template <bool HELD> __global__ static void __launch_bounds__(THREADS, 1) topk_r
 {
     extern __shared__ uint32_t held[];
     __shared__ int counts[DIGITS], ranks[WARPS], digit, above, candidates;
-    int n = (int)c.n;
     for (int64_t r = blockIdx.x; r < c.rows; r += gridDim.x) {
+        int n = c.lengths ? c.lengths[r] : (int)c.n;
         const float *scores = c.scores + r * c.stride;
         auto key_at = [&](int i) { return HELD ? held[i] : lsa_score_key(scores[i]); };
         int own = 0;
@@ -115,19 +114,27 @@ template <bool HELD> __global__ static void __launch_bounds__(THREADS, 1) topk_r
 
 // ---- launcher ----
 
-int lsa_topk_cuda(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
-                  int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream)
+int lsa_topk_of_lengths(int32_t *ids, float *values, int32_t *counts, const float *scores,
+                        const int32_t *lengths, int64_t rows, int64_t n, int64_t score_stride,
+                        int32_t k, cudaStream_t stream)
 {
-    (void)workspace;
-    int rc = lsa_topk_check(rows, n, k);
-    if (rc || rows == 0) return rc;
-    choice c = {ids, values, counts, scores, rows, n, score_stride, k};
+    choice c = {ids, values, counts, scores, lengths, rows, n, score_stride, k};
     bool held = n <= MOST_HELD;
     auto kernel = held ? topk_row<true> : topk_row<false>;
     int bytes = held ? (int)n * 4 : 0;
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return lsa_fail(LSA_EDEVICE, "topk: %s", cudaGetErrorString(error));
-    kernel<<<lsa_blocks(rows, 1), THREADS, bytes, (cudaStream_t)stream>>>(c);
+    kernel<<<lsa_blocks(rows, 1), THREADS, bytes, stream>>>(c);
     return lsa_launched("topk");
+}
+
+int lsa_topk_cuda(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
+                  int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream)
+{
+    (void)workspace;
+    int rc = lsa_topk_check(rows, n, k);
+    if (rc || rows == 0) return rc;
+    return lsa_topk_of_lengths(ids, values, counts, scores, NULL, rows, n, score_stride, k,
+                               (cudaStream_t)stream);
 }

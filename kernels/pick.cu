@@ -1,0 +1,245 @@
+// Level 2 on the GPU: the scores of as many rows as fit in the workspace's 64 MiB, then an exact selection of each. How many
+// rows and candidates a span has only the GPU knows: grids are for the most there can be.
+#include "kernels/cuda_launch.h"
+#include "kernels/index_score_cuda.h"
+#include "kernels/topk_cuda.h"
+
+extern "C" {
+#include "kernels/index_score.h"
+#include "kernels/pick.h"
+}
+
+enum { THREADS = 256, LOCATE_BLOCKS = 32, SCORES = 16 << 20 };
+
+// A call, of the pass's rows first .. first + rows - 1.
+struct call {
+    lsa_picking p;
+    const lsa_span *spans;
+    int64_t count, layer, key_bytes, first, rows, stride;
+    float *scores;    // [rows, stride]
+    int32_t *lengths; // [rows]
+    const uint4 *packed;
+};
+
+// ---- helpers ----
+
+__device__ static int64_t candidates_at(const call &c, const lsa_span &s, int64_t position)
+{
+    int64_t chunks = (position + 1) / c.p.rate;
+    return s.among_residents ? s.residents + chunks - s.chunks : chunks;
+}
+
+// A span's rows of the call, counted from its own first: *from .. *to - 1.
+__device__ static void rows_of(const call &c, const lsa_span &s, int64_t *from, int64_t *to)
+{
+    *from = max((int64_t)0, c.first - s.row);
+    *to = min(s.rows, c.first + c.rows - s.row);
+}
+
+// What a block is to score: a span's rows of the call. All threads call it; no tokens, or no keys, where there are none.
+__device__ static int64_t scoring_of(scoring *shared, const call &c, const lsa_span &s)
+{
+    int64_t from, to;
+    rows_of(c, s, &from, &to);
+    int64_t row = s.row + from;
+    if (threadIdx.x == 0) {
+        const lsa_layer_store &store = s.layers[c.layer];
+        scoring x = {};
+        x.scores = c.scores + (row - c.first) * c.stride;
+        x.q = c.p.queries + row * c.p.heads * c.p.dim;
+        x.w = c.p.weights + row * c.p.heads;
+        x.tokens = max((int64_t)0, to - from);
+        x.n = x.tokens ? candidates_at(c, s, s.progress->tokens + to - 1) : 0;
+        x.score_stride = c.stride;
+        x.heads = (int32_t)c.p.heads, x.dim = (int32_t)c.p.dim;
+        x.format = c.p.key_format, x.compute = c.p.compute;
+        if (s.among_residents) {
+            x.keys = store.resident_keys;
+            x.key_stride = c.key_bytes;
+        } else {
+            x.blocks = store.keys.blocks;
+            x.key_stride = store.keys.stride, x.offset = store.keys.offset;
+            x.block_shift = store.keys.block_shift;
+        }
+        *shared = x;
+    }
+    __syncthreads();
+    return row;
+}
+
+// ---- kernels ----
+
+// Grid: (spans), block: 256.
+__global__ static void __launch_bounds__(THREADS) pick_lengths(call c)
+{
+    const lsa_span &s = c.spans[blockIdx.x];
+    int64_t from, to;
+    rows_of(c, s, &from, &to);
+    for (int64_t t = from + threadIdx.x; t < to; t += THREADS)
+        c.lengths[s.row + t - c.first] =
+            (int32_t)max((int64_t)0, candidates_at(c, s, s.progress->tokens + t));
+}
+
+// Grid: (ceil(most candidates / 64), rows, spans), block: 128, shared: 14.4 KB.
+__global__ static void __launch_bounds__(PLAIN_THREADS) pick_score_plain(call c)
+{
+    __shared__ scoring s;
+    scoring_of(&s, c, c.spans[blockIdx.z]);
+    score_plain(s);
+}
+
+// Grid: (tiles, rows of the pass up to 65535), block: 32 STEPS.
+template <int STEPS, bool FP8> __global__ static void pick_pack(uint2 *to, scoring s)
+{
+    pack_queries<STEPS, FP8>(to, s);
+}
+
+// Grid: (blocks of 256 keys, groups of rows, spans), block: 256, shared: 256 keys and `group` rows' queries.
+template <int STEPS, bool FP8>
+__global__ static void __launch_bounds__(MMA_THREADS, 2)
+    pick_score_mma(call c, int group, int tiles, bool direct)
+{
+    __shared__ scoring s;
+    int64_t row = scoring_of(&s, c, c.spans[blockIdx.z]);
+    score_mma<STEPS, FP8>(s, c.packed + row * tiles * (STEPS / 2 * WARP + 2), group, tiles, direct);
+}
+
+// Grid: (blocks of a span's picks, spans), block: 256.
+__global__ static void __launch_bounds__(THREADS)
+    locate_picks(int32_t *ids, const int32_t *places, const int32_t *counts, const lsa_span *spans,
+                 int64_t k)
+{
+    const lsa_span &s = spans[blockIdx.y];
+    for (int64_t i = lsa_thread(); i < s.rows * k; i += lsa_threads()) {
+        int64_t at = s.row * k + i;
+        if (i % k >= counts[s.row + i / k]) continue;
+        int32_t place = places[at];
+        ids[at] = s.among_residents ? s.slot[place] : place;
+    }
+}
+
+// ---- launchers ----
+
+static int failed(const char *op, cudaError_t error)
+{
+    return lsa_fail(LSA_EDEVICE, "%s: %s", op, cudaGetErrorString(error));
+}
+
+static int64_t round_up(int64_t n) { return (n + 63) / 64 * 64; }
+
+static int64_t stride_of(int64_t most) { return round_up(most > 0 ? most : 1); }
+
+// Rows that are scored before they are selected from.
+static int64_t rows_together(int64_t rows, int64_t most)
+{
+    int64_t n = SCORES / stride_of(most);
+    return n < 1 ? 1 : n < rows ? n : rows;
+}
+
+int64_t lsa_pick_workspace_cuda(int64_t rows, int64_t most, int64_t k, int64_t heads, int64_t dim,
+                                int32_t key_format, int32_t compute)
+{
+    (void)k, (void)key_format;
+    if (rows < 1 || heads < 1 || dim < 1) return 0;
+    int64_t stride = stride_of(most),
+            scores = rows * stride; // no call of fewer rows or candidates takes more
+    if (scores > SCORES) scores = stride > SCORES ? stride : (int64_t)SCORES;
+    int64_t packed = on_tensor_cores(heads, dim, compute) ? rows * packed_bytes(heads, dim) : 0;
+    return round_up(scores * 4) + round_up(rows * 4) + packed;
+}
+
+template <int STEPS, bool FP8> static cudaError_t pack_mma(const call &c, cudaStream_t stream)
+{
+    scoring s = {};
+    s.q = c.p.queries, s.w = c.p.weights, s.tokens = c.p.rows, s.heads = (int32_t)c.p.heads,
+    s.dim = (int32_t)c.p.dim;
+    dim3 grid((unsigned)((c.p.heads + 7) / 8), (unsigned)(c.p.rows < 65535 ? c.p.rows : 65535));
+    pick_pack<STEPS, FP8><<<grid, WARP * STEPS, 0, stream>>>((uint2 *)c.packed, s);
+    return cudaGetLastError();
+}
+
+template <int STEPS, bool FP8> static cudaError_t score_rows_mma(const call &c, cudaStream_t stream)
+{
+    int64_t token_bytes = packed_bytes(c.p.heads, c.p.dim),
+            group = held_tokens(c.rows, token_bytes), room;
+    int bytes;
+    cudaError_t error =
+        prepare_mma<STEPS, FP8>(pick_score_mma<STEPS, FP8>, group * token_bytes, &bytes, &room);
+    if (error != cudaSuccess) return error;
+    int64_t wanted = (c.p.most + MMA_WARPS * MMA_KEYS - 1) / (MMA_WARPS * MMA_KEYS),
+            each = (room + c.count - 1) / c.count;
+    int64_t across = wanted < each ? wanted : each, groups = (c.rows + group - 1) / group,
+            down = each / across;
+    if (down < 1) down = 1;
+    dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down), (unsigned)c.count);
+    pick_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(
+        c, (int)group, (int)((c.p.heads + 7) / 8), rows_already(c.p.key_format, c.p.dim, STEPS));
+    return cudaGetLastError();
+}
+
+template <bool FP8> static cudaError_t on_mma(const call &c, bool pack, cudaStream_t stream)
+{
+    if (c.p.dim <= 32)
+        return pack ? pack_mma<2, FP8>(c, stream) : score_rows_mma<2, FP8>(c, stream);
+    if (c.p.dim <= 64)
+        return pack ? pack_mma<4, FP8>(c, stream) : score_rows_mma<4, FP8>(c, stream);
+    return pack ? pack_mma<8, FP8>(c, stream) : score_rows_mma<8, FP8>(c, stream);
+}
+
+static cudaError_t score_rows(const call &c, bool pack, cudaStream_t stream)
+{
+    if (on_tensor_cores(c.p.heads, c.p.dim, c.p.compute))
+        return c.p.key_format == LSA_KV_FP8 ? on_mma<true>(c, pack, stream)
+                                            : on_mma<false>(c, pack, stream);
+    if (pack) return cudaSuccess;
+    dim3 grid((unsigned)((c.p.most + PLAIN_KEYS - 1) / PLAIN_KEYS),
+              (unsigned)(c.rows < 65535 ? c.rows : 65535), (unsigned)c.count);
+    pick_score_plain<<<grid, PLAIN_THREADS, 0, stream>>>(c);
+    return cudaGetLastError();
+}
+
+int lsa_pick_cuda(int32_t *places, float *values, int32_t *counts, const lsa_span *spans,
+                  int64_t count, int64_t layer, const lsa_picking *picking, void *workspace,
+                  void *stream)
+{
+    const lsa_picking *p = picking;
+    cudaStream_t to = (cudaStream_t)stream;
+    if (count == 0 || p->rows == 0) return LSA_OK;
+    call c = {};
+    c.p = *p, c.spans = spans, c.count = count, c.layer = layer;
+    c.key_bytes = lsa_index_key_bytes(p->key_format, p->dim);
+    c.stride = stride_of(p->most);
+    int rc = lsa_index_score_check(p->rows, p->most, p->heads, p->dim, c.key_bytes, c.stride,
+                                   p->key_format, p->compute);
+    if (!rc) rc = lsa_topk_check(p->rows, p->most, (int32_t)p->k);
+    if (rc) return rc;
+    int64_t together = rows_together(p->rows, p->most);
+    c.lengths = (int32_t *)workspace;
+    c.packed = (const uint4 *)((uint8_t *)workspace + round_up(p->rows * 4));
+    int64_t packed = on_tensor_cores(p->heads, p->dim, p->compute)
+                         ? p->rows * packed_bytes(p->heads, p->dim)
+                         : 0;
+    c.scores = (float *)((uint8_t *)c.packed + packed);
+    cudaError_t error = score_rows(c, true, to);
+    for (; error == cudaSuccess && c.first < p->rows; c.first += together) {
+        c.rows = p->rows - c.first < together ? p->rows - c.first : together;
+        pick_lengths<<<(unsigned)count, THREADS, 0, to>>>(c);
+        error = cudaGetLastError();
+        if (error == cudaSuccess && p->most > 0) error = score_rows(c, false, to);
+        if (error != cudaSuccess) break;
+        rc = lsa_topk_of_lengths(places + c.first * p->k, values ? values + c.first * p->k : NULL,
+                                 counts + c.first, c.scores, c.lengths, c.rows, p->most, c.stride,
+                                 (int32_t)p->k, to);
+        if (rc) return rc;
+    }
+    return error == cudaSuccess ? LSA_OK : failed("pick", error);
+}
+
+int lsa_locate_cuda(int32_t *ids, const int32_t *places, const int32_t *counts,
+                    const lsa_span *spans, int64_t count, int64_t k, void *stream)
+{
+    if (count == 0 || k == 0) return LSA_OK;
+    locate_picks<<<dim3(LOCATE_BLOCKS, (unsigned)count), THREADS, 0, (cudaStream_t)stream>>>(
+        ids, places, counts, spans, k);
+    return lsa_launched("locate");
+}
