@@ -14,6 +14,10 @@ int memcmp(const void *, const void *, size_t);
 ]]
 
 local M = {}
+
+-- What the specs of kernels with a CUDA version run on: "cpu", or "cuda" under `lsa test --device cuda`.
+M.device = rawget(_G, "LSA_TEST_DEVICE") or "cpu"
+
 local PAGE = 4096
 local maps = 0
 
@@ -35,6 +39,14 @@ end
 function M.buffer(ctype, n) return map(ctype, n, 1) end
 
 function M.workspace(bytes) return map("uint8_t", tonumber(bytes), 64) end
+
+-- A zeroed array that the device that specs run on reads, too: what spans (kernels/span.h) point to.
+function M.shared(ctype, n)
+  if M.device ~= "cuda" then return map(ctype, n, 1) end
+  local out, count = ffi.new "void *[1]", math.max(1, n)
+  raise.check(C.lsa_device_alloc_shared(out, count * ffi.sizeof(ctype), 0))
+  return ffi.gc(ffi.cast(ctype .. " *", out[0]), C.lsa_device_free)
+end
 
 -- A buffer of the list's numbers.
 function M.array(ctype, list)
@@ -92,9 +104,6 @@ function M.for_each_cpu_level(fn)
     end
   end
 end
-
--- What the specs of kernels with a CUDA version run on: "cpu", or "cuda" under `lsa test --device cuda`.
-M.device = rawget(_G, "LSA_TEST_DEVICE") or "cpu"
 
 -- Fills with f32 NaN. (Bytes of 0xff would do for C, but Lua takes such a NaN for something else.)
 function M.poison(floats, n)
