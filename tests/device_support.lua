@@ -80,6 +80,11 @@ local KERNELS = {
       bytes(4 * k * vocabulary(tokens, n)), bytes(4 * n)
   end,
   swiglu = function(_, _, _, _, n) return numbers(n, 0), floats(n), floats(n) end,
+  -- bf16 rounds what goes from one product to the next: numbers that differ in their last bit may part there.
+  experts = function(C, _, _, _, _, _, _, tokens, hidden, count, k, _, compute)
+    return numbers(tokens * hidden, compute == C.LSA_COMPUTE_BF16 and 1e-2 or 2e-5), floats(tokens * hidden),
+      bytes(4 * tokens * k), floats(tokens * k), {experts = count, bytes = 0}, {experts = 1, bytes = 0}
+  end,
   linear = function(_, _, _, w, tokens, _, rows, x_stride, y_stride)
     return numbers(rows_of(tokens, y_stride, rows), 1e-5), floats(rows_of(tokens, x_stride, tonumber(w.cols))), "weight"
   end,
@@ -137,6 +142,7 @@ local KERNELS = {
 }
 
 local WORKSPACES = {
+  experts = {13, "lsa_experts_workspace", function(a) return a[5], a[6], a[7], a[8], a[9], a[10], a[12] end},
   linear = {10, "lsa_linear_workspace", function(a) return a[3], a[4], a[6], a[9] end},
   attention = {18, "lsa_attention_workspace", function(a)
     return a[9], a[10], a[11], a[15], a[16], a[2] ~= nil and a[16] or 0
@@ -220,6 +226,20 @@ local function upload_records(C, held, r, what)
   return copy
 end
 
+-- n experts that host and GPU read, their weights on the GPU.
+local function upload_experts(C, held, experts, n)
+  local out = Block()
+  check(C, C.lsa_device_alloc_shared(out, size_of(n) * ffi.sizeof "lsa_expert_weights", 0))
+  held[#held + 1] = out[0]
+  local copies = ffi.cast("lsa_expert_weights *", out[0])
+  for i = 0, n - 1 do
+    for _, part in ipairs {"gate", "up", "down"} do
+      copies[i][part] = upload_weight(C, held, ffi.cast(Weight, experts[i][part]))
+    end
+  end
+  return copies
+end
+
 local function nan_or_same(a, b)
   local x, y = ffi.cast(Words, a)[0], ffi.cast(Words, b)[0]
   local infinity = 0x7f800000
@@ -265,12 +285,14 @@ local function run_cuda(C, name, cuda, a, n, points, before)
   local ok, rc = pcall(function()
     for i = 1, n do on_device[i] = a[i] end
     for i, what in ipairs(points) do
-      local plain = what ~= "weight" and not what.records
+      local plain = what ~= "weight" and not what.records and not what.experts
       local address = plain and a[i] ~= nil and tostring(ffi.cast(Untyped, a[i]))
       if what == "weight" then
         on_device[i] = upload_weight(C, held, ffi.cast(Weight, a[i]))
       elseif what.records and a[i] ~= nil then
         on_device[i] = upload_records(C, held, ffi.cast(Records, a[i]), what)
+      elseif what.experts and a[i] ~= nil then
+        on_device[i] = upload_experts(C, held, a[i], what.experts)
       elseif address then
         seen[address] = seen[address] or upload(C, held, before[i] or start(a[i], what), what.size)
         on_device[i] = ffi.cast(Untyped, seen[address] - (what.offset or 0))
