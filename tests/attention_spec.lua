@@ -331,6 +331,111 @@ describe("attention", function()
     end
   end)
 
+  -- A pass over spans of different lengths, each over its own window and store; t of each span as new_call makes it.
+  local function new_pass(source, format, heads, dim, rope_dim, k, lengths)
+    local p = {spans = {}, rows = 0, count = #lengths, heads = heads, dim = dim, most = 0}
+    p.c, p.progress = support.shared("lsa_span", p.count), support.shared("lsa_progress", p.count)
+    p.stores, p.held = support.shared("lsa_layer_store", p.count), {}
+    local function shared(ctype, from, n)
+      local out = support.shared(ctype, math.max(1, n))
+      ffi.copy(out, from, n * ffi.sizeof(ctype))
+      p.held[#p.held + 1] = out
+      return out
+    end
+    for i, length in ipairs(lengths) do
+      local own, rows = unpack(length)
+      local entries = math.floor((own + rows) / 4)
+      local n = source == C.LSA_ATTEND_ENTRIES and entries or k
+      local records = source ~= C.LSA_ATTEND_WINDOW and new_records(format, math.max(n, 1) + 3, dim, rope_dim, i % 3 + 2, 2 * i)
+      local t = new_call {heads = heads, dim = dim, rope_dim = rope_dim, window_size = 6, own = own, tokens = rows, most = n,
+        records = records or nil, all = source == C.LSA_ATTEND_ENTRIES}
+      t.row, p.rows, p.most = p.rows, p.rows + rows, math.max(p.most, n)
+      for r = 0, source == C.LSA_ATTEND_ENTRIES and rows - 1 or -1 do t.counts[r] = math.floor((own + r + 1) / 4) end
+      p.spans[i], p.progress[i - 1].tokens = t, own
+      local store, span = p.stores[i - 1], p.c[i - 1]
+      store.window.data, store.window.room = shared("float", t.window, (own + rows) * dim), own + rows
+      span.in_cells = source == C.LSA_ATTEND_PICKED and i % 2 or 0
+      if records then
+        local blocks, count = {}, math.ceil(records.n / 2 ^ records.shift)
+        for b = 0, count - 1 do
+          local here = math.min(2 ^ records.shift, records.n - b * 2 ^ records.shift)
+          blocks[b + 1] = shared("uint8_t", records.blocks[b], (here - 1) * records.stride + records.offset + records.size)
+        end
+        local where = span.in_cells == 1 and store.hot or store.cold
+        where.stride, where.offset, where.block_shift, where.format = records.stride, records.offset, records.shift, format
+        where.blocks = shared("uint8_t *", ffi.new("uint8_t *[?]", count, blocks), count)
+      end
+      span.progress, span.layers, span.row, span.rows = p.progress + i - 1, p.stores + i - 1, t.row, rows
+    end
+    p.q, p.ids = support.shared("float", p.rows * heads * dim), support.shared("int32_t", math.max(1, p.rows * k))
+    p.counts = support.shared("int32_t", p.rows)
+    p.sinks = shared("float", p.spans[1].sinks, heads)
+    for _, t in ipairs(p.spans) do
+      ffi.copy(p.q + t.row * heads * dim, t.q, t.tokens * heads * dim * 4)
+      if source == C.LSA_ATTEND_PICKED then
+        ffi.copy(p.ids + t.row * k, t.ids, t.tokens * k * 4)
+        ffi.copy(p.counts + t.row, t.counts, t.tokens * 4)
+      end
+    end
+    p.attending = {source = source, q = p.q, sinks = p.sinks, ids = p.ids, counts = p.counts, heads = heads, dim = dim,
+      rope_dim = rope_dim, window_size = 6, k = k, rate = 4, most = p.most, scale = dim ^ -0.5}
+    return p
+  end
+
+  -- `first`: span from which on the call goes, as a pass of its own rows where it is one row alone.
+  local function attend(p, path, first, count, rows, mass)
+    local out = support.shared("float", p.rows * p.heads * p.dim)
+    p.attending.rows = rows
+    local a = ffi.new("lsa_attending", p.attending)
+    local bytes = tonumber(path.workspace(rows, p.heads, p.dim, 6, math.max(p.most, tonumber(a.k)), mass and a.k or 0))
+    local workspace = path.cuda and support.shared("uint8_t", bytes) or support.workspace(bytes)
+    check(path.attend(out, mass, p.c + first, count, 0, a, workspace, nil))
+    if path.cuda then check(C.lsa_device_synchronize()) end
+    return out
+  end
+
+  local function each_path(fn)
+    support.for_each_cpu_level(function(_, name)
+      fn {name = name, attend = C.lsa_attend_cpu, workspace = C.lsa_attention_workspace}
+    end)
+    if support.device ~= "cuda" then return end
+    fn {name = "cuda", cuda = true, attend = support.device_kernel("lsa_attend_cuda", "lsa_attend_fn"),
+      workspace = support.device_kernel("lsa_attention_workspace_cuda", "lsa_attention_workspace_fn")}
+  end
+
+  it("attends to every span's own window and records, and gives a span the same bits in any pass", function()
+    local k = 9
+    local lengths = {{700, 1}, {0, 3}, {20, 17}, {3, 1}, {1100, 2}}
+    for format in pairs(FORMATS) do
+      for _, source in ipairs {C.LSA_ATTEND_WINDOW, C.LSA_ATTEND_PICKED, C.LSA_ATTEND_ENTRIES} do
+        for _, shape in ipairs {{3, 20, 4}, {18, 192, 64}} do
+          local heads, dim, rope_dim = unpack(shape)
+          local p = new_pass(source, format, heads, dim, rope_dim, k, lengths)
+          local wants, masses = {}, {}
+          for i, t in ipairs(p.spans) do wants[i], masses[i] = oracle(t) end
+          each_path(function(path)
+            local mass = source == C.LSA_ATTEND_PICKED and support.shared("float", p.rows * k) or nil
+            local out = attend(p, path, 0, p.count, p.rows, mass)
+            for i, t in ipairs(p.spans) do
+              local at, n = t.row * heads * dim, t.tokens * heads * dim
+              local err = support.max_error(out + at, wants[i], n, 1)
+              assert.is_true(err <= 3e-6, ("%s span %d: %g"):format(path.name, i, err))
+              for r = 0, mass and t.tokens - 1 or -1 do
+                err = support.max_error(mass + (t.row + r) * k, masses[i] + r * k, t.counts[r], 1e-3)
+                assert.is_true(err <= 1e-4, ("%s span %d mass: %g"):format(path.name, i, err))
+              end
+              for r = 0, source == C.LSA_ATTEND_ENTRIES and t.tokens - 1 or -1 do
+                assert.equal(math.floor((lengths[i][1] + r + 1) / 4), p.counts[t.row + r])
+              end
+            end
+            local alone = attend(p, path, 0, 1, 1)  -- the first span: row 0, and few enough to be cut otherwise
+            assert.is_true(support.same_bits(out, alone, heads * dim * 4), path.name .. " alone")
+          end)
+        end
+      end
+    end
+  end)
+
   it("takes no queries and refuses what cannot be", function()
     local function rc(tokens, heads, dim, rope_dim, format)
       local records = ffi.new("lsa_records", {format = format})
