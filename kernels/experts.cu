@@ -47,6 +47,7 @@ struct call {
     float limit;
     int32_t compute;
     plan p;
+    uint32_t kinds[2]; // of what a launch makes: those of its weights, a bit each
 };
 
 // What a launch of products makes.
@@ -142,19 +143,32 @@ __device__ static const lsa_expert_weights &expert_of(const call &c, const tile 
     return t.expert == c.count ? c.shared : c.experts[t.expert];
 }
 
-template <int TOKENS>
-__device__ static void multiply(const product &p, const picked_rows<TOKENS> &rows, bool eights,
-                                int64_t block, int splits)
+// How a weight's numbers are read; of each kind that a call has there is a launch, with registers for it alone.
+enum { ANY, IN_F32, IN_BF16, IN_F16, IN_E4M3, IN_E2M1 };
+
+__host__ __device__ static int kind_of(const product &p)
 {
-    if (!eights)
+    return !in_eights(p)            ? ANY
+           : p.dtype == LSA_F32     ? IN_F32
+           : p.dtype == LSA_BF16    ? IN_BF16
+           : p.dtype == LSA_F16     ? IN_F16
+           : p.dtype == LSA_F8_E4M3 ? IN_E4M3
+                                    : IN_E2M1;
+}
+
+template <int KIND, int TOKENS>
+__device__ static void multiply(const product &p, const picked_rows<TOKENS> &rows, int64_t block,
+                                int splits)
+{
+    if constexpr (KIND == ANY)
         rows_of_any<TOKENS>(p, rows, block, splits);
-    else if (p.dtype == LSA_F32)
+    else if constexpr (KIND == IN_F32)
         rows_in_eights<eight_f32, ROWS, TOKENS>(p, rows, block, splits);
-    else if (p.dtype == LSA_BF16)
+    else if constexpr (KIND == IN_BF16)
         rows_in_eights<eight_bf16, ROWS, TOKENS>(p, rows, block, splits);
-    else if (p.dtype == LSA_F16)
+    else if constexpr (KIND == IN_F16)
         rows_in_eights<eight_f16, ROWS, TOKENS>(p, rows, block, splits);
-    else if (p.dtype == LSA_F8_E4M3)
+    else if constexpr (KIND == IN_E4M3)
         rows_in_eights<eight_e4m3, ROWS, TOKENS>(p, rows, block, splits);
     else
         rows_in_eights<eight_e2m1, ROWS, TOKENS>(p, rows, block, splits);
@@ -170,9 +184,9 @@ __device__ static product product_of_tile(const call &c, const tile &t, int32_t 
                       c.compute);
 }
 
-// Grid: (blocks of rows, tiles, 2 for gate and up), block: 256.
-template <int TOKENS>
-__global__ static void __launch_bounds__(THREADS, 1)
+// The products of one kind. Grid: (blocks of rows, tiles, 2 for gate and up), block: 256.
+template <int KIND, int TOKENS>
+__global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2)
     expert_products(const __grid_constant__ call c, int32_t what)
 {
     __shared__ product p; // registers are for numbers
@@ -182,10 +196,10 @@ __global__ static void __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0) p = product_of_tile(c, t, what);
         __syncthreads();
         picked_rows<TOKENS> rows(c, t, what == DOWN);
-        bool eights = in_eights(p);
-        int splits = splits_of(p.cols), taken = WARPS / splits * (eights ? ROWS : 1);
-        for (int64_t b = blockIdx.x; b * taken < p.rows; b += gridDim.x) {
-            multiply<TOKENS>(p, rows, eights, b, splits);
+        int splits = splits_of(p.cols), taken = WARPS / splits * (KIND == ANY ? 1 : ROWS);
+        int64_t blocks = kind_of(p) == KIND ? (p.rows + taken - 1) / taken : 0;
+        for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
+            multiply<KIND, TOKENS>(p, rows, b, splits);
             __syncthreads();
         }
         __syncthreads();
@@ -297,7 +311,31 @@ static int check_products(const lsa_expert_weights &e, int32_t compute)
     return rc;
 }
 
-template <int TOKENS> static void launch(const call &c, cudaStream_t stream)
+// Which kinds the weights have, a bit each.
+static uint32_t kinds_of(const lsa_weight &w)
+{
+    return 1u << kind_of(product_of(NULL, NULL, w, 1, 0, 0, 0, 0, LSA_COMPUTE_F32));
+}
+
+template <int KIND, int TOKENS>
+static void launch(const call &c, int32_t what, dim3 grid, cudaStream_t stream)
+{
+    if (c.kinds[what] >> KIND & 1)
+        expert_products<KIND, TOKENS><<<grid, THREADS, 0, stream>>>(c, what);
+}
+
+template <int TOKENS>
+static void launch_kinds(const call &c, int32_t what, dim3 grid, cudaStream_t stream)
+{
+    launch<ANY, TOKENS>(c, what, grid, stream);
+    launch<IN_F32, TOKENS>(c, what, grid, stream);
+    launch<IN_BF16, TOKENS>(c, what, grid, stream);
+    launch<IN_F16, TOKENS>(c, what, grid, stream);
+    launch<IN_E4M3, TOKENS>(c, what, grid, stream);
+    launch<IN_E2M1, TOKENS>(c, what, grid, stream);
+}
+
+template <int TOKENS> static void launch_experts(const call &c, cudaStream_t stream)
 {
     unsigned tiles = (unsigned)smaller(most_tiles(c.tokens, c.count, c.k), MOST_Y);
     int64_t wide = WARPS / splits_of(c.hidden) * ROWS;
@@ -306,10 +344,10 @@ template <int TOKENS> static void launch(const call &c, cudaStream_t stream)
     wide = WARPS / splits_of(c.width) * ROWS;
     dim3 down((unsigned)((c.hidden + wide - 1) / wide), tiles);
     if (c.width > 0) {
-        expert_products<TOKENS><<<up, THREADS, 0, stream>>>(c, GATE_AND_UP);
+        launch_kinds<TOKENS>(c, GATE_AND_UP, up, stream);
         activate<<<between, THREADS, 0, stream>>>(c);
     }
-    expert_products<TOKENS><<<down, THREADS, 0, stream>>>(c, DOWN);
+    launch_kinds<TOKENS>(c, DOWN, down, stream);
 }
 
 static void run(const call &c, cudaStream_t stream)
@@ -318,11 +356,11 @@ static void run(const call &c, cudaStream_t stream)
     group_picks<<<1, PLAN_THREADS, 0, stream>>>(c, each);
     if (most_tiles(c.tokens, c.count, c.k) > 0) {
         if (each == 1)
-            launch<1>(c, stream);
+            launch_experts<1>(c, stream);
         else if (each == 2)
-            launch<2>(c, stream);
+            launch_experts<2>(c, stream);
         else
-            launch<MANY>(c, stream);
+            launch_experts<MANY>(c, stream);
     }
     dim3 grid((unsigned)((c.hidden + THREADS - 1) / THREADS), (unsigned)c.tokens);
     sum_picks<<<grid, THREADS, 0, stream>>>(c);
@@ -342,8 +380,13 @@ int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *
     if (rc || hidden == 0) return rc;
     call c = {y,      x,      ids,   weights, experts,         {},           shared != NULL,
               tokens, hidden, count, k,       width_of(inner), swiglu_limit, compute,
-              {}};
+              {},     {0, 0}};
     if (shared) c.shared = *shared;
+    for (int64_t e = shared ? -1 : 0; e < count; e++) {
+        const lsa_expert_weights &w = e < 0 ? *shared : experts[e];
+        c.kinds[GATE_AND_UP] |= kinds_of(w.gate) | kinds_of(w.up);
+        c.kinds[DOWN] |= kinds_of(w.down);
+    }
     c.p = lay_out((char *)workspace, smaller(tokens, CHUNK), hidden, count, k, c.width);
     for (int64_t t = 0; t < tokens; t += CHUNK) {
         c.y = y + t * hidden, c.x = x + t * hidden, c.ids = ids + t * k,
