@@ -74,12 +74,12 @@ cuobjdump -res-usage build/liblsa_cuda.so 2>/dev/null | grep -A 1 'Function' | s
 lsa=build/bin/lsa
 # Every kernel's inputs on both halves; the sanitizers where specs are small.
 kernels="rmsnorm rope hadamard hyper_connection moe linear kv_record convert topk select ensemble softmax_sum reduce
-    pages where copy uniform spread bound_query elementwise index_score"
+    pages where copy uniform spread bound_query elementwise index_score attention pick"
 for kernel in $kernels; do
     step 120 "$kernel.log" "$lsa" test --device cuda "tests/${kernel}_spec.lua" &&
         say "$kernel on cuda: $(tail -n 1 "$logs/$kernel.log")"
 done
-for kernel in rmsnorm rope hadamard hyper_connection moe topk spread where index_score; do
+for kernel in rmsnorm rope hadamard hyper_connection moe topk spread where index_score attention pick; do
     for tool in memcheck racecheck initcheck; do
         step 150 "$tool.log" compute-sanitizer --tool "$tool" --error-exitcode 9 "$lsa" test --device cuda \
             "tests/${kernel}_spec.lua" &&
