@@ -30,8 +30,9 @@ struct plan {
     int32_t *members; // [tokens * (k + 1)]: picks by expert, ascending
     int32_t *order;   // [tokens, k]: a token's picks by expert
     tile *tiles;
-    float *gate, *up; // [tokens * (k + 1), width]
-    float *down;      // [tokens * (k + 1), hidden]
+    lsa_expert_weights *held; // [count + 1]: those with picks, near
+    float *gate, *up;         // [tokens * (k + 1), width]
+    float *down;              // [tokens * (k + 1), hidden]
     int64_t bytes;
 };
 
@@ -99,6 +100,14 @@ __device__ static void sum_up(const call &c, int32_t each, int lane)
     if (lane == 0) c.p.before[c.count + 1] = tiles;
 }
 
+// By a warp.
+__device__ static void hold(const call &c, int64_t e, int lane)
+{
+    const uint32_t *from = (const uint32_t *)(e == c.count ? &c.shared : c.experts + e);
+    uint32_t *to = (uint32_t *)(c.p.held + e);
+    for (unsigned i = lane; i < sizeof *c.p.held / sizeof *to; i += LSA_WARP) to[i] = from[i];
+}
+
 // Grid: (1), block: 1024. A warp an expert.
 __global__ static void __launch_bounds__(PLAN_THREADS, 1)
     group_picks(const __grid_constant__ call c, int32_t each)
@@ -113,6 +122,7 @@ __global__ static void __launch_bounds__(PLAN_THREADS, 1)
     __syncthreads();
     for (int64_t e = warp; e <= c.count; e += PLAN_THREADS / LSA_WARP) {
         int32_t from = c.p.first[e], n = picks_of(c, e, c.p.members + from, lane);
+        if (n > 0) hold(c, e, lane);
         for (int32_t i = lane; i * each < n; i += LSA_WARP)
             c.p.tiles[c.p.before[e] + i] = {(int32_t)e, from + i * each, min(each, n - i * each)};
     }
@@ -140,7 +150,7 @@ template <int TOKENS> struct picked_rows {
 
 __device__ static const lsa_expert_weights &expert_of(const call &c, const tile &t)
 {
-    return t.expert == c.count ? c.shared : c.experts[t.expert];
+    return c.p.held[t.expert];
 }
 
 // How a weight's numbers are read; of each kind that a call has there is a launch, with registers for it alone.
@@ -283,6 +293,7 @@ static plan lay_out(char *base, int64_t tokens, int64_t hidden, int64_t count, i
     p.members = (int32_t *)take(base, &used, picks * i);
     p.order = (int32_t *)take(base, &used, tokens * k * i);
     p.tiles = (tile *)take(base, &used, picks * (int64_t)sizeof(tile));
+    p.held = (lsa_expert_weights *)take(base, &used, (count + 1) * (int64_t)sizeof *p.held);
     p.gate = (float *)take(base, &used, picks * width * f);
     p.up = (float *)take(base, &used, picks * width * f);
     p.down = (float *)take(base, &used, picks * hidden * f);

@@ -29,19 +29,24 @@ static int keep(lsa_model *m, void *block)
 }
 
 /* *pointer, of `bytes` bytes (NULL is left alone), becomes that of a copy. */
-static int move(lsa_model *m, void *pointer, int64_t bytes)
+static int move_to(lsa_model *m, int32_t kind, void *pointer, int64_t bytes)
 {
     void *from, *to;
     memcpy(&from, pointer, sizeof from);
     if (!from || !bytes) return LSA_OK;
-    if (!(to = lsa_alloc_in(LSA_MEMORY_GPU, bytes))) return LSA_ENOMEM;
+    if (!(to = lsa_alloc_in(kind, bytes))) return LSA_ENOMEM;
     if (keep(m, to)) {
-        lsa_free_in(LSA_MEMORY_GPU, to);
+        lsa_free_in(kind, to);
         return LSA_ENOMEM;
     }
     LSA_TRY(lsa_device_copy(to, from, bytes));
     memcpy(pointer, &to, sizeof to);
     return LSA_OK;
+}
+
+static int move(lsa_model *m, void *pointer, int64_t bytes)
+{
+    return move_to(m, LSA_MEMORY_GPU, pointer, bytes);
 }
 
 static int move_floats(lsa_model *m, const float **pointer, int64_t n)
@@ -108,7 +113,8 @@ static int move_layer(lsa_model *m, lsa_layer *l, int64_t layer)
                  c->vocab * c->experts_per_token * (int64_t)sizeof *l->token_experts));
     for (int64_t e = 0; e < c->experts; e++) LSA_TRY(move_expert(m, &l->experts[e]));
     if (c->shared_experts) LSA_TRY(move_expert(m, &l->shared));
-    return move(m, &l->experts, c->experts * (int64_t)sizeof *l->experts);
+    /* Launchers read it as well: in the GPU's memory its pages would go to and fro. */
+    return move_to(m, LSA_MEMORY_BOTH, &l->experts, c->experts * (int64_t)sizeof *l->experts);
 }
 
 /* LSA_EDEVICE names what a forward pass calls and the GPU has not. */
