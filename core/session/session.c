@@ -165,7 +165,11 @@ static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t r
                      .trace = trace};
     LSA_TRY(lsa_session_reserve_rows(s, n));
     *w->segments = (lsa_segment){.s = s, .tokens = tokens, .n = n};
-    LSA_TRY(lsa_forward(&pass, rows, logits ? logits : s->logits));
+    int elsewhere = logits && s->memory_kind != LSA_MEMORY_HOST; /* the GPU does not write there */
+    if (elsewhere) LSA_TRY(lsa_activations_reserve(w, n, 0, 0, rows));
+    LSA_TRY(lsa_forward(&pass, rows, elsewhere ? w->logits : logits ? logits : s->logits));
+    if (elsewhere)
+        memcpy(logits, w->logits, (size_t)(rows * s->model->config.vocab) * sizeof *logits);
     return w->segments->code ? lsa_fail(w->segments->code, "%s", w->segments->message) : LSA_OK;
 }
 
