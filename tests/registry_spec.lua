@@ -140,6 +140,62 @@ end]])
     assert.truthy(why:find "registry_spec.lua:%d+: bare$")
   end)
 
+  it("checks the options that a file declares, fills in defaults, and tells them", function()
+    put("policies/strict.lua", "return function(_, opt) return opt.theta, opt.of end, {theta = 0.5, of = false}")
+    assert.same({true, 0.5}, {registry.open("policies", "strict"):call(1)})
+    assert.same({true, 0.25}, {registry.open("policies", {"strict", theta = 0.25}):call(1)})
+    assert.same({theta = 0.5, of = false}, registry.options("policies", "strict"))
+    assert.is_nil(registry.options("policies", "newest"))
+    assert.error_matches(function() registry.open("policies", {"strict", thetta = 1}) end,
+      "policy strict: no option 'thetta'; there are: of, theta")
+    for _, of in ipairs {{"strict", thetta = 1}, {"newest", {"strict", thetta = 1}}} do
+      assert.error_matches(function() registry.open("policies", {"strict", of = of}) end, "no option 'thetta'")
+    end
+    assert.error_matches(function() registry.open("policies", put("odd.lua", "return function() end, 7")) end,
+      "odd.lua: the second value of a policy is its options with their defaults")
+  end)
+
+  it("checks options again when a file is loaded anew", function()
+    local path = put("mine.lua", "return function(_, opt) return opt.a end, {a = 1, b = 2}")
+    local entry = registry.open("policies", {path, b = 3})
+    put("mine.lua", "return function(_, opt) return opt.a end, {a = 4}")
+    assert.is_false(entry:refresh())
+    assert.same({true, 1}, {entry:call(0)})
+    assert.truthy(warned[1]:find "no option 'b'; there are: a; the previous version stays in force")
+    put("mine.lua", "return function(_, opt) return opt.a + opt.b end, {a = 4, b = 0}")
+    assert.is_true(entry:refresh())
+    assert.same({true, 7}, {entry:call(0)})
+  end)
+
+  it("warns once of options that a rule's text never reads", function()
+    local path = put("mine.lua", "return function(_, opt)\n  local thetta = opt.theta -- opt.thetta\n  return thetta\nend")
+    for _ = 1, 2 do registry.open("policies", {path, thetta = 1, theta = 2}) end
+    assert.equal(1, #warned)
+    assert.truthy(warned[1]:find "policy .*mine.lua never reads the option thetta$")
+    registry.open("policies", {function() return {} end, x = 1})
+    assert.truthy(warned[2]:find "registry_spec.lua:%d+ never reads the option x$")
+    registry.open("policies", {put("all.lua", "return function(_, opt) for k in pairs(opt) do return k end end"), x = 1})
+    registry.open("policies", {put("dots.lua", "return function(...) return select(2, ...).x end"), x = 1})
+    registry.open("policies", {put("key.lua", "return function(_, o) return o['x'] end"), x = 1})
+    assert.equal(2, #warned)
+  end)
+
+  it("knows the options of every rule of the library", function()
+    registry.home = home
+    for _, kind in ipairs {"policies", "evictions", "schedules", "samplers"} do
+      assert.is_true(#registry.names(kind) > 0)
+      for _, name in ipairs(registry.names(kind)) do
+        local known = registry.options(kind, name)
+        assert.equal("table", type(known), name)
+        assert.error_matches(function() registry.open(kind, {name, thetta = 1}) end, "no option 'thetta'; there are: ")
+        local file = assert(io.open(home .. "/" .. kind .. "/" .. name .. ".lua"))
+        local text = file:read "*a"
+        file:close()
+        for option in text:gmatch "%f[%w]opt%.([%a_]+)" do assert.is_not_nil(known[option], name .. ": " .. option) end
+      end
+    end
+  end)
+
   it("gives the whole path where Lua would shorten it", function()
     local long = directory .. "/" .. ("deep"):rep(20)
     assert(os.execute("mkdir " .. long) == 0)

@@ -9,9 +9,14 @@
 --   entry.fn(cycle, entry.opt)      entry:refresh() -> true when a new version took over
 --   ok, result = entry:call(cycle)  pcall of fn(cycle, entry.opt) whose error names file and line
 --   registry.names "policies"       sorted names
+--   registry.options("policies", "h2o")      its options with their defaults, or nil where its file does not tell
+--
+-- A file may return its options with their defaults as a second value (false: none): then others are an error, and what is not given
+-- is filled in. Of a rule without it, an option that its text never reads is warned of once.
 --
 -- A version of a file is loaded once, as require does, and the JIT's work with it: what a policy remembers
 -- belongs in cycle.state or in the eviction object, for a file's own local variables serve all its users.
+local options = require "lsa.options"
 local raise = require "lsa.raise"
 
 local M = {}
@@ -84,24 +89,28 @@ function M.protected(path, f, ...)
   return raise.calling_unmasked(f, located, ...)
 end
 
--- Loaded files by path: {text =, fn =}.
+-- Loaded files by path: {text =, fn =, defaults =}.
 local loaded = {}
 
--- Runs a policy file's text: the function that it returns, or nil and a message with file and line.
+-- Runs a policy file's text: the function that it returns and its options, or nil and a message with file and line.
 local function evaluate(kind, path, text)
   local known = loaded[path]
-  if known and known.text == text then return known.fn end
+  if known and known.text == text then return known.fn, known.defaults end
   if text:byte(1) == 27 then return nil, path .. ": bytecode, where Lua source is expected" end
   local chunk, why = loadstring(text, "@" .. path)
   if not chunk then return nil, whole(why, path) end
-  local ok, fn = M.protected(path, chunk)
+  local ok, fn, defaults = M.protected(path, chunk)
   if not ok then return nil, fn end
   if type(fn) ~= "function" then
     return nil, ("%s: a file that is a %s returns a function, this one returns %s"):format(
       path, singular(kind), fn == nil and "nothing" or "a " .. type(fn))
   end
-  loaded[path] = {text = text, fn = fn}
-  return fn
+  if defaults ~= nil and type(defaults) ~= "table" then
+    return nil, ("%s: the second value of a %s is its options with their defaults, {name = value}; this is a %s"):format(
+      path, singular(kind), type(defaults))
+  end
+  loaded[path] = {text = text, fn = fn, defaults = defaults}
+  return fn, defaults
 end
 
 -- The names that a kind has, sorted.
@@ -128,6 +137,65 @@ local function locate(kind, name)
     singular(kind), name, names == "" and "none" or names)
 end
 
+-- What a rule that declares nothing does with its options shows in its text alone: one that its last parameter is never asked for
+-- by name is said once. A rule that hands that parameter on, or walks it, may read any.
+local told = setmetatable({}, {__mode = "k"})
+
+local function warn_of_unread(fn, opt, text, called)
+  if told[fn] or not next(opt) or not text then return end
+  told[fn] = true
+  local info = debug.getinfo(fn, "S")
+  local lines, at = {}, 0
+  for line in (text .. "\n"):gmatch "(.-)\n" do
+    at = at + 1
+    if at >= info.linedefined and at <= info.lastlinedefined then lines[#lines + 1] = line:gsub("%-%-.*", "") end
+  end
+  local name, last = nil, 0
+  repeat
+    last = last + 1
+    local following = debug.getlocal(fn, last)
+    name = following or name
+  until not following
+  local body = table.concat(lines, "\n"):gsub("function%s*[%w_.:]*%s*%b()", "", 1)
+  for use in body:gmatch("%f[%w_]" .. (name or "opt") .. "%f[^%w_]%s*(..?)") do
+    if not use:find "^%." and not use:find "^%[[\"']" then return end
+  end
+  if body:find "%.%.%." then return end
+  local unread = {}
+  for option in pairs(opt) do
+    local word = tostring(option):gsub("%p", "%%%0")
+    if not body:find("[%.\"']" .. word .. "%f[^%w_]") then unread[#unread + 1] = tostring(option) end
+  end
+  table.sort(unread)
+  if #unread > 0 then M.warn(("lsa: %s never reads the option %s"):format(called, table.concat(unread, ", "))) end
+end
+
+-- The specifications that a policy's `of` holds: one, or a list of them.
+local function check_nested(of)
+  if type(of) == "table" and (of[2] ~= nil or type(of[1]) == "table") then
+    for _, one in ipairs(of) do M.open("policies", one) end
+  elseif type(of) == "string" or type(of) == "table" then
+    M.open("policies", of)
+  end
+end
+
+-- The options that a rule is called with: those given, checked and filled in where the rule declares its own.
+local function options_of(entry, defaults)
+  if not defaults then return options.copy(entry.given) end
+  local opt = options.check(entry.given, defaults, ("%s %s"):format(singular(entry.kind), entry.name))
+  if entry.kind == "policies" and entry.given.of ~= nil then check_nested(entry.given.of) end
+  return opt
+end
+
+-- The options of a rule by name or file with their defaults; nil where it does not tell.
+function M.options(kind, name)
+  local path, why = locate(kind, name)
+  if not path then raise(why) end
+  local fn, defaults = evaluate(kind, path, assert(read(path)))
+  if not fn then error(defaults, 0) end
+  return defaults and options.copy(defaults)
+end
+
 -- Opens `spec`: a name, a file's path, a function, or {any of these, option = value, …}.
 function M.open(kind, spec)
   local what, opt = spec, {}
@@ -137,11 +205,12 @@ function M.open(kind, spec)
       if key ~= 1 then opt[key] = value end
     end
   end
-  local entry = setmetatable({kind = kind, opt = opt}, Entry)
+  local entry = setmetatable({kind = kind, opt = opt, given = options.copy(opt)}, Entry)
   if type(what) == "function" then
     local info = debug.getinfo(what, "S")
     entry.fn, entry.name = what, ("function at %s:%d"):format(info.short_src, info.linedefined)
     entry.source = info.source:match "^@(.*)"
+    warn_of_unread(what, opt, entry.source and read(entry.source), "the " .. entry.name)
     return entry
   end
   if type(what) ~= "string" then
@@ -151,9 +220,11 @@ function M.open(kind, spec)
   local path, why = locate(kind, what)
   if not path then raise(why) end
   local text = assert(read(path))
-  local fn, problem = evaluate(kind, path, text)
-  if not fn then error(problem, 0) end
+  local fn, defaults = evaluate(kind, path, text)
+  if not fn then error(defaults, 0) end
   entry.fn, entry.name, entry.path, entry.source, entry.text = fn, what, path, path, text
+  entry.opt = options_of(entry, defaults)
+  if not defaults then warn_of_unread(fn, opt, text, entry:called()) end
   return entry
 end
 
@@ -165,8 +236,20 @@ function Entry:refresh()
     self.complained = nil
     return false
   end
-  local fn
-  if text then fn, why = evaluate(self.kind, self.path, text) end
+  local fn, defaults, opt
+  if text then
+    fn, defaults = evaluate(self.kind, self.path, text)
+    why = defaults
+  end
+  if fn then
+    local ok, checked = pcall(options_of, self, defaults)
+    if ok then
+      opt = checked
+      if not defaults then warn_of_unread(fn, opt, text, self:called()) end
+    else
+      fn, why = nil, ("%s: %s"):format(self.path, raise.words(checked))
+    end
+  end
   if not fn then
     if self.complained ~= (text or why) then
       self.complained = text or why
@@ -174,7 +257,7 @@ function Entry:refresh()
     end
     return false
   end
-  self.fn, self.text, self.complained = fn, text, nil
+  self.fn, self.opt, self.text, self.complained = fn, opt, text, nil
   return true
 end
 

@@ -107,4 +107,4 @@ end
 
 return function(capacity)
   return setmetatable({ids = lists.new(4, 2 * capacity), capacity = capacity, p = 0, recalled = 0}, Arc)
-end
+end, {}

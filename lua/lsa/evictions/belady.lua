@@ -109,4 +109,4 @@ return function(capacity, opt)
   local known, after = index(future, n)
   return setmetatable({
     ids = lists.new(0, capacity), order = heap.new(capacity), known = known, after = after, n = n, tick = 0}, Belady)
-end
+end, {future = false}

@@ -42,9 +42,9 @@ function Clock:state() return self.ids:state() end
 function Clock:restore(data) self.ids:restore(data) end
 
 return function(capacity, opt)
-  local bits = opt and opt.bits or 1
+  local bits = opt.bits
   if bits < 1 or bits > 16 or bits ~= math.floor(bits) then
     error(("clock: bits is %s, and is a count from 1 to 16"):format(tostring(bits)))
   end
   return setmetatable({ids = lists.new(1, capacity), most = 2 ^ bits - 1}, Clock)
-end
+end, {bits = 1}

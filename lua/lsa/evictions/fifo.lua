@@ -27,4 +27,4 @@ function Fifo:restore(data) self.ids:restore(data) end
 
 return function(capacity)
   return setmetatable({ids = lists.new(1, capacity)}, Fifo)
-end
+end, {}

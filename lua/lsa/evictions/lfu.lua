@@ -135,4 +135,4 @@ return function(capacity)
   local self = setmetatable({ids = lists.new(1, capacity), groups = {top = 0, free = 0}}, Lfu)
   room_for_groups(self, 64)
   return self
-end
+end, {}

@@ -30,4 +30,4 @@ function Lru:restore(data) self.ids:restore(data) end
 
 return function(capacity)
   return setmetatable({ids = lists.new(1, capacity)}, Lru)
-end
+end, {}

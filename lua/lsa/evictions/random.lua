@@ -79,7 +79,7 @@ return function(capacity, opt)
   local room = math.max(capacity, 16)
   local self = setmetatable({ids = lists.new(0, room), seats = ffi.new("int32_t[?]", room), room = room}, Random)
   -- Xorshift has no state 0, and near seeds start far apart.
-  self.word = lists.hash(bit.tobit((opt and opt.seed or 1) * 7919 + 12345))
+  self.word = lists.hash(bit.tobit(opt.seed * 7919 + 12345))
   if self.word == 0 then self.word = 1 end
   return self
-end
+end, {seed = 1}

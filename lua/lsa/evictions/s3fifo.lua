@@ -113,10 +113,9 @@ function S3fifo:restore(data)
 end
 
 return function(capacity, opt)
-  opt = opt or {}
   local self = setmetatable({
-    ids = lists.new(3, 2 * capacity), small = opt.small or 0.1, ghost = opt.ghost or 0.9,
-    threshold = opt.threshold or 2, recalled = false, evicted = false}, S3fifo)
+    ids = lists.new(3, 2 * capacity), small = opt.small, ghost = opt.ghost,
+    threshold = opt.threshold, recalled = false, evicted = false}, S3fifo)
   self:resize(capacity)
   return self
-end
+end, {small = 0.1, ghost = 0.9, threshold = 2}

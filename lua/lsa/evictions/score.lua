@@ -73,8 +73,7 @@ function Score:restore(data)
 end
 
 return function(capacity, opt)
-  opt = opt or {}
   return setmetatable({
     ids = lists.new(0, capacity), order = heap.new(capacity), given = {}, tick = 0,
-    scores = opt.scores, default = value_of(opt.default or 0)}, Score)
-end
+    scores = opt.scores, default = value_of(opt.default)}, Score)
+end, {scores = false, default = 0}

@@ -52,4 +52,4 @@ end
 
 return function(capacity)
   return setmetatable({ids = lists.new(1, capacity), hand = 0}, Sieve)
-end
+end, {}

@@ -60,11 +60,11 @@ function Slru:state() return self.ids:state() end
 function Slru:restore(data) self.ids:restore(data) end
 
 return function(capacity, opt)
-  local segments = opt and opt.segments or 4
+  local segments = opt.segments
   if segments < 1 or segments ~= math.floor(segments) then
     error(("slru: segments is %s, and is a count from 1"):format(tostring(segments)))
   end
   local self = setmetatable({ids = lists.new(segments, capacity), segments = segments}, Slru)
   self:resize(capacity)
   return self
-end
+end, {segments = 4}

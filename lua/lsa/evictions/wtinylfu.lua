@@ -122,10 +122,9 @@ function Wtinylfu:restore(data)
 end
 
 return function(capacity, opt)
-  opt = opt or {}
   local self = setmetatable({
-    ids = lists.new(3, capacity), window = opt.window or 0.01, protected = opt.protected or 0.8,
-    sample = opt.sample or 10}, Wtinylfu)
+    ids = lists.new(3, capacity), window = opt.window, protected = opt.protected,
+    sample = opt.sample}, Wtinylfu)
   self:resize(capacity)
   return self
-end
+end, {window = 0.01, protected = 0.8, sample = 10}

@@ -8,12 +8,12 @@ local set = require "lsa.tensor.set"
 local ROUNDS = 4
 
 return function(cycle, opt)
-  local radius = opt.radius or 1
+  local radius = opt.radius
   local keep = cycle.keep
   for _ = 1, ROUNDS do
     local room = math.floor((cycle.budget - keep:count()) / (2 * radius + 1))
     if room < 1 then break end
-    local chosen = inner.ask(cycle, opt.of or "lsa_topk", "of", room, keep)
+    local chosen = inner.ask(cycle, opt.of, "of", room, keep)
     if chosen:count() == 0 then break end
     local wider = chosen:dilate(radius)
     keep = keep:union(wider)
@@ -21,4 +21,4 @@ return function(cycle, opt)
     set.release(chosen)
   end
   return keep
-end
+end, {of = "lsa_topk", radius = 1}

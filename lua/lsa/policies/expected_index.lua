@@ -8,8 +8,8 @@ local tensor = require "lsa.tensor.tensor"
 
 return function(cycle, opt)
   local layers = {}
-  for layer = 0, cycle.csa_layers - 1 do layers[layer + 1] = cycle.window(layer, opt.w or 16):mean(0) end
+  for layer = 0, cycle.csa_layers - 1 do layers[layer + 1] = cycle.window(layer, opt.w):mean(0) end
   local chosen = cycle.top(layers)
   for _, layer in ipairs(layers) do tensor.release(layer) end
   return chosen
-end
+end, {w = 16}

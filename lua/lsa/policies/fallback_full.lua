@@ -8,9 +8,9 @@ local interrupts = require "lsa.interrupts"
 local inner = require "lsa.cycle.nested_policy"
 
 return function(cycle, opt)
-  local ok, chosen = pcall(inner.ask, cycle, opt.of or "lsa_cap", "of", cycle.room)
+  local ok, chosen = pcall(inner.ask, cycle, opt.of, "of", cycle.room)
   if not ok and interrupts.came() then error(chosen, 0) end -- the policy did not fail
   local unsure = opt.entropy and cycle.entropy > opt.entropy
-  if ok and not unsure and chosen:count() >= (opt.least or 1) then return chosen end
+  if ok and not unsure and chosen:count() >= opt.least then return chosen end
   return cycle.top(cycle.scores)
-end
+end, {of = "lsa_cap", least = 1, entropy = false}

@@ -22,6 +22,6 @@ end
 
 return function(cycle, opt)
   local total = totals(cycle)
-  local recent = cycle.newest(math.floor(cycle.room * (opt.recent or 0.5)))
+  local recent = cycle.newest(math.floor(cycle.room * opt.recent))
   return cycle.top(total, nil, recent):add(recent)
-end
+end, {recent = 0.5}

@@ -29,7 +29,7 @@ local function means(cycle, decay)
 end
 
 return function(cycle, opt)
-  local mean = means(cycle, opt.decay or 0.7)
-  local recent = cycle.newest(math.floor(cycle.room * (opt.recent or 0.5)))
+  local mean = means(cycle, opt.decay)
+  local recent = cycle.newest(math.floor(cycle.room * opt.recent))
   return cycle.top(mean, nil, recent):add(recent)
-end
+end, {decay = 0.7, recent = 0.5}

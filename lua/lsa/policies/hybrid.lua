@@ -9,7 +9,7 @@ local set = require "lsa.tensor.set"
 local DEFAULT = {"recency", "lsa_topk"}
 
 return function(cycle, opt)
-  local of = opt.of or DEFAULT
+  local of = opt.of
   local shares, sum = opt.shares or {}, 0
   for i = 1, #of do sum = sum + (shares[i] or 1) end
   local keep, upto, kept = cycle.keep, 0, cycle.keep:count()
@@ -21,4 +21,4 @@ return function(cycle, opt)
     set.release(chosen)
   end
   return keep
-end
+end, {of = DEFAULT, shares = false}

@@ -10,12 +10,12 @@ local set = require "lsa.tensor.set"
 local tensor = require "lsa.tensor.tensor"
 
 return function(cycle, opt)
-  local chosen = inner.ask(cycle, opt.of or "lsa_topk", "of", math.floor(cycle.room * (1 - (opt.margin or 0.2))))
+  local chosen = inner.ask(cycle, opt.of, "of", math.floor(cycle.room * (1 - opt.margin)))
   local state = cycle.state
   local before, others = grow(state.last, {cycle.n}, -math.huge), chosen:invert()
   local last = before:where(others, cycle.number)            -- the cycle that last selected each chunk
   state.last = last
-  local late = last:ge(cycle.number - (opt.wait or 4))
+  local late = last:ge(cycle.number - opt.wait)
   local candidates = last:where(late, -math.huge)
   local staying = cycle.top(candidates, nil, chosen)
   set.release(others)
@@ -25,4 +25,4 @@ return function(cycle, opt)
   staying:add(chosen)
   set.release(chosen)
   return staying
-end
+end, {of = "lsa_topk", margin = 0.2, wait = 4}

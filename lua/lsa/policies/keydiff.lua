@@ -49,4 +49,4 @@ return function(cycle)
   local chosen = cycle.top(layers)
   for _, layer in ipairs(layers) do tensor.release(layer) end
   return chosen
-end
+end, {}

@@ -18,4 +18,4 @@ return function(cycle)
   local layers = {}
   for layer = 0, cycle.csa_layers - 1 do layers[layer + 1] = norms_of(cycle, layer) end
   return cycle.n == 0 and {} or cycle.top(layers)
-end
+end, {}

@@ -3,5 +3,5 @@
 --   opt.theta   0.5
 -- Source: the reference deployment of arXiv 2606.09079 (K = 96, 192, 384 at 256K, 512K, 1M tokens).
 return function(cycle, opt)
-  return cycle.top_pages(cycle.scores:gt(opt.theta or 0.5):density(cycle.page))
-end
+  return cycle.top_pages(cycle.scores:gt(opt.theta):density(cycle.page))
+end, {theta = 0.5}

@@ -2,4 +2,4 @@
 -- calibrated scores: only their order counts.
 return function(cycle)
   return cycle.top(cycle.scores)
-end
+end, {}

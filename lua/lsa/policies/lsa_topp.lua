@@ -4,5 +4,5 @@
 -- Source: the rule of C. Lin et al., "Twilight: adaptive attention sparsity with hierarchical top-p pruning", 2025, on the
 -- Memory Indexer's scores.
 return function(cycle, opt)
-  return cycle.top(cycle.scores):intersect(cycle.scores:topp(opt.mass or 0.9))
-end
+  return cycle.top(cycle.scores):intersect(cycle.scores:topp(opt.mass))
+end, {mass = 0.9}

@@ -5,4 +5,4 @@ return function(cycle)
   local layers = {}
   for layer = 0, cycle.csa_layers - 1 do layers[layer + 1] = cycle.native(layer) end
   return cycle.top(layers)
-end
+end, {}

@@ -7,4 +7,4 @@ return function(cycle)
     error "oracle_budget: cycle.future.counts is not there: what the next steps use is known in a replay only"
   end
   return cycle.top(future.counts):intersect(future.counts:gt(0))
-end
+end, {}

@@ -7,4 +7,4 @@ return function(cycle)
     error "oracle_native: cycle.future.native is not there: what the next steps use is known in a replay only"
   end
   return future.native
-end
+end, {}

@@ -42,4 +42,4 @@ return function(cycle)
     layers[layer + 1] = kernels.index_score(q, w, records_of(cycle, layer), "f32"):row(0)
   end
   return cycle.top_pages(layers)
-end
+end, {}

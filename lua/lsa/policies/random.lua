@@ -4,4 +4,4 @@ local uniform = require("lsa.tensor.kernels").uniform
 
 return function(cycle)
   return cycle.top(uniform(cycle.n, cycle.rng(2 ^ 52)))
-end
+end, {}

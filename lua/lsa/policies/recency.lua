@@ -1,4 +1,4 @@
 -- The newest chunks, as many as the budget allows: a sliding window. The paper's "recency only".
 return function(cycle)
   return cycle.newest()
-end
+end, {}

@@ -24,7 +24,7 @@ return function(cycle, opt)
   if cycle.n == 0 then return {} end
   local votes
   for layer = 0, cycle.csa_layers - 1 do
-    local vote = kernels.softmax_sum(cycle.window(layer, opt.w or 32))
+    local vote = kernels.softmax_sum(cycle.window(layer, opt.w))
     local before = votes
     votes = before and before:add(vote) or vote
     if before then
@@ -32,8 +32,8 @@ return function(cycle, opt)
       tensor.release(vote)
     end
   end
-  local scores = spread(votes, opt.radius or 3)
+  local scores = spread(votes, opt.radius)
   local chosen = cycle.top(scores)
   tensor.release(scores)
   return chosen
-end
+end, {w = 32, radius = 3}

@@ -4,11 +4,11 @@
 local inner = require "lsa.cycle.nested_policy"
 
 return function(cycle, opt)
-  local chosen, state = inner.ask(cycle, opt.of or "lsa_topk", "of", cycle.room), cycle.state
+  local chosen, state = inner.ask(cycle, opt.of, "of", cycle.room), cycle.state
   if state.number ~= cycle.number then
     state.number, state.before, state.latest = cycle.number, state.latest, chosen
   end
   local before = (state.before or chosen):resize(cycle.n):remove(cycle.keep)
   local over = before:count() - cycle.room
   return over > 0 and before:minus(before:ids():narrow(0, 0, over)) or before
-end
+end, {of = "lsa_topk"}

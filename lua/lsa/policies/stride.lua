@@ -5,4 +5,4 @@ return function(cycle)
   if cycle.room == 0 then return {} end
   local step = math.max(1, math.ceil(cycle.n / cycle.room))
   return set.new(cycle.n):every(step)
-end
+end, {}

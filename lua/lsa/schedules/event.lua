@@ -34,11 +34,11 @@ end
 return function(cycle, opt)
   local state = cycle.state.event or {seen = 0, mean = 0, variance = 0, t = cycle.t}
   cycle.state.event = state
-  local event = opt.entropy ~= false and spikes(state, cycle.entropy, opt.sigmas or 2, opt.memory or 0.05)
-  local wanted = opt.tokens or NEWLINE
+  local event = opt.entropy ~= false and spikes(state, cycle.entropy, opt.sigmas, opt.memory)
+  local wanted = opt.tokens
   if #wanted > 0 and state.t < cycle.t then
     event = occurs(cycle.tokens, wanted, state.t, cycle.t) or event
   end
   state.t = cycle.t
-  return event and (opt.soon or 16) or (opt.every or 64)
-end
+  return event and opt.soon or opt.every
+end, {every = 64, soon = 16, sigmas = 2, memory = 0.05, tokens = NEWLINE, entropy = true}

@@ -9,7 +9,7 @@ return function(cycle, opt)
   local state = cycle.state.jaccard
   local chosen = cycle.selected:minus(cycle.keep)
   if not state then
-    state = {every = opt.every or 64}
+    state = {every = opt.every}
   else
     local n = state.chosen:size()
     local before = state.chosen:minus(cycle.keep:resize(n))
@@ -18,14 +18,14 @@ return function(cycle, opt)
     local either = now:count() + before:count() - both
     local j = either == 0 and 1 or both / either
     local every = state.every
-    if j >= (opt.agree or 0.8) then
+    if j >= opt.agree then
       every = every * 2
-    elseif j < (opt.disagree or 0.5) then
+    elseif j < opt.disagree then
       every = math.floor(every / 2)
     end
-    state = {every = math.max(opt.least or 8, math.min(opt.most or 512, every))}
+    state = {every = math.max(opt.least, math.min(opt.most, every))}
   end
   state.chosen = chosen
   cycle.state.jaccard = state
   return state.every
-end
+end, {every = 64, agree = 0.8, disagree = 0.5, least = 8, most = 512}

@@ -4,9 +4,9 @@
 --   opt.every 64   opt.index 0   opt.of 1
 -- Reads cycle.t; owns cycle.state.stagger.
 return function(cycle, opt)
-  local every = opt.every or 64
-  local phase = math.floor(every * ((opt.index or 0) / (opt.of or 1)))
+  local every = opt.every
+  local phase = math.floor(every * (opt.index / opt.of))
   local state = cycle.state.stagger or {start = cycle.t}
   cycle.state.stagger = state
   return every - (cycle.t - state.start - phase) % every
-end
+end, {every = 64, index = 0, of = 1}
