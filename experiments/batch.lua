@@ -35,7 +35,7 @@ local function open_model()
   local trained = model:indexer_file()
   -- By threshold, but no more than was admitted. Without a trained Memory Indexer, the native one of the first CSA layer stands
   -- in, and the budget decides.
-  return model, trained and "lsa_cap" or "lsa_topk", not trained and lsa.indexer{model = model, layers = {0}} or nil
+  return model, trained and "lsa_threshold" or "lsa_topk", not trained and lsa.indexer{model = model, layers = {0}} or nil
 end
 
 -- Prefilled contexts of several lengths: {session =, needles =}.

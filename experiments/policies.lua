@@ -29,7 +29,7 @@ local warn = registry.warn
 registry.warn = function() end           -- what failed is told below the table
 
 -- Golden chunks are labels of recordings; questions have none.
-local left_out = {oracle_golden = true}
+local left_out = {oracle_golden = true, lsa_cap = true} -- lsa_cap is lsa_threshold
 local policies = {}
 for _, name in ipairs(opt.policies[1] == "all" and registry.names "policies" or opt.policies) do
   if not left_out[name] then policies[#policies + 1] = name end
@@ -70,7 +70,8 @@ local task = needle.task(model, {tokens = opt.tokens, needles = opt.needles, con
   session = {indexer = not model:indexer_file() and lsa.indexer{model = model, layers = {0}} or nil},
   text = opt.text})
 
-local columns = {"accuracy", "digits", "coverage", "evidence", "fetched_bytes", "resident_bytes", "resident_pct", "error"}
+local columns = {"accuracy", "digits", "coverage", "evidence", "fetched_bytes", "resident_bytes", "resident_pct", "cycles", "failed",
+  "clipped", "error"}
 local results = lsa.sweep{
   policies = policies, budgets = opt.budgets, columns = columns, label = "policies",
   results = opt.results ~= "none" and opt.results or nil,
@@ -95,11 +96,12 @@ local function print_table()
     rows[i] = {policy = row.select .. (row.error and " *" or ""), budget = row.budget, accuracy = percent(row.accuracy),
       digits = percent(row.digits), coverage = percent(row.coverage), evidence = percent(row.evidence),
       fetched = stats.bytes(row.fetched_bytes), ["KV resident"] = stats.bytes(row.resident_bytes),
-      ["of full"] = percent(row.resident_pct / 100)}
+      ["of full"] = percent(row.resident_pct / 100), failed = percent(row.failed / math.max(row.cycles, 1e-9)),
+      clipped = percent(row.clipped / math.max(row.cycles, 1e-9))}
     failed[row.select] = failed[row.select] or row.error
   end
   io.write(tostring(grid.new(rows, {"policy", "budget", "accuracy", "digits", "coverage", "evidence", "fetched", "KV resident",
-    "of full"})))
+    "of full", "failed", "clipped"})))
   if next(failed) then print "\n* failed; sink and tail alone were resident:" end
   for name, why in pairs(failed) do print(("  %s: %s"):format(name, why)) end
 end

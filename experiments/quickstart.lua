@@ -36,7 +36,7 @@ local policies = {
 }
 local total = {}
 for i, policy in ipairs(policies) do
-  total[i] = {policy = policy, right = 0, asked = 0, resident = 0, pct = 0, fetched = 0, cycles = 0, ms = 0, steps = 0}
+  total[i] = {policy = policy, right = 0, asked = 0, resident = 0, pct = 0, fetched = 0, cycles = 0, ms = 0, steps = 0, failed = 0, clipped = 0}
 end
 
 -- One needle asked of a fork; its cost joins the policy's sums.
@@ -49,6 +49,7 @@ local function ask(base, policy, one, sum)
   sum.asked = sum.asked + 1
   sum.resident, sum.pct = sum.resident + s.resident_bytes, sum.pct + s.resident_pct
   sum.fetched, sum.cycles = sum.fetched + s.fetched_bytes, sum.cycles + s.cycles
+  sum.failed, sum.clipped = sum.failed + s.failed, sum.clipped + s.clipped
   sum.ms, sum.steps = sum.ms + s.ms_per_token * s.steps, sum.steps + s.steps
 end
 
@@ -69,21 +70,21 @@ end
 bar:done()
 
 if opt.csv then
-  print "policy,accuracy,resident_bytes,resident_pct,fetched_bytes,cycles,ms_per_token"
+  print "policy,accuracy,resident_bytes,resident_pct,fetched_bytes,cycles,failed,clipped,ms_per_token"
 else
   print(("%d contexts of %d tokens, %d needles each; budget %s; %s\n"):format(opt.contexts, opt.tokens, opt.needles,
     tostring(opt.budget), tostring(model)))
-  print(("%-16s %9s %14s %8s %12s %7s %9s"):format("policy", "accuracy", "KV resident", "of full", "fetched", "cycles",
-    "ms/token"))
+  print(("%-16s %9s %14s %8s %12s %7s %7s %8s %9s"):format("policy", "accuracy", "KV resident", "of full", "fetched", "cycles",
+    "failed", "clipped", "ms/token"))
 end
 for _, sum in ipairs(total) do
   local n = sum.asked
   local accuracy, bytes, fetched = sum.right / n, sum.resident / n, sum.fetched / n
   if opt.csv then
-    print(("%s,%.4f,%.0f,%.3f,%.0f,%.2f,%.4f"):format(sum.policy.select, accuracy, bytes, sum.pct / n, fetched, sum.cycles / n,
-      sum.ms / sum.steps))
+    print(("%s,%.4f,%.0f,%.3f,%.0f,%.2f,%d,%d,%.4f"):format(sum.policy.select, accuracy, bytes, sum.pct / n, fetched, sum.cycles / n,
+      sum.failed, sum.clipped, sum.ms / sum.steps))
   else
-    print(("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %9.3f"):format(sum.policy.label, 100 * accuracy, stats.bytes(bytes),
-      sum.pct / n, stats.bytes(fetched), sum.cycles / n, sum.ms / sum.steps))
+    print(("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %7d %8d %9.3f"):format(sum.policy.label, 100 * accuracy, stats.bytes(bytes),
+      sum.pct / n, stats.bytes(fetched), sum.cycles / n, sum.failed, sum.clipped, sum.ms / sum.steps))
   end
 end

@@ -188,13 +188,13 @@ local function answers(params)
     local posed = base:fork()
     needle.pose(posed, one)
     for _, way in ipairs(served) do
-      local sum = out[way.label] or {right = "", resident = 0, pct = 0, evidence = 0}
+      local sum = out[way.label] or {right = "", resident = 0, pct = 0, evidence = 0, cycles = 0, failed = 0, clipped = 0}
       posed.indexer = way.indexer or indexer
       local fork = posed:fork(way.fork)
       local exact, _, quality = needle.answer(fork, one)
       local stats = fork:stats()
       fork:close()
-      if stats.last_error then error(stats.last_error, 0) end
+      for _, name in ipairs {"cycles", "failed", "clipped"} do sum[name] = sum[name] + stats[name] end
       sum.right, sum.evidence = sum.right .. (exact and 1 or 0), sum.evidence + quality.evidence
       sum.resident, sum.pct = sum.resident + stats.resident_bytes, sum.pct + stats.resident_pct
       out[way.label] = sum
@@ -210,14 +210,14 @@ for i = 1, opt.contexts do numbers[i] = i end
 
 -- Everything that an answer depends on.
 local function about()
-  local names, parts = {}, {}
+  local names, parts = {}, {"failed and clipped cycles"}
   for name in pairs(opt) do
     if name ~= "output" and name ~= "contexts" and name ~= "install" then names[#names + 1] = name end
   end
   table.sort(names)
   for i, name in ipairs(names) do
     local value = opt[name]
-    parts[i] = name .. "=" .. (type(value) == "table" and table.concat(value, ",") or tostring(value))
+    parts[i + 1] = name .. "=" .. (type(value) == "table" and table.concat(value, ",") or tostring(value))
   end
   return table.concat(parts, " ")
 end
@@ -226,11 +226,11 @@ local results = lsa.sweep{grid = {context = numbers}, run = answers, label = "an
   about = about()}
 
 local function joined(label)
-  local sum = {right = {}, resident = 0, pct = 0, evidence = 0}
+  local sum = {right = {}, resident = 0, pct = 0, evidence = 0, cycles = 0, failed = 0, clipped = 0}
   for i, row in ipairs(results.rows) do
     local one = row[label]
     sum.right[i] = one.right
-    for _, name in ipairs{"resident", "pct", "evidence"} do sum[name] = sum[name] + one[name] end
+    for _, name in ipairs{"resident", "pct", "evidence", "cycles", "failed", "clipped"} do sum[name] = sum[name] + one[name] end
   end
   sum.right = table.concat(sum.right)
   return sum
@@ -251,13 +251,15 @@ local full = joined "full attention"
 local asked = #full.right
 say "answered"
 print(("\n%d questions in %d contexts of %d tokens; tail of %d chunks\n"):format(asked, opt.contexts, opt.tokens, tail))
-print(("%-36s %9s %18s %9s %9s"):format("", "accuracy", "against full", "of the KV", "evidence"))
+print(("%-36s %9s %18s %9s %9s %7s %7s %8s"):format("", "accuracy", "against full", "of the KV", "evidence", "cycles", "failed",
+  "clipped"))
 for _, way in ipairs(served) do
   local sum = joined(way.label)
   local _, right = sum.right:gsub("1", "")
   local difference, width = against(sum.right, full.right)
-  print(("%-36s %8.2f%% %18s %8.2f%% %8.1f%%"):format(way.label, 100 * right / asked,
-    way == served[1] and "" or ("%+.2f ± %.2f"):format(difference, width), sum.pct / asked, 100 * sum.evidence / asked))
+  print(("%-36s %8.2f%% %18s %8.2f%% %8.1f%% %7d %7d %8d"):format(way.label, 100 * right / asked,
+    way == served[1] and "" or ("%+.2f ± %.2f"):format(difference, width), sum.pct / asked, 100 * sum.evidence / asked,
+    sum.cycles, sum.failed, sum.clipped))
 end
 
 if opt.install then

@@ -35,6 +35,59 @@ describe("policies of the Memory Indexer", function()
     assert.same({}, ask("lsa_topk", {scores = ten, budget = 1, keep = {1, 9}}))
   end)
 
+  it("lsa_threshold keeps the best of what is over its budget, and the cycle counts as clipped", function()
+    local cycle = support.cycle{scores = ten, budget = 4, keep = {1, 9}}
+    assert.same({3, 5}, ask("lsa_threshold", cycle))
+    assert.is_true(cycle.clipped)
+    -- Exactly the budget is not over it, and what is kept anyway is over it alone.
+    for _, given in ipairs {{budget = 5}, {budget = 1, keep = {1, 3, 4, 5, 7}}} do
+      cycle = support.cycle{scores = ten, budget = given.budget, keep = given.keep}
+      ask("lsa_threshold", cycle)
+      assert.is_nil(cycle.clipped)
+    end
+    -- Inside another policy, the best of its share; the outermost cycle is the one that is clipped.
+    cycle = support.cycle{scores = ten, budget = 5, keep = {9}}
+    assert.same({1, 3, 5, 7}, ask({"hybrid", of = {"none", "lsa_threshold"}}, cycle))
+    assert.is_true(cycle.clipped)
+  end)
+
+  it("cycle.clip keeps the best pages where pages are fetched", function()
+    -- Pages of 2 with the best of theirs: 0.9, 0.8, 0.7, 0.6, 0.4; three chunks lie in three pages, which are six.
+    local cycle = support.cycle{scores = ten, budget = 4, unit = 2}
+    assert.same({1, 3}, cycle.clip(lsa.set(10):add{1, 3, 7}, ten):ids():totable())
+    assert.is_true(cycle.clipped)
+    cycle = support.cycle{scores = ten, budget = 4, unit = 2}
+    assert.same({1, 3}, cycle.clip(lsa.set(10):add{1, 3}, ten):ids():totable())
+    assert.is_nil(cycle.clipped)
+    cycle = support.cycle{scores = ten, budget = 5, unit = 2, keep = {9}}
+    assert.same({1, 9}, cycle.clip(lsa.set(10):add{1, 3, 7, 9}, ten):ids():totable())
+    assert.error_matches(function() cycle.clip({1}, ten) end, "cycle.clip: chosen is a table; a set over 10 is wanted")
+  end)
+
+  it("the default session works at every length", function()
+    local model = lsa.model(require("lsa.ffi").root .. "/experiments/models/needle")
+    local text = files.read(require("lsa.ffi").root .. "/README.md")
+    text = text:rep(math.ceil(15000 / #text))
+    local clipped = 0
+    for _, n in ipairs {500, 2000, 15000} do
+      local s = model:session()
+      s:prefill(text:sub(1, n))
+      for i = 1, 70 do s:decode(text:byte(i)) end
+      local stats = s:stats()
+      assert.same({2, 0}, {stats.cycles, stats.failed}, stats.last_error)
+      local counted = 0
+      for _, row in ipairs(s:cycles()) do
+        assert.is_true(row.selected <= math.floor(0.135 * row.n))
+        if row.clipped then counted = counted + 1 end
+      end
+      assert.equal(counted, stats.clipped)
+      if counted > 0 then assert.matches("not as asked  " .. counted .. " of 2 cycles clipped to the budget", tostring(stats), nil, true) end
+      clipped = clipped + counted
+      s:close()
+    end
+    assert.is_true(clipped > 0)
+  end)
+
   it("lsa_cap stops at the threshold or the budget, whichever comes first", function()
     assert.same({1, 3}, ask({"lsa_cap", theta = 0.6}, {scores = ten, budget = 2}))
     assert.same({1, 3, 5, 7}, ask({"lsa_cap", theta = 0.6}, {scores = ten, budget = 8}))
@@ -330,8 +383,8 @@ describe("wrappers", function()
     assert.same({1, 3, 5, 8}, ask({"hybrid", of = {"recency", "lsa_topk"}, shares = {1, 3}}, given))
     assert.same({1, 3, 5, 7}, ask({"hybrid", of = {"none", "lsa_topk"}}, given))
     assert.same({1, 3}, ask({"hybrid", of = {"lsa_topk", "none"}}, given))
-    assert.error_matches(function() ask({"hybrid", of = {"none", "lsa_threshold"}}, given) end,
-      "of 2 lsa_threshold: 5 chunks beside what is kept, its share is 4")
+    assert.error_matches(function() ask({"hybrid", of = {"none", "full"}}, given) end,
+      "of 2 full: 9 chunks beside what is kept, its share is 4")
     -- What one has chosen is not chosen again.
     assert.same({1, 3, 5, 7}, ask({"hybrid", of = {"lsa_topk", "lsa_topk"}}, given))
   end)
@@ -395,8 +448,8 @@ describe("wrappers", function()
   it("name the inner policy's mistakes", function()
     local given = {scores = ten, budget = 4}
     assert.error_matches(function() ask({"dilate", of = "recncy"}, given) end, "no policy 'recncy'")
-    assert.error_matches(function() ask({"stale1", of = "lsa_threshold"}, given) end,
-      "of lsa_threshold: 5 chunks beside what is kept, its share is 4")
+    assert.error_matches(function() ask({"stale1", of = "full"}, given) end,
+      "of full: 10 chunks beside what is kept, its share is 4")
     assert.error_matches(function() ask({"stale1", of = function() return 7 end}, given) end, "the policy returned a number")
   end)
 end)
@@ -418,7 +471,7 @@ local function label(spec)
 end
 
 -- Policies that are a rule, not a budget's worth: they may select more than the budget, which is an error.
-local unbounded = {lsa_threshold = true, full = true}
+local unbounded = {full = true}
 
 local root = require("lsa.ffi").root
 

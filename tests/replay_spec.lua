@@ -95,6 +95,22 @@ describe("replay", function()
     return folder .. "/changed.safetensors"
   end
 
+  it("says which cycles failed and which were clipped", function()
+    files.with_folder(function(folder)
+      local path = folder .. "/trace.safetensors"
+      live(model, {select = "lsa_topk", budget = 0.4, every = 8}, path)
+      local failing = lsa.replay(path, {select = function(cycle) return cycle.keep:invert() end, budget = 0.2})
+      local stats = failing:stats()
+      assert.same({stats.cycles, 0}, {stats.failed, stats.clipped})
+      assert.matches(("%d of %d cycles failed; the last: "):format(stats.cycles, stats.cycles), tostring(failing), nil, true)
+      local clipped = lsa.replay(path, {select = {"lsa_threshold", theta = -1}, budget = 0.2})
+      stats = clipped:stats()
+      assert.same({0, stats.cycles}, {stats.failed, stats.clipped})
+      assert.matches(("%d of %d cycles clipped to the budget"):format(stats.cycles, stats.cycles), tostring(clipped), nil, true)
+      assert.is_nil(tostring(lsa.replay(path)):find "clipped")
+    end)
+  end)
+
   it("takes scores that cycles had from the recording, and computes others, with the same counts", function()
     files.with_folder(function(folder)
       live(model, {select = "lsa_topk", budget = 0.4, every = 8}, folder .. "/trace.safetensors")

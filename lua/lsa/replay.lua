@@ -441,9 +441,11 @@ function Replay:stats()
     evicted_chunks = tonumber(moved.evicted_chunks), step_coverage = self.covered / math.max(1, self.coverable)}
   for name, value in pairs(values) do out[name] = value end
   return setmetatable(out, {__tostring = function(s)
-    return ("replay of %s (%s): %s, %d steps in %d cycles; resident %s (%.2f %%), fetched %d chunks, %s; hits %d, evicted %d; %.1f %% of the native top-k resident")
+    local troubles = stats.troubles(s)
+    return (("replay of %s (%s): %s, %d steps in %d cycles; resident %s (%.2f %%), fetched %d chunks, %s; hits %d, evicted %d; %.1f %% of the native top-k resident")
       :format(self.path, s.open_loop and "open loop" or "as recorded", s.policy, s.steps, s.cycles, stats.bytes(s.resident_bytes),
-      s.resident_pct, s.fetched_chunks, stats.bytes(s.fetched_bytes), s.hits, s.evicted_chunks, 100 * s.step_coverage)
+      s.resident_pct, s.fetched_chunks, stats.bytes(s.fetched_bytes), s.hits, s.evicted_chunks, 100 * s.step_coverage)) ..
+      (troubles ~= "" and "; " .. troubles or "")
   end})
 end
 

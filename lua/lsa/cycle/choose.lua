@@ -1,10 +1,12 @@
--- Owns how scores become a set within the budget: what policies call as cycle.top, cycle.top_pages, cycle.newest.
+-- Owns how scores become a set within the budget: what policies call as cycle.top, cycle.top_pages, cycle.newest, cycle.clip.
 -- What a cycle keeps anyway is never chosen; nor are NaN and -infinity. Ties go to the lower id.
 --
 --   top(cycle, scores, most, taken)   the best `most` chunks (what is left of the budget, when nil) outside keep and the
 --                                     set `taken`
 --   top_pages(cycle, scores)          the best pages that fill the budget; pages with kept chunks come first
 --   newest(cycle, most, taken)        the newest chunks
+--   clip(cycle, chosen, scores)       the set `chosen`, or the best of it where it is over the budget; under granularity "page" its
+--                                     best pages, by their best chunk. The cycle counts as clipped then
 --
 -- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: a chunk's rank is
 -- the best that it has in any of them, and the lower ranks come first; among equals, the earlier of the list.
@@ -126,6 +128,31 @@ function M.top_pages(cycle, scores)
   set.release(kept)
   set.release(pages)
   return chosen
+end
+
+-- The chunks of the best pages of `chosen` that fit beside the pages of kept chunks.
+local function best_pages(cycle, chosen, scores, size)
+  local kept, list = cycle.keep:pages(size), {}
+  local whole = kept:chunks(size, cycle.n)
+  for i, row in ipairs(scores) do list[i] = row:where(chosen, -math.huge):pages(size, "max") end
+  local pages = best(list, kept, math.floor(math.max(0, cycle.budget - whole:count()) / size))
+  return pages:chunks(size, cycle.n):union(whole):intersect(chosen)
+end
+
+function M.clip(cycle, chosen, scores)
+  if not set.is(chosen) or chosen:size() ~= cycle.n then
+    raise("cycle.clip: chosen is %s; a set over %d is wanted", set.is(chosen) and "a set over " .. chosen:size() or
+      options.shown(chosen), cycle.n)
+  end
+  scores = score_list(scores, cycle.n, "clip")
+  local size, all = cycle.unit or 1, chosen:union(cycle.keep)
+  local fetched = size > 1 and all:pages(size):chunks(size, cycle.n) or all
+  if fetched:count() <= cycle.budget or all:equals(cycle.keep) then return chosen end
+  local outermost = cycle
+  while rawget(outermost, "outer") do outermost = rawget(outermost, "outer") end
+  rawset(outermost, "clipped", true)
+  if size > 1 then return best_pages(cycle, chosen, scores, size) end
+  return best(scores, chosen:invert():add(cycle.keep), cycle.room)
 end
 
 -- The start of the run moves back by the ids in it that are there anyway, until none are added.

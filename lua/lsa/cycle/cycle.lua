@@ -11,7 +11,7 @@
 --   observed                the set of chunks for which that was measured
 --   resident, keep          sets: resident now; kept whatever the policy says (sink and tail)
 --   budget, room, page      chunks that may be selected; what is left of that beside keep; chunks a page
---   top(scores), top_pages(scores), newest(k)      sets that fill what is left of the budget: see lua/lsa/cycle/choose.lua
+--   top(scores), top_pages(scores), newest(k), clip(set, scores)      sets that fill what is left of the budget: see lua/lsa/cycle/choose.lua
 --   tokens, entropy         token ids so far (i32 tensor); entropy in nats of the last token's distribution
 --   csa_layers              how many layers there are to ask about
 --   future                  in replay: what the next tau steps use (lua/lsa/replay.lua)
@@ -87,7 +87,7 @@ local function method(f)
   end
 end
 
-fields.top, fields.top_pages, fields.newest = method(choose.top), method(choose.top_pages), method(choose.newest)
+for _, name in ipairs {"top", "top_pages", "newest", "clip"} do fields[name] = method(choose[name]) end
 
 local function check_layer(source, name, layer)
   if type(layer) == "number" and layer == math.floor(layer) and layer >= 0 and layer < source.csa_layers then return end
@@ -180,7 +180,7 @@ function meta.__index(cycle, name)
 end
 
 -- What a cycle within a cycle has of its own, however the outer one has it.
-local own = {room = true, top = true, top_pages = true, newest = true, within = true}
+local own = {room = true, top = true, top_pages = true, newest = true, clip = true, within = true}
 
 function inner_meta.__index(cycle, name)
   local outer = rawget(cycle, "outer")

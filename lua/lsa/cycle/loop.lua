@@ -40,7 +40,7 @@ M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64,
   granularity = "chunk", async = false, strict = false, seed = 1}
 
 -- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
-M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "last_error",
+M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "clipped", "last_error",
   "complained"}
 
 -- Steps between two cycles, at most: no context is longer.
@@ -107,7 +107,7 @@ end
 
 function Loop:reset_counts()
   self.rows = {}
-  self.covered, self.coverable, self.policy_errors = 0, 0, 0
+  self.covered, self.coverable, self.policy_errors, self.clipped = 0, 0, 0, 0
 end
 
 -- Files of policies that change from here on are not loaded anew.
@@ -257,7 +257,7 @@ end
 
 local function new_cycle(self, source, t, n)
   local budget, resident = budget_of(self, n), source:resident()
-  return cycles.new(source, {t = t, n = n, number = self.number, budget = budget, page = self.opt.page, resident = resident,
+  return cycles.new(source, {t = t, n = n, number = self.number, budget = budget, page = self.opt.page, unit = self.unit, resident = resident,
     previous = resident, keep = keep_of(self, n, budget), state = self.state, rng = self.rng, tau = self.tau})
 end
 
@@ -283,6 +283,7 @@ local function turn(self, source, cycle, row)
   local started = seconds()
   local chosen = selection(self, cycle)
   cycle.selected = chosen
+  if cycle.clipped then row.clipped, self.clipped = true, (self.clipped or 0) + 1 end
   self.tau = next_tau(self, cycle)
   row.policy_ms = ms(started)
   local apply = chosen
@@ -434,7 +435,7 @@ function Loop:stats()
   return {churn = self:mean "churn", jaccard = self:mean "jaccard",
     policy = self.opt.on_demand and "on demand" or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
     policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
-    policy_errors = self.policy_errors, last_error = self.last_error}
+    policy_errors = self.policy_errors, failed = self.policy_errors, clipped = self.clipped or 0, last_error = self.last_error}
 end
 
 return M

@@ -1,6 +1,6 @@
 -- Several policies, each with a share of the budget that is left beside sink and tail. They choose in their order, and what one
 -- has chosen is kept for the next, so nothing is paid for twice; what a policy leaves of its share goes to those after it.
---   opt.of       policies: {"hybrid", of = {"recency", {"lsa_cap", theta = 0.3}}, shares = {1, 3}}
+--   opt.of       policies: {"hybrid", of = {"recency", {"lsa_threshold", theta = 0.3}}, shares = {1, 3}}
 --   opt.shares   numbers, one a policy, of any sum; equal when nothing is said
 -- Default: half recency, half lsa_topk.
 local inner = require "lsa.cycle.nested_policy"

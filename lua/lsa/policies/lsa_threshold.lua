@@ -1,4 +1,6 @@
--- Chunks with I(t, s) >= theta, 0.5 when nothing is said. Source: arXiv 2606.09079, section 3.
+-- Chunks with I(t, s) >= theta; where the budget holds fewer, the best of them (cycle.clip).
+--   opt.theta   0.5
+-- Source: arXiv 2606.09079, section 3.
 return function(cycle, opt)
-  return cycle.scores:ge(opt.theta)
+  return cycle.clip(cycle.scores:ge(opt.theta), cycle.scores)
 end, {theta = 0.5}

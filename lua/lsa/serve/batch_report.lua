@@ -6,11 +6,14 @@
 --   wait_mean, wait_max                          seconds from submission to admission, of those admitted
 --   cells                                        {total, used, reserve, free, promised}; used: residents and newborn
 --   fetched_chunks, fetched_bytes, evicted_chunks, hits
+--   failed_cycles, clipped, cycles               of all requests' cycles, those that failed, those clipped to the budget
 --   memory                                       {limit, used, peak} bytes of fast memory, as admission counts
 --   rows                                         one a request: what b:result(id) has, but for text
 local stats = require "lsa.session.stats"
 
 local M = {}
+
+local SUMS = {"fetched_chunks", "fetched_bytes", "evicted_chunks", "hits", "failed_cycles", "clipped", "cycles"}
 
 local Report = {}
 Report.__index = Report
@@ -26,7 +29,7 @@ function M.new(batch, memory)
   local out = {queued = 0, running = 0, done = 0, failed = 0, cancelled = 0, tokens = 0, prefilled = count.prefilled,
     steps = count.steps, rows_per_step = count.steps > 0 and count.rows / count.steps or 0, at_once = count.at_once,
     seconds = count.seconds, decode_s = count.decode_s, prefill_s = count.prefill_s, wait_mean = 0, wait_max = 0, memory = memory, rows = {}}
-  for _, name in ipairs {"fetched_chunks", "fetched_bytes", "evicted_chunks", "hits"} do out[name] = 0 end
+  for _, name in ipairs(SUMS) do out[name] = 0 end
   local admitted = 0
   for i, r in ipairs(batch.requests) do
     local row = r:row()
@@ -34,7 +37,7 @@ function M.new(batch, memory)
     local state = r:running() and "running" or r.state
     out[state] = out[state] + 1
     out.tokens = out.tokens + #r.out
-    for _, name in ipairs {"fetched_chunks", "fetched_bytes", "evicted_chunks", "hits"} do out[name] = out[name] + row[name] end
+    for _, name in ipairs(SUMS) do out[name] = out[name] + row[name] end
     if r.wait then
       admitted = admitted + 1
       out.wait_mean, out.wait_max = out.wait_mean + r.wait, math.max(out.wait_max, r.wait)
@@ -68,6 +71,8 @@ function Report:__tostring()
     ("  %4s  %-9s %-16s %8s %7s %9s %9s %9s %7s %10s"):format("id", "state", "policy", "prompt", "tokens", "wait s", "prefill s",
       "decode s", "cells", "fetched"),
   }
+  local troubles = stats.troubles{failed = self.failed_cycles, clipped = self.clipped, cycles = self.cycles}
+  if troubles ~= "" then table.insert(lines, #lines, "  not as asked  " .. troubles) end
   for _, row in ipairs(self.rows) do lines[#lines + 1] = (row_text(row):gsub("%s+$", "")) end
   return table.concat(lines, "\n")
 end

@@ -19,6 +19,18 @@ function M.flops(n)
   return ("%.1f kFLOP"):format(n / 1e3)
 end
 
+-- What of `counts` (failed, clipped, cycles, last_error) a figure must not be read without; "" where every cycle went as asked.
+function M.troubles(counts)
+  local parts = {}
+  if (counts.failed or 0) > 0 then
+    parts[1] = ("%g of %g cycles failed%s"):format(counts.failed, counts.cycles, counts.last_error and "; the last: " .. counts.last_error or "")
+  end
+  if (counts.clipped or 0) > 0 then
+    table.insert(parts, 1, ("%g of %g cycles clipped to the budget"):format(counts.clipped, counts.cycles))
+  end
+  return table.concat(parts, ", ")
+end
+
 function Stats:__tostring()
   local b = M.bytes
   local lines = {
@@ -43,9 +55,8 @@ function Stats:__tostring()
       M.flops(f.scoring), M.flops(f.attention), M.flops(f.policy))
   end
   if self.eviction_rebuilt then lines[#lines + 1] = "  eviction      " .. self.eviction_rebuilt end
-  if self.policy_errors > 0 then
-    lines[#lines + 1] = ("  policy errors %d; the last: %s"):format(self.policy_errors, self.last_error)
-  end
+  local troubles = M.troubles(self)
+  if troubles ~= "" then lines[#lines + 1] = "  not as asked  " .. troubles end
   return table.concat(lines, "\n")
 end
 

@@ -149,7 +149,7 @@ local function context(self, i)
 end
 
 -- Asks every needle of forks with these options, or with those that params(base, needle) returns. Means over questions: accuracy (whole answers), digits, evidence, coverage,
--- resident_bytes, resident_pct, fetched_bytes, cycles, ms_per_token; error, where the policy failed: what it said last.
+-- resident_bytes, resident_pct, fetched_bytes, cycles, failed and clipped (of the cycles), ms_per_token; error, where the policy failed: what it said last.
 function Task:run(params)
   local sum, asked, out = {}, 0, {}
   local function add(name, value) sum[name] = (sum[name] or 0) + value end
@@ -164,7 +164,7 @@ function Task:run(params)
       add("digits", right / #one.answer)
       add("evidence", quality.evidence)
       add("coverage", quality.coverage)
-      for _, name in ipairs {"resident_bytes", "resident_pct", "fetched_bytes", "cycles", "ms_per_token"} do add(name, stats[name]) end
+      for _, name in ipairs {"resident_bytes", "resident_pct", "fetched_bytes", "cycles", "failed", "clipped", "ms_per_token"} do add(name, stats[name]) end
       out.error = stats.last_error or out.error
       asked = asked + 1
       if self.step then self.step() end
