@@ -26,7 +26,7 @@ describe("a sweep", function()
     assert.same({select = "a", every = 8, tokens = 2}, seen[2])
     assert.same({select = {"b", w = 3}, every = 16, tokens = 2}, seen[8])
     assert.same({81, 82, 161, 162, 81, 82, 161, 162}, t:column "score")
-    assert.same({"select", "every", "tokens", "score"}, t.columns)
+    assert.same({"select", "select.w", "every", "tokens", "score"}, t.columns)
   end)
 
   it("resumes where it stopped, appending only", function()
@@ -67,14 +67,14 @@ describe("a sweep", function()
       local t = lsa.sweep{policies = {"a|b", {"c", of = {"d", n = 2}}}, run = function(params)
         return {ratio = params.select == "a|b" and 1 / 3 or 12345678, text = 'say "x", y', none = params.select == "a|b" or nil}
       end, columns = {"ratio", "text"}}
-      assert.equal('select,ratio,text\na|b,0.33333333333333331,"say ""x"", y"\nc of=d n=2,12345678,"say ""x"", y"\n', t:csv())
-      assert.equal('| select | ratio | text |\n|---|---|---|\n| a\\|b | 0.33333 | say "x", y |\n| c of=d n=2 | 12345678 | say "x", y |\n',
+      assert.equal('select,select.of,ratio,text\na|b,,0.3333333333333333,"say ""x"", y"\nc,d n=2,12345678,"say ""x"", y"\n', t:csv())
+      assert.equal('| select | select.of | ratio | text |\n|---|---|---|---|\n| a\\|b |  | 0.33333 | say "x", y |\n| c | d n=2 | 12345678 | say "x", y |\n',
         t:markdown())
-      assert.equal('select         ratio  text\na|b          0.33333  say "x", y\nc of=d n=2  12345678  say "x", y\n', tostring(t))
+      assert.equal('select  select.of     ratio  text\na|b                 0.33333  say "x", y\nc       d n=2      12345678  say "x", y\n', tostring(t))
       t:write(folder .. "/t.csv"):write(folder .. "/t.md")
       assert.equal(t:csv(), files.read(folder .. "/t.csv"))
       assert.equal(t:markdown(), files.read(folder .. "/t.md"))
-      assert.error_matches(function() t:write(folder .. "/t.txt") end, "written as .csv or .md")
+      assert.error_matches(function() t:write(folder .. "/t.txt") end, "written as .csv, .md or .json")
       assert.error_matches(function() t:write(folder .. "/no/t.md") end, "No such file")
       files.write(folder .. "/t.csv", "old")
       C.lsa_io_fail_after(2)
@@ -83,6 +83,82 @@ describe("a sweep", function()
       assert.equal("old", files.read(folder .. "/t.csv"))
       assert.equal("t.csv t.md", files.names(folder))
     end)
+  end)
+
+  it("gives new rows when a rule or what it requires is edited", function()
+    files.with_folder(function(folder)
+      local runs, path = 0, package.path
+      local function run()
+        runs = runs + 1
+        return {x = runs}
+      end
+      local function go()
+        return lsa.sweep{policies = {folder .. "/rule.lua"}, run = run, results = folder .. "/r.jsonl"}:column "x"[1]
+      end
+      package.path = folder .. "/?.lua;" .. path
+      local ok, why = pcall(function()
+        files.write(folder .. "/part_of_rule.lua", "return 1")
+        files.write(folder .. "/rule.lua", "local x = require 'part_of_rule' return function() return {x} end")
+        assert.equal(1, go())
+        assert.equal(1, go())
+        files.write(folder .. "/part_of_rule.lua", "return 2")
+        assert.equal(2, go())
+        files.write(folder .. "/rule.lua", "local x = require 'part_of_rule' return function() return {x, 0} end")
+        assert.equal(3, go())
+        assert.equal(3, go())
+      end)
+      package.path = path
+      if not ok then error(why, 0) end
+    end)
+  end)
+
+  it("has strict rows, and a resumed table is the first one", function()
+    files.with_folder(function(folder)
+      local path = folder .. "/r.jsonl"
+      local function go(run)
+        return lsa.sweep{grid = {a = {0.05, 1 / 0}}, results = path, run = run}
+      end
+      local runs = 0
+      local function run(params)
+        runs = runs + 1
+        return {list = {3, 1, 2}, none = {}, odd = {1, 2, x = 3}, nan = 0 / 0, low = -params.a, yes = false}
+      end
+      local first, again = go(run), go(run)
+      assert.equal(2, runs)
+      assert.equal(first:csv(), again:csv())
+      for i = 1, 2 do
+        assert.is_true(again.rows[i].nan ~= again.rows[i].nan)
+        again.rows[i].nan, first.rows[i].nan = nil, nil
+      end
+      assert.same(first.rows, again.rows)
+      local text = files.read(path)
+      assert.truthy(text:find('"list":[3,1,2]', 1, true))
+      assert.truthy(text:find('"low":-0.05', 1, true))
+      assert.is_nil(text:find ":%-?nan" or text:find ":%-?inf")
+      local json = require("cjson").decode(first:json())
+      assert.equal(0.05, json[1].a)
+      assert.equal("3 1 2", json[1].list)
+    end)
+  end)
+
+  it("says when an axis changed nothing, and when there was one cycle", function()
+    local t = lsa.sweep{taus = {8, 16}, grid = {a = {1, 2}}, run = function(params) return {x = params.a, cycles = 1, ms_per_token = params.every} end}
+    assert.same({"every run had one cycle at most: schedules, evictions and what policies remember cannot show here",
+      "every changed nothing"}, t.notes)
+    assert.truthy(tostring(t):find("note: every changed nothing", 1, true))
+    t = lsa.sweep{taus = {8, 16}, run = function(params) return {x = params.every, cycles = 2} end}
+    assert.same({}, t.notes)
+  end)
+
+  it("has intervals of Wilson and of the bootstrap", function()
+    local intervals = require "lsa.intervals"
+    local low, high = intervals.wilson(8, 8)
+    assert.is_true(math.abs(low - 0.6755923) < 1e-6 and high == 1)
+    low, high = intervals.wilson(5, 10)
+    assert.is_true(math.abs(low - 0.2365931) < 1e-6 and math.abs(high - 0.7634069) < 1e-6)
+    low, high = intervals.bootstrap {0, 1, 0, 1, 0, 1, 0, 1}
+    assert.is_true(low >= 0.125 and low <= 0.25 and high >= 0.75 and high <= 0.875)
+    assert.same({3, 3}, {intervals.bootstrap {3, 3, 3}})
   end)
 
   it("says what is wrong, and where", function()
@@ -117,6 +193,23 @@ describe("a sweep", function()
       assert.is_true(none.evidence < 0.5 and none.accuracy < 1)
       assert.is_true(native.coverage > none.coverage and native.resident_pct < 25)
       assert.is_true(native.fetched_bytes > 0 and none.error == nil)
+      assert.equal(4, full.n)
+      assert.is_true(math.abs(full.accuracy_low - 0.5101092) < 1e-6 and full.accuracy_high == 1)
+      prefills = 0
+      assert.error_matches(function()
+        lsa.sweep{model = model, task = task, policies = {"full", {"lsa_topp", mas = 1}}}
+      end, "policy lsa_topp: no option 'mas'; there are: mass")
+      assert.equal(0, prefills)
+      task.needles, task.contexts = 1, 1
+      local needles = {}
+      local given = require("lsa.tasks.needle").task(model, task)
+      for seed = 1, 2 do
+        given:run {select = "none", seed = seed}
+        needles[seed] = given.made[seed * 1000 + 1]
+      end
+      assert.not_equal(needles[1].text, needles[2].text)
+      assert.not_equal(needles[1].needles[1].key, needles[2].needles[1].key)
+      assert.not_equal(needles[1].needles[1].at, needles[2].needles[1].at)
     end)
   end)
 end)

@@ -7,14 +7,19 @@
 -- grid = {name = {values}} adds others of any name. In the place of run: model = model, and task = {…}, the options of
 -- needle.task (lua/lsa/tasks/needle.lua).
 --   results = "sweep.jsonl"    a line of JSON for each finished combination, only ever appended to; combinations that it has are not
---                              run again. about: a text that tells these results from others in the file
+--                              run again. They are known by content: parameters, the rules' files and what these require,
+--                              the model, the task, the engine's version, the file that `run` is in, and about, a text
 --   columns = {…}              of the table, after the parameters'; all that there are, by name, when nil
--- Returns a table object: t:csv() t:markdown() t:write(path) tostring(t), t.rows (lua/lsa/prompt/results_table.lua).
+-- A rule's options are in columns of their own: select, select.recent. t.notes says what the rows cannot show: one cycle in every run,
+-- an axis that changed nothing.
+-- Returns a table object: t:csv() t:markdown() t:json() t:write(path) tostring(t), t.rows (lua/lsa/prompt/results_table.lua).
 local cjson = require "cjson"
+local content = require "lsa.content"
 local grid = require "lsa.prompt.results_table"
 local options = require "lsa.options"
 local progress = require "lsa.progress"
 local raise = require "lsa.raise"
+local registry = require "lsa.registry"
 
 local M = {}
 
@@ -24,17 +29,43 @@ local allowed = {run = false, model = false, task = false, grid = false, results
   label = "sweep"}
 for _, axis in ipairs(axes) do allowed[axis[1]] = false end
 
--- JSON with sorted names and whole numbers: equal values are equal text.
+local kinds = {select = "policies", every = "schedules", evict = "evictions"}
+
+-- JSON with sorted names and exact numbers: equal values are equal text. What JSON has no number for is {"number": "nan"}, and a
+-- table that is more than a list has its places as names.
 local function text_of(value)
   local kind = type(value)
-  if kind == "number" then return ("%.17g"):format(value) end
+  if kind == "number" then
+    local text = grid.number(value)
+    return value - value == 0 and text or '{"number":"' .. text .. '"}'
+  end
   if kind == "string" or kind == "boolean" then return cjson.encode(value) end
   if kind ~= "table" then raise("a %s cannot be written to the results; give policies as names or files", kind) end
-  local parts, names = {}, {}
-  for name in pairs(value) do names[#names + 1] = name end
+  local parts, names, whole = {}, {}, true
+  for name in pairs(value) do
+    names[#names + 1] = name
+    whole = whole and type(name) == "number"
+    if type(name) == "string" and (name:find "^%d+$" or name == "number" and type(value[name]) == "string") then
+      raise("a table with the name '%s' cannot be written to the results", name)
+    end
+  end
+  if whole and #names == #value then
+    for i, item in ipairs(value) do parts[i] = text_of(item) end
+    return "[" .. table.concat(parts, ",") .. "]"
+  end
   table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
   for i, name in ipairs(names) do parts[i] = cjson.encode(tostring(name)) .. ":" .. text_of(value[name]) end
   return "{" .. table.concat(parts, ",") .. "}"
+end
+
+-- What text_of wrote, as it was.
+local function value_of(decoded)
+  if type(decoded) ~= "table" then return decoded end
+  local odd = decoded.number
+  if type(odd) == "string" then return odd == "nan" and 0 / 0 or odd == "inf" and math.huge or -math.huge end
+  local out = {}
+  for name, item in pairs(decoded) do out[type(name) == "string" and name:find "^%d+$" and tonumber(name) or name] = value_of(item) end
+  return out
 end
 
 -- Results by the text of their parameters. A last line that was cut off is left aside.
@@ -46,7 +77,7 @@ local function read(path)
   if not text then raise("lsa.sweep: results %s: %s", path, why) end
   for line in text:gmatch "[^\n]+" do
     local ok, item = pcall(cjson.decode, line)
-    if ok and type(item) == "table" and item.key and item.row then known[item.key] = item.row end
+    if ok and type(item) == "table" and item.key and item.row then known[item.key] = value_of(item.row) end
   end
   return known, text == "" or text:sub(-1) == "\n"
 end
@@ -124,9 +155,76 @@ local function all_columns(columns, wanted, rows)
   return out
 end
 
+-- What a row depends on beside its parameters.
+local function rules_of(params)
+  local out = {}
+  for axis, kind in pairs(kinds) do
+    local spec = params[axis]
+    if spec ~= nil and type(spec) ~= "number" then out[axis] = content.rule(kind, spec) end
+  end
+  return out
+end
+
+-- A misspelt name is found before an hour was spent on the rows before it.
+local function resolve(list)
+  for _, params in ipairs(list) do
+    for axis, kind in pairs(kinds) do
+      local spec = params[axis]
+      if spec ~= nil and type(spec) ~= "number" then registry.open(kind, spec) end
+    end
+  end
+end
+
+-- A parameter's columns.
+local function spread(out, name, value)
+  if kinds[name] and type(value) == "table" and value[1] ~= nil then
+    for option, item in pairs(value) do out[option == 1 and name or name .. "." .. tostring(option)] = item end
+  else
+    out[name] = value
+  end
+end
+
+-- Where the times of a run stand.
+local function is_time(name) return name:find "_ms$" or name:find "^ms_" or name:find "_s$" end
+
+local function without_times(row)
+  local out = {}
+  for name, value in pairs(row) do
+    if not is_time(tostring(name)) then out[name] = value end
+  end
+  return out
+end
+
+-- What a table is silent of: rules that were never asked twice, and parameters that made no difference.
+local function notes_of(list, results, columns)
+  local notes, one = {}, #results > 0
+  for _, row in ipairs(results) do one = one and type(row.cycles) == "number" and row.cycles <= 1 end
+  if one then
+    notes[1] = "every run had one cycle at most: schedules, evictions and what policies remember cannot show here"
+  end
+  for _, axis in ipairs(columns) do
+    local groups, same, compared = {}, true, false
+    for i, params in ipairs(list) do
+      local rest = {}
+      for name, value in pairs(params) do
+        if name ~= axis then rest[#rest + 1] = name .. "=" .. grid.shown(value) end
+      end
+      table.sort(rest)
+      local key, text = table.concat(rest, "\n"), grid.shown(without_times(results[i]))
+      if groups[key] then
+        compared = true
+        same = same and groups[key] == text
+      end
+      groups[key] = groups[key] or text
+    end
+    if compared and same and results[1] and next(results[1]) then notes[#notes + 1] = axis .. " changed nothing" end
+  end
+  return notes
+end
+
 -- One line: what is already known, or run now and appended.
 local function obtain(given, run, params, known)
-  local key = given.results and text_of {about = given.about or "", params = params}
+  local key = given.results and text_of {about = given.about or "", params = params, rules = rules_of(params), subject = given.subject}
   local row = key and known[key]
   if not row then
     row = run(params)
@@ -135,9 +233,36 @@ local function obtain(given, run, params, known)
     if key then append(given.results, text_of {key = key, row = row} .. "\n") end
   end
   local out = {}
-  for name, value in pairs(params) do out[name] = value end
+  for name, value in pairs(params) do spread(out, name, value) end
   for name, value in pairs(row) do out[name] = value end
+  return out, row
+end
+
+-- The parameters' columns, each followed by those of its options.
+local function parameter_columns(names, list)
+  local out = {}
+  for _, name in ipairs(names) do
+    local found, options_there = {}, {}
+    for _, params in ipairs(list) do
+      local parts = {}
+      spread(parts, name, params[name])
+      for column in pairs(parts) do found[column] = true end
+    end
+    found[name] = nil
+    for column in pairs(found) do options_there[#options_there + 1] = column end
+    table.sort(options_there)
+    out[#out + 1] = name
+    for _, column in ipairs(options_there) do out[#out + 1] = column end
+  end
   return out
+end
+
+-- A task by its name in lua/lsa/tasks: {"stream", tokens = …}.
+function M.task(kind, model, settings)
+  options.one_of(kind, {"needle", "stream"}, "lsa.sweep: task")
+  local own = options.copy(settings or {})
+  own[1] = nil
+  return require("lsa.tasks." .. kind).task(model, own)
 end
 
 function M.new(given)
@@ -157,21 +282,29 @@ function M.new(given)
   if given.results then options.path(given.results, "lsa.sweep: results") end
   if not run then
     if not given.model then raise "lsa.sweep: there is neither run nor model" end
-    local task = require("lsa.tasks.needle").task(given.model, given.task)
-    given.about = given.about or text_of {model = given.model.directory, task = given.task or {}}
+    local kind, settings = "needle", {}
+    for name, value in pairs(given.task or {}) do
+      if name == 1 then kind = value elseif name ~= "step" then settings[name] = value end
+    end
+    local task = M.task(kind, given.model, given.task)
+    if given.results then
+      given.subject = {version = require "lsa.version", model = content.model(given.model), task = settings, kind = kind,
+        text = content.digest(task.text), code = content.file(("%s/tasks/%s.lua"):format(registry.home, kind))}
+    end
     function run(params) return task:run(params) end
   end
   local list, columns = combinations(given)
+  if given.run then given.subject = given.results and {version = require "lsa.version", run = content.code(run)} else resolve(list) end
   local known, whole = {}, true
   if given.results then known, whole = read(given.results) end
   if not whole then append(given.results, "\n") end
-  local rows, bar = {}, progress(#list, given.label)
+  local rows, results, bar = {}, {}, progress(#list, given.label)
   for i, params in ipairs(list) do
-    rows[i] = obtain(given, run, params, known)
+    rows[i], results[i] = obtain(given, run, params, known)
     bar:step(1, grid.shown(params))
   end
   bar:done()
-  return grid.new(rows, all_columns(columns, given.columns, rows))
+  return grid.new(rows, all_columns(parameter_columns(columns, list), given.columns, rows), notes_of(list, results, columns))
 end
 
 return M

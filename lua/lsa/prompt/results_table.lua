@@ -1,14 +1,26 @@
 -- Owns tables of results as sweeps return them: rows of named values, in columns.
 --
---   t = grid.new(rows, columns)     columns: names in their order; values of a row that are not named are not shown
---   t.rows, t.columns               t:csv() t:markdown() tostring(t)     text
---   t:write "results.csv"           by the file's ending: .csv or .md
+--   t = grid.new(rows, columns, notes)     columns: names in their order; values of a row that are not named are not shown
+--   t.rows, t.columns               t:csv() t:markdown() t:json() tostring(t)     text; notes stand below tables that are read
+--   t:write "results.csv"           by the file's ending: .csv, .md or .json
 --   t:column "accuracy" -> list
+local cjson = require "cjson"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local replace = require "lsa.files.replace"
 
 local M = {}
+
+-- The fewest digits that are this number again.
+function M.number(value)
+  if value ~= value then return "nan" end
+  if value - value ~= 0 then return value > 0 and "inf" or "-inf" end
+  if value == math.floor(value) and math.abs(value) < 2 ^ 53 then return ("%.0f"):format(value) end
+  for digits = 1, 17 do
+    local text = ("%." .. digits .. "g"):format(value)
+    if tonumber(text) == value then return text end
+  end
+end
 
 local Grid = {}
 Grid.__index = Grid
@@ -40,9 +52,15 @@ local function lines(self, cell, line)
   return table.concat(out, "\n") .. (#out > 0 and "\n" or "")
 end
 
+local function noted(self, before)
+  local out = {}
+  for i, text in ipairs(self.notes) do out[i] = before .. text .. "\n" end
+  return table.concat(out)
+end
+
 -- Numbers are whole here: what is computed with should not be rounded.
 local function csv_cell(value)
-  if type(value) == "number" then return ("%.17g"):format(value) end
+  if type(value) == "number" then return M.number(value) end
   local text = shown(value)
   return text:find '[",\n]' and '"' .. text:gsub('"', '""') .. '"' or text
 end
@@ -58,13 +76,31 @@ function Grid:markdown()
   for i in ipairs(self.columns) do rule[i] = "---" end
   local function line(cells) return "| " .. table.concat(cells, " | ") .. " |" end
   return line(self.columns) .. "\n|" .. table.concat(rule, "|") .. "|\n" ..
-    lines(self, function(value) return (shown(value):gsub("|", "\\|")) end, line)
+    lines(self, function(value) return (shown(value):gsub("|", "\\|")) end, line) .. noted(self, "\n> ")
+end
+
+local function json_of(value)
+  local kind = type(value)
+  if value == nil or kind == "number" and value - value ~= 0 then return "null" end
+  if kind == "number" then return M.number(value) end
+  return cjson.encode((kind == "boolean" or kind == "string") and value or shown(value))
+end
+
+-- A list of rows by column. What JSON has no number for is null.
+function Grid:json()
+  local out = {}
+  for i, row in ipairs(self.rows) do
+    local cells = {}
+    for j, name in ipairs(self.columns) do cells[j] = cjson.encode(name) .. ": " .. json_of(row[name]) end
+    out[i] = "{" .. table.concat(cells, ", ") .. "}"
+  end
+  return "[" .. table.concat(out, ",\n") .. "]\n"
 end
 
 function Grid:write(path)
   options.path(path, "write: path")
-  local text = path:find "%.md$" and self:markdown() or path:find "%.csv$" and self:csv()
-  if not text then raise("%s: a table is written as .csv or .md", path) end
+  local text = path:find "%.md$" and self:markdown() or path:find "%.csv$" and self:csv() or path:find "%.json$" and self:json()
+  if not text then raise("%s: a table is written as .csv, .md or .json", path) end
   replace.write(path, text)
   return self
 end
@@ -92,11 +128,11 @@ function Grid:__tostring()
     end
     return (table.concat(out, "  "):gsub(" +$", ""))
   end
-  return line(self.columns) .. "\n" .. lines(self, shown, line)
+  return line(self.columns) .. "\n" .. lines(self, shown, line) .. noted(self, "note: ")
 end
 
-function M.new(rows, columns)
-  return setmetatable({rows = rows, columns = columns}, Grid)
+function M.new(rows, columns, notes)
+  return setmetatable({rows = rows, columns = columns, notes = notes or {}}, Grid)
 end
 
 return M

@@ -1,5 +1,6 @@
 -- Owns the needle-in-a-haystack task: statements hidden in real text, each asked again at the end, as RULER's
 -- "niah" tasks have it (C.-P. Hsieh et al., "RULER", 2024).
+local intervals = require "lsa.intervals"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local rng = require "lsa.cycle.rng"
@@ -135,9 +136,10 @@ function M.task(model, opt)
 end
 
 -- The prefilled session of context i, and its needles.
-local function context(self, i)
+local function context(self, seed, i)
+  i = seed * 1000 + i
   if not self.bases[i] then
-    self.made[i] = M.build(rng.new(self.seed * 1000 + i), self.text, self.words, self.tokens, self.needles)
+    self.made[i] = M.build(rng.new(i), self.text, self.words, self.tokens, self.needles)
     local settings = {select = "full"}
     for name, value in pairs(self.session or {}) do settings[name] = value end
     local base = self.model:session(settings)
@@ -148,13 +150,20 @@ local function context(self, i)
   return self.bases[i], self.made[i].needles
 end
 
--- Asks every needle of forks with these options, or with those that params(base, needle) returns. Means over questions: accuracy (whole answers), digits, evidence, coverage,
--- resident_bytes, resident_pct, fetched_bytes, cycles, failed and clipped (of the cycles), ms_per_token; error, where the policy failed: what it said last.
+-- Asks every needle of forks with these options, or with those that params(base, needle) returns. A seed of theirs makes the
+-- haystack, keys and depths, too. Means over questions: accuracy (whole answers), digits, evidence, coverage, resident_bytes,
+-- resident_pct, fetched_bytes, cycles, failed and clipped (of the cycles), ms_per_token; error, where the policy failed: what it said
+-- last; n, the questions, and the 95 % intervals accuracy_low .. accuracy_high, and so for digits, evidence and coverage
+-- (lua/lsa/intervals.lua).
 function Task:run(params)
-  local sum, asked, out = {}, 0, {}
-  local function add(name, value) sum[name] = (sum[name] or 0) + value end
+  local sum, each, asked, out = {}, {}, 0, {}
+  local seed = type(params) == "table" and params.seed or self.seed
+  local function add(name, value)
+    sum[name], each[name] = (sum[name] or 0) + value, each[name] or {}
+    table.insert(each[name], value)
+  end
   for i = 1, self.contexts do
-    local base, needles = context(self, i)
+    local base, needles = context(self, seed, i)
     for _, one in ipairs(needles) do
       local fork = base:fork(type(params) == "function" and params(base, one) or params)
       local exact, right, quality = M.ask(fork, one)
@@ -171,6 +180,11 @@ function Task:run(params)
     end
   end
   for name, value in pairs(sum) do out[name] = value / asked end
+  out.n = asked
+  out.accuracy_low, out.accuracy_high = intervals.wilson(sum.accuracy, asked)
+  for _, name in ipairs {"digits", "evidence", "coverage"} do
+    out[name .. "_low"], out[name .. "_high"] = intervals.bootstrap(each[name])
+  end
   return out
 end
 
