@@ -229,6 +229,52 @@ describe("a policy that fails", function()
     end)
   end
 
+  it("changes what it is given: the engine's rules are not among that", function()
+    local function asked(select, said)
+      local s = csa:session{select = select, sink = 1, tail = 2, budget = 5, every = 4}
+      run(s, 40, 9)
+      if said then assert.equal(said, s:stats().failed) end
+      return s
+    end
+    quiet(function(said)
+      asked(function(cycle)
+        cycle.budget, cycle.room = 1e9, 1e9
+        return cycle.top(cycle.scores)
+      end, 3)
+      assert.matches("10 chunks with sink and tail, the budget is 5", said[1])
+    end)
+    local plain = asked(function(cycle) return cycle.newest(1) end, 0)
+    local kept, seen = nil, {}
+    local other = asked(function(cycle)
+      local newest = cycle.newest(1)
+      if kept then -- what an earlier cycle gave is as it was
+        assert(kept.resident:equals(seen.resident) and kept.keep:equals(seen.keep))
+        assert(kept.used:totable()[1] == seen.used and kept.scores:totable()[1] == seen.score)
+      end
+      kept = {resident = cycle.resident, keep = cycle.keep, used = cycle.used(0), scores = cycle.scores}
+      seen = {resident = cycle.resident:copy(), keep = cycle.keep:copy(), used = cycle.used(0):totable()[1],
+        score = cycle.scores:totable()[1]}
+      assert(rawequal(cycle.source, nil))
+      return newest
+    end, 0)
+    local spoilt = asked(function(cycle)
+      local newest = cycle.newest(1)
+      cycle.keep:remove(cycle.keep)
+      cycle.resident:remove(cycle.resident)
+      cycle.scores:fill(-1)
+      cycle.tokens:fill(0)
+      cycle.n, cycle.t = 3, 0
+      return newest
+    end, 0)
+    for i, row in ipairs(plain:cycles()) do
+      for _, name in ipairs {"selected", "resident", "kept", "churn", "n", "t"} do
+        assert.equal(row[name], other:cycles()[i][name])
+        assert.equal(row[name], spoilt:cycles()[i][name])
+      end
+    end
+    assert.same(plain:resident():ids():totable(), spoilt:resident():ids():totable())
+  end)
+
   it("says the same thing once", function()
     quiet(function(said)
       run(failing(wrongs.throws[1]), 40, 30)

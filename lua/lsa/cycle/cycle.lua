@@ -18,6 +18,9 @@
 --   state, rng              the policy's own table; a seeded generator (lua/lsa/cycle/rng.lua)
 --   within(given)           the same cycle with other fields, for a policy inside a policy
 --
+-- Tensors and sets are copies of the moment, the policy's own: they stay as they are when kept in `state`, and what a policy does to
+-- them or to the cycle's fields changes nothing that the engine goes by.
+--
 -- layer is a CSA ordinal. cycle.native(0) and cycle:native(0) are the same.
 --
 -- The numbers come from a source, a live session or a recorded one. Beside what lua/lsa/cycle/loop.lua wants, it has
@@ -40,6 +43,9 @@ local tensor = require "lsa.tensor.tensor"
 local M = {}
 
 local meta, inner_meta = {}, {}
+
+-- Of each cycle; a policy has no way to them.
+local sources = setmetatable({}, {__mode = "k"})
 
 local function is_cycle(x)
   local m = type(x) == "table" and getmetatable(x)
@@ -106,7 +112,7 @@ local function rows_of(t, what, ...)
 end
 
 fields.score = method(function(cycle, layer, q, w)
-  local source = cycle.source
+  local source = sources[cycle]
   check_layer(source, "score", layer)
   q = rows_of(q, "q", false, false, source.dim or tonumber(source.model.config.index_dim))
   local shape = q:shape()
@@ -157,7 +163,7 @@ end
 local count_names = {keys = "from", queries = "w", window = "w"}
 
 function meta.__index(cycle, name)
-  local source = rawget(cycle, "source")
+  local source = sources[cycle]
   if fields[name] then
     local value = fields[name](source, cycle)
     rawset(cycle, name, value)
@@ -185,7 +191,7 @@ local own = {room = true, top = true, top_pages = true, newest = true, clip = tr
 function inner_meta.__index(cycle, name)
   local outer = rawget(cycle, "outer")
   if not own[name] then return outer[name] end
-  local value = fields[name](rawget(outer, "source"), cycle)
+  local value = fields[name](sources[outer], cycle)
   rawset(cycle, name, value)
   return value
 end
@@ -199,8 +205,9 @@ end)
 
 -- given: what is known already (t, n, number, resident, keep, budget, page, state, rng).
 function M.new(source, given)
-  given.source = source
-  return setmetatable(given, meta)
+  local cycle = setmetatable(given, meta)
+  sources[cycle] = source
+  return cycle
 end
 
 -- A policy's answer as a set over n ids: a set, ids (list or i32 tensor), or runs {{a, b}, …} of a .. b-1.

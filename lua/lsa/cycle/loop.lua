@@ -165,17 +165,18 @@ local function keep_of(self, n, budget)
   return keep:range(math.max(0, n - tail), n)
 end
 
--- The policy's set, joined with what is kept and checked. Errors leave nothing changed.
-local function selection(self, cycle)
+-- The policy's set, joined with what is kept and checked. Errors leave nothing changed. own: what the engine goes by, whatever a
+-- policy does to the cycle it is given.
+local function selection(self, cycle, own)
   if not self.settled then self.policy:refresh() end
   local ok, answer = self.policy:call(cycle)
   if not ok then error(answer, 0) end
-  local fits, chosen = pcall(cycles.as_set, answer, cycle.n)
+  local fits, chosen = pcall(cycles.as_set, answer, own.n)
   if not fits then error(self.policy:blame(chosen), 0) end
-  chosen = chosen:union(cycle.keep)
-  if chosen:count() > cycle.budget and not cycle.keep:equals(chosen) then
+  chosen = chosen:union(own.keep)
+  if chosen:count() > own.budget and not own.keep:equals(chosen) then
     error(self.policy:blame(("%s: %d chunks with sink and tail, the budget is %d"):format(self.policy:called(), chosen:count(),
-      cycle.budget)), 0)
+      own.budget)), 0)
   end
   return chosen
 end
@@ -236,9 +237,9 @@ end
 -- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
 -- always resident. A pool too small for that and for what will be born loses its oldest chunks; one that is too small
 -- for what is born in so many steps has its next cycle sooner.
-local function fall_back(self, source, cycle)
+local function fall_back(self, source, own)
   pcall(self.tier.spill, self.tier) -- a full disk leaves everything in memory
-  local wanted, cells = self.appended and cycle.resident:union(cycle.keep) or cycle.resident:copy(), self.tier.fixed
+  local wanted, cells = self.appended and own.resident:union(own.keep) or own.resident:copy(), self.tier.fixed
   if cells then
     self.tau = math.min(self.tau, longest_tau(self, cells))
     wanted = newest_units(self, wanted, cells - self:spare_cells(self.tau))
@@ -257,8 +258,10 @@ end
 
 local function new_cycle(self, source, t, n)
   local budget, resident = budget_of(self, n), source:resident()
-  return cycles.new(source, {t = t, n = n, number = self.number, budget = budget, page = self.opt.page, unit = self.unit, resident = resident,
-    previous = resident, keep = keep_of(self, n, budget), state = self.state, rng = self.rng, tau = self.tau})
+  local own = {n = n, budget = budget, resident = resident, keep = keep_of(self, n, budget)}
+  local residents = resident:copy()
+  return cycles.new(source, {t = t, n = n, number = self.number, budget = budget, page = self.opt.page, unit = self.unit,
+    resident = residents, previous = residents, keep = own.keep:copy(), state = self.state, rng = self.rng, tau = self.tau}), own
 end
 
 -- Against the residents before: churn, the share of the new set that was not among them; jaccard, what is in both over what is in
@@ -278,18 +281,18 @@ local function fetch_ahead(self, chosen, in_force)
 end
 
 -- What of a cycle can fail: select, schedule, fetch. Fills the row.
-local function turn(self, source, cycle, row)
+local function turn(self, source, cycle, own, row)
   local arrived, problem = pcall(self.tier.finish, self.tier)
   local started = seconds()
-  local chosen = selection(self, cycle)
-  cycle.selected = chosen
+  local chosen = selection(self, cycle, own)
+  cycle.selected = chosen:copy()
   if cycle.clipped then row.clipped, self.clipped = true, (self.clipped or 0) + 1 end
   self.tau = next_tau(self, cycle)
   row.policy_ms = ms(started)
   local apply = chosen
   if self.opt.async then -- the set of this cycle serves from the next one on; the first has no predecessor
     if self.pending then
-      apply = self.pending:copy():resize(cycle.n):range(self.pending:size(), cycle.n):union(cycle.keep)
+      apply = self.pending:copy():resize(own.n):range(self.pending:size(), own.n):union(own.keep)
     end
     self.pending = chosen
   end
@@ -299,9 +302,9 @@ local function turn(self, source, cycle, row)
   local in_force
   in_force, row.hits = make_resident(self, source, apply, self.tau)
   row.resident = in_force:count()
-  row.kept = in_force:intersect_count(cycle.resident)
+  row.kept = in_force:intersect_count(own.resident)
   if self.opt.async then fetch_ahead(self, chosen, in_force) end
-  if row.number > 0 then compare(row, cycle.resident:count()) end
+  if row.number > 0 then compare(row, own.resident:count()) end
 end
 
 -- Whoever has the cold tier on disk wants the memory: what a cycle took goes back to the system.
@@ -352,15 +355,15 @@ local function cycle_of(self, source)
   local row = {number = #self.rows, t = t, n = n}
   if not self.appended then row.coverage = sample_coverage(self, source) end
   if not self.settled then self.tier:refresh() end
-  local cycle = new_cycle(self, source, t, n)
-  local ok, problem = pcall(turn, self, source, cycle, row)
+  local cycle, own = new_cycle(self, source, t, n)
+  local ok, problem = pcall(turn, self, source, cycle, own, row)
   if not ok and interrupts.came() then
     put_back()
     error(problem, 0)
   end
   if not ok then
     row.error = raise.words(problem)
-    fall_back(self, source, cycle)
+    fall_back(self, source, own)
     complain(self, problem)
   end
   self.appended, self.due, row.tau = false, self.tau, self.tau

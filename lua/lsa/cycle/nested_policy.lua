@@ -33,7 +33,7 @@ function M.ask(cycle, spec, name, room, keep)
   local entry = entry_of(spec, name, cycle)
   keep = keep or cycle.keep
   cycle.state[name] = cycle.state[name] or {}
-  local ok, answer = entry:call(cycle.within{keep = keep, budget = keep:count() + room, room = room, state = cycle.state[name]})
+  local ok, answer = entry:call(cycle.within{keep = keep:copy(), budget = keep:count() + room, room = room, state = cycle.state[name]})
   if not ok then error(answer, 0) end
   local chosen = cycles.as_set(answer, cycle.n):minus(keep)
   if chosen:count() > room then
