@@ -595,8 +595,8 @@ describe("a hot tier that requests share", function()
           if ok then
             m.residents, m.left = {}, born
             for id in wanted:each() do m.residents[id] = true end
-            local returned = wanted:intersect_count(before[m])
-            fits(problem == returned, "%d hits, %d were present", problem, returned)
+            local returned = wanted:intersect(before[m]):chunks(unit, m.chunks):count()
+            fits(problem == returned, "%d hits, %d chunks were present", problem, returned)
           else
             fits(problem:find "out of memory" or wanted:count() + spare > m.quota, "%s", problem)
             -- The set in force is made whole again, as the loop does.

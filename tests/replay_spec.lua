@@ -29,6 +29,41 @@ local columns = {"t", "n", "tau", "selected", "resident", "kept", "hits", "fetch
 describe("replay", function()
   local model = lsa.model(golden .. "flash")
 
+  it("evicts by belady, of whom no eviction policy fetches less", function()
+    files.with_folder(function(folder)
+      local path = folder .. "/trace.safetensors"
+      live(model, {select = "lsa_topk", budget = 0.4, every = 4}, path):close()
+      local fetched, differ = {}, false
+      for _, name in ipairs {"belady", "lru", "fifo", "random", "sieve", "arc"} do
+        local r = lsa.replay(path, {select = "random", every = 4, budget = 0.2, hot = 16, evict = name})
+        assert.equal(0, r:stats().policy_errors)
+        assert.is_true(r:stats().evicted_chunks > 0)
+        fetched[name] = r:stats().fetched_chunks
+      end
+      for name, count in pairs(fetched) do
+        assert.is_true(fetched.belady <= count, name)
+        differ = differ or fetched.belady < count
+      end
+      assert.is_true(differ)
+      assert.equal(fetched.belady, lsa.replay(path, {select = "random", every = 4, budget = 0.2, hot = 16, evict = {"belady"}}):stats().fetched_chunks)
+    end)
+  end)
+
+  it("runs the oracles that a recording knows", function()
+    files.with_folder(function(folder)
+      local path = folder .. "/trace.safetensors"
+      live(model, {select = "lsa_topk", budget = 0.4, every = 8}, path):close()
+      local best = lsa.replay(path, {select = "oracle_native", budget = 1})
+      assert.equal(0, best:stats().policy_errors)
+      assert.equal(1, best:stats().step_coverage)
+      local within = lsa.replay(path, {select = "oracle_budget", budget = 0.2, tail = 0}):stats()
+      assert.equal(0, within.policy_errors)
+      assert.is_true(within.step_coverage >= lsa.replay(path, {select = "random", budget = 0.2, tail = 0}):stats().step_coverage)
+      local mixed = lsa.replay(path, {select = {"hybrid", of = {"recency", "oracle_budget"}}, budget = 0.2}):stats()
+      assert.equal(0, mixed.policy_errors)
+    end)
+  end)
+
   local runs = {
     {select = "lsa_topk", budget = 0.4, every = 8},
     {select = "lsa_topk", budget = 0.4, every = 8, kv = "f32", hot = 30, evict = "fifo"},
@@ -48,6 +83,9 @@ describe("replay", function()
         assert.equal(#a, #b)
         for row = 1, #a do
           for _, name in ipairs(columns) do assert.equal(a[row][name], b[row][name], name .. " of cycle " .. row) end
+          if not options.async then -- every resident chunk was there or came: all are chunks, of pages too
+            assert.equal(a[row].resident, a[row].hits + a[row].fetched_chunks)
+          end
         end
         local x, y = s:stats(), r:stats()
         for _, name in ipairs {"steps", "cycles", "fetched_chunks", "fetched_bytes", "evicted_chunks", "hits", "resident_bytes",

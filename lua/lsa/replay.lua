@@ -8,10 +8,14 @@
 -- The same loop runs on the same numbers, so the recorded options give the recorded counts. Under other options replay is open-loop:
 -- what the steps computed is what they computed under the recorded residents. r.open_loop says which it is.
 --
+-- An eviction policy with an option `future`, belady, gets the accesses to come: where it is not given, the loop runs twice, first to
+-- learn them. What a cycle selects does not depend on who leaves the hot pool, so the second run has the same accesses.
+--
 -- A policy sees cycle.future here: native, a set of what the native top-k of the next tau steps picks in any layer; counts, [n] f32, how
 -- often; golden, the trace's labels of these steps where it has any (else nil).
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
+local evictions = require "lsa.cycle.eviction_objects"
 local indexers = require "lsa.indexer"
 local loops = require "lsa.cycle.loop"
 local named_files = require "lsa.session.named_files"
@@ -19,6 +23,7 @@ local options = require "lsa.options"
 local raise = require "lsa.raise"
 local real = require "lsa.tensor.real"
 local recordings = require "lsa.session.recording_reader"
+local registry = require "lsa.registry"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
 local tensor = require "lsa.tensor.tensor"
@@ -384,22 +389,9 @@ local function same(a, b)
   return true
 end
 
-local allowed = {indexer = false, trust = false}
-for name, value in pairs(loops.options) do allowed[name] = value end
-
-function M.new(path, given)
-  local recording = recordings.open(path)
+-- The recording under options, run to its end.
+local function replayed(recording, path, opt)
   local trace, about = recording.tensors, recording.about
-  local own = options.check(given, allowed, "lsa.replay")
-  if own.trust ~= nil then options.boolean(own.trust, "lsa.replay: trust") end
-  local recorded, opt = recorded_options(about), {}
-  local named, problem = pcall(named_files.check, recorded, given or {}, nil, "lsa.replay(path")
-  if not named then raise("lsa.replay: %s: %s", path, raise.words(problem)) end
-  for name, value in pairs(own) do opt[name] = value end
-  for name, value in pairs(recorded) do
-    if not given or given[name] == nil then opt[name] = value end
-  end
-  loops.check_options(opt)
   local self = setmetatable({trace = trace, about = about, path = path, row = 0, t = 0, n = 0, since = 0, observed_all = true,
     covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0, ahead = {}}, Replay)
   self.kept, self.rows, self.csa_layers, self.topk, self.dim = recording.scores, recording.rows, about.csa_layers,
@@ -418,11 +410,63 @@ function M.new(path, given)
   self.loop = loops.new(opt, about.csa_rate, self.tier)
   self.loop:settle()
   self.full = self.loop.full
+  run(self)
+  return self
+end
+
+-- Whether a rule of evictions wants to know the accesses to come, and was not told them.
+local function wants_future(evict)
+  local name, given = evict, nil
+  if type(evict) == "table" then name, given = evict[1], evict.future end
+  local known = given == nil and type(name) == "string" and registry.options("evictions", name)
+  return known and known.future ~= nil
+end
+
+-- The same rule, told of the accesses that a run under `lru` makes.
+local function with_future(recording, path, opt)
+  local ids, spec = {}, type(opt.evict) == "table" and options.copy(opt.evict) or {opt.evict}
+  local first = options.copy(opt)
+  function first.evict(capacity)
+    local object = evictions.new("lru", capacity)
+    local log = {}
+    for _, name in ipairs {"hit", "insert"} do
+      log[name] = function(_, id)
+        ids[#ids + 1] = id
+        return object[name](object, id)
+      end
+    end
+    function log.victim(_, set_of, incoming) return object:victim(set_of, incoming) end
+    function log.remove(_, id) return object:remove(id) end
+    return log
+  end
+  replayed(recording, path, first)
+  spec.future = ids
+  local out = options.copy(opt)
+  out.evict = spec
+  return out
+end
+
+local allowed = {indexer = false, trust = false}
+for name, value in pairs(loops.options) do allowed[name] = value end
+
+function M.new(path, given)
+  local recording = recordings.open(path)
+  local about = recording.about
+  local own = options.check(given, allowed, "lsa.replay")
+  if own.trust ~= nil then options.boolean(own.trust, "lsa.replay: trust") end
+  local recorded, opt = recorded_options(about), {}
+  local named, problem = pcall(named_files.check, recorded, given or {}, nil, "lsa.replay(path")
+  if not named then raise("lsa.replay: %s: %s", path, raise.words(problem)) end
+  for name, value in pairs(own) do opt[name] = value end
+  for name, value in pairs(recorded) do
+    if not given or given[name] == nil then opt[name] = value end
+  end
+  loops.check_options(opt)
+  local self = replayed(recording, path, wants_future(opt.evict) and with_future(recording, path, opt) or opt)
   self.open_loop = opt.indexer ~= nil
   for name in pairs(loops.options) do
     if name ~= "strict" and not same(opt[name], recorded[name]) then self.open_loop = true end
   end
-  run(self)
   return self
 end
 
@@ -442,7 +486,7 @@ function Replay:stats()
   for name, value in pairs(values) do out[name] = value end
   return setmetatable(out, {__tostring = function(s)
     local troubles = stats.troubles(s)
-    return (("replay of %s (%s): %s, %d steps in %d cycles; resident %s (%.2f %%), fetched %d chunks, %s; hits %d, evicted %d; %.1f %% of the native top-k resident")
+    return (("replay of %s (%s): %s, %d steps in %d cycles; resident %s (%.2f %%), fetched %d chunks, %s; hits %d, evicted %d; of all steps' native top-k %.1f %% resident")
       :format(self.path, s.open_loop and "open loop" or "as recorded", s.policy, s.steps, s.cycles, stats.bytes(s.resident_bytes),
       s.resident_pct, s.fetched_chunks, stats.bytes(s.fetched_bytes), s.hits, s.evicted_chunks, 100 * s.step_coverage)) ..
       (troubles ~= "" and "; " .. troubles or "")

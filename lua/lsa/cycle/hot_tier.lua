@@ -143,6 +143,12 @@ local function room_of(self)
   return self.fixed - self:cells() + tonumber(C.lsa_pool_free_cells(self.c))
 end
 
+-- Of so many units, among them the pool's last one or not, the chunks: what is born may fill a page in part.
+function M.chunks(c, units, has_last)
+  local unit, chunks = tonumber(C.lsa_pool_unit(c)), tonumber(C.lsa_pool_chunks(c))
+  return units * unit - (has_last and unit * tonumber(C.lsa_pool_units(c)) - chunks or 0)
+end
+
 -- The ids of `set_of` that are not in `other`, and how many.
 local function ids_without(set_of, other)
   local rest = set_of:minus(other)
@@ -210,12 +216,14 @@ function Tier:check_fit(wanted, spare, whose)
 end
 
 -- Makes `wanted` (a set of units) present. Errors, before anything moves, when it does not fit; when the eviction policy
--- fails, or what it planned does, its object is made anew from what is present. Returns the number of hits: what was
+-- fails, or what it planned does, its object is made anew from what is present. Returns the number of hits, in chunks: what was
 -- present, and did not come by a transfer that has just been finished.
 function Tier:apply(wanted, spare)
   self:finish()
   local present = begin(self)
   if self.fixed then self:check_fit(wanted, spare, "the hot pool has") end
+  local last = tonumber(C.lsa_pool_units(self.c)) - 1
+  local has_last = last >= 0 and wanted:has(last) and present:has(last) and not (self.arrived and self.arrived:has(last))
   local plan = ask(self, self.plan, wanted, spare, present)
   if not self.fixed then set.release(present) end -- else it is what the eviction policy knows
   check(C.lsa_pool_evict(self.c, plan.leavers, plan.left))
@@ -223,7 +231,7 @@ function Tier:apply(wanted, spare)
   check(C.lsa_pool_fetch(self.c, plan.loads, plan.n))
   self.known, self.arrived = self.fixed and self:present(), nil
   self.stale = false
-  return plan.hits
+  return M.chunks(self.c, plan.hits, has_last)
 end
 
 -- Decides what a transfer in the background can bring of `wanted`, with `spare` cells left free and nobody of `kept`

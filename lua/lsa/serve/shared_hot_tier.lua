@@ -214,6 +214,8 @@ local function apply(self, wanted, spare)
     commons:rebuild()
     error(planned, 0)
   end
+  local last = tonumber(C.lsa_pool_units(self.c)) - 1
+  local has_last = last >= 0 and wanted:has(last) and present:has(last)
   evict(commons, self, planned)
   local rc = C.lsa_pool_fetch(self.c, planned.loads, planned.n)
   if rc < 0 then
@@ -224,7 +226,7 @@ local function apply(self, wanted, spare)
     raise(message)
   end
   self.promise = wanted:count() + spare
-  return planned.hits
+  return tier.chunks(self.c, planned.hits, has_last)
 end
 
 -- f(...), in which the eviction policy is asked; meanwhile no session that shares it may change (Session's idle()).
