@@ -352,6 +352,47 @@ describe("a batch", function()
     assert.equal(154, base:tokens())
   end)
 
+  it("says what ended an answer, and leaves the stop out of its text", function()
+    local needle = lsa.model(require("lsa.ffi").root .. "/experiments/models/needle")
+    local prompt = ("The code is 4711. "):rep(8)
+    local s = needle:session{select = "full"}
+    s:prefill(prompt)
+    local twin = s:fork()
+    local ids, ended = s:generate{n = 12}
+    local text = needle:text(ids)
+    assert.same({12, "steps"}, {#ids, ended})
+    -- Two tokens make the stop: a byte each.
+    local stop = text:sub(5, 6)
+    local at = text:find(stop, 1, true)
+    ids, ended = twin:generate{n = 12, stop = {"no such text", stop}}
+    assert.same({text:sub(1, at + 1), "stopped"}, {needle:text(ids), ended})
+    assert.equal("each", (select(2, twin:generate{n = 3, each = function() return true end})))
+    local b, batch_ids = lsa.batch(needle, {select = "full"}), {}
+    for i, opt in ipairs {{}, {stop = stop}, {stop = stop, keep_stop = true}, {stop = text:byte(5)}, {stop = stop, n = at + 1}} do
+      opt.tokens, opt.n = prompt, opt.n or 12
+      batch_ids[i] = b:submit(opt)
+    end
+    b:run()
+    local cut = text:sub(1, at - 1)
+    for i, wanted in ipairs {{text, "steps"}, {cut, "stopped"}, {cut .. stop, "stopped"},
+      {text:sub(1, text:find(text:sub(5, 5), 1, true) - 1), "stopped"}, {cut, "stopped"}} do
+      local r = b:result(batch_ids[i])
+      assert.same(wanted, {r.text, r.ended}, "request " .. i)
+    end
+    b:close()
+  end)
+
+  it("generates to the end of the context and says so", function()
+    local s = flash:session{select = "full"}
+    local most = tonumber(flash.config.max_positions)
+    s:prefill(tokens_of(most - 3, 2))
+    local ids, ended = s:generate{n = 50}
+    assert.same({4, "context", most}, {#ids, ended, s:tokens()})
+    -- Nothing fits any more: what comes next is still known.
+    ids, ended = s:generate{n = 50}
+    assert.same({1, "context"}, {#ids, ended})
+  end)
+
   it("stops at a token, draws by temperature from the request's seed, and takes no answer at all", function()
     local b = lsa.batch(flash, {select = "recency", budget = 8, stagger = false})
     local first = b:submit{tokens = tokens_of(50, 1), n = 8}

@@ -285,11 +285,11 @@ local function find(self, id)
   return r
 end
 
--- {state =, tokens = {…}, text =, error =, wait_s =, …}: what a row of stats() has, of a request in any state.
+-- {state =, ended = "steps" | "stopped" | "context", tokens = {…}, text = (without the stop, unless keep_stop), error =, wait_s =, …}: what a row of stats() has, of a request in any state.
 function Batch:result(id)
   local r = find(self, id)
   local out = r:row()
-  local ok, text = pcall(self.model.text, self.model, r.out)
+  local ok, text = pcall(r.text, r)
   out.text, out.cycles = ok and text or nil, r.cycles or r.session and r.session:cycles() or {}
   return out
 end

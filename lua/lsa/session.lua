@@ -291,7 +291,8 @@ end
 
 local generate_options = {n = 64, temperature = 0, stop = false, each = false}
 
--- n: at most so many tokens. stop: a token id, text, or a list of these (lua/lsa/session/stop.lua); what completes it is in the
+-- Gives the tokens, and what ended them: "steps" (there are n), "stopped", "context" (there is no place for more; the last one is
+-- drawn and not decoded) or "each". n: at most so many tokens. stop: a token id, text, or a list of these (lua/lsa/session/stop.lua); what completes it is in the
 -- result, and is not decoded. each: a function that is given every token as it comes; true from it ends the generation.
 function Session:generate(opt)
   idle(self, "generate")
@@ -300,14 +301,15 @@ function Session:generate(opt)
   options.number(opt.temperature, 0, "generate: temperature")
   if opt.each and type(opt.each) ~= "function" then raise("generate: each is %s; a function is wanted", raise.kind(opt.each)) end
   if C.lsa_session_tokens(self.c) == 0 then raise "generate: nothing has been prefilled" end
-  local stop, out = stops.new(self.model, opt.stop), {}
+  local stop, out, ended = stops.new(self.model, opt.stop), {}, "steps"
   while #out < opt.n do
     local result = run(self, {temperature = opt.temperature, stop = stop and stop.c}, opt.each and 1 or opt.n - #out)
     for _, token in ipairs(result.out) do out[#out + 1] = token end
-    if opt.each and opt.each(out[#out]) then break end
-    if result.ended ~= "steps" then break end
+    ended = result.ended
+    if opt.each and opt.each(out[#out]) and ended == "steps" then ended = "each" end
+    if ended ~= "steps" then break end
   end
-  return out
+  return out, ended
 end
 
 ---- what the loop and its policies ask (lua/lsa/cycle/loop.lua, lua/lsa/cycle/cycle.lua) ----

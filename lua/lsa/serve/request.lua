@@ -23,7 +23,7 @@ local M = {}
 local PAGE_EDGES = 3 -- pages that sink, tail and the selection's end fill in part
 
 -- What a request may say; the rest are a session's options.
-M.own = {tokens = false, session = false, n = 64, stop = false, temperature = 0, decoded = 1}
+M.own = {tokens = false, session = false, n = 64, stop = false, keep_stop = false, temperature = 0, decoded = 1}
 M.policy = {select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true}
 
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
@@ -70,6 +70,7 @@ end
 local function check_own(self, opt)
   options.whole(opt.n, 0, "submit: n")
   options.whole(opt.decoded, 0, "submit: decoded")
+  options.boolean(opt.keep_stop or false, "submit: keep_stop")
   if type(opt.temperature) ~= "number" or not (opt.temperature >= 0) then
     raise("submit: temperature is %s; a number of at least 0 is wanted", tostring(opt.temperature))
   end
@@ -205,7 +206,10 @@ end
 function Request:after_prefill()
   if self.state ~= "prefill" or self.at < prefilled_part(self) then return end
   self.state, self.began = "decode", seconds()
-  if self.at == #self.tokens and self.opt.n == 0 then self:finish "done" end
+  if self.at == #self.tokens and self.opt.n == 0 then
+    self.why = "steps"
+    self:finish "done"
+  end
 end
 
 -- What is asked of the next steps (lua/lsa/session.lua, run_together). The answer's last token is drawn and not decoded.
@@ -231,10 +235,14 @@ function Request:stepped(result)
     end
   end
   if result.ended == "stopped" or result.ended == "context" or #self.out >= self.opt.n then
-    if self.at == #self.tokens then self:finish "done" end
+    if self.at == #self.tokens then
+      self.why = result.ended
+      self:finish "done"
+    end
   elseif #self.out == self.opt.n - 1 and self.at == #self.tokens then
     self.out[#self.out + 1] = self.session:draw(self.opt.temperature)
     self.first = self.first or seconds()
+    self.why = stops.text(self.batch.model, self.stop, self.out) and "stopped" or "steps"
     self:finish "done"
   end
   return #self.out - before
@@ -260,11 +268,17 @@ function Request:running()
   return self.state == "prefill" or self.state == "decode"
 end
 
+-- Its answer as text, without what stopped it unless keep_stop.
+function Request:text()
+  local model = self.batch.model
+  return self.why == "stopped" and not self.opt.keep_stop and stops.text(model, self.stop, self.out) or model:text(self.out)
+end
+
 -- What is known of it: a row of b:stats(), and b:result().
 function Request:row()
   local stats = self.stats or self.session and self.session:stats() or {}
   local now = self.ended or seconds()
-  return {id = self.id, state = self.state, policy = self.policy, every = self.every, prompt = #self.tokens, tokens = self.out,
+  return {id = self.id, state = self.state, ended = self.why, policy = self.policy, every = self.every, prompt = #self.tokens, tokens = self.out,
     error = self.error, cells = self.need.cells, bytes = self.need.bytes, wait_s = self.wait or now - self.submitted,
     prefill_s = self.prefill_s or 0, decode_s = self.began and now - self.began or 0,
     first_token_s = self.first and self.first - self.submitted or nil, stats = self.stats,

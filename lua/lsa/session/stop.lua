@@ -1,6 +1,8 @@
 -- Owns what ends a generation: token ids, and texts that are looked for in what was generated, over the borders of tokens.
 --
 --   stop = stops.new(model, 10)  stops.new(model, "\n")  stops.new(model, {10, "END"})      nil where nothing is given
+--   stops.text(model, stop, ids)   the text of what was generated, without the stop that its last token completes; nil where that
+--                             completes none
 --   stop.c    an lsa_stop (core/session/run.h), which remembers the last bytes generated: one object a generation
 local ffi = require "ffi"
 local options = require "lsa.options"
@@ -38,7 +40,7 @@ function M.new(model, given)
       ids[#ids + 1] = item
     end
   end
-  local self = {c = ffi.new "lsa_stop", ids = ffi.new("int32_t[?]", #ids, ids), texts = table.concat(texts),
+  local self = {list = list, c = ffi.new "lsa_stop", ids = ffi.new("int32_t[?]", #ids, ids), texts = table.concat(texts),
     ends = ffi.new("int64_t[?]", #ends, ends)}
   self.c.ids, self.c.id_count, self.c.text_count = self.ids, #ids, #texts
   if #texts > 0 then
@@ -49,6 +51,22 @@ function M.new(model, given)
     self.c.tail, self.c.tail_room = self.tail, longest + tokens.longest
   end
   return self
+end
+
+function M.text(model, stop, ids)
+  local last, text = ids[#ids], nil
+  for _, item in ipairs(stop and last and stop.list or {}) do
+    if item == last then return model:text {unpack(ids, 1, #ids - 1)} end
+  end
+  local first
+  for _, item in ipairs(stop and last and stop.list or {}) do
+    if type(item) == "string" then -- one that ends among the last token's bytes; what is behind it in that token goes, too
+      text = text or model:text(ids)
+      local at = text:find(item, math.max(1, #text - #model:text {last} - #item + 2), true)
+      first = at and math.min(at, first or at) or first
+    end
+  end
+  return first and text:sub(1, first - 1)
 end
 
 return M
