@@ -21,6 +21,10 @@ static struct {
     lsa_device_free_fn *free;
     lsa_device_copy_fn *copy;
     lsa_device_synchronize_fn *synchronize;
+    lsa_device_capture_begin_fn *capture_begin;
+    lsa_device_capture_end_fn *capture_end;
+    lsa_device_graph_launch_fn *graph_launch;
+    lsa_device_graph_free_fn *graph_free;
 } cuda;
 
 /* dlsym gives an object pointer; POSIX has it hold a function's address. */
@@ -59,7 +63,11 @@ static void load(void)
         !bind(&cuda.alloc, "lsa_device_alloc_cuda") ||
         !bind(&cuda.alloc_shared, "lsa_device_alloc_shared_cuda") ||
         !bind(&cuda.free, "lsa_device_free_cuda") || !bind(&cuda.copy, "lsa_device_copy_cuda") ||
-        !bind(&cuda.synchronize, "lsa_device_synchronize_cuda"))
+        !bind(&cuda.synchronize, "lsa_device_synchronize_cuda") ||
+        !bind(&cuda.capture_begin, "lsa_device_capture_begin_cuda") ||
+        !bind(&cuda.capture_end, "lsa_device_capture_end_cuda") ||
+        !bind(&cuda.graph_launch, "lsa_device_graph_launch_cuda") ||
+        !bind(&cuda.graph_free, "lsa_device_graph_free_cuda"))
         library = NULL;
 }
 
@@ -107,6 +115,31 @@ int lsa_device_synchronize(void)
 {
     int rc = loaded();
     return rc ? rc : cuda.synchronize();
+}
+
+int lsa_device_capture_begin(void **stream)
+{
+    int rc = loaded();
+    return rc ? rc : cuda.capture_begin(stream);
+}
+
+int lsa_device_capture_end(void **graph)
+{
+    int rc = loaded();
+    return rc ? rc : cuda.capture_end(graph);
+}
+
+int lsa_device_graph_launch(void *graph)
+{
+    int rc = loaded();
+    return rc ? rc : cuda.graph_launch(graph);
+}
+
+int lsa_device_graph_free(void *graph)
+{
+    if (!graph) return LSA_OK;
+    int rc = loaded();
+    return rc ? rc : cuda.graph_free(graph);
 }
 
 void *lsa_device_symbol(const char *name)

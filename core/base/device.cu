@@ -104,3 +104,39 @@ int lsa_device_synchronize_cuda(void)
     if (error == cudaSuccess) error = cudaGetLastError();
     return error == cudaSuccess ? LSA_OK : failed("device_synchronize", error);
 }
+
+// The stream that work is captured on.
+static cudaStream_t capturing;
+
+int lsa_device_capture_begin_cuda(void **stream)
+{
+    cudaError_t error = cudaSuccess;
+    if (!capturing) error = cudaStreamCreateWithFlags(&capturing, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = cudaStreamBeginCapture(capturing, cudaStreamCaptureModeThreadLocal);
+    *stream = capturing;
+    return error == cudaSuccess ? LSA_OK : failed("capture_begin", error);
+}
+
+int lsa_device_capture_end_cuda(void **graph)
+{
+    cudaGraph_t list = NULL;
+    cudaGraphExec_t made = NULL;
+    cudaError_t error = cudaStreamEndCapture(capturing, &list);
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&made, list, 0);
+    if (list) cudaGraphDestroy(list);
+    *graph = made;
+    return error == cudaSuccess ? LSA_OK : failed("capture_end", error);
+}
+
+int lsa_device_graph_launch_cuda(void *graph)
+{
+    cudaError_t error = cudaGraphLaunch((cudaGraphExec_t)graph, 0);
+    return error == cudaSuccess ? LSA_OK : failed("graph_launch", error);
+}
+
+int lsa_device_graph_free_cuda(void *graph)
+{
+    cudaError_t error = cudaGraphExecDestroy((cudaGraphExec_t)graph);
+    return error == cudaSuccess ? LSA_OK : failed("graph_free", error);
+}

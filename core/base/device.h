@@ -26,12 +26,23 @@ typedef int lsa_device_copy_fn(void *to, const void *from, int64_t bytes);
 /* Waits for everything under way, and reports the errors of what ran. */
 typedef int lsa_device_synchronize_fn(void);
 
+/* Work that is launched again and again: what is launched on *stream between begin and end becomes a graph, and does not run.
+ * One at a time. A graph runs after everything launched before it; lsa_device_synchronize waits for it. */
+typedef int lsa_device_capture_begin_fn(void **stream);
+typedef int lsa_device_capture_end_fn(void **graph);
+typedef int lsa_device_graph_launch_fn(void *graph);
+typedef int lsa_device_graph_free_fn(void *graph);
+
 lsa_device_count_fn lsa_device_count, lsa_device_count_cuda;
 lsa_device_describe_fn lsa_device_describe, lsa_device_describe_cuda;
 lsa_device_alloc_fn lsa_device_alloc, lsa_device_alloc_cuda;
 lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda;
 lsa_device_free_fn lsa_device_free, lsa_device_free_cuda;
 lsa_device_copy_fn lsa_device_copy, lsa_device_copy_cuda;
+lsa_device_capture_begin_fn lsa_device_capture_begin, lsa_device_capture_begin_cuda;
+lsa_device_capture_end_fn lsa_device_capture_end, lsa_device_capture_end_cuda;
+lsa_device_graph_launch_fn lsa_device_graph_launch, lsa_device_graph_launch_cuda;
+lsa_device_graph_free_fn lsa_device_graph_free, lsa_device_graph_free_cuda;
 lsa_device_synchronize_fn lsa_device_synchronize, lsa_device_synchronize_cuda;
 
 /* The function `name` of the CUDA library, say "lsa_index_score_cuda", to be cast to its

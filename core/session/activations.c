@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/cpu.h"
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
@@ -18,7 +19,11 @@ typedef struct array {
     int64_t bytes;
 } array;
 
-enum { ARRAYS = 40 };
+enum {
+    ARRAYS = 40,
+    HOST_ARRAYS = 6,       /* the first ones are the host's alone */
+    CONTROL_SLACK = 4 * 64 /* alignment of what control packs */
+};
 
 static int arrays_of(lsa_activations *a, array out[ARRAYS])
 {
@@ -31,7 +36,8 @@ static int arrays_of(lsa_activations *a, array out[ARRAYS])
         {&a->generators, sizeof *a->generators},
         {&a->tokens, f},
         {&a->positions, f},
-        {&a->progress, sizeof *a->progress},
+        {&a->control, sizeof(lsa_span) + sizeof(lsa_progress) + 2 * f},
+        {&a->control_there, sizeof(lsa_span) + sizeof(lsa_progress) + 2 * f},
         {&a->streams, hc * d * f},
         {&a->x, d * f},
         {&a->y, d * f},
@@ -78,12 +84,23 @@ static void *allocate(const lsa_activations *a, int64_t bytes)
     return kind == LSA_MEMORY_HOST ? lsa_alloc(bytes) : lsa_alloc_in(kind, bytes);
 }
 
+/* Graphs hold addresses and bounds of what they were captured with. */
+static void drop_graphs(lsa_activations *a)
+{
+    for (size_t i = 0; i < sizeof a->graphs / sizeof *a->graphs; i++) {
+        lsa_device_graph_free(a->graphs[i].graph);
+        a->graphs[i].graph = NULL;
+    }
+}
+
 static void activations_free(lsa_activations *a)
 {
     array all[ARRAYS];
     int n = arrays_of(a, all);
     int32_t kind = a->model->memory_kind;
-    for (int i = 0; i < n; i++) lsa_free_in(kind, pointer_at(&all[i]));
+    for (int i = 0; i < n; i++)
+        lsa_free_in(i < HOST_ARRAYS ? LSA_MEMORY_HOST : kind, pointer_at(&all[i]));
+    drop_graphs(a);
     lsa_free_in(kind, a->logits);
     lsa_free_in(kind, a->workspace);
     lsa_free(a);
@@ -102,7 +119,8 @@ int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t p
     array all[ARRAYS];
     int n = arrays_of(a, all), rc = LSA_OK;
     for (int i = 0; !rc && i < n; i++) {
-        void *block = allocate(a, piece * all[i].bytes);
+        int64_t bytes = piece * all[i].bytes + CONTROL_SLACK;
+        void *block = i < HOST_ARRAYS ? lsa_alloc_zero(bytes) : allocate(a, bytes);
         memcpy(all[i].pointer, &block, sizeof block);
         a->bytes += piece * all[i].bytes;
         if (!block) rc = LSA_ENOMEM;
@@ -195,6 +213,7 @@ int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, i
         if (!larger) return LSA_ENOMEM;
         lsa_free_in(a->model->memory_kind, a->logits);
         a->logits = larger;
+        drop_graphs(a);
         a->logit_rows = logit_rows;
     }
     records = max(records, a->model->config.index_topk);
@@ -212,9 +231,34 @@ int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, i
         a->workspace = larger;
         a->workspace_bytes = bytes;
     }
+    drop_graphs(a);
     a->rows = rows;
     a->records = records;
     a->chunks = chunks;
     a->threads = threads;
     return LSA_OK;
+}
+
+static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+int lsa_activations_upload(lsa_activations *a, int64_t count, int64_t rows, lsa_pass_rows *out)
+{
+    *out = (lsa_pass_rows){a->spans, a->tokens, a->positions};
+    if (a->model->memory_kind == LSA_MEMORY_HOST) return LSA_OK;
+    int64_t progress = aligned(count * (int64_t)sizeof(lsa_span)),
+            tokens = aligned(progress + count * (int64_t)sizeof(lsa_progress)),
+            positions = aligned(tokens + rows * (int64_t)sizeof(int32_t)),
+            end = positions + rows * (int64_t)sizeof(int32_t);
+    lsa_span *spans = (lsa_span *)a->control;
+    for (int64_t i = 0; i < count; i++) {
+        spans[i] = a->spans[i];
+        memcpy(a->control + progress + i * (int64_t)sizeof(lsa_progress), a->spans[i].progress,
+               sizeof(lsa_progress));
+        spans[i].progress = (lsa_progress *)(a->control_there + progress) + i;
+    }
+    memcpy(a->control + tokens, a->tokens, (size_t)rows * sizeof(int32_t));
+    memcpy(a->control + positions, a->positions, (size_t)rows * sizeof(int32_t));
+    *out = (lsa_pass_rows){(lsa_span *)a->control_there, (int32_t *)(a->control_there + tokens),
+                           (int32_t *)(a->control_there + positions)};
+    return lsa_device_copy(a->control_there, a->control, end);
 }

@@ -123,7 +123,7 @@ static int project(lsa_pass *p, int64_t layer, const float *x, const float *tabl
 
 static int keep_rows(lsa_pass *p, int64_t layer, int32_t what, const float *rows, int64_t width)
 {
-    return p->k->keep_rows(p->w->spans, p->count, layer, what, rows, width, p->stream);
+    return p->k->keep_rows(p->rows.spans, p->count, layer, what, rows, width, p->stream);
 }
 
 /* Entries of the windows that are complete now, or their index keys. */
@@ -146,7 +146,7 @@ static int extend(lsa_pass *p, int64_t layer, int32_t what)
                        .norm_eps = c->norm_eps,
                        .kv = keys ? w->index_kv : w->kv,
                        .gate = keys ? w->index_gate : w->kv_gate};
-    LSA_TRY(p->k->extend(w->entries, w->spans, p->count, layer, &x, w->workspace, p->stream));
+    LSA_TRY(p->k->extend(w->entries, p->rows.spans, p->count, layer, &x, w->workspace, p->stream));
     if (!p->trace) return LSA_OK;
     return traced(p, layer, keys ? "index_keys" : "entries", w->entries, fresh(p, x.rate), x.dim);
 }
@@ -195,7 +195,7 @@ static int pick(lsa_pass *p, int64_t layer)
     /* Attention fills the masses later. */
     float *logits = lsa_trace_wants(p->trace, layer, "index_topk_logits") ? w->mass : NULL;
     LSA_TRY(traced_scores(p, layer));
-    LSA_TRY(p->k->pick(w->places, logits, w->counts, w->spans, p->count, layer, &picking,
+    LSA_TRY(p->k->pick(w->places, logits, w->counts, p->rows.spans, p->count, layer, &picking,
                        w->workspace, p->stream));
     LSA_TRY(traced_picks(p, layer, "index_topk", w->places, NULL));
     return traced_picks(p, layer, "index_topk_logits", NULL, logits);
@@ -235,7 +235,7 @@ static int attend(lsa_pass *p, int64_t layer, int32_t source)
                        .rows = p->n,
                        .most = w->records,
                        .scale = 1.0f / sqrtf((float)c->head_dim)};
-    return p->k->attend(w->attended, w->mass, w->spans, p->count, layer, &a, w->workspace,
+    return p->k->attend(w->attended, w->mass, p->rows.spans, p->count, layer, &a, w->workspace,
                         p->stream);
 }
 
@@ -249,12 +249,12 @@ static int attend_csa(lsa_pass *p, int64_t layer, const float *x)
     LSA_TRY(keep_rows(p, layer, LSA_KEEP_QUERY_WEIGHTS, w->index_w, c->index_heads));
     LSA_TRY(keep_rows(p, layer, LSA_KEEP_HIDDEN, x, c->hidden));
     LSA_TRY(pick(p, layer));
-    LSA_TRY(
-        p->k->locate(w->ids, w->places, w->counts, w->spans, p->count, c->index_topk, p->stream));
+    LSA_TRY(p->k->locate(w->ids, w->places, w->counts, p->rows.spans, p->count, c->index_topk,
+                         p->stream));
     LSA_TRY(fetch(p));
     LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED));
-    return p->k->remember(w->spans, p->count, layer, w->places, w->mass, w->counts, c->index_topk,
-                          p->stream);
+    return p->k->remember(p->rows.spans, p->count, layer, w->places, w->mass, w->counts,
+                          c->index_topk, p->stream);
 }
 
 /* y [n, hidden]: the attention block on x [n, hidden], the normed input. */
@@ -291,7 +291,7 @@ static int moe_block(lsa_pass *p, int64_t layer, const float *x, float *y)
     const lsa_layer *weights = &p->model->layers[layer];
     LSA_TRY(linear(p, w->router, x, &weights->router, p->n));
     LSA_TRY(p->k->moe_route(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
-                            weights->token_experts, w->tokens, p->n, c->experts,
+                            weights->token_experts, p->rows.tokens, p->n, c->experts,
                             c->experts_per_token, c->scoring, c->routed_scaling, p->stream));
     return p->k->experts(y, x, w->expert_ids, w->expert_weights, weights->experts,
                          c->shared_experts ? &weights->shared : NULL, p->n, c->hidden, c->experts,
@@ -349,44 +349,103 @@ static int head(lsa_pass *p, int64_t rows, float *logits)
     return linear(p, logits, w->x, &m->head, rows);
 }
 
-/* Tokens, positions and rope tables of all rows, and every stream as the token's embedding. */
+/* Tokens and positions of all rows, to where kernels read them. */
 static int place_rows(lsa_pass *p)
 {
-    const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    int64_t half = c->rope_dim / 2;
     for (int64_t i = 0; i < p->count; i++) {
         const lsa_segment *g = &p->segments[i];
         memcpy(w->tokens + g->row, g->tokens, (size_t)g->n * sizeof *g->tokens);
         for (int64_t t = 0; t < g->n; t++) w->positions[g->row + t] = (int32_t)(g->from + t);
     }
-    LSA_TRY(
-        p->k->rope_table(w->main_table, p->model->main_freq, w->positions, p->n, half, p->stream));
-    LSA_TRY(p->k->rope_table(w->compress_table, p->model->compress_freq, w->positions, p->n, half,
+    return lsa_activations_upload(w, p->count, p->n, &p->rows);
+}
+
+/* Rope tables of all rows, and every stream as the token's embedding. */
+static int embed(lsa_pass *p)
+{
+    const lsa_config *c = p->c;
+    lsa_activations *w = p->w;
+    int64_t half = c->rope_dim / 2;
+    LSA_TRY(p->k->rope_table(w->main_table, p->model->main_freq, p->rows.positions, p->n, half,
                              p->stream));
-    return p->k->embed(w->streams, w->tokens, &p->model->embed, p->n, c->hc_mult, c->hidden,
+    LSA_TRY(p->k->rope_table(w->compress_table, p->model->compress_freq, p->rows.positions, p->n,
+                             half, p->stream));
+    return p->k->embed(w->streams, p->rows.tokens, &p->model->embed, p->n, c->hc_mult, c->hidden,
                        p->stream);
 }
 
-static int run(lsa_pass *p, int64_t rows, float *logits)
+/* Counts what the segments that made it picked. */
+static int observe(lsa_pass *p)
 {
-    LSA_TRY(place_rows(p));
+    int all = alive(p) == p->count;
+    for (int64_t layer = 0; layer < p->c->layers; layer++) {
+        if (p->c->layer_type[layer] != LSA_LAYER_CSA) continue;
+        if (all) LSA_TRY(p->k->observe(p->rows.spans, p->count, layer, p->stream));
+        for (int64_t i = 0; !all && i < p->count; i++)
+            if (!p->segments[i].code)
+                LSA_TRY(p->k->observe(&p->rows.spans[i], 1, layer, p->stream));
+    }
+    return LSA_OK;
+}
+
+/* The list. */
+static int call_all(lsa_pass *p, int64_t rows, float *logits)
+{
+    LSA_TRY(embed(p));
     for (int64_t layer = 0; layer < p->c->layers; layer++) {
         if (lsa_interrupted()) return lsa_fail(LSA_EINTR, "interrupted");
         LSA_TRY(run_layer(p, layer));
         if (!alive(p)) return p->segments[0].code;
     }
     if (rows) LSA_TRY(head(p, rows, logits));
-    return lsa_files_check();
+    return observe(p);
 }
 
-/* Counts what the segments that made it picked. */
-static int observe(lsa_pass *p)
+/* A decode step on a GPU follows from the number of its rows and what a graph's addresses stand for: it is captured once, and
+ * launched again as long as nothing of that changes (activations.h). */
+static int launch(lsa_pass *p, int64_t rows, float *logits)
 {
-    for (int64_t layer = 0; layer < p->c->layers; layer++)
-        for (int64_t i = 0; p->c->layer_type[layer] == LSA_LAYER_CSA && i < p->count; i++)
-            if (!p->segments[i].code) LSA_TRY(p->k->observe(&p->w->spans[i], 1, layer, p->stream));
-    return LSA_OK;
+    lsa_graph *all = p->w->graphs, found = {p->count, p->kv_format, p->compute, NULL};
+    int64_t n = sizeof p->w->graphs / sizeof *all, at = 0;
+    while (at < n - 1 && (!all[at].graph || all[at].count != found.count ||
+                          all[at].kv_format != found.kv_format || all[at].compute != found.compute))
+        at++;
+    if (all[at].graph && all[at].count == found.count && all[at].kv_format == found.kv_format &&
+        all[at].compute == found.compute)
+        found = all[at];
+    else
+        lsa_device_graph_free(all[at].graph);
+    memmove(all + 1, all, (size_t)at * sizeof *all);
+    all[0] = found;
+    if (!found.graph) {
+        LSA_TRY(lsa_device_capture_begin(&p->stream));
+        int rc = call_all(p, rows, logits), ended = lsa_device_capture_end(&all[0].graph);
+        p->stream = NULL;
+        if (rc || ended) {
+            lsa_device_graph_free(all[0].graph);
+            all[0].graph = NULL;
+            return rc ? rc : ended;
+        }
+        p->w->captures++;
+    }
+    return lsa_device_graph_launch(all[0].graph);
+}
+
+/* Whether the step reads anything in its middle. */
+static int is_fixed(const lsa_pass *p)
+{
+    if (p->k->device == LSA_CPU || !p->decoding || p->trace) return 0;
+    for (int64_t i = 0; i < p->count; i++)
+        if (p->segments[i].s->demand) return 0;
+    return 1;
+}
+
+static int run(lsa_pass *p, int64_t rows, float *logits)
+{
+    LSA_TRY(place_rows(p));
+    LSA_TRY(is_fixed(p) ? launch(p, rows, logits) : call_all(p, rows, logits));
+    return finish(p);
 }
 
 /* Segments that cannot begin go to the end; what is left runs. */
@@ -419,8 +478,6 @@ int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
     begin(p);
     if (!p->count) return LSA_OK;
     int rc = run(p, rows < 0 ? p->n : rows, logits);
-    if (!rc) rc = observe(p);
-    if (!rc) rc = finish(p);
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
         if (rc || g->code)

@@ -11,6 +11,7 @@ typedef struct lsa_pass {
     const lsa_model *model;
     const lsa_config *c;
     lsa_activations *w;
+    lsa_pass_rows rows; /* as kernels read them */
     int32_t compute, kv_format;
     int decoding;
     lsa_segment *segments;

@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "core/base/clock.h"
+#include "core/base/device.h"
 #include "core/base/error.h"
+#include "core/base/memory.h"
 #include "core/base/try.h"
 #include "core/session/forward.h"
 
@@ -174,9 +176,13 @@ static int64_t attention_bytes(const lsa_session *s)
 {
     const lsa_config *c = &s->model->config;
     int64_t records = c->hca_layers * (s->progress.tokens / c->hca_rate);
-    for (int64_t i = 0; i < c->layers; i++)
-        if (c->layer_type[i] == LSA_LAYER_CSA)
-            records += *s->layers[i].picked_count[s->progress.passes & 1];
+    int64_t candidates = s->tiered ? s->resident_count : lsa_session_chunks(s);
+    if (s->memory_kind != LSA_MEMORY_HOST) /* without looking at the GPU's memory */
+        records += c->csa_layers * (candidates < c->index_topk ? candidates : c->index_topk);
+    else
+        for (int64_t i = 0; i < c->layers; i++)
+            if (c->layer_type[i] == LSA_LAYER_CSA)
+                records += *s->layers[i].picked_count[s->progress.passes & 1];
     return records * lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
 }
 
@@ -206,7 +212,11 @@ static int take_step(lsa_run *runs, lsa_pass *p, uint64_t *generators)
             fail(r, g->code, g->message);
             continue;
         }
-        memcpy(g->s->logits, p->w->logits + g->row * vocab, (size_t)vocab * sizeof(float));
+        const float *logits = p->w->logits + g->row * vocab;
+        if (g->s->memory_kind == LSA_MEMORY_HOST)
+            memcpy(g->s->logits, logits, (size_t)vocab * sizeof *logits);
+        else
+            LSA_TRY(lsa_device_copy(g->s->logits, logits, vocab * (int64_t)sizeof *logits));
         count_step(g->s, ns);
         if (r->count >= r->given_count) *r->generator = generators[g->of];
         r->count++;

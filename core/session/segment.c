@@ -56,9 +56,11 @@ int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
     lsa_session *s = g->s;
     LSA_TRY(add_tokens(g));
     LSA_TRY(add_places(g));
+    const lsa_layer_store *layers;
     lsa_state_bind_blocks(s);
+    LSA_TRY(lsa_state_layers(s, &layers));
     *span = (lsa_span){.progress = &s->progress,
-                       .layers = s->layers,
+                       .layers = layers,
                        .row = g->row,
                        .rows = g->n,
                        .among_residents = g->among_residents,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/clock.h"
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
@@ -23,7 +24,7 @@ static int64_t born_slots_room(const lsa_session *s)
 static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activations *activations)
 {
     int32_t kind = model->memory_kind;
-    lsa_session *s = lsa_alloc_in(kind, sizeof *s);
+    lsa_session *s = lsa_alloc_zero(sizeof *s);
     if (!s) return LSA_ENOMEM;
     s->memory_kind = kind;
     int64_t vocab = model->config.vocab, layers = model->config.layers;
@@ -36,12 +37,20 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activati
                         : vocab <= 1 << 16 ? 2
                                            : 4,
                         LSA_TOKEN_SHIFT);
-    s->layers = lsa_alloc_in(kind, layers * (int64_t)sizeof *s->layers);
+    int64_t stores = layers * (int64_t)sizeof *s->layers;
+    s->layers = lsa_alloc_zero(stores);
+    s->logits = lsa_alloc_zero(vocab * (int64_t)sizeof *s->logits);
+    int there = 1;
+    if (kind != LSA_MEMORY_HOST) {
+        s->layers_there = lsa_alloc_in(kind, stores);
+        s->layers_sent = lsa_alloc_zero(stores);
+        there = s->layers_there && s->layers_sent;
+    }
     s->entries = lsa_alloc_zero(layers * (int64_t)sizeof *s->entries);
     s->layer_count = s->entries ? layers : 0;
     s->born_slots = lsa_alloc_in(kind, born_slots_room(s) * (int64_t)sizeof *s->born_slots);
     *out = s;
-    return s->layers && s->entries && s->born_slots ? LSA_OK : LSA_ENOMEM;
+    return s->layers && s->logits && there && s->entries && s->born_slots ? LSA_OK : LSA_ENOMEM;
 }
 
 int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *activations,
@@ -81,14 +90,17 @@ void lsa_session_free(lsa_session *s)
     if (!s) return;
     for (int64_t i = 0; i < s->layer_count; i++) lsa_cow_blocks_free(&s->entries[i]);
     lsa_free(s->entries);
-    lsa_free_in(s->memory_kind, s->layers);
+    lsa_free(s->layers);
+    lsa_free(s->layers_sent);
+    lsa_free(s->logits);
+    lsa_free_in(s->memory_kind, s->layers_there);
     lsa_free_in(s->memory_kind, s->born_slots);
     lsa_free_in(s->memory_kind, s->arena);
     lsa_cow_blocks_free(&s->token_ids);
     lsa_on_demand_free(s->demand);
     lsa_pool_free(s->pool);
     lsa_activations_release(s->activations);
-    lsa_free_in(s->memory_kind, s);
+    lsa_free(s);
 }
 
 int lsa_session_fork(lsa_session **out, lsa_session *s)
@@ -108,6 +120,7 @@ int lsa_session_fork(lsa_session **out, lsa_session *s)
     for (int64_t i = 0; !rc && i < t->layer_count; i++)
         rc = lsa_cow_blocks_fork(&t->entries[i], &s->entries[i]);
     if (!rc) rc = lsa_state_copy(t, s);
+    if (!rc) memcpy(t->logits, s->logits, (size_t)s->model->config.vocab * sizeof *t->logits);
     if (rc) {
         lsa_session_free(t);
         return rc;
@@ -165,11 +178,15 @@ static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t r
                      .trace = trace};
     LSA_TRY(lsa_session_reserve_rows(s, n));
     *w->segments = (lsa_segment){.s = s, .tokens = tokens, .n = n};
-    int elsewhere = logits && s->memory_kind != LSA_MEMORY_HOST; /* the GPU does not write there */
-    if (elsewhere) LSA_TRY(lsa_activations_reserve(w, n, 0, 0, rows));
-    LSA_TRY(lsa_forward(&pass, rows, elsewhere ? w->logits : logits ? logits : s->logits));
-    if (elsewhere)
-        memcpy(logits, w->logits, (size_t)(rows * s->model->config.vocab) * sizeof *logits);
+    int64_t vocab = s->model->config.vocab;
+    float *to = logits ? logits : s->logits;
+    if (s->memory_kind == LSA_MEMORY_HOST) {
+        LSA_TRY(lsa_forward(&pass, rows, to));
+    } else { /* the GPU writes to its own memory */
+        LSA_TRY(lsa_activations_reserve(w, n, 0, 0, rows));
+        LSA_TRY(lsa_forward(&pass, rows, w->logits));
+        if (rows) LSA_TRY(lsa_device_copy(to, w->logits, rows * vocab * (int64_t)sizeof *to));
+    }
     return w->segments->code ? lsa_fail(w->segments->code, "%s", w->segments->message) : LSA_OK;
 }
 

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
@@ -131,7 +132,7 @@ int64_t lsa_field_count(const lsa_session *s, lsa_field_id field, int64_t layer)
 
 /* ---- the arena ---- */
 
-/* Every field of every layer, in the order in which they lie: calls visit(context, field, layer, offset, bytes of a row) until it
+/* Every field of every layer (logits lie apart, where the host draws from them), in the order in which they lie: calls visit(context, field, layer, offset, bytes of a row) until it
  * fails; *bytes: of all. */
 typedef int visitor(void *context, lsa_field_id field, int64_t layer, int64_t offset,
                     int64_t row_bytes);
@@ -143,7 +144,7 @@ static int walk(const lsa_session *s, const lsa_state_room *room, visitor *visit
     for (int64_t layer = -1; layer < s->model->config.layers; layer++)
         for (int f = 0; f < LSA_FIELDS; f++) {
             lsa_field_id field = (lsa_field_id)f;
-            if (!lsa_field_in_layer(s, field, layer)) continue;
+            if (!lsa_field_in_layer(s, field, layer) || field == LSA_FIELD_LOGITS) continue;
             int64_t row = lsa_field_width(s, field, layer) * lsa_dtype_size(lsa_fields[f].dtype);
             if (visit) LSA_TRY(visit(context, field, layer, at, row));
             at += (room_in(s, field, layer, room) * row + ALIGN - 1) / ALIGN * ALIGN;
@@ -166,9 +167,6 @@ static int bind_field(void *context, lsa_field_id field, int64_t layer, int64_t 
     uint8_t *at = s->arena + offset, *second = at + row_bytes;
     lsa_layer_store *l = layer >= 0 ? &s->layers[layer] : NULL;
     switch (field) {
-    case LSA_FIELD_LOGITS:
-        s->logits = (float *)at;
-        break;
     case LSA_FIELD_RESIDENTS:
         s->residents = (int32_t *)at;
         break;
@@ -253,6 +251,7 @@ static uint8_t *row_in(uint8_t *data, const lsa_session *s, const lsa_state_room
 uint8_t *lsa_field_row(const lsa_session *s, lsa_field_id field, int64_t layer, int64_t i)
 {
     place p = {field, layer, 0, 0};
+    if (field == LSA_FIELD_LOGITS) return (uint8_t *)s->logits;
     walk(s, &s->room, find_field, &p, NULL);
     return row_in(s->arena + p.offset, s, &s->room, field, layer, p.row_bytes, i);
 }
@@ -331,6 +330,16 @@ void lsa_state_bind_blocks(lsa_session *s)
         l->hot_keys = lsa_pool_hot_key_records(s->pool, csa, s->kv_format);
         csa++;
     }
+}
+
+int lsa_state_layers(lsa_session *s, const lsa_layer_store **layers)
+{
+    size_t bytes = (size_t)s->layer_count * sizeof *s->layers;
+    *layers = s->layers_there ? s->layers_there : s->layers;
+    if (!s->layers_there || memcmp(s->layers_sent, s->layers, bytes) == 0) return LSA_OK;
+    LSA_TRY(lsa_device_copy(s->layers_there, s->layers, (int64_t)bytes));
+    memcpy(s->layers_sent, s->layers, bytes);
+    return LSA_OK;
 }
 
 int64_t lsa_csa_ordinal(const lsa_config *c, int64_t layer)

@@ -65,7 +65,7 @@ struct lsa_session {
     const lsa_model *model;
     lsa_activations *activations;
     int32_t kv_format, compute, tiered;
-    int32_t memory_kind; /* LSA_MEMORY_*: of this, layers, arena and blocks */
+    int32_t memory_kind; /* LSA_MEMORY_*: of arena and blocks */
     lsa_progress progress;
     lsa_cow_blocks token_ids; /* [tokens]: 1, 2 or 4 bytes each, as the vocabulary needs */
     lsa_pool *pool;        /* records and index keys of the CSA layers; NULL where there are none */
@@ -75,11 +75,14 @@ struct lsa_session {
     int64_t arena_bytes;
     lsa_state_room room;
     lsa_layer_store *layers; /* [layer_count]: where everything of a layer lies */
-    int64_t layer_count;     /* the model's, which may end before the session is freed */
-    float *logits;           /* [vocab], in the arena */
-    int32_t *residents;      /* ascending chunk ids, in the arena */
-    int32_t *slots;          /* their slots in the hot tier, in the arena */
-    int32_t *born_slots;     /* [piece / csa_rate + 1]: of a pass under way among all chunks */
+    lsa_layer_store
+        *layers_there; /* the same where a GPU reads it, and what was last put there; else NULL */
+    lsa_layer_store *layers_sent;
+    int64_t layer_count; /* the model's, which may end before the session is freed */
+    float *logits;       /* [vocab], in the host */
+    int32_t *residents;  /* ascending chunk ids, in the arena */
+    int32_t *slots;      /* their slots in the hot tier, in the arena */
+    int32_t *born_slots; /* [piece / csa_rate + 1]: of a pass under way among all chunks */
     int64_t resident_count;
     int observed_by_chunk; /* how used and mass are indexed: by chunk after a prefill */
     int64_t reserved;      /* tokens up to which steps take no memory */
@@ -113,6 +116,9 @@ int lsa_state_copy(lsa_session *s, const lsa_session *from);
 
 /* Where the layers' records and keys lie, after blocks were added. */
 void lsa_state_bind_blocks(lsa_session *s);
+
+/* Where kernels read the layers' stores, up to date. */
+int lsa_state_layers(lsa_session *s, const lsa_layer_store **layers);
 
 /* The layer of a CSA ordinal, -1 with a message for none; the ordinal of a layer, -1 for none. */
 int64_t lsa_csa_layer(const lsa_session *s, int64_t csa);
