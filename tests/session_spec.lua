@@ -45,6 +45,47 @@ local function quiet(f)
   assert(ok, e)
 end
 
+describe("logits that are not finite", function()
+  local root = require("lsa.ffi").root .. "/experiments/models/needle/"
+
+  -- The small model with a tensor changed.
+  local function broken(change, f)
+    local files = require "file_support"
+    files.with_folder(function(folder)
+      local t = {}
+      for name, x in pairs((lsa.load(root .. "model.safetensors"))) do t[name] = x:copy() end
+      change(t)
+      lsa.save(folder .. "/model.safetensors", t)
+      files.write(folder .. "/config.json", files.read(root .. "config.json"))
+      f(lsa.model(folder))
+    end)
+  end
+
+  it("are an error that says in which layer and at which position they began", function()
+    for _, case in ipairs {
+      {40, 0, function(t) t["model.embed_tokens.weight"]:row(("Q"):byte()):fill(0 / 0) end},
+      {0, 3, function(t) t["model.layers.3.input_layernorm.weight"]:fill(math.huge) end},
+    } do
+      broken(case[3], function(model)
+        for _, temperature in ipairs {0, 1} do
+          local s = model:session{select = "recency", budget = 0.5}
+          s:prefill(("a"):rep(40) .. "Q" .. ("b"):rep(30))
+          local words = ("the logits at position 70 have no finite largest, they began in layer %d at position %d"):format(case[2], case[1])
+          local ok, e = pcall(s.generate, s, {n = 4, temperature = temperature})
+          assert.is_false(ok)
+          assert.matches(words, e, nil, true)
+          assert.equal(71, s:tokens())
+          local b = lsa.batch(model, {select = "recency", budget = 0.5})
+          local id = b:submit{tokens = ("a"):rep(40) .. "Q" .. ("b"):rep(30), n = 4, temperature = temperature}
+          b:run()
+          assert.equal("failed", b:result(id).state)
+          assert.matches(words, b:result(id).error, nil, true)
+        end
+      end)
+    end
+  end)
+end)
+
 describe("sessions that nobody closes", function()
   it("are collected before they take much memory", function()
     local model = require "lsa".model(require("lsa.ffi").root .. "/tests/golden/flash")

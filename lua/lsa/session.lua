@@ -207,6 +207,12 @@ function Session:prefill(tokens, opt)
   return out
 end
 
+-- A failure in words; of logits that are not finite, where that began.
+local function explained(self, message)
+  if not message:find("have no finite largest", 1, true) then return message end
+  return message .. require("lsa.session.not_finite").began(self)
+end
+
 -- Runs steps of several sessions of one model side by side (core/session/run.h), each from where its loop says to where it next
 -- has to be asked. asks: {session =, given = {ids}, steps =, temperature =, stop =} of each; gives, by the same places, {out =
 -- {ids}, ended = "steps" | "stopped" | "context" | "failed", problem =}. steps: of all; no more than the loops allow.
@@ -246,7 +252,7 @@ M.run_together = interrupts.method(function(asks, steps)
     local n, code = tonumber(run.count), tonumber(run.ended)
     for j = 0, n - 1 do result.out[j + 1] = run.out[j] end
     result.ended = ENDED[code]
-    if code == C.LSA_RUN_FAILED then result.problem = ffi.string(run.message) end
+    if code == C.LSA_RUN_FAILED then result.problem = explained(s, ffi.string(run.message)) end
     s.loop:after_step((code == C.LSA_RUN_STOPPED or code == C.LSA_RUN_CONTEXT) and n - 1 or n)
     if s.recorder then s.recorder:close_log(run.log[0], true) end
     result.kept = nil
@@ -285,7 +291,7 @@ end
 -- A token drawn from the last one's logits, not decoded.
 function Session:draw(temperature)
   local token = ffi.new "int32_t[1]"
-  raise.check(C.lsa_session_draw(self.c, temperature, self.sampler.state, token))
+  if C.lsa_session_draw(self.c, temperature, self.sampler.state, token) < 0 then raise("%s", explained(self, ffi.string(C.lsa_error()))) end
   return token[0]
 end
 
