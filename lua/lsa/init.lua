@@ -28,6 +28,7 @@ local names = {
   cache = "lsa.cache:new",
   accounting = "lsa.accounting",
   sweep = "lsa.sweep:new",
+  tasks = "lsa.tasks.init",
   replay = "lsa.replay:new",
   dump = "lsa.dump:document",
   root = "lsa.ffi:root",

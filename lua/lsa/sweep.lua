@@ -5,7 +5,7 @@
 -- run(params) returns a table of results; params are named as a session's options:
 --   policies -> select   budgets -> budget   taus -> every   evictions -> evict   hots -> hot   seeds -> seed
 -- grid = {name = {values}} adds others of any name. In the place of run: model = model, and task = {…}, the options of
--- needle.task (lua/lsa/tasks/needle.lua).
+-- needle.task (lua/lsa/tasks/needle.lua), or {"stream", …} (lua/lsa/tasks/stream.lua).
 --   results = "sweep.jsonl"    a line of JSON for each finished combination, only ever appended to; combinations that it has are not
 --                              run again. They are known by content: parameters, the rules' files and what these require,
 --                              the model, the task, the engine's version, the file that `run` is in, and about, a text

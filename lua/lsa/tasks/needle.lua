@@ -84,7 +84,7 @@ function M.pose(session, needle)
 end
 
 -- The share of a needle's statement, in chunks, that is resident; of what the native top-k would pick, covered and all.
-local function kept(session, from, to)
+function M.kept(session, from, to)
   local resident, there = session:resident(), 0
   for chunk = from, to - 1 do
     if resident:has(chunk) then there = there + 1 end
@@ -107,7 +107,7 @@ function M.answer(session, needle)
     token = session:decode(token):argmax()
     if token ~= expected[i] then exact = false end
     if exact then right = right + 1 end
-    local there, covered = kept(session, from, to)
+    local there, covered = M.kept(session, from, to)
     evidence, coverage = evidence + there, coverage + covered
   end
   return exact, right, {evidence = evidence / #expected, coverage = coverage / #expected}
