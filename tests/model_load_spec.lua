@@ -570,7 +570,7 @@ describe("loading a model", function()
         if rc == 0 then C.lsa_model_free(out[0]) end
         return rc
       end, stride)
-      assert.is_true(blocks > 200 and operations >= 9)
+      assert.is_true(blocks > 500 and operations >= 9)
     end
     sweep(GOLDEN .. "short", 1)
     sweep(GOLDEN .. "released", 17)

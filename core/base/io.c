@@ -262,14 +262,15 @@ static mapping mappings[MOST_MAPPED];
 static atomic_int mappings_end; /* after the last place that was ever taken */
 volatile int lsa_files_lost;
 
-/* Files beyond the most are mapped all the same; of one of those that is cut, reading ends the process. */
-static void remember_mapping(void *data, int64_t bytes, const char *path)
+/* Files beyond the most are mapped all the same; of one of those that is cut, reading ends the process. The path, which is the
+ * heap's, is the list's from here on. */
+static void remember_mapping(void *data, int64_t bytes, char *path)
 {
     for (int i = 0; i < MOST_MAPPED; i++) {
         uintptr_t nothing = 0;
         if (!atomic_compare_exchange_strong(&mappings[i].from, &nothing, 1)) continue;
         mappings[i].bytes = (uintptr_t)bytes;
-        mappings[i].path = lsa_strdup(path);
+        mappings[i].path = path;
         atomic_store(&mappings[i].lost, 0);
         atomic_store(&mappings[i].gone, 0);
         for (int end = atomic_load(&mappings_end); end <= i;)
@@ -277,6 +278,7 @@ static void remember_mapping(void *data, int64_t bytes, const char *path)
         atomic_store(&mappings[i].from, (uintptr_t)data);
         return;
     }
+    lsa_free(path);
 }
 
 static void forget_mapping(const void *data)
@@ -349,7 +351,10 @@ int lsa_file_map(void **data, int64_t *bytes, const char *path)
         rc = refuse_pointer(path);
         goto done;
     }
-    if (size > 0) remember_mapping(mapped, size, path);
+    if (size > 0) {
+        remember_mapping(mapped, size, file->path);
+        file->path = NULL;
+    }
     *data = mapped;
     *bytes = size;
 done:
