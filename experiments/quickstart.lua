@@ -15,12 +15,13 @@ Needle recall of the small real model under four policies at one budget.
   --contexts (default 3)      how many contexts
   --budget (default 0.135)    chunks that a policy may keep: a share of all, or a count
   --model (default needle)    a model's directory; needle is experiments/models/needle
+  --device (default cpu)      where the model runs: cpu or cuda
   --text (default bible)      a file to cut haystacks from; bible is the text of Debian's bible-kjv
   --seed (default 1)          of haystacks, needles and the random policy
   --csv                       rows as CSV
 ]]
 
-local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model, {device = opt.device})
 local text = texts.open(opt.text)
 local words = needle.words(text)
 -- A trained Memory Indexer beside the model decides by threshold. Without one, the native Lightning Indexer of the first CSA
