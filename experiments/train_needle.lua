@@ -236,7 +236,9 @@ local function joined(label)
   return sum
 end
 
--- Paired: the mean difference in points, and the half width of its 95 % interval (McNemar's variance).
+-- Paired: the mean difference in points, and the half width of its 95 % interval: half a question is added to each of
+-- the four outcomes (A. Agresti, Y. Min, "Simple improved confidence intervals for comparing matched proportions", 2005), so that few
+-- questions without a difference are not taken for certainty.
 local function against(right, other)
   local n, gained, lost = #right, 0, 0
   for i = 1, n do
@@ -244,7 +246,7 @@ local function against(right, other)
     if a > b then gained = gained + 1 elseif a < b then lost = lost + 1 end
   end
   local difference = (gained - lost) / n
-  return 100 * difference, 196 * math.sqrt(math.max(0, (gained + lost) / n - difference ^ 2) / n)
+  return 100 * difference, 196 * math.sqrt(gained + lost + 1 - (gained - lost) ^ 2 / (n + 2)) / (n + 2)
 end
 
 local full = joined "full attention"

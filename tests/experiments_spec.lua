@@ -45,8 +45,8 @@ describe("experiments/policies.lua", function()
       local csv = output("policies.lua", {"--tokens", "1500", "--needles", "1", "--budgets", "0.1,0.2", "--text", text, "--csv"})
       local rows, names = {}, require("lsa.registry").names "policies"
       for line in csv:gmatch "[^\n]+" do rows[#rows + 1] = line end
-      assert.matches("^select,budget,accuracy,digits,coverage,evidence,fetched_bytes,resident_bytes,resident_pct,error", rows[1])
-      assert.equal(1 + 2 * #names, #rows) -- without the labels' oracle, with on_demand
+      assert.matches("^select,budget,accuracy,digits,coverage,evidence,fetched_bytes,resident_bytes,resident_pct,cycles,failed,clipped,error", rows[1])
+      assert.equal(1 + 2 * (#names - 1), #rows) -- without the labels' oracle and lsa_cap, with on_demand
       local found = {}
       for i = 2, #rows do
         local name, budget, _, _, coverage = rows[i]:match "^([%w_]+),([%d.]+),([%d.]+),([%d.]+),([%d.]+),"
@@ -99,7 +99,8 @@ describe("experiments/train_needle.lua", function()
         assert.equal(0, code, problem)
         assert.matches("Memory Indexer, mean +[%d.]+%% +[%d.]+ +[%d.]+", whole)
         assert.matches("6 questions in 3 contexts of 1200 tokens", whole)
-        assert.matches("full attention +[%d.]+%% +100.00%% +100.0%%\n", whole)
+        assert.matches("full attention +[%d.]+%% +100.00%% +100.0%% +0 +0 +0\n", whole)
+        assert.is_nil(whole:find("± 0.00", 1, true))
         assert.matches("LSA, theta 0.5 +[%d.]+%% +[+-][%d.]+ ± [%d.]+ +[%d.]+%%", whole)
 
         local kills, out = 0, nil

@@ -51,6 +51,13 @@ describe("the stream task", function()
       assert.equal(2, first.rows[1].n)
       assert.is_true(first.rows[1].cycles > first.rows[2].cycles and first.rows[2].cycles > 1)
       assert.equal(first:csv(), lsa.sweep(given):csv())
+      given.task.session = {indexer = lsa.indexer{model = model, layers = {0}}}
+      lsa.sweep(given)
+      local _, lines = files.read(given.results):gsub("\n", "")
+      assert.equal(4, lines)                       -- another indexer, other rows
+      lsa.sweep(given)
+      _, lines = files.read(given.results):gsub("\n", "")
+      assert.equal(4, lines)
       assert.error_matches(function() lsa.sweep{model = model, task = {"strem"}} end, "it can be: needle, stream")
       assert.error_matches(function() lsa.tasks.stream{model = model, needles = 5, stay = 2} end, "topics of one size")
       assert.error_matches(function() lsa.tasks.stream{needles = 5} end, "a model %(lsa.model%) is wanted")

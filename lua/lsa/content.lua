@@ -2,6 +2,7 @@
 --
 --   content.digest(text)            16 hexadecimal digits (FNV-1a, 64 bits)
 --   content.rule("policies", spec)  of a rule as a session's select names it, with its inner ones; nil where there is none
+--   content.indexer(value)          of a session's option
 --   content.model(model)            weights, numbers, compute and the Memory Indexer in its folder
 local bit = require "bit"
 local ffi = require "ffi"
@@ -76,6 +77,16 @@ function M.code(fn)
   local info = debug.getinfo(fn, "S")
   local path = info.source:match "^@(.*)"
   return M.digest((path and read(path) or info.source) .. "\0" .. info.linedefined)
+end
+
+-- A Memory Indexer, or the path of one, as a session's option.
+function M.indexer(value)
+  if type(value) ~= "table" then return M.file(value) or value end
+  local path = os.tmpname()
+  value:save(path)
+  local digest = M.file(path)
+  os.remove(path)
+  return digest
 end
 
 function M.model(model)

@@ -288,6 +288,10 @@ function M.new(given)
     end
     local task = M.task(kind, given.model, given.task)
     if given.results then
+      if settings.session then
+        settings.session = options.copy(settings.session)
+        settings.session.indexer = settings.session.indexer and content.indexer(settings.session.indexer)
+      end
       given.subject = {version = require "lsa.version", model = content.model(given.model), task = settings, kind = kind,
         text = content.digest(task.text), code = content.file(("%s/tasks/%s.lua"):format(registry.home, kind))}
     end
