@@ -2,6 +2,7 @@
 local lsa = require "lsa"
 local rng = require "lsa.cycle.rng"
 local files = require "file_support"
+local process = require "process_support"
 
 local golden = require("lsa.ffi").root .. "/tests/golden/"
 
@@ -132,6 +133,46 @@ describe("replay", function()
     lsa.save(folder .. "/changed.safetensors", copy, metadata)
     return folder .. "/changed.safetensors"
   end
+
+  local endings = {
+    ["the script's end"] = {"", 0},
+    ["an error"] = {"error 'as it happens'", 1},
+    ["os.exit"] = {"os.exit(3)", 3},
+    ["garbage collection"] = {"s = nil; collectgarbage(); collectgarbage()", 0},
+    ["Ctrl-C"] = {"ffi.C.kill(ffi.C.getpid(), 2); while true do s:decode(1) end", 130},
+    ["kill"] = {"ffi.C.kill(ffi.C.getpid(), 9)", 137},
+  }
+  for name, ending in pairs(endings) do
+    it("reads what was recorded before " .. name, function()
+      files.with_folder(function(folder)
+        local path = folder .. "/trace.safetensors"
+        local script = process.write(folder .. "/script.lua", ([[
+          local ffi = require "ffi"
+          ffi.cdef "int kill(int, int); int getpid(void);"
+          local lsa = require "lsa"
+          local s = lsa.model(%q):session{select = "recency", budget = 0.2, every = 50}
+          s:record(%q)
+          assert(lsa.replay(%q):stats().steps == 0) -- the file is there
+          s:prefill(("some text "):rep(20))
+          for i = 1, 600 do s:decode(i %% 256) end
+          %s]]):format(lsa.root .. "/experiments/models/needle", path, path, ending[1]))
+        local _, err, code = process.lsa {script}
+        assert.equal(ending[2], code, err)
+        local steps = lsa.replay(path):stats().steps
+        if name == "kill" then assert.is_true(steps > 100 and steps <= 600, steps)
+        elseif name == "Ctrl-C" then assert.is_true(steps >= 600, steps)
+        else assert.equal(600, steps) end
+        assert.equal("script.lua trace.safetensors", (files.names(folder)))
+      end)
+    end)
+  end
+
+  it("refuses a path that cannot be written before anything is recorded", function()
+    local s = model:session{select = "recency"}
+    assert.has_error(function() s:record "/no/such/folder/trace.safetensors" end)
+    s:prefill {1, 2, 3}
+    s:close()
+  end)
 
   it("says which cycles failed and which were clipped", function()
     files.with_folder(function(folder)

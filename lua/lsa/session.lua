@@ -492,6 +492,7 @@ function Session:record(path)
   if self.csa_layers == 0 then raise "record: the model has no CSA layers, so there is nothing to replay" end
   if self.recorder then
     self.recorder:save()
+    self.recorder:forget()
     self.recorder = nil
   end
   if path then self.recorder = require("lsa.session.recording_writer").new(self, path) end

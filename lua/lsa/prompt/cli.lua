@@ -41,11 +41,32 @@ local function set_arguments(argv, name_at)
   return list
 end
 
+-- Recordings that are under way are written, however the program ends; the code of failure where one cannot be.
+local function finish_recordings()
+  local recordings = package.loaded["lsa.session.recording_writer"]
+  local problem = recordings and recordings.finish_all()
+  if problem then complain(problem) end
+  return problem and FAILED
+end
+
+local exit = os.exit
+rawset(os, "exit", function(code, ...)
+  local failed = finish_recordings()
+  if failed and (code == nil or code == true or code == 0) then code = failed end
+  exit(code, ...)
+end)
+
 -- A script that went well leaves the job of ranks that it may have joined.
 local function finish(code)
+  local failed = finish_recordings()
+  if code == 0 and failed then code = failed end
   local ranks = package.loaded["lsa.train.ranks"]
   if ranks and code == 0 then ranks.leave() end
   return code
+end
+
+local function prompt()
+  return finish((require "lsa.prompt.repl".main()))
 end
 
 local function script(argv)
@@ -108,7 +129,7 @@ commands["-h"], commands["-v"] = commands["--help"], commands["--version"]
 local argv = ...
 local first = argv[1]
 if not first then
-  return require "lsa.prompt.repl".main()
+  return prompt()
 elseif commands[first] then
   return commands[first](argv)
 elseif first ~= "-" and first:sub(1, 1) == "-" then

@@ -258,6 +258,7 @@ function Request:finish(state, problem)
   local closed, why = pcall(s.close, s)
   if not closed then -- a recording that cannot be written; its cells are free all the same
     self.error = self.error or tostring(why)
+    if s.recorder then s.recorder:forget() end
     s.recorder = nil
     s:close()
   end

@@ -1,6 +1,9 @@
 -- Owns recordings of a session: what each step had before it and what it used, as a trace that lsa.replay reads.
 --
---   s:record "trace.safetensors"     from here on; written by s:close(), or by s:record(false)
+--   s:record "trace.safetensors"     from here on, to s:close(), s:record(false) or the program's end, however that comes
+--
+-- The file is there at once, and is replaced as a whole by a longer one each time the recording has grown by a quarter and 1 MiB; so a
+-- killed run leaves all rows but the last of these. A session that nobody holds any more lives until its recording is written.
 --
 -- One row for every prefill's last token and every decoded token, S rows; L is a CSA ordinal, K = index_topk:
 --   positions [S] i64              the token's position
@@ -24,6 +27,7 @@ local ffi = require "ffi"
 local cjson = require "cjson"
 local lib = require "lsa.ffi"
 local raise = require "lsa.raise"
+local registry = require "lsa.registry"
 local tensor = require "lsa.tensor.tensor"
 
 local C = lib.C
@@ -35,6 +39,11 @@ local M = {}
 
 -- Scores of a name that are kept at most; later cycles' are computed again by who needs them.
 local SCORES = 2 ^ 26
+
+-- Those that are not finished.
+local open = {}
+
+local GROWTH, GROWTH_BYTES = 1 / 4, 2 ^ 20
 
 -- A growing array of rows of `width` elements.
 local Column = {}
@@ -93,7 +102,11 @@ function M.new(session, path)
   end
   self.logged = {}
   for name in pairs(self.columns) do self.logged[name] = true end
+  self.fresh, self.row_bytes = 0, 0 -- bytes that are not in the file yet
+  for _, col in pairs(self.columns) do self.row_bytes = self.row_bytes + col.row_bytes end
   if session:position() > 0 then self:prefilled() end
+  self:save()
+  open[self] = true
   return self
 end
 
@@ -135,6 +148,17 @@ function Recorder:close_log(log, decoded)
   for name, col in pairs(self.columns) do
     if name ~= "decoded" and self.logged[name] then col:push(n) end
   end
+  self:grew(n * self.row_bytes)
+end
+
+-- The file follows, where enough is new. One that cannot be written now may be at the end, and costs the session nothing.
+function Recorder:grew(bytes)
+  self.fresh = self.fresh + bytes
+  if not self.written or self.fresh < GROWTH * self.written + GROWTH_BYTES then return end
+  local ok, problem = pcall(self.save, self)
+  if ok then return end
+  self.fresh = 0
+  registry.warn(("lsa: record: %s; the recording goes on in memory"):format(raise.words(problem)))
 end
 
 -- After a prefill: a row of its last token, and what it observed.
@@ -210,6 +234,23 @@ function Recorder:save()
     compute = s.model.compute,
     record = s.pool ~= nil and tonumber(C.lsa_pool_record_bytes(s.pool)) or 0, options = plain(s.opt)}
   require("lsa.files.files").save(self.path, tensors, {format = "lsa trace 1", about = cjson.encode(about)})
+  self.fresh, self.written = 0, 0
+  for _, t in pairs(tensors) do self.written = self.written + t:bytes() end
+end
+
+-- Nothing more comes.
+function Recorder:forget() open[self] = nil end
+
+-- At the program's end: writes what is not finished; the first problem, or nil.
+function M.finish_all()
+  local first
+  for recorder in pairs(open) do
+    local ok, problem = true, nil
+    if recorder.session.c then ok, problem = pcall(recorder.save, recorder) end
+    if not ok then first = first or raise.words(problem) end
+    recorder:forget()
+  end
+  return first
 end
 
 return M
