@@ -566,12 +566,13 @@ describe("the scripting API, where it is called from within itself:", function()
     files.with_folder(function(folder)
       local looped = {1}
       looped[2] = looped
-      local s = model:session {select = {"recency", a = math.huge, b = looped, c = {[1] = 1, x = 2}, d = lsa.set(3)}, budget = 0.5}
+      files.write(folder .. "/rule.lua", "return function(cycle, opt) assert(pairs(opt)) return cycle.newest() end")
+      local s = model:session {select = {folder .. "/rule.lua", a = math.huge, b = looped, c = {[1] = 1, x = 2}, d = lsa.set(3)}, budget = 0.5}
       s:prefill(tokens(20))
       s:record(folder .. "/trace")
       s:decode(1)
       s:close()
-      assert.equal(1, lsa.replay(folder .. "/trace"):stats().steps)
+      assert.equal(1, lsa.replay(folder .. "/trace", {trust = true}):stats().steps)
     end)
     local b = lsa.batch(model, {select = "recency", budget = 0.3})
     local id = b:submit {tokens = tokens(9), n = 3}
