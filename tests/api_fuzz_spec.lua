@@ -377,6 +377,7 @@ local function round(seed, folder)
 end
 
 local function settle()
+  require("lsa.session.recording_writer").finish_all() -- a session that records lives until then
   collectgarbage()
   collectgarbage()
   collectgarbage()
@@ -393,7 +394,6 @@ end
 
 -- The same round again and again: what is kept from call to call is there already, soon; what is lost grows each time.
 local function check_losses(seed, folder)
-  require("lsa.session.recording_writer").finish_all() -- a session that records lives until then
   local memory, open = settle(), open_files()
   local before, open_before
   for _ = 1, 4 do
