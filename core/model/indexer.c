@@ -9,6 +9,7 @@
 #include "kernels/hadamard.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
+#include "kernels/table.h"
 
 int lsa_indexer_check(const lsa_indexer_layer *l, int64_t hidden_size, int64_t rope_dim)
 {
@@ -53,16 +54,18 @@ int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *l, const fl
     void *workspace = lsa_alloc(workspace_of(l, n, compute));
     if (!low || !table || !workspace) rc = LSA_ENOMEM;
     if (!rc)
-        rc = lsa_linear_cpu(low, hidden, &l->a, n, 0, rank, hidden_size, rank, compute, workspace,
-                            NULL);
-    if (!rc) rc = lsa_rmsnorm_cpu(low, low, l->norm, n, rank, norm_eps, NULL);
-    if (!rc) rc = lsa_linear_cpu(q, low, &l->b, n, 0, width, rank, width, compute, workspace, NULL);
-    if (!rc) rc = lsa_rope_table_cpu(table, inv_freq, positions, n, rope_dim / 2, NULL);
-    if (!rc) rc = lsa_rope_cpu(q, table, n, l->heads, l->dim, rope_dim, 0, NULL);
-    if (!rc && rotate) rc = lsa_hadamard_cpu(q, n * l->heads, l->dim, NULL);
+        rc = lsa_kernels_cpu.linear(low, hidden, &l->a, n, 0, rank, hidden_size, rank, compute,
+                                    workspace, NULL);
+    if (!rc) rc = lsa_kernels_cpu.rmsnorm(low, low, l->norm, n, rank, norm_eps, NULL);
     if (!rc)
-        rc = lsa_linear_cpu(w, hidden, &l->w, n, 0, l->heads, hidden_size, l->heads, compute,
-                            workspace, NULL);
+        rc = lsa_kernels_cpu.linear(q, low, &l->b, n, 0, width, rank, width, compute, workspace,
+                                    NULL);
+    if (!rc) rc = lsa_kernels_cpu.rope_table(table, inv_freq, positions, n, rope_dim / 2, NULL);
+    if (!rc) rc = lsa_kernels_cpu.rope(q, table, n, l->heads, l->dim, rope_dim, 0, NULL);
+    if (!rc && rotate) rc = lsa_kernels_cpu.hadamard(q, n * l->heads, l->dim, NULL);
+    if (!rc)
+        rc = lsa_kernels_cpu.linear(w, hidden, &l->w, n, 0, l->heads, hidden_size, l->heads,
+                                    compute, workspace, NULL);
     float scale = 1.0f / sqrtf((float)l->dim) / sqrtf((float)l->heads);
     for (int64_t i = 0; !rc && i < n * l->heads; i++) w[i] *= scale;
     lsa_free(low);

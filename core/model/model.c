@@ -9,6 +9,7 @@
 #include "core/base/memory.h"
 #include "core/files/checkpoint.h"
 #include "kernels/convert.h"
+#include "kernels/table.h"
 
 enum { MOST_NAME = 256, SAMPLE = 4096, SAMPLES = 16 };
 
@@ -171,7 +172,7 @@ static int load_floats(loader *l, const float **out, const scope *s, const char 
     else if (!(copy = hold_block(l->model, n * (int64_t)sizeof *copy)))
         rc = LSA_ENOMEM;
     else
-        rc = lsa_convert_cpu(copy, t->data, n, LSA_F32, t->dtype, NULL);
+        rc = lsa_kernels_cpu.convert(copy, t->data, n, LSA_F32, t->dtype, NULL);
     if (!rc)
         l->model->memory->vectors =
             lsa_hash(copy, n * (int64_t)sizeof *copy, l->model->memory->vectors);

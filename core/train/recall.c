@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "kernels/select.h"
+#include "kernels/table.h"
 
 typedef struct retrieval {
     const float *scores, *ranks;
@@ -81,7 +82,8 @@ static int count_row(lsa_recall_counts *c, const retrieval *r, int64_t row, cons
     c->golden += golden;
     count_chunks(c, r, r->scores + row * r->stride, s->golden, n);
     if (golden == 0) return LSA_OK;
-    int rc = lsa_select_topk_cpu(s->first, r->ranks + row * r->stride, n, r->k, s->select, NULL);
+    int rc =
+        lsa_kernels_cpu.select_topk(s->first, r->ranks + row * r->stride, n, r->k, s->select, NULL);
     for (int64_t i = 0; i < words(n); i++)
         found += __builtin_popcountll(s->first[i] & s->golden[i]);
     c->golden_steps++;

@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/train/trainer_private.h"
+#include "kernels/table.h"
 
 static int check(const lsa_trainer_shape *s)
 {
@@ -109,11 +110,12 @@ int lsa_trainer_update(lsa_trainer *t, lsa_adamw *how, double clip, double *norm
     int64_t n = lsa_trainer_count(t);
     void *workspace = lsa_trainer_scratch(t, lsa_square_sum_workspace(n));
     if (!workspace) return LSA_ENOMEM;
-    int rc = lsa_square_sum_cpu(norm, t->all[LSA_TRAIN_GRADIENT], n, workspace, NULL);
+    int rc = lsa_kernels_cpu.square_sum(norm, t->all[LSA_TRAIN_GRADIENT], n, workspace, NULL);
     if (rc) return rc;
     *norm = sqrt(*norm);
     if (!isfinite(*norm)) return LSA_OK;
     how->gradient_scale = clip > 0 && *norm > clip ? (float)(clip / *norm) : 1.0f;
-    return lsa_adamw_cpu(t->all[LSA_TRAIN_VALUE], t->all[LSA_TRAIN_FIRST], t->all[LSA_TRAIN_SECOND],
-                         t->all[LSA_TRAIN_GRADIENT], n, how, NULL);
+    return lsa_kernels_cpu.adamw(t->all[LSA_TRAIN_VALUE], t->all[LSA_TRAIN_FIRST],
+                                 t->all[LSA_TRAIN_SECOND], t->all[LSA_TRAIN_GRADIENT], n, how,
+                                 NULL);
 }

@@ -16,6 +16,7 @@
 #include "kernels/rmsnorm.h"
 #include "kernels/rmsnorm_gradient.h"
 #include "kernels/rope.h"
+#include "kernels/table.h"
 
 /* One call's working memory: everything with a row for each sample. */
 typedef struct batch {
@@ -114,8 +115,8 @@ static int load_hidden(float *out, const lsa_training_sample *samples, int64_t n
 {
     int rc = LSA_OK;
     for (int64_t i = 0; !rc && i < n; i++)
-        rc = lsa_convert_cpu(out + i * size, samples[i].hidden, size, LSA_F32,
-                             samples[i].hidden_dtype, NULL);
+        rc = lsa_kernels_cpu.convert(out + i * size, samples[i].hidden, size, LSA_F32,
+                                     samples[i].hidden_dtype, NULL);
     return rc;
 }
 
@@ -130,19 +131,22 @@ static int forward(lsa_trainer *t, int64_t layer, const lsa_training_sample *sam
     const float *norm = lsa_trainer_part(t, LSA_TRAIN_VALUE, layer, LSA_TRAIN_NORM);
     int rc = load_hidden(b->hidden, samples, n, s->hidden);
     if (!rc)
-        rc = lsa_linear_cpu(b->low, b->hidden, &wa, n, 0, s->rank, s->hidden, s->rank,
-                            LSA_COMPUTE_F32, b->linear, NULL);
-    if (!rc) rc = lsa_rmsnorm_cpu(b->normed, b->low, norm, n, s->rank, s->norm_eps, NULL);
+        rc = lsa_kernels_cpu.linear(b->low, b->hidden, &wa, n, 0, s->rank, s->hidden, s->rank,
+                                    LSA_COMPUTE_F32, b->linear, NULL);
+    if (!rc) rc = lsa_kernels_cpu.rmsnorm(b->normed, b->low, norm, n, s->rank, s->norm_eps, NULL);
     if (!rc)
-        rc = lsa_linear_cpu(b->q, b->normed, &wb, n, 0, width, s->rank, width, LSA_COMPUTE_F32,
-                            b->linear, NULL);
+        rc = lsa_kernels_cpu.linear(b->q, b->normed, &wb, n, 0, width, s->rank, width,
+                                    LSA_COMPUTE_F32, b->linear, NULL);
     for (int64_t i = 0; i < n; i++) b->positions[i] = (int32_t)samples[i].position;
-    if (!rc) rc = lsa_rope_table_cpu(b->table, t->inv_freq, b->positions, n, s->rope_dim / 2, NULL);
-    if (!rc) rc = lsa_rope_cpu(b->q, b->table, n, s->heads, s->dim, s->rope_dim, 0, NULL);
-    if (!rc && s->key_format == LSA_KV_FP8) rc = lsa_hadamard_cpu(b->q, n * s->heads, s->dim, NULL);
     if (!rc)
-        rc = lsa_linear_cpu(b->w, b->hidden, &ww, n, 0, s->heads, s->hidden, s->heads,
-                            LSA_COMPUTE_F32, b->linear, NULL);
+        rc = lsa_kernels_cpu.rope_table(b->table, t->inv_freq, b->positions, n, s->rope_dim / 2,
+                                        NULL);
+    if (!rc) rc = lsa_kernels_cpu.rope(b->q, b->table, n, s->heads, s->dim, s->rope_dim, 0, NULL);
+    if (!rc && s->key_format == LSA_KV_FP8)
+        rc = lsa_kernels_cpu.hadamard(b->q, n * s->heads, s->dim, NULL);
+    if (!rc)
+        rc = lsa_kernels_cpu.linear(b->w, b->hidden, &ww, n, 0, s->heads, s->hidden, s->heads,
+                                    LSA_COMPUTE_F32, b->linear, NULL);
     float scale = 1.0f / sqrtf((float)s->dim) / sqrtf((float)s->heads);
     for (int64_t i = 0; !rc && i < n * s->heads; i++) b->w[i] *= scale;
     return rc;
@@ -157,16 +161,16 @@ static int score(const lsa_trainer_shape *s, const lsa_training_sample *x,
     float *logits = b->logits + thread * b->most, *slope = b->slope + thread * b->most,
           *w = b->w + i * s->heads;
     void *workspace = b->gather + thread * b->gather_bytes;
-    int rc = lsa_index_gather_cpu(logits, b->q + i * width, w, x->keys, x->ids, count, s->heads,
-                                  s->dim, lsa_index_key_bytes(s->key_format, s->dim), s->key_format,
-                                  workspace, NULL);
+    int rc = lsa_kernels_cpu.index_gather(
+        logits, b->q + i * width, w, x->keys, x->ids, count, s->heads, s->dim,
+        lsa_index_key_bytes(s->key_format, s->dim), s->key_format, workspace, NULL);
     if (!rc)
-        rc = lsa_index_loss_cpu(b->losses + i, slope, logits, x->weights, x->positives,
-                                x->negatives, how, NULL);
+        rc = lsa_kernels_cpu.index_loss(b->losses + i, slope, logits, x->weights, x->positives,
+                                        x->negatives, how, NULL);
     for (int64_t j = 0; j < count; j++) slope[j] *= (float)share;
     if (!rc)
-        rc = lsa_index_gradient_cpu(b->dq + i * width, b->dw + i * s->heads, slope, w, count,
-                                    s->heads, s->dim, workspace, NULL);
+        rc = lsa_kernels_cpu.index_gradient(b->dq + i * width, b->dw + i * s->heads, slope, w,
+                                            count, s->heads, s->dim, workspace, NULL);
     return rc;
 }
 
@@ -196,24 +200,25 @@ static int backward(lsa_trainer *t, int64_t layer, int64_t n, batch *b)
     const float *wb = lsa_trainer_part(t, LSA_TRAIN_VALUE, layer, LSA_TRAIN_B);
     const float *norm = lsa_trainer_part(t, LSA_TRAIN_VALUE, layer, LSA_TRAIN_NORM);
     for (int64_t i = 0; i < n * s->heads; i++) b->dw[i] *= scale;
-    int rc =
-        s->key_format == LSA_KV_FP8 ? lsa_hadamard_cpu(b->dq, n * s->heads, s->dim, NULL) : LSA_OK;
-    if (!rc) rc = lsa_rope_cpu(b->dq, b->table, n, s->heads, s->dim, s->rope_dim, 1, NULL);
+    int rc = s->key_format == LSA_KV_FP8
+                 ? lsa_kernels_cpu.hadamard(b->dq, n * s->heads, s->dim, NULL)
+                 : LSA_OK;
+    if (!rc) rc = lsa_kernels_cpu.rope(b->dq, b->table, n, s->heads, s->dim, s->rope_dim, 1, NULL);
     if (!rc)
-        rc = lsa_gemm_cpu(d[LSA_TRAIN_B], b->dq, b->normed, width, s->rank, n, s->rank, width,
-                          s->rank, 1, 0, NULL);
+        rc = lsa_kernels_cpu.gemm(d[LSA_TRAIN_B], b->dq, b->normed, width, s->rank, n, s->rank,
+                                  width, s->rank, 1, 0, NULL);
     if (!rc)
-        rc = lsa_gemm_cpu(dnormed, b->dq, wb, n, s->rank, width, s->rank, width, s->rank, 0, 0,
-                          NULL);
+        rc = lsa_kernels_cpu.gemm(dnormed, b->dq, wb, n, s->rank, width, s->rank, width, s->rank, 0,
+                                  0, NULL);
     if (!rc)
-        rc = lsa_rmsnorm_gradient_cpu(dnormed, d[LSA_TRAIN_NORM], dnormed, b->low, norm, n, s->rank,
-                                      s->norm_eps, NULL);
+        rc = lsa_kernels_cpu.rmsnorm_gradient(dnormed, d[LSA_TRAIN_NORM], dnormed, b->low, norm, n,
+                                              s->rank, s->norm_eps, NULL);
     if (!rc)
-        rc = lsa_gemm_cpu(d[LSA_TRAIN_A], dnormed, b->hidden, s->rank, s->hidden, n, s->hidden,
-                          s->rank, s->hidden, 1, 0, NULL);
+        rc = lsa_kernels_cpu.gemm(d[LSA_TRAIN_A], dnormed, b->hidden, s->rank, s->hidden, n,
+                                  s->hidden, s->rank, s->hidden, 1, 0, NULL);
     if (!rc)
-        rc = lsa_gemm_cpu(d[LSA_TRAIN_W], b->dw, b->hidden, s->heads, s->hidden, n, s->hidden,
-                          s->heads, s->hidden, 1, 0, NULL);
+        rc = lsa_kernels_cpu.gemm(d[LSA_TRAIN_W], b->dw, b->hidden, s->heads, s->hidden, n,
+                                  s->hidden, s->heads, s->hidden, 1, 0, NULL);
     return rc;
 }
 
@@ -226,8 +231,8 @@ int lsa_trainer_gradients(lsa_trainer *t, int64_t layer, const lsa_training_samp
         return lsa_fail(LSA_EARG, "trainer: layer %lld of %lld", (long long)layer,
                         (long long)t->shape.layers);
     if (lsa_interrupted()) return lsa_fail(LSA_EINTR, "interrupted");
-    int rc = lsa_index_loss_cpu(&nothing, NULL, NULL, NULL, 0, 0, how,
-                                NULL); /* a bad loss, told by this thread */
+    int rc = lsa_kernels_cpu.index_loss(&nothing, NULL, NULL, NULL, 0, 0, how,
+                                        NULL); /* a bad loss, told by this thread */
     if (!rc) rc = measure(&b, &t->shape, samples, n);
     if (rc) return rc;
     uint8_t *base = lsa_trainer_scratch(t, lay_out(&b, t, NULL, n));
@@ -263,8 +268,8 @@ int lsa_trainer_logits(lsa_trainer *t, int64_t layer, const lsa_training_sample 
     lay_out(&b, t, base, 1);
     rc = forward(t, layer, &alone, 1, &b);
     if (rc) return rc;
-    return lsa_index_score_cpu(logits, b.q, b.w, sample->keys, 1, sample->key_count, s->heads,
-                               s->dim, lsa_index_key_bytes(s->key_format, s->dim),
-                               sample->key_count, s->key_format, LSA_COMPUTE_F32, base + fixed,
-                               NULL);
+    return lsa_kernels_cpu.index_score(logits, b.q, b.w, sample->keys, 1, sample->key_count,
+                                       s->heads, s->dim, lsa_index_key_bytes(s->key_format, s->dim),
+                                       sample->key_count, s->key_format, LSA_COMPUTE_F32,
+                                       base + fixed, NULL);
 }

@@ -44,8 +44,8 @@ local M = {}
 
 local meta, inner_meta = {}, {}
 
--- Of each cycle; a policy has no way to them.
-local sources = setmetatable({}, {__mode = "k"})
+-- Of each cycle, for as long as both live; a policy has no way to them.
+local sources = setmetatable({}, {__mode = "kv"})
 
 local function is_cycle(x)
   local m = type(x) == "table" and getmetatable(x)
