@@ -20,7 +20,7 @@ with_dependencies() {
 if [ "${1-}" = --prepare ]; then
     mkdir -p .gpu
     # shellcheck disable=SC2046 # lists of words
-    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' packages | grep -v bible) >.gpu/wanted
+    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' .packages | grep -v bible) >.gpu/wanted
     with_dependencies gcc g++ make libc6-dev dpkg >.gpu/there
     cd .gpu || exit 1
     # shellcheck disable=SC2046

@@ -12,7 +12,7 @@ describe("the launcher", function()
     launcher = quote(tree .. "/lsa")
     -- Times stay as they are, so that the copy is as fresh as the original.
     local _, err, code = shell(([[
-      mkdir -p %s/build && cd %s && cp -a lsa packages premake5.lua core kernels lua %s &&
+      mkdir -p %s/build && cd %s && cp -a lsa .packages premake5.lua core kernels lua %s &&
       for entry in build/obj build/bin build/.built build/.built-cuda build/Makefile build/*.make build/*.so; do
         [ ! -e "$entry" ] || cp -a "$entry" %s/build
       done]]):format(quote(tree), quote(process.root), quote(tree), quote(tree)))
@@ -54,7 +54,7 @@ describe("the launcher", function()
     process.write(bin .. "/id", "#!/bin/sh\necho 0\n")
     process.write(bin .. "/apt-get", "#!/bin/sh\necho \"$@\" >> " .. quote(folder .. "/installed") .. "\n")
     shell("chmod +x " .. quote(bin) .. "/*")
-    local list = quote(tree .. "/packages")
+    local list = quote(tree .. "/.packages")
     shell(("cp %s %s.kept; echo 'run no-such-package nothing' >> %s"):format(list, list, list))
     local run = ("rm -f %s; cd / && PATH=%s:$PATH "):format(quote(tree .. "/build/.not-installed"), quote(bin))
     local out, err = shell(run .. launcher .. " -e 1 </dev/null")

@@ -131,7 +131,7 @@ end
 local function packages()
   if not exists "/var/lib/dpkg/status" then return line("packages", "unknown without dpkg") end
   local all, there = 0, 0
-  for group, name, cost in ("\n" .. read(host.root .. "/packages")):gmatch "\n(%l+) +(%S+) +([^\n]+)" do
+  for group, name, cost in ("\n" .. read(host.root .. "/.packages")):gmatch "\n(%l+) +(%S+) +([^\n]+)" do
     all = all + 1
     if installed(name) then
       there = there + 1
