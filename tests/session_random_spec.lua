@@ -324,15 +324,17 @@ function operations.generate(self)
     C.lsa_memory_fail_after(-1) -- what is looked at here does not fail
     follow(self, one, token, one.s:logits())
   end
-  local ok, tokens = with_fault(self, function() return one.s:generate(opt) end)
-  expect(self, one.s:tokens() == before, "generate took %d tokens, %d were told (%s)", one.s:tokens(), before, tostring(tokens))
+  local told = "what failed is no token"
+  if fork then -- without faults: a cycle that fails in one of them keeps another set
+    told = table.concat(one.s:generate(opt), " ")
+  else
+    with_fault(self, function() return one.s:generate(opt) end)
+  end
+  expect(self, one.s:tokens() == before, "generate took %d tokens, %d were told", one.s:tokens(), before)
   if not fork then return end
   opt.each = nil
-  local done, at_once = pcall(fork.generate, fork, opt)
-  if ok and done then
-    expect(self, table.concat(tokens, " ") == table.concat(at_once, " "), "token by token %s, in one go %s",
-      table.concat(tokens, " "), table.concat(at_once, " "))
-  end
+  local at_once = table.concat(fork:generate(opt), " ")
+  expect(self, told == at_once, "token by token %s, in one go %s", told, at_once)
   fork:close()
 end
 
