@@ -29,12 +29,19 @@ local warn = registry.warn
 registry.warn = function() end           -- what failed is told below the table
 
 -- Golden chunks are labels of recordings; questions have none.
-local left_out = {oracle_golden = true, lsa_cap = true} -- lsa_cap is lsa_threshold
+local left_out = {oracle_golden = true, lsa_cap = true} -- of all; lsa_cap is lsa_threshold
 local policies = {}
-for _, name in ipairs(opt.policies[1] == "all" and registry.names "policies" or opt.policies) do
-  if not left_out[name] then policies[#policies + 1] = name end
+if opt.policies[1] == "all" then
+  for _, name in ipairs(registry.names "policies") do
+    if not left_out[name] then policies[#policies + 1] = name end
+  end
+  policies[#policies + 1] = "on_demand"
+else
+  for i, name in ipairs(opt.policies) do
+    if name == "oracle_golden" then error("oracle_golden wants the labels of a recording; questions have none", 0) end
+    policies[i] = name
+  end
 end
-if opt.policies[1] == "all" then policies[#policies + 1] = "on_demand" end
 
 -- What the native top-k picks in the steps of an answer, from a recording of it under full attention.
 local function future_of(base, one)
