@@ -1,8 +1,13 @@
 -- Replay of recorded sessions against the sessions themselves.
+local cjson = require "cjson"
+local ffi = require "ffi"
 local lsa = require "lsa"
+local registry = require "lsa.registry"
 local rng = require "lsa.cycle.rng"
 local files = require "file_support"
 local process = require "process_support"
+
+local C = require("lsa.ffi").C
 
 local golden = require("lsa.ffi").root .. "/tests/golden/"
 
@@ -158,14 +163,120 @@ describe("replay", function()
           %s]]):format(lsa.root .. "/experiments/models/needle", path, path, ending[1]))
         local _, err, code = process.lsa {script}
         assert.equal(ending[2], code, err)
-        local steps = lsa.replay(path):stats().steps
-        if name == "kill" then assert.is_true(steps > 100 and steps <= 600, steps)
-        elseif name == "Ctrl-C" then assert.is_true(steps >= 600, steps)
+        local r = lsa.replay(path)
+        local steps = r:stats().steps
+        assert.equal(name == "kill" and "601 rows; it is being written, or who wrote it was killed" or nil, r.unfinished)
+        assert.equal(name == "kill", tostring(r):find("as recorded; unfinished: 601 rows", 1, true) ~= nil)
+        if name == "Ctrl-C" then assert.is_true(steps >= 600, steps)
         else assert.equal(600, steps) end
         assert.equal("script.lua trace.safetensors", (files.names(folder)))
       end)
     end)
   end
+
+  -- Every tensor of the one is the other's, or the beginning of it.
+  local function assert_begins(part, whole)
+    local metadata, of_whole
+    part, metadata = lsa.load(part)
+    whole, of_whole = lsa.load(whole)
+    assert.same(cjson.decode(of_whole.about), cjson.decode(metadata.about))
+    for name, t in pairs(part) do
+      local shape, full = t:shape(), whole[name]:shape()
+      assert.equal(full[2], shape[2], name)
+      assert.is_true(shape[1] <= full[1], name)
+      if shape[1] > 0 then
+        assert.equal(ffi.string(t.c.data, t:bytes()), ffi.string(whole[name].c.data, t:bytes()), name)
+      end
+    end
+    for name in pairs(whole) do
+      if not name:find "^observed" and not name:find "scores" then assert.truthy(part[name], name) end
+    end
+    return part.positions:count(), metadata.unfinished
+  end
+
+  it("reads of a killed run what was recorded, up to the last whole row", function()
+    files.with_folder(function(folder)
+      local script = process.write(folder .. "/script.lua", ([[
+        local lsa = require "lsa"
+        local s = lsa.model(%q):session{select = "lsa_topk", budget = 0.3, every = 7, seed = 3}
+        s:prefill(("some text "):rep(20))
+        s:record(arg[1])
+        for i = 1, 40 do s:decode(i) end
+        s:generate{n = 60, temperature = 1}
+        s:prefill "and more of it"
+        s:generate{n = 50, temperature = 1}]]):format(lsa.root .. "/experiments/models/needle"))
+      local _, err, code = process.lsa {script, folder .. "/whole"}
+      assert.equal(0, code, err)
+      local counts, n, killed = {}, 2, 0
+      repeat
+        os.remove(folder .. "/part")
+        _, _, code = process.shell(process.killed_at(n, script, process.quote(folder .. "/part")) .. " 2>/dev/null")
+        if code == 137 and files.read(folder .. "/part") then
+          killed = killed + 1
+          local rows, unfinished = assert_begins(folder .. "/part", folder .. "/whole")
+          counts[#counts + 1] = rows
+          assert.matches("^" .. rows .. " rows", unfinished)
+          if rows > 0 then assert.equal(rows - (rows > 101 and 2 or 1), lsa.replay(folder .. "/part"):stats().steps) end
+        end
+        n = math.ceil(n * 1.25)
+      until code ~= 137
+      assert.equal(0, code)
+      assert.is_true(killed >= 8, killed .. " runs were killed")
+      for i = 2, #counts do assert.is_true(counts[i] >= counts[i - 1]) end
+      assert.is_true(counts[#counts] > 100 and counts[1] < 20, table.concat(counts, " "))
+      local rows, unfinished = assert_begins(folder .. "/part", folder .. "/whole")
+      assert.same({152}, {rows, unfinished})
+    end)
+  end)
+
+  it("reads unfinished recordings that are cut or damaged, up to there", function()
+    files.with_folder(function(folder)
+      local s = model:session{select = "lsa_topk", budget = 0.4, every = 4}
+      s:prefill(tokens_of(model, 90, 1))
+      s:record(folder .. "/live")
+      assert.has_error(function() model:session():record(folder .. "/live") end)
+      s:generate{n = 40}
+      local bytes = files.read(folder .. "/live")
+      s:close()
+      local random, most = rng.new(5), -1
+      for at = 1, 300 do
+        local n = at == 300 and #bytes or random(#bytes)
+        local cut = bytes:sub(1, n)
+        if at % 2 == 1 then cut = cut .. string.char((bytes:byte(n + 1) + 1 + random(255)) % 256) .. bytes:sub(n + 2) end
+        files.write(folder .. "/cut", cut)
+        local ok, rows = pcall(assert_begins, folder .. "/cut", folder .. "/live")
+        if ok then
+          most = math.max(most, rows)
+          lsa.replay(folder .. "/cut")
+        else
+          assert.is_true(n < 6000, rows)
+          assert.matches("/cut", rows)
+        end
+      end
+      assert.equal(41, most)
+    end)
+  end)
+
+  it("goes on in memory where its file cannot be appended to", function()
+    files.with_folder(function(folder)
+      local s, said = model:session{select = "recency", budget = 0.3}, {}
+      s:prefill(tokens_of(model, 90, 1))
+      s:record(folder .. "/trace")
+      local warn = registry.warn
+      registry.warn = function(text) said[#said + 1] = text end
+      C.lsa_io_fail_after(0)
+      local ok, problem = pcall(s.generate, s, {n = 40})
+      C.lsa_io_fail_after(-1)
+      registry.warn = warn
+      assert.is_true(ok, problem)
+      assert.equal(1, #said)
+      assert.matches("record: .*/trace: .*Input/output error; the recording goes on in memory", said[1])
+      assert.matches("^1 rows", lsa.replay(folder .. "/trace").unfinished)
+      s:close()
+      local r = lsa.replay(folder .. "/trace")
+      assert.same({40}, {r:stats().steps, r.unfinished})
+    end)
+  end)
 
   it("refuses a path that cannot be written before anything is recorded", function()
     local s = model:session{select = "recency"}

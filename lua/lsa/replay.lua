@@ -6,7 +6,7 @@
 -- Options are a session's that concern the loop (lua/lsa/cycle/loop.lua); those not given are the recorded session's. indexer: a
 -- Memory Indexer to score with (lsa.indexer{...}); without it, the recorded one's queries are used.
 -- The same loop runs on the same numbers, so the recorded options give the recorded counts. Under other options replay is open-loop:
--- what the steps computed is what they computed under the recorded residents. r.open_loop says which it is.
+-- what the steps computed is what they computed under the recorded residents. r.open_loop says which it is. Of a recording that was never finished, r.unfinished says how much there is.
 --
 -- An eviction policy with an option `future`, belady, gets the accesses to come: where it is not given, the loop runs twice, first to
 -- learn them. What a cycle selects does not depend on who leaves the hot pool, so the second run has the same accesses.
@@ -463,6 +463,7 @@ function M.new(path, given)
   end
   loops.check_options(opt)
   local self = replayed(recording, path, wants_future(opt.evict) and with_future(recording, path, opt) or opt)
+  self.unfinished = recording.unfinished
   self.open_loop = opt.indexer ~= nil
   for name in pairs(loops.options) do
     if name ~= "strict" and not same(opt[name], recorded[name]) then self.open_loop = true end
@@ -478,7 +479,7 @@ end
 -- The same names as a session's, as far as a recording tells.
 function Replay:stats()
   local out, moved, steps = self.loop:stats(), self.tier:counters(), math.max(1, self.steps)
-  local values = {open_loop = self.open_loop, tokens = self.t, chunks = self.n, steps = self.steps,
+  local values = {open_loop = self.open_loop, unfinished = self.unfinished, tokens = self.t, chunks = self.n, steps = self.steps,
     resident_bytes = math.floor(self.resident_sum * self.chunk_bytes / steps + 0.5),
     resident_pct = 100 * self.resident_share / steps, kv_bytes = self.n * self.chunk_bytes,
     fetched_chunks = tonumber(moved.fetched_chunks), fetched_bytes = tonumber(moved.fetched_chunks) * self.chunk_bytes,
@@ -487,7 +488,7 @@ function Replay:stats()
   return setmetatable(out, {__tostring = function(s)
     local troubles = stats.troubles(s)
     return (("replay of %s (%s): %s, %d steps in %d cycles; resident %s (%.2f %%), fetched %d chunks, %s; hits %d, evicted %d; of all steps' native top-k %.1f %% resident")
-      :format(self.path, s.open_loop and "open loop" or "as recorded", s.policy, s.steps, s.cycles, stats.bytes(s.resident_bytes),
+      :format(self.path, (s.open_loop and "open loop" or "as recorded") .. (s.unfinished and "; unfinished: " .. s.unfinished or ""), s.policy, s.steps, s.cycles, stats.bytes(s.resident_bytes),
       s.resident_pct, s.fetched_chunks, stats.bytes(s.fetched_bytes), s.hits, s.evicted_chunks, 100 * s.step_coverage)) ..
       (troubles ~= "" and "; " .. troubles or "")
   end})

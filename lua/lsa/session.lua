@@ -226,7 +226,7 @@ M.run_together = interrupts.method(function(asks, steps)
     end)
     results[i] = {out = {}, ended = not ok and "failed" or nil, problem = not ok and raise.words(problem) or nil,
       raised = not ok and problem or nil}
-    if ok then steps = math.min(steps, ask.session.loop:steps_left()) end
+    if ok then steps = math.min(steps, ask.session.loop:steps_left(), ask.session.recorder and ask.session.recorder.STEPS or MOST_STEPS) end
   end
   for i, ask in ipairs(asks) do -- not before all cycles are over: one session's policy may close another
     local s, result = ask.session, results[i]
@@ -254,7 +254,10 @@ M.run_together = interrupts.method(function(asks, steps)
     result.ended = ENDED[code]
     if code == C.LSA_RUN_FAILED then result.problem = explained(s, ffi.string(run.message)) end
     s.loop:after_step((code == C.LSA_RUN_STOPPED or code == C.LSA_RUN_CONTEXT) and n - 1 or n)
-    if s.recorder then s.recorder:close_log(run.log[0], true) end
+    if s.recorder then
+      s.recorder:close_log(run.log[0], true)
+      s.recorder:append()
+    end
     result.kept = nil
   end
   if problem then raise("%s", problem) end
@@ -484,14 +487,14 @@ function Session:join(commons, need)
   return share
 end
 
--- Records from here on into a trace for lsa.replay, written by s:close() or s:record(false).
+-- Records from here on into a trace for lsa.replay, whose file s:close() or s:record(false) finishes.
 function Session:record(path)
   idle(self, "record")
   if path then options.path(path, "record: path") end
   if self.opt.on_demand then raise "record: an on_demand session has no cycles, so there is nothing to replay" end
   if self.csa_layers == 0 then raise "record: the model has no CSA layers, so there is nothing to replay" end
   if self.recorder then
-    self.recorder:save()
+    self.recorder:finish()
     self.recorder:forget()
     self.recorder = nil
   end

@@ -3,6 +3,7 @@
 --   local t, metadata = lsa.load "file.safetensors"     t.name is a tensor on the mapped file, read-only
 --   lsa.load "checkpoint.pt", lsa.load "doc.pkl"        what PyTorch wrote (lua/lsa/files/torch_file.lua)
 --   lsa.load "x.npy", lsa.save("x.npy", tensor)          one tensor, as numpy has it (lua/lsa/files/npy.lua)
+--   lsa.load "trace.safetensors"                        a recording that is not finished, too (lua/lsa/session/recording_journal.lua)
 --   lsa.save(path, …) writes safetensors, or what torch.load reads where the path ends in .pt; endings of formats that are
 --   not written are errors
 -- The format is known by the file's first bytes, never by its name. M.formats lists the formats; each has a name, a
@@ -61,6 +62,8 @@ M.formats = {
     matches = function(head) return #head >= 9 and head:sub(7, 9) == "\0\0{" end,
     load = load_safetensors,
   },
+  {name = "an unfinished recording", matches = function(head) return head:find("^lsa recording, unfinished\n") ~= nil end,
+    load = function(path) return require("lsa.session.recording_journal").load(path) end},
   {name = "PyTorch's archive", matches = torch_file.is_archive, load = torch_file.load},
   {name = "npy", matches = npy.matches, load = npy.load},
   {name = "pickle", matches = torch_file.is_pickle, load = torch_file.load},

@@ -156,7 +156,7 @@ function M.open(path)
   if metadata.format ~= "lsa trace 1" or not ok or type(about) ~= "table" then
     raise("lsa.replay: %s is no recording of a session (s:record makes one)", tostring(path))
   end
-  self.about = about
+  self.about, self.unfinished = about, metadata.unfinished
   check_about(self)
   check_rows(self)
   for layer = 0, about.csa_layers - 1 do check_layer(self, layer) end

@@ -2,8 +2,8 @@
 --
 --   s:record "trace.safetensors"     from here on, to s:close(), s:record(false) or the program's end, however that comes
 --
--- The file is there at once, and is replaced as a whole by a longer one each time the recording has grown by a quarter and 1 MiB; so a
--- killed run leaves all rows but the last of these. A session that nobody holds any more lives until its recording is written.
+-- The file is there at once, and rows are appended to it as they come (lua/lsa/session/recording_journal.lua), which lsa.replay and
+-- lsa.load read whatever happens; finished, it is one of safetensors. A session that nobody holds any more lives until then.
 --
 -- One row for every prefill's last token and every decoded token, S rows; L is a CSA ordinal, K = index_topk:
 --   positions [S] i64              the token's position
@@ -26,6 +26,7 @@
 local ffi = require "ffi"
 local cjson = require "cjson"
 local lib = require "lsa.ffi"
+local journals = require "lsa.session.recording_journal"
 local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local tensor = require "lsa.tensor.tensor"
@@ -43,7 +44,8 @@ local SCORES = 2 ^ 26
 -- Those that are not finished.
 local open = {}
 
-local GROWTH, GROWTH_BYTES = 1 / 4, 2 ^ 20
+-- Steps of one call at most, after which their rows are in the file.
+Recorder.STEPS = 16
 
 -- A growing array of rows of `width` elements.
 local Column = {}
@@ -52,7 +54,7 @@ Column.__index = Column
 local function column(dtype, width, shape)
   local ctype = ({f32 = "float", i32 = "int32_t", i64 = "int64_t"})[dtype]
   return setmetatable({dtype = dtype, width = width, shape = shape, ctype = ctype .. "[?]", rows = 0, room = 0,
-    row_bytes = width * ffi.sizeof(ctype)}, Column)
+    sent = 0, row_bytes = width * ffi.sizeof(ctype)}, Column)
 end
 
 -- Where the next n rows go, which do not count yet.
@@ -71,6 +73,12 @@ function Column:push(n)
   local at = self:reserve(n)
   self.rows = self.rows + n
   return at
+end
+
+-- Bytes of the rows that came since the last ones were `sent`.
+function Column:fresh()
+  local n = self.rows - self.sent
+  return n > 0 and ffi.string(self.data + self.sent * self.width, n * self.row_bytes) or ""
 end
 
 function Column:tensor()
@@ -100,14 +108,67 @@ function M.new(session, path)
     self.columns[("memory_query_layer_%d"):format(layer)] = column("f32", own * dim, {own, dim})
     self.columns[("memory_weight_layer_%d"):format(layer)] = column("f32", own, {own})
   end
-  self.logged = {}
-  for name in pairs(self.columns) do self.logged[name] = true end
-  self.fresh, self.row_bytes = 0, 0 -- bytes that are not in the file yet
-  for _, col in pairs(self.columns) do self.row_bytes = self.row_bytes + col.row_bytes end
+  self.logged, self.names = {}, {}
+  for name in pairs(self.columns) do
+    self.logged[name] = true
+    self.names[#self.names + 1] = name
+  end
+  table.sort(self.names)
+  self.tokens, self.chunks = 0, 0 -- that the file has
+  self:begin()
   if session:position() > 0 then self:prefilled() end
-  self:save()
   open[self] = true
   return self
+end
+
+-- The file's form until it is finished.
+function Recorder:begin()
+  local s, columns, keys = self.session, {}, {}
+  for i, name in ipairs(self.names) do columns[i] = {name, self.columns[name].dtype, self.columns[name].shape} end
+  local dim = tonumber(s.model.config.index_dim)
+  local bytes = tonumber(C.lsa_index_key_bytes(s.format, dim))
+  for layer = 0, s.csa_layers - 1 do
+    local name = ("compk_layer_%d"):format(layer)
+    keys[layer + 1] = s.opt.kv == "fp8" and {name, "u8", bytes} or {name, s.opt.kv, dim}
+  end
+  self.key_bytes = bytes
+  self.journal = journals.create(self.path, {metadata = self:metadata(), columns = columns, keys = keys})
+end
+
+local function send(self, observed)
+  local s, columns, lists, keys = self.session, {}, {}, {}
+  local t, n = s:position()
+  for i, name in ipairs(self.names) do columns[i] = self.columns[name]:fresh() end
+  for name, col in pairs(self.columns) do
+    if not self.logged[name] and col.rows > col.sent then lists[name] = {col.dtype, col:fresh()} end
+  end
+  for layer = 0, s.csa_layers - 1 do
+    local bytes = (n - self.chunks) * self.key_bytes
+    local new = ffi.new("uint8_t[?]", bytes)
+    raise.check(C.lsa_session_keys(s.c, layer, self.chunks, n - self.chunks, new))
+    keys[layer + 1] = ffi.string(new, bytes)
+  end
+  local tokens = ffi.new("int32_t[?]", t - self.tokens)
+  C.lsa_session_token_ids(s.c, self.tokens, t - self.tokens, tokens)
+  local positions = self.columns.positions
+  self.journal:append {rows = positions.rows - positions.sent, columns = table.concat(columns), keys = keys,
+    tokens = ffi.string(tokens, 4 * (t - self.tokens)), lists = lists, tensors = observed or {}}
+  self.tokens, self.chunks = t, n
+  for _, col in pairs(self.columns) do col.sent = col.rows end
+end
+
+-- What is new goes into the file. Where it cannot be written now, it may be at the end: that costs the session nothing.
+function Recorder:append(observed)
+  if not self.journal then return end
+  local ok, problem = pcall(send, self, observed)
+  if ok then return end
+  self:close_journal()
+  registry.warn(("lsa: record: %s; the recording goes on in memory"):format(raise.words(problem)))
+end
+
+function Recorder:close_journal()
+  if self.journal then self.journal:close() end
+  self.journal = nil
 end
 
 -- What a session's steps leave per CSA layer, by the log's name and the columns'.
@@ -148,17 +209,6 @@ function Recorder:close_log(log, decoded)
   for name, col in pairs(self.columns) do
     if name ~= "decoded" and self.logged[name] then col:push(n) end
   end
-  self:grew(n * self.row_bytes)
-end
-
--- The file follows, where enough is new. One that cannot be written now may be at the end, and costs the session nothing.
-function Recorder:grew(bytes)
-  self.fresh = self.fresh + bytes
-  if not self.written or self.fresh < GROWTH * self.written + GROWTH_BYTES then return end
-  local ok, problem = pcall(self.save, self)
-  if ok then return end
-  self.fresh = 0
-  registry.warn(("lsa: record: %s; the recording goes on in memory"):format(raise.words(problem)))
 end
 
 -- After a prefill: a row of its last token, and what it observed.
@@ -168,12 +218,14 @@ function Recorder:prefilled()
   raise.check(C.lsa_session_log(s.c, log))
   self:close_log(log, false, keep)
   local _, n = s:position()
-  local row = self.columns.positions.rows - 1
+  local row, observed = self.columns.positions.rows - 1, {}
   for layer = 0, s.csa_layers - 1 do
     local used, mass = s:observations(layer, n)
-    self.extra[("observed_used_layer_%d_%d"):format(layer, row)] = used
-    self.extra[("observed_mass_layer_%d_%d"):format(layer, row)] = mass
+    observed[("observed_used_layer_%d_%d"):format(layer, row)] = used
+    observed[("observed_mass_layer_%d_%d"):format(layer, row)] = mass
   end
+  for name, t in pairs(observed) do self.extra[name] = t end
+  self:append(observed)
 end
 
 -- Scores that a cycle's policy asked for, under the name of a trace's tensor.
@@ -222,20 +274,25 @@ local function plain(options)
   return out
 end
 
-function Recorder:save()
-  local s, tensors = self.session, {}
-  for name, col in pairs(self.columns) do tensors[name] = col:tensor() end
-  for name, t in pairs(self.extra) do tensors[name] = t end
-  tensors.token_ids = s:token_tensor((s:position()))
-  for layer = 0, s.csa_layers - 1 do tensors[("compk_layer_%d"):format(layer)] = s:keys(layer) end
+function Recorder:metadata()
+  local s = self.session
   local c = s.model.config
   local about = {csa_rate = tonumber(c.csa_rate), csa_layers = s.csa_layers, layers = s.indexer.layers,
     ensemble = s.indexer.ensemble, kv = s.opt.kv, index_dim = tonumber(c.index_dim), index_topk = tonumber(c.index_topk),
     compute = s.model.compute,
     record = s.pool ~= nil and tonumber(C.lsa_pool_record_bytes(s.pool)) or 0, options = plain(s.opt)}
-  require("lsa.files.files").save(self.path, tensors, {format = "lsa trace 1", about = cjson.encode(about)})
-  self.fresh, self.written = 0, 0
-  for _, t in pairs(tensors) do self.written = self.written + t:bytes() end
+  return {format = "lsa trace 1", about = cjson.encode(about)}
+end
+
+-- The whole of it, as it is read without lsa, too.
+function Recorder:finish()
+  local s, tensors = self.session, {}
+  for name, col in pairs(self.columns) do tensors[name] = col:tensor() end
+  for name, t in pairs(self.extra) do tensors[name] = t end
+  tensors.token_ids = s:token_tensor((s:position()))
+  for layer = 0, s.csa_layers - 1 do tensors[("compk_layer_%d"):format(layer)] = s:keys(layer) end
+  require("lsa.files.files").save(self.path, tensors, self:metadata())
+  self:close_journal()
 end
 
 -- Nothing more comes.
@@ -246,7 +303,7 @@ function M.finish_all()
   local first
   for recorder in pairs(open) do
     local ok, problem = true, nil
-    if recorder.session.c then ok, problem = pcall(recorder.save, recorder) end
+    if recorder.session.c then ok, problem = pcall(recorder.finish, recorder) end
     if not ok then first = first or raise.words(problem) end
     recorder:forget()
   end
