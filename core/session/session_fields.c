@@ -274,9 +274,16 @@ int lsa_session_restore_begin(lsa_session *s, const lsa_session_head *h)
     return LSA_OK;
 }
 
+/* What its disk refuses stays in memory: the next cycle tries again, and says so. */
+static int spill_if_possible(lsa_session *s, int32_t spill)
+{
+    int rc = spill ? lsa_pool_spill(s->pool) : LSA_OK;
+    return rc == LSA_EIO ? LSA_OK : rc;
+}
+
 int lsa_session_restore_chunks(lsa_session *s, int64_t chunks, int32_t spill)
 {
-    if (spill) LSA_TRY(lsa_pool_spill(s->pool));
+    LSA_TRY(spill_if_possible(s, spill));
     return lsa_pool_resize(s->pool, chunks);
 }
 
@@ -365,7 +372,7 @@ int lsa_session_restore_end(lsa_session *s, const lsa_session_head *h, int32_t s
 {
     if (!s->pool) return LSA_OK;
     LSA_TRY(lsa_pool_resize(s->pool, lsa_session_chunks(s)));
-    if (spill) LSA_TRY(lsa_pool_spill(s->pool));
+    LSA_TRY(spill_if_possible(s, spill));
     LSA_TRY(lsa_pool_restore_cells(s->pool));
     LSA_TRY(check_residents(s));
     int64_t awaited = s->pool->held;

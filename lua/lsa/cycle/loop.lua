@@ -40,8 +40,8 @@ M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64,
   granularity = "chunk", async = false, strict = false, seed = 1}
 
 -- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
-M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "clipped", "last_error",
-  "complained"}
+M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "clipped", "unspilled",
+  "last_error", "complained"}
 
 -- Steps between two cycles, at most: no context is longer.
 M.longest = 2 ^ 24
@@ -107,7 +107,7 @@ end
 
 function Loop:reset_counts()
   self.rows = {}
-  self.covered, self.coverable, self.policy_errors, self.clipped = 0, 0, 0, 0
+  self.covered, self.coverable, self.policy_errors, self.clipped, self.unspilled = 0, 0, 0, 0, 0
 end
 
 -- Files of policies that change from here on are not loaded anew.
@@ -218,6 +218,16 @@ local function complain(self, problem)
   warn_once(self, message, "the previous set stays in force")
 end
 
+-- The cold tier goes to its file, where it has one. Where the disk refuses, it stays in memory, which is as good to all but those who
+-- want the memory: they are told once, it is counted, and tried again at the next cycle.
+local function spill(self, row)
+  if row.unspilled then return end
+  local ok, problem = pcall(self.tier.spill, self.tier)
+  if ok then return end
+  row.unspilled, self.unspilled = true, (self.unspilled or 0) + 1
+  warn_once(self, raise.words(problem), "the cold tier stays in memory")
+end
+
 -- The most steps for which a pool of `cells` has room for what is born.
 local function longest_tau(self, cells)
   local room = self.unit == 1 and cells - 1 or (cells - 1) * self.unit - 1
@@ -237,8 +247,8 @@ end
 -- After a failure the previous set serves on: what was born with it, and, when tokens were prefilled since, what is
 -- always resident. A pool too small for that and for what will be born loses its oldest chunks; one that is too small
 -- for what is born in so many steps has its next cycle sooner.
-local function fall_back(self, source, own)
-  pcall(self.tier.spill, self.tier) -- a full disk leaves everything in memory
+local function fall_back(self, source, own, row)
+  spill(self, row)
   local wanted, cells = self.appended and own.resident:union(own.keep) or own.resident:copy(), self.tier.fixed
   if cells then
     self.tau = math.min(self.tau, longest_tau(self, cells))
@@ -298,7 +308,7 @@ local function turn(self, source, cycle, own, row)
   end
   row.selected = chosen:count()
   if not arrived then error(problem, 0) end
-  self.tier:spill()
+  spill(self, row)
   local in_force
   in_force, row.hits = make_resident(self, source, apply, self.tau)
   row.resident = in_force:count()
@@ -363,7 +373,7 @@ local function cycle_of(self, source)
   end
   if not ok then
     row.error = raise.words(problem)
-    fall_back(self, source, own)
+    fall_back(self, source, own, row)
     complain(self, problem)
   end
   self.appended, self.due, row.tau = false, self.tau, self.tau
@@ -385,7 +395,7 @@ function Loop:cycle(source)
 end
 
 -- On demand there are no cycles. Before a step: cells for what it can pick, at least, and after a prefill for the budget; the
--- cold tier to its file, as far as it has come. A disk that refuses leaves it in memory.
+-- cold tier to its file, as far as it has come.
 local function before_demand(self, source)
   local _, n = source:position()
   local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n) or 0,
@@ -394,8 +404,7 @@ local function before_demand(self, source)
   local whole = math.floor(n / SEGMENT)
   if self.fresh or whole ~= self.spilled_segments then
     self.spilled_segments = whole
-    local ok, problem = pcall(self.tier.spill, self.tier)
-    if not ok then warn_once(self, problem, "the cold tier stays in memory") end
+    spill(self, {})
     if self.tier:spilled() then C.lsa_memory_give_back() end
   end
   self.fresh = false
@@ -438,7 +447,8 @@ function Loop:stats()
   return {churn = self:mean "churn", jaccard = self:mean "jaccard",
     policy = self.opt.on_demand and "on demand" or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
     policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
-    policy_errors = self.policy_errors, failed = self.policy_errors, clipped = self.clipped or 0, last_error = self.last_error}
+    policy_errors = self.policy_errors, failed = self.policy_errors, clipped = self.clipped or 0,
+    unspilled = self.unspilled or 0, last_error = self.last_error}
 end
 
 return M

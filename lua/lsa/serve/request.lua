@@ -286,7 +286,7 @@ function Request:row()
     fetched_bytes = stats.fetched_bytes or 0, fetched_chunks = stats.fetched_chunks or 0,
     evicted_chunks = stats.evicted_chunks or 0, steps = stats.steps or 0,
     hits = stats.hits or 0, policy_errors = stats.policy_errors or 0, failed_cycles = stats.failed or 0,
-    clipped = stats.clipped or 0, cycles = stats.cycles or 0, last_error = stats.last_error, resident_pct = stats.resident_pct}
+    clipped = stats.clipped or 0, unspilled = stats.unspilled or 0, cycles = stats.cycles or 0, last_error = stats.last_error, resident_pct = stats.resident_pct}
 end
 
 return M

@@ -19,7 +19,7 @@ function M.flops(n)
   return ("%.1f kFLOP"):format(n / 1e3)
 end
 
--- What of `counts` (failed, clipped, cycles, last_error) a figure must not be read without; "" where every cycle went as asked.
+-- What of `counts` (failed, clipped, unspilled, cycles, last_error) a figure must not be read without; "" where every cycle went as asked.
 function M.troubles(counts)
   local parts = {}
   if (counts.failed or 0) > 0 then
@@ -27,6 +27,9 @@ function M.troubles(counts)
   end
   if (counts.clipped or 0) > 0 then
     table.insert(parts, 1, ("%g of %g cycles clipped to the budget"):format(counts.clipped, counts.cycles))
+  end
+  if (counts.unspilled or 0) > 0 then
+    parts[#parts + 1] = ("the cold tier stayed in memory %g times, its disk has refused it"):format(counts.unspilled)
   end
   return table.concat(parts, ", ")
 end
