@@ -14,6 +14,7 @@
 #include "core/base/io_batch.h"
 #include "core/base/limits.h"
 #include "core/base/memory.h"
+#include "core/base/pinned.h"
 #include "core/base/roofline.h"
 #include "core/base/set.h"
 #include "core/base/tensor.h"

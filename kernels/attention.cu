@@ -512,10 +512,10 @@ template <int CHUNKS, bool SPLIT> static cudaError_t launch_keys(const call &c, 
     int64_t groups = (c.heads + GROUP - 1) / GROUP;
     dim3 grid((unsigned)(c.rows * groups), SPLIT ? (unsigned)c.sections : 1);
     attend_keys<CHUNKS, SPLIT><<<grid, THREADS, bytes, stream>>>(c);
-    error = cudaGetLastError();
+    error = lsa_cuda_last();
     if (error != cudaSuccess || !SPLIT) return error;
     attend_join<<<(unsigned)(c.rows * c.heads), THREADS, 0, stream>>>(c, CHUNKS * 128);
-    return cudaGetLastError();
+    return lsa_cuda_last();
 }
 
 template <int CHUNKS> static cudaError_t launch_chunks(const call &c, cudaStream_t stream)
@@ -546,10 +546,9 @@ static int launch(call &c, void *workspace, void *stream)
                                       : launch_chunks<4>(c, s);
     if (error == cudaSuccess && c.kept) {
         attend_mass<<<(unsigned)c.rows, THREADS, 0, s>>>(c);
-        error = cudaGetLastError();
+        error = lsa_cuda_last();
     }
-    return error == cudaSuccess ? LSA_OK
-                                : lsa_fail(LSA_EDEVICE, "attention: %s", cudaGetErrorString(error));
+    return error == cudaSuccess ? LSA_OK : lsa_cuda_failed("attention", error);
 }
 
 int lsa_attention_cuda(float *out, float *mass, const float *q, const float *window,

@@ -4,19 +4,32 @@
 #define LSA_CUDA_LAUNCH_H
 #include <cuda_runtime.h>
 #include <stdint.h>
+#include <stdio.h>
 
-extern "C" {
-#include "core/base/error.h"
-}
+#include "core/base/cuda_error.h"
 
 enum { LSA_WARP = 32, LSA_MOST_BLOCKS = 4096 };
 
-/* What the launcher of `op` returns after its last launch. */
-static inline int lsa_launched(const char *op)
+/* How the last launch went. */
+static inline cudaError_t lsa_cuda_last(void)
 {
     cudaError_t error = cudaGetLastError();
-    if (error == cudaSuccess) return LSA_OK;
-    return lsa_fail(LSA_EDEVICE, "%s: %s", op, cudaGetErrorString(error));
+    return error == cudaSuccess && lsa_device_fault() ? cudaErrorNotPermitted : error;
+}
+
+/* What the launcher of `op` returns after its last launch; `sizes` are in the message of a failure. */
+template <typename... N> static inline int lsa_launched(const char *op, N... sizes)
+{
+    cudaError_t error = cudaGetLastError();
+    bool refused = lsa_device_fault();
+    if (error == cudaSuccess && !refused) return LSA_OK;
+    char what[160];
+    long long list[] = {(long long)sizes..., 0};
+    int at = snprintf(what, sizeof what, "%s", op);
+    for (int i = 0; i < (int)sizeof...(sizes) && at < (int)sizeof what; i++)
+        at += snprintf(what + at, sizeof what - at, "%s%lld", i ? " x " : " of ", list[i]);
+    if (error != cudaSuccess) return lsa_cuda_failed(what, error);
+    return lsa_fail(LSA_EDEVICE, "%s: refused, as a test asked for", what);
 }
 
 /* Blocks that take `each` of n things; threads go on to further ones where that would be too many. */

@@ -5,6 +5,7 @@ extern "C" {
 #include "core/base/error.h"
 #include "kernels/index_score.h"
 }
+#include "kernels/cuda_launch.h"
 
 // ---- kernels ----
 
@@ -30,10 +31,7 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
 
 // ---- launcher ----
 
-static int failed(cudaError_t error)
-{
-    return lsa_fail(LSA_EDEVICE, "index_score: %s", cudaGetErrorString(error));
-}
+static int failed(cudaError_t error) { return lsa_cuda_failed("index_score", error); }
 
 template <int STEPS, bool FP8>
 static cudaError_t launch_mma(const scoring &s, int tiles, void *workspace, cudaStream_t stream)
@@ -50,11 +48,11 @@ static cudaError_t launch_mma(const scoring &s, int tiles, void *workspace, cuda
     dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down));
     dim3 pack_grid((unsigned)tiles, (unsigned)(s.tokens < 65535 ? s.tokens : 65535));
     index_score_pack<STEPS, FP8><<<pack_grid, WARP * STEPS, 0, stream>>>((uint2 *)workspace, s);
-    error = cudaGetLastError();
+    error = lsa_cuda_last();
     if (error != cudaSuccess) return error;
     index_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(
         s, (const uint4 *)workspace, (int)group, tiles, rows_already(s.format, s.dim, STEPS));
-    return cudaGetLastError();
+    return lsa_cuda_last();
 }
 
 template <bool FP8>
@@ -88,7 +86,7 @@ int lsa_index_score_cuda(float *scores, const float *q, const float *w, const vo
         dim3 grid((unsigned)((n + PLAIN_KEYS - 1) / PLAIN_KEYS),
                   (unsigned)(tokens < 65535 ? tokens : 65535));
         index_score_plain<<<grid, PLAIN_THREADS, 0, (cudaStream_t)stream>>>(s);
-        error = cudaGetLastError();
+        error = lsa_cuda_last();
     }
     return error == cudaSuccess ? LSA_OK : failed(error);
 }

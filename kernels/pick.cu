@@ -120,10 +120,7 @@ __global__ static void __launch_bounds__(THREADS)
 
 // ---- launchers ----
 
-static int failed(const char *op, cudaError_t error)
-{
-    return lsa_fail(LSA_EDEVICE, "%s: %s", op, cudaGetErrorString(error));
-}
+static int failed(const char *op, cudaError_t error) { return lsa_cuda_failed(op, error); }
 
 static int64_t round_up(int64_t n) { return (n + 63) / 64 * 64; }
 
@@ -155,7 +152,7 @@ template <int STEPS, bool FP8> static cudaError_t pack_mma(const call &c, cudaSt
     s.dim = (int32_t)c.p.dim;
     dim3 grid((unsigned)((c.p.heads + 7) / 8), (unsigned)(c.p.rows < 65535 ? c.p.rows : 65535));
     pick_pack<STEPS, FP8><<<grid, WARP * STEPS, 0, stream>>>((uint2 *)c.packed, s);
-    return cudaGetLastError();
+    return lsa_cuda_last();
 }
 
 template <int STEPS, bool FP8> static cudaError_t score_rows_mma(const call &c, cudaStream_t stream)
@@ -174,7 +171,7 @@ template <int STEPS, bool FP8> static cudaError_t score_rows_mma(const call &c, 
     dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down), (unsigned)c.count);
     pick_score_mma<STEPS, FP8><<<grid, MMA_THREADS, bytes, stream>>>(
         c, (int)group, (int)((c.p.heads + 7) / 8), rows_already(c.p.key_format, c.p.dim, STEPS));
-    return cudaGetLastError();
+    return lsa_cuda_last();
 }
 
 template <bool FP8> static cudaError_t on_mma(const call &c, bool pack, cudaStream_t stream)
@@ -195,7 +192,7 @@ static cudaError_t score_rows(const call &c, bool pack, cudaStream_t stream)
     dim3 grid((unsigned)((c.p.most + PLAIN_KEYS - 1) / PLAIN_KEYS),
               (unsigned)(c.rows < 65535 ? c.rows : 65535), (unsigned)c.count);
     pick_score_plain<<<grid, PLAIN_THREADS, 0, stream>>>(c);
-    return cudaGetLastError();
+    return lsa_cuda_last();
 }
 
 int lsa_pick_cuda(int32_t *places, float *values, int32_t *counts, const lsa_span *spans,
@@ -224,7 +221,7 @@ int lsa_pick_cuda(int32_t *places, float *values, int32_t *counts, const lsa_spa
     for (; error == cudaSuccess && c.first < p->rows; c.first += together) {
         c.rows = p->rows - c.first < together ? p->rows - c.first : together;
         pick_lengths<<<(unsigned)count, THREADS, 0, to>>>(c);
-        error = cudaGetLastError();
+        error = lsa_cuda_last();
         if (error == cudaSuccess && p->most > 0) error = score_rows(c, false, to);
         if (error != cudaSuccess) break;
         rc = lsa_topk_of_lengths(places + c.first * p->k, values ? values + c.first * p->k : NULL,

@@ -124,7 +124,7 @@ int lsa_topk_of_lengths(int32_t *ids, float *values, int32_t *counts, const floa
     int bytes = held ? (int)n * 4 : 0;
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess) return lsa_fail(LSA_EDEVICE, "topk: %s", cudaGetErrorString(error));
+    if (error != cudaSuccess) return lsa_cuda_failed("topk", error);
     kernel<<<lsa_blocks(rows, 1), THREADS, bytes, stream>>>(c);
     return lsa_launched("topk");
 }

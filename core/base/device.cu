@@ -1,17 +1,20 @@
 // Owns device memory and its copies. Errors of the CUDA runtime become messages of the library.
 #include <cuda_runtime.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-extern "C" {
-#include "core/base/device.h"
-#include "core/base/error.h"
-}
+#include "core/base/cuda_error.h"
 
-static int failed(const char *what, cudaError_t error)
+static int failed(const char *what, cudaError_t error) { return lsa_cuda_failed(what, error); }
+
+static int failed_of(const char *what, int64_t bytes, cudaError_t error)
 {
-    return lsa_fail(error == cudaErrorMemoryAllocation ? LSA_ENOMEM : LSA_EDEVICE, "%s: %s", what,
-                    cudaGetErrorString(error));
+    char text[96];
+    snprintf(text, sizeof text, "%s: %lld bytes", what, (long long)bytes);
+    return lsa_cuda_failed(text, error);
 }
 
 int lsa_device_count_cuda(void)
@@ -44,15 +47,26 @@ int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t 
     return LSA_OK;
 }
 
+int lsa_device_architecture_cuda(int32_t device, int32_t *major, int32_t *minor)
+{
+    int numbers[2];
+    cudaError_t error =
+        cudaDeviceGetAttribute(&numbers[0], cudaDevAttrComputeCapabilityMajor, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&numbers[1], cudaDevAttrComputeCapabilityMinor, device);
+    if (error != cudaSuccess) return failed("device_architecture", error);
+    *major = numbers[0];
+    *minor = numbers[1];
+    return LSA_OK;
+}
+
 int lsa_device_alloc_cuda(void **out, int64_t bytes)
 {
     cudaError_t error =
-        bytes < 0 ? cudaErrorInvalidValue : cudaMalloc(out, bytes > 0 ? (size_t)bytes : 1);
+        bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(out, bytes > 0 ? (size_t)bytes : 1);
     if (error == cudaSuccess) return LSA_OK;
     *out = NULL;
-    cudaGetLastError(); // an allocation that failed leaves nothing behind
-    return lsa_fail(LSA_ENOMEM, "device_alloc: %lld bytes: %s", (long long)bytes,
-                    cudaGetErrorString(error));
+    return failed_of("device_alloc", bytes, error);
 }
 
 static cudaError_t advise(void *block, size_t bytes, cudaMemoryAdvise advice, int gpu)
@@ -62,31 +76,64 @@ static cudaError_t advise(void *block, size_t bytes, cudaMemoryAdvise advice, in
     return cudaMemAdvise(block, bytes, advice, place);
 }
 
-// What is preferred where it is not changes speed alone, so a system that has no such preferences serves too.
-int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
+// The first refusal to pin memory.
+static char unpinned[160];
+
+const char *lsa_device_unpinned_cuda(void) { return unpinned; }
+
+// Pages of the host that the GPU reads over the bus. Where the system refuses to pin them, memory that the driver moves serves,
+// more slowly.
+static cudaError_t alloc_in_host(void **out, size_t n)
 {
-    size_t n = bytes > 0 ? (size_t)bytes : 1;
-    cudaError_t error = bytes < 0 ? cudaErrorInvalidValue : cudaMallocManaged(out, n);
-    if (error != cudaSuccess) {
-        *out = NULL;
-        cudaGetLastError();
-        return lsa_fail(LSA_ENOMEM, "device_alloc_shared: %lld bytes: %s", (long long)bytes,
-                        cudaGetErrorString(error));
+    cudaError_t error = lsa_device_fault() ? cudaErrorMemoryAllocation
+                                           : cudaHostAlloc(out, n, cudaHostAllocPortable);
+    if (error == cudaSuccess) {
+        memset(*out, 0, n);
+        return error;
     }
-    advise(*out, n, cudaMemAdviseSetPreferredLocation, !in_host);
-    if (in_host) advise(*out, n, cudaMemAdviseSetAccessedBy, 1);
+    cudaGetLastError();
+    if (lsa_cuda_lasts(error)) return error;
+    if (!unpinned[0])
+        snprintf(unpinned, sizeof unpinned, "%lld bytes could not be pinned (%s)", (long long)n,
+                 cudaGetErrorString(error));
+    error = cudaMallocManaged(out, n);
+    if (error != cudaSuccess) return error;
+    advise(*out, n, cudaMemAdviseSetPreferredLocation, 0);
+    advise(*out, n, cudaMemAdviseSetAccessedBy, 1);
+    cudaGetLastError(); // what is preferred where it is not changes speed alone
+    memset(*out, 0, n);
+    return cudaSuccess;
+}
+
+static cudaError_t alloc_on_gpu(void **out, size_t n)
+{
+    cudaError_t error = cudaMallocManaged(out, n);
+    if (error != cudaSuccess) return error;
+    advise(*out, n, cudaMemAdviseSetPreferredLocation, 1);
     cudaGetLastError();
     error = cudaMemset(*out, 0, n);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    if (error != cudaSuccess) cudaFree(*out);
+    return error;
+}
+
+int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
+{
+    size_t n = bytes > 0 ? (size_t)bytes : 1;
+    cudaError_t error = bytes < 0 ? cudaErrorMemoryAllocation
+                        : in_host ? alloc_in_host(out, n)
+                                  : alloc_on_gpu(out, n);
     if (error == cudaSuccess) return LSA_OK;
-    cudaFree(*out);
     *out = NULL;
-    return failed("device_alloc_shared", error);
+    return failed_of("device_alloc_shared", bytes, error);
 }
 
 int lsa_device_free_cuda(void *block)
 {
-    cudaError_t error = cudaFree(block);
+    cudaPointerAttributes where = {};
+    cudaError_t error = cudaPointerGetAttributes(&where, block);
+    if (error == cudaSuccess)
+        error = where.type == cudaMemoryTypeHost ? cudaFreeHost(block) : cudaFree(block);
     return error == cudaSuccess ? LSA_OK : failed("device_free", error);
 }
 
@@ -95,7 +142,7 @@ int lsa_device_copy_cuda(void *to, const void *from, int64_t bytes)
     if (bytes < 0) return lsa_fail(LSA_EARG, "device_copy: %lld bytes", (long long)bytes);
     cudaError_t error = cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDefault);
     if (error == cudaSuccess) error = cudaStreamSynchronize(0);
-    return error == cudaSuccess ? LSA_OK : failed("device_copy", error);
+    return error == cudaSuccess ? LSA_OK : failed_of("device_copy", bytes, error);
 }
 
 int lsa_device_synchronize_cuda(void)
@@ -104,6 +151,8 @@ int lsa_device_synchronize_cuda(void)
     if (error == cudaSuccess) error = cudaGetLastError();
     return error == cudaSuccess ? LSA_OK : failed("device_synchronize", error);
 }
+
+// ---- graphs ----
 
 // The stream that work is captured on.
 static cudaStream_t capturing;
@@ -139,4 +188,61 @@ int lsa_device_graph_free_cuda(void *graph)
 {
     cudaError_t error = cudaGraphExecDestroy((cudaGraphExec_t)graph);
     return error == cudaSuccess ? LSA_OK : failed("graph_free", error);
+}
+
+// ---- programs ----
+
+// A kernel of machine code that was made at run time.
+struct program {
+    cudaLibrary_t library;
+    cudaKernel_t kernel;
+    char name[128];
+};
+
+int lsa_device_program_load_cuda(void **out, const void *image, const char *kernel)
+{
+    program *p = (program *)calloc(1, sizeof *p);
+    if (!p) return lsa_fail(LSA_ENOMEM, "program_load: no memory");
+    cudaError_t error = cudaLibraryLoadData(&p->library, image, NULL, NULL, 0, NULL, NULL, 0);
+    if (error == cudaSuccess) {
+        error = cudaLibraryGetKernel(&p->kernel, p->library, kernel);
+        if (error != cudaSuccess) cudaLibraryUnload(p->library);
+    }
+    if (error != cudaSuccess) {
+        free(p);
+        return failed(kernel, error);
+    }
+    snprintf(p->name, sizeof p->name, "%s", kernel);
+    *out = p;
+    return LSA_OK;
+}
+
+int lsa_device_program_launch_cuda(void *handle, const int64_t *grid, const int64_t *block,
+                                   int64_t shared, void **arguments)
+{
+    enum { PLAIN_SHARED = 48 << 10 }; // what needs no leave
+    program *p = (program *)handle;
+    dim3 g((unsigned)grid[0], (unsigned)grid[1], (unsigned)grid[2]);
+    dim3 b((unsigned)block[0], (unsigned)block[1], (unsigned)block[2]);
+    cudaError_t error = cudaSuccess;
+    if (shared > PLAIN_SHARED)
+        error = cudaFuncSetAttribute((const void *)p->kernel,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (error == cudaSuccess)
+        error = cudaLaunchKernel((const void *)p->kernel, g, b, arguments, (size_t)shared, 0);
+    if (error == cudaSuccess) return LSA_OK;
+    char what[320];
+    snprintf(what, sizeof what,
+             "%s: grid %u x %u x %u, block %u x %u x %u, %lld bytes of shared memory", p->name, g.x,
+             g.y, g.z, b.x, b.y, b.z, (long long)shared);
+    return failed(what, error);
+}
+
+int lsa_device_program_free_cuda(void *handle)
+{
+    program *p = (program *)handle;
+    cudaError_t error = cudaDeviceSynchronize(); // it may be running
+    if (error == cudaSuccess) error = cudaLibraryUnload(p->library);
+    free(p);
+    return error == cudaSuccess ? LSA_OK : failed("program_free", error);
 }

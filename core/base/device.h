@@ -16,9 +16,11 @@ typedef int lsa_device_describe_fn(int32_t device, char *name, int64_t bytes, in
 typedef int lsa_device_alloc_fn(void **out, int64_t bytes);
 typedef int lsa_device_free_fn(void *block);
 
-/* Memory that host and GPU have at one address, zeroed; it lies on the GPU, or, where `in_host` is not 0, in pages of the host
- * that the GPU reads over the bus. Freed like other memory of the GPU. */
+/* Memory that host and GPU have at one address, zeroed; it lies on the GPU, or, where `in_host` is not 0, in pinned pages of the host
+ * that the GPU reads over the bus; where the system refuses to pin them, in pages that the driver moves, which is slower. Freed like
+ * other memory of the GPU. unpinned: why the first such page was not pinned; "" where all are. */
 typedef int lsa_device_alloc_shared_fn(void **out, int64_t bytes, int32_t in_host);
+typedef const char *lsa_device_unpinned_fn(void);
 
 /* Copies between GPU and host memory, either way and within; done when it returns. */
 typedef int lsa_device_copy_fn(void *to, const void *from, int64_t bytes);
@@ -33,10 +35,26 @@ typedef int lsa_device_capture_end_fn(void **graph);
 typedef int lsa_device_graph_launch_fn(void *graph);
 typedef int lsa_device_graph_free_fn(void *graph);
 
+/* A GPU's compute capability, say 9 and 0. */
+typedef int lsa_device_architecture_fn(int32_t device, int32_t *major, int32_t *minor);
+
+/* A kernel by its linkage name, out of machine code for the first GPU. To launch: grid and block have three sizes each, shared is
+ * bytes, and arguments[i] points to the i-th argument's value. It runs after everything launched before it; an error of what it
+ * does shows in a later call. */
+typedef int lsa_device_program_load_fn(void **program, const void *image, const char *kernel);
+typedef int lsa_device_program_launch_fn(void *program, const int64_t *grid, const int64_t *block,
+                                         int64_t shared, void **arguments);
+typedef int lsa_device_program_free_fn(void *program);
+
 lsa_device_count_fn lsa_device_count, lsa_device_count_cuda;
+lsa_device_architecture_fn lsa_device_architecture, lsa_device_architecture_cuda;
+lsa_device_program_load_fn lsa_device_program_load, lsa_device_program_load_cuda;
+lsa_device_program_launch_fn lsa_device_program_launch, lsa_device_program_launch_cuda;
+lsa_device_program_free_fn lsa_device_program_free, lsa_device_program_free_cuda;
 lsa_device_describe_fn lsa_device_describe, lsa_device_describe_cuda;
 lsa_device_alloc_fn lsa_device_alloc, lsa_device_alloc_cuda;
 lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda;
+lsa_device_unpinned_fn lsa_device_unpinned, lsa_device_unpinned_cuda;
 lsa_device_free_fn lsa_device_free, lsa_device_free_cuda;
 lsa_device_copy_fn lsa_device_copy, lsa_device_copy_cuda;
 lsa_device_capture_begin_fn lsa_device_capture_begin, lsa_device_capture_begin_cuda;
@@ -44,6 +62,17 @@ lsa_device_capture_end_fn lsa_device_capture_end, lsa_device_capture_end_cuda;
 lsa_device_graph_launch_fn lsa_device_graph_launch, lsa_device_graph_launch_cuda;
 lsa_device_graph_free_fn lsa_device_graph_free, lsa_device_graph_free_cuda;
 lsa_device_synchronize_fn lsa_device_synchronize, lsa_device_synchronize_cuda;
+
+/* A GPU is lost once a kernel did what makes its driver give up, say read where there is no memory: until the process ends, every
+ * call here and every kernel is LSA_EDEVICE with a message that names the cause, and what lies on the GPU is gone. Host memory and
+ * files are as they were. check: LSA_OK while it is not lost. lose: says so, and returns LSA_EDEVICE. */
+int lsa_device_check(void);
+int lsa_device_lose(const char *cause);
+
+/* Fault injection: the n-th call of the GPU from now fails (0: the next one), once: allocations, copies, launches, graphs. -1 turns
+ * it off. fault: whether this call is to fail, as launchers ask. */
+void lsa_device_fail_after(int64_t n);
+int lsa_device_fault(void);
 
 /* The function `name` of the CUDA library, say "lsa_index_score_cuda", to be cast to its
  * declared type. NULL, with a message, where there is no GPU or no such function. */

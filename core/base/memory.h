@@ -14,10 +14,11 @@ void *lsa_realloc(void *block, int64_t bytes);
 
 void lsa_free(void *block);
 
-/* Where memory lies: host memory; or what host and GPU have at one address, on the GPU or in the host (core/base/device.h). */
+/* Where memory lies: host memory; or what host and GPU have at one address, on the GPU or pinned in the host (core/base/device.h,
+ * core/base/pinned.h). */
 enum { LSA_MEMORY_HOST = 0, LSA_MEMORY_GPU = 1, LSA_MEMORY_BOTH = 2 };
 
-/* Zeroed memory of a kind, freed as the same kind. */
+/* Zeroed memory of a kind, freed as the same kind, or as the other one of the GPU's. */
 void *lsa_alloc_in(int32_t kind, int64_t bytes);
 void lsa_free_in(int32_t kind, void *block);
 

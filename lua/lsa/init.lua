@@ -26,6 +26,7 @@ local names = {
   batch = "lsa.batch:new",
   pool = "lsa.pool:new",
   cache = "lsa.cache:new",
+  cuda = "lsa.cuda",
   accounting = "lsa.accounting",
   sweep = "lsa.sweep:new",
   tasks = "lsa.tasks.init",

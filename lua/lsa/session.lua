@@ -142,13 +142,15 @@ function M.new(model, opt)
   return self
 end
 
+-- A session that can be used: not closed, and not on a GPU that is lost.
 local function open(self)
   if not self.c then raise "the session is closed" end
+  if self.model.device == "cuda" then raise.check(C.lsa_device_check()) end
 end
 
 -- Open, and not in the middle of what calls a script's functions: these may look at the session, not change it.
 local function idle(self, what)
-  open(self)
+  if what ~= "close" then open(self) end
   local commons = self.tier and self.tier.commons
   local doing = self.loop and self.loop.under_way or commons and commons.under_way
   if doing then

@@ -1,0 +1,137 @@
+/* A CUDA library for machines without a GPU: its memory is the host's and its kernels are the CPU's, so that what stands around
+ * kernels can be tested there. It has no graphs. A test sees what programs were launched with, and makes a call fail for good. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/device.h"
+#include "core/base/error.h"
+#include "kernels/table.h"
+
+enum { MOST_ARGUMENTS = 16 };
+
+lsa_kernels lsa_kernels_cuda;
+int64_t stub_grid[3], stub_block[3], stub_shared, stub_arguments[MOST_ARGUMENTS];
+int64_t stub_blocks; /* of memory that are not freed */
+int32_t stub_argument_count, stub_faulty;
+static char unpinned[64];
+
+static int gather(const lsa_records *to, const int32_t *slots, const lsa_records *from,
+                  const int32_t *chunks, int64_t n, int64_t bytes, void *stream)
+{
+    if (lsa_device_fault()) return lsa_fail(LSA_EDEVICE, "gather: refused, as a test asked for");
+    return lsa_kernels_cpu.gather(to, slots, from, chunks, n, bytes, stream);
+}
+
+__attribute__((constructor)) static void begin(void)
+{
+    lsa_kernels_cuda = lsa_kernels_cpu;
+    lsa_kernels_cuda.device = LSA_CUDA;
+    lsa_kernels_cuda.gather = gather;
+}
+
+int lsa_device_count_cuda(void) { return 1; }
+
+int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
+                             int64_t *total_bytes)
+{
+    (void)device;
+    if (name && bytes > 4) strcpy(name, "stub");
+    if (free_bytes) *free_bytes = (int64_t)1 << 30;
+    if (total_bytes) *total_bytes = (int64_t)1 << 31;
+    return LSA_OK;
+}
+
+int lsa_device_architecture_cuda(int32_t device, int32_t *major, int32_t *minor)
+{
+    (void)device;
+    *major = 9;
+    *minor = 0;
+    return LSA_OK;
+}
+
+int lsa_device_alloc_cuda(void **out, int64_t bytes)
+{
+    if (bytes < 0 || bytes > (int64_t)1 << 30)
+        return lsa_fail(LSA_ENOMEM, "device_alloc: %lld bytes: out of memory", (long long)bytes);
+    *out = aligned_alloc(256, ((size_t)bytes + 256) / 256 * 256);
+    stub_blocks += *out != NULL;
+    return *out ? LSA_OK : lsa_fail(LSA_ENOMEM, "device_alloc: out of memory");
+}
+
+int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
+{
+    if (in_host && lsa_device_fault())
+        strcpy(unpinned, "pages could not be pinned (out of memory)");
+    int rc = lsa_device_alloc_cuda(out, bytes);
+    if (!rc) memset(*out, 0, (size_t)bytes);
+    return rc;
+}
+
+const char *lsa_device_unpinned_cuda(void) { return unpinned; }
+
+int lsa_device_free_cuda(void *block)
+{
+    free(block);
+    stub_blocks--;
+    return LSA_OK;
+}
+
+int lsa_device_copy_cuda(void *to, const void *from, int64_t bytes)
+{
+    memcpy(to, from, (size_t)bytes);
+    return LSA_OK;
+}
+
+int lsa_device_synchronize_cuda(void)
+{
+    return stub_faulty ? lsa_device_lose("device_synchronize: an illegal memory access") : LSA_OK;
+}
+
+int lsa_device_capture_begin_cuda(void **stream)
+{
+    *stream = NULL;
+    return lsa_fail(LSA_EDEVICE, "capture_begin: the stub has no graphs");
+}
+
+int lsa_device_capture_end_cuda(void **graph)
+{
+    *graph = NULL;
+    return lsa_fail(LSA_EDEVICE, "capture_end: the stub has no graphs");
+}
+
+int lsa_device_graph_launch_cuda(void *graph)
+{
+    (void)graph;
+    return LSA_EDEVICE;
+}
+
+int lsa_device_graph_free_cuda(void *graph)
+{
+    (void)graph;
+    return LSA_OK;
+}
+
+int lsa_device_program_load_cuda(void **program, const void *image, const char *kernel)
+{
+    (void)image;
+    *program = strdup(kernel);
+    return *program ? LSA_OK : LSA_ENOMEM;
+}
+
+int lsa_device_program_launch_cuda(void *program, const int64_t *grid, const int64_t *block,
+                                   int64_t shared, void **arguments)
+{
+    (void)program;
+    memcpy(stub_grid, grid, sizeof stub_grid);
+    memcpy(stub_block, block, sizeof stub_block);
+    stub_shared = shared;
+    for (int32_t i = 0; i < stub_argument_count; i++)
+        memcpy(&stub_arguments[i], arguments[i], sizeof *stub_arguments);
+    return LSA_OK;
+}
+
+int lsa_device_program_free_cuda(void *program)
+{
+    free(program);
+    return LSA_OK;
+}

@@ -1,0 +1,39 @@
+-- Specs of what stands around a GPU's kernels, where there is no GPU: the same specs in a process whose CUDA library is
+-- tests/device_stub.c.
+local lib = require "lsa.ffi"
+local processes = require "process_support"
+
+local M = {}
+
+-- Whether this process has the stub.
+M.here = os.getenv "LSA_SPEC_ON_STUB" ~= nil
+
+local function shell(command)
+  local _, errors, code = processes.shell(command)
+  if code ~= 0 then error(command .. ": " .. errors, 0) end
+end
+
+-- A tree like this one, whose build has the stub.
+local function make(root)
+  local quote = processes.quote
+  local tree, build = quote(lib.root), quote(root .. "/" .. lib.build)
+  shell(("mkdir -p %s/bin && for name in core kernels lua tests experiments; do ln -s %s/$name %s; done"):format(build, tree, quote(root)))
+  shell(("cp %s %s/bin/lsa && ln -s %s/%s/liblsa.so %s"):format(quote(processes.program), build, tree, lib.build, build))
+  local compile = "cc -std=gnu11 -O1 -Wall -Wextra -Werror -fPIC -shared -I%s -o %s/%s"
+  shell((compile .. " %s/tests/device_stub.c -L%s -llsa -Wl,-rpath,'$ORIGIN' -Wl,--allow-shlib-undefined"):format(tree, build,
+    "liblsa_cuda.so", tree, build))
+  shell(("echo 'int lsa_no_driver;' | cc -x c -fPIC -shared -o %s/libcuda.so.1 -"):format(build))
+  return ("LSA_SPEC_ON_STUB=1 LD_LIBRARY_PATH=%s:$LD_LIBRARY_PATH %s/bin/lsa"):format(build, build)
+end
+
+-- Runs a spec on the stub: what it printed where it failed, nil where all of it passed.
+function M.failure_of(spec)
+  local root = os.tmpname()
+  os.remove(root)
+  local program = make(root)
+  local out, errors, code = processes.shell(("%s test tests/%s"):format(program, spec))
+  shell("rm -rf " .. processes.quote(root))
+  return code ~= 0 and out .. errors or nil
+end
+
+return M
