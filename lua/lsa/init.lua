@@ -29,6 +29,7 @@ local names = {
   cuda = "lsa.cuda",
   accounting = "lsa.accounting",
   sweep = "lsa.sweep:new",
+  plot = "lsa.plot",
   tasks = "lsa.tasks.init",
   replay = "lsa.replay:new",
   dump = "lsa.dump:document",

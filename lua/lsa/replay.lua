@@ -11,6 +11,9 @@
 -- An eviction policy with an option `future`, belady, gets the accesses to come: where it is not given, the loop runs twice, first to
 -- learn them. What a cycle selects does not depend on who leaves the hot pool, so the second run has the same accesses.
 --
+-- watch = function(row, n, resident): called at each cycle, whose row it is among the recorded ones, with the chunks there are and the set that is
+-- resident from then on, beside what is born until the next cycle; the set is replay's own, to be copied.
+--
 -- A policy sees cycle.future here: native, a set of what the native top-k of the next tau steps picks in any layer; counts, [n] f32, how
 -- often; golden, the trace's labels of these steps where it has any (else nil).
 local ffi = require "ffi"
@@ -60,6 +63,7 @@ end
 function Replay:set_resident(chunks)
   self.residents, self.resident_count = chunks:resize(self.most), chunks:count()
   self.since = self.row + 1
+  if self.watch then self.watch(self.row, self.n, self.residents) end
 end
 
 function Replay:drop_absent()
@@ -399,7 +403,7 @@ local function replayed(recording, path, opt)
   self.format, self.compute = indexers.formats[about.kv], about.compute == "bf16" and 1 or 0
   self.key_bytes = tonumber(C.lsa_index_key_bytes(self.format, self.dim))
   open_columns(self)
-  self.indexer = opt.indexer or recorded_indexer(self)
+  self.indexer, self.watch = opt.indexer or recorded_indexer(self), opt.watch
   self.most = math.floor(trace.token_ids:count() / about.csa_rate)
   self.residents, self.resident_count = set.new(self.most), 0
   local out = ffi.new "lsa_pool *[1]"
@@ -426,6 +430,7 @@ end
 local function with_future(recording, path, opt)
   local ids, spec = {}, type(opt.evict) == "table" and options.copy(opt.evict) or {opt.evict}
   local first = options.copy(opt)
+  first.watch = nil
   function first.evict(capacity)
     local object = evictions.new("lru", capacity)
     local log = {}
@@ -446,7 +451,7 @@ local function with_future(recording, path, opt)
   return out
 end
 
-local allowed = {indexer = false, trust = false}
+local allowed = {indexer = false, trust = false, watch = false}
 for name, value in pairs(loops.options) do allowed[name] = value end
 
 function M.new(path, given)
@@ -454,6 +459,9 @@ function M.new(path, given)
   local about = recording.about
   local own = options.check(given, allowed, "lsa.replay")
   if own.trust ~= nil then options.boolean(own.trust, "lsa.replay: trust") end
+  if own.watch ~= nil and type(own.watch) ~= "function" then
+    raise("lsa.replay: watch is %s; a function is wanted", options.shown(own.watch))
+  end
   local recorded, opt = recorded_options(about), {}
   local named, problem = pcall(named_files.check, recorded, given or {}, nil, "lsa.replay(path")
   if not named then raise("lsa.replay: %s: %s", path, raise.words(problem)) end

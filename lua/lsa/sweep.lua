@@ -308,7 +308,8 @@ function M.new(given)
     bar:step(1, grid.shown(params))
   end
   bar:done()
-  return grid.new(rows, all_columns(parameter_columns(columns, list), given.columns, rows), notes_of(list, results, columns))
+  local parameters = parameter_columns(columns, list)
+  return grid.new(rows, all_columns(parameters, given.columns, rows), notes_of(list, results, columns), parameters)
 end
 
 return M

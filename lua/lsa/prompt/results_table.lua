@@ -1,9 +1,11 @@
 -- Owns tables of results as sweeps return them: rows of named values, in columns.
 --
---   t = grid.new(rows, columns, notes)     columns: names in their order; values of a row that are not named are not shown
+--   t = grid.new(rows, columns, notes, axes)     columns: names in their order; values of a row that are not named are not shown;
+--                                                axes: those of them that are parameters
 --   t.rows, t.columns               t:csv() t:markdown() t:json() tostring(t)     text; notes stand below tables that are read
 --   t:write "results.csv"           by the file's ending: .csv, .md or .json
 --   t:column "accuracy" -> list
+--   t:plot{title = …}               the picture that fits (lua/lsa/plot/results.lua); x, y, series: columns' names, to choose another
 local cjson = require "cjson"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
@@ -131,8 +133,10 @@ function Grid:__tostring()
   return line(self.columns) .. "\n" .. lines(self, shown, line) .. noted(self, "note: ")
 end
 
-function M.new(rows, columns, notes)
-  return setmetatable({rows = rows, columns = columns, notes = notes or {}}, Grid)
+function Grid:plot(opt) return require("lsa.plot").table(self, opt) end
+
+function M.new(rows, columns, notes, axes)
+  return setmetatable({rows = rows, columns = columns, notes = notes or {}, axes = axes}, Grid)
 end
 
 return M
