@@ -25,6 +25,12 @@ local function rows_of(t, what)
   return rows
 end
 
+-- Options given, as a table of the plot's own.
+local function taken(opt, what)
+  if type(opt) ~= "nil" and type(opt) ~= "table" then raise("%s: options are a table {name = value}, this is %s", what, options.shown(opt)) end
+  return options.copy(opt or {})
+end
+
 -- The options that a plot gets: those given, over those that are its own.
 local function with(own, opt)
   for name, value in pairs(opt or {}) do own[name] = value end
@@ -116,9 +122,10 @@ local SHARES = {accuracy = true, digits = true, evidence = true, coverage = true
 
 function M.accuracy(t, opt)
   local what = "lsa.plot.accuracy"
+  opt = taken(opt, what)
   local rows = rows_of(t, what)
   want(rows, {"accuracy", "resident_pct"}, what)
-  return panels(rows, "task", opt and opt.title, function(some, title)
+  return panels(rows, "task", opt.title, function(some, title)
     local list, references = {}, {}
     for _, one in ipairs(series_of(some, parameters(t, some, {budget = true, hot = true, task = true}))) do
       local full = one.rows[1].select == "full"
@@ -162,6 +169,7 @@ local DEPTHS = 10
 
 function M.recall(t, opt)
   local what = "lsa.plot.recall"
+  opt = taken(opt, what)
   local rows = questions_of(rows_of(t, what))
   want(rows, {"depth", "tokens", "accuracy"}, what)
   for i, row in ipairs(rows) do
@@ -211,6 +219,7 @@ end
 
 function M.traffic(given, opt)
   local what = "lsa.plot.traffic"
+  opt = taken(opt, what)
   local sources = given
   if type(given) ~= "table" or type(given.cycles) == "function" or type(given[1]) == "table" and given[1].t then sources = {{given}} end
   local fetched, stalled = {}, {}
@@ -233,11 +242,10 @@ local MOST_COLUMNS, MOST_ROWS = 400, 240
 
 function M.residency(path, opt)
   local what = "lsa.plot.residency"
-  opt = options.copy(opt or {})
-  local evidence, replay = opt.evidence, opt.replay or {}
+  opt = taken(opt, what)
+  local evidence, watched = opt.evidence, taken(opt.replay, what .. ": replay")
   opt.evidence, opt.replay = nil, nil
   local changes = {}
-  local watched = options.copy(replay)
   function watched.watch(row, n, resident) changes[#changes + 1] = {row = row, n = n, set = resident:copy()} end
   local r = require("lsa.replay").new(path, watched)
   local steps, rate, positions = r.rows, r.about.csa_rate, r.columns.positions.data
@@ -279,6 +287,7 @@ end
 
 function M.misses(t, opt)
   local what = "lsa.plot.misses"
+  opt = taken(opt, what)
   local rows = {}
   for i, row in ipairs(rows_of(t, what)) do
     local accesses = row.accesses or (row.hits or 0) + (row.misses or 0)
@@ -291,7 +300,7 @@ function M.misses(t, opt)
     one.missed, one.trace = row.misses / accesses, row.trace or "trace"
     rows[i] = one
   end
-  return panels(rows, "trace", opt and opt.title, function(some, title)
+  return panels(rows, "trace", opt.title, function(some, title)
     local list, sizes = {}, {}
     for _, one in ipairs(series_of(some, {"evict"})) do
       local points = points_of(one.rows, "size", "missed", 100)
@@ -326,7 +335,7 @@ end
 
 function M.calibration(result, opt)
   local what = "lsa.plot.calibration"
-  opt = options.copy(opt or {})
+  opt = taken(opt, what)
   local part = options.one_of(opt.part or "all", {"all", "outside"}, what .. ": part")
   opt.part = nil
   if type(result) ~= "table" or type(result[1]) ~= "table" or not result[1][part] then
@@ -366,7 +375,6 @@ end
 
 -- A result against a parameter: the numeric one with the most values, or bars where there is none.
 local function any(t, rows, opt, what)
-  opt = options.copy(opt or {})
   local x, y, series = opt.x, opt.y, opt.series
   opt.x, opt.y, opt.series = nil, nil, nil
   local axes, most, is_axis = t.axes or {}, 1, {}
@@ -404,9 +412,10 @@ end
 
 function M.table(t, opt)
   local what = "plot"
+  opt = taken(opt, what)
   local rows = rows_of(t, what)
   local first = rows[1]
-  local asked = opt and (opt.x or opt.y or opt.series)
+  local asked = opt.x or opt.y or opt.series
   if not asked and first.evict and first.misses and (first.capacity or first.hot) then return M.misses(t, opt) end
   if not asked and first.accuracy and numeric(rows, "tokens") > 1 and (first.depth or (first.questions or {{}})[1].depth) then
     return M.recall(t, opt)
