@@ -138,10 +138,12 @@ end
 local prefilled
 
 function work.prefill()
+  prefilled = nil -- what another interrupt left has had a prefill of its own since
   prefilled = model:session(kinds.plain)
   prefilled:prefill(tokens(0, 5000))
 end
 function checks.prefill()
+  if not prefilled then return "sound" end
   local taken, twin = prefilled:tokens(), model:session(kinds.plain)
   if taken > 0 then twin:prefill(tokens(0, taken)) end
   for _, s in ipairs {prefilled, twin} do s:prefill(tokens(taken, taken + 100)) end
@@ -197,7 +199,7 @@ end
 
 local function results()
   local out = {}
-  for id = 0, 4 do out[id + 1] = ("%s, %d tokens"):format(batch:result(id).state, #batch:result(id).tokens) end
+  for id = 0, 4 do out[id + 1] = ("%s: %s"):format(batch:result(id).state, table.concat(batch:result(id).tokens, " ")) end
   return table.concat(out, "\n")
 end
 

@@ -193,17 +193,22 @@ end
 ---- running ----
 
 -- The prompts' next tokens, first come first served.
-local function prefill(self)
-  local spent, start = 0, request.seconds()
+local function prefill(self, turn)
+  local start = request.seconds()
   for _, r in ipairs(self.running) do
-    if r.state == "prefill" and spent < self.piece then spent = spent + (guarded(r, r.prefill, r, self.piece) or 0) end
+    if r.state == "prefill" and not turn.done[r] and (turn.from[r] or turn.spent < self.piece) then
+      turn.from[r] = turn.from[r] or r.at
+      guarded(r, r.prefill, r, turn.from[r] + self.piece)
+      turn.done[r] = true
+      turn.spent = turn.spent + r.at - turn.from[r]
+      self.counts.prefilled = self.counts.prefilled + r.at - turn.from[r]
+    end
   end
-  self.counts.prefilled = self.counts.prefilled + spent
   self.counts.prefill_s = self.counts.prefill_s + request.seconds() - start
 end
 
 -- Up to `steps` steps of all that decode, in one call. Where requests wait or prompts are being prefilled, no further than to the
--- first answer's end.
+-- first answer's end; where an answer begins, to its first token.
 local function decode(self, steps)
   local rows, asks = {}, {}
   local others = #self.queue > 0
@@ -217,8 +222,8 @@ local function decode(self, steps)
     end
   end
   if #rows == 0 then return end
-  for _, ask in ipairs(asks) do
-    if others then steps = math.min(steps, math.max(1, ask.steps)) end
+  for i, ask in ipairs(asks) do
+    if others or not rows[i].first then steps = math.min(steps, math.max(1, ask.steps)) end
   end
   local start, count = request.seconds(), self.counts
   local results, taken = session.run_together(asks, steps), 0
@@ -229,17 +234,24 @@ local function decode(self, steps)
     count.rows = count.rows + #result.out
     guarded(r, r.stepped, r, result) -- also of one that failed or was interrupted: it took steps before
     if result.problem and interrupts.came() then stopped = result.problem
-    elseif result.problem and r:running() then r:finish("failed", result.problem) end
+    elseif result.problem and result.problem ~= results.problem and r:running() then r:finish("failed", result.problem) end
   end
   count.steps = count.steps + taken
   count.decode_s = count.decode_s + request.seconds() - start
+  stopped = stopped or results.problem
   if stopped then raise("%s", stopped) end
 end
 
+-- A step that was broken off goes on where it was: the same rows are side by side then, whose number rounds products (linear.h), and
+-- answers are to the bit what they are without Ctrl-C. turn: tokens that it has prefilled, and where its requests were before.
 local function step(self, steps)
-  admit(self)
-  prefill(self)
+  if not self.turn then
+    admit(self)
+    self.turn = {spent = 0, from = {}, done = {}}
+  end
+  prefill(self, self.turn)
   decode(self, steps)
+  self.turn = nil
   sweep(self)
 end
 

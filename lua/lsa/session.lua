@@ -217,7 +217,7 @@ end
 
 -- Runs steps of several sessions of one model side by side (core/session/run.h), each from where its loop says to where it next
 -- has to be asked. asks: {session =, given = {ids}, steps =, temperature =, stop =} of each; gives, by the same places, {out =
--- {ids}, ended = "steps" | "stopped" | "context" | "failed", problem =}. steps: of all; no more than the loops allow.
+-- {ids}, ended = "steps" | "stopped" | "context" | "failed", problem =}; and problem, where a step of all together failed, which is raised where it was the first. steps: of all; no more than the loops allow.
 M.run_together = interrupts.method(function(asks, steps)
   local runs, at, results = ffi.new("lsa_run[?]", math.max(1, #asks)), {}, {}
   steps = math.min(steps, MOST_STEPS)
@@ -226,6 +226,7 @@ M.run_together = interrupts.method(function(asks, steps)
       idle(ask.session, "decode")
       ask.session.loop:before_step(ask.session)
     end)
+    if not ok and interrupts.came() then error(problem, 0) end -- before anybody's step
     results[i] = {out = {}, ended = not ok and "failed" or nil, problem = not ok and raise.words(problem) or nil,
       raised = not ok and problem or nil}
     if ok then steps = math.min(steps, ask.session.loop:steps_left(), ask.session.recorder and ask.session.recorder.STEPS or MOST_STEPS) end
@@ -248,13 +249,18 @@ M.run_together = interrupts.method(function(asks, steps)
     end
   end
   local rc = C.lsa_session_run(runs, #at)
-  local problem = rc < 0 and ffi.string(C.lsa_error())
+  local problem, taken = rc < 0 and ffi.string(C.lsa_error()), 0
   for row, i in ipairs(at) do
     local run, s, result = runs[row - 1], asks[i].session, results[i]
     local n, code = tonumber(run.count), tonumber(run.ended)
+    taken = taken + n
     for j = 0, n - 1 do result.out[j + 1] = run.out[j] end
     result.ended = ENDED[code]
-    if code == C.LSA_RUN_FAILED then result.problem = explained(s, ffi.string(run.message)) end
+    if code == C.LSA_RUN_FAILED then
+      result.problem = explained(s, ffi.string(run.message))
+    elseif problem then
+      result.ended, result.problem = "failed", problem
+    end
     s.loop:after_step((code == C.LSA_RUN_STOPPED or code == C.LSA_RUN_CONTEXT) and n - 1 or n)
     if s.recorder then
       s.recorder:close_log(run.log[0], true)
@@ -262,7 +268,8 @@ M.run_together = interrupts.method(function(asks, steps)
     end
     result.kept = nil
   end
-  if problem then raise("%s", problem) end
+  if problem and taken == 0 then raise("%s", problem) end
+  results.problem = problem or nil
   return results
 end)
 

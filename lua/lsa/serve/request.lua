@@ -188,18 +188,17 @@ local function prefilled_part(self)
   return math.max(0, #self.tokens - self.opt.decoded)
 end
 
--- Prefills up to `most` tokens; returns how many.
-function Request:prefill(most)
+-- Prefills the prompt up to its token `to`.
+function Request:prefill(to)
   local start = seconds()
   self.at = self.session:tokens() - self.start -- an interruption may have come between two pieces
   local piece = {}
-  for i = 1, math.min(most, prefilled_part(self) - self.at) do piece[i] = self.tokens[self.at + i] end
+  for i = 1, math.min(to, prefilled_part(self)) - self.at do piece[i] = self.tokens[self.at + i] end
   local n = #piece
   if n > 0 then self.session:prefill(piece) end
   self.at = self.at + n
   self.prefill_s = (self.prefill_s or 0) + seconds() - start
   self:after_prefill()
-  return n
 end
 
 -- Decoding begins with the rest of the prompt; without one, with a token drawn from what the last one gave.
