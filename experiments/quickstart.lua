@@ -3,10 +3,10 @@
 --   ./lsa experiments/quickstart.lua [--help]
 local lsa = require "lsa"
 local needle = require "lsa.tasks.needle"
+local parts = require "lsa.tasks.parts"
 local progress = require "lsa.progress"
 local rng = require "lsa.cycle.rng"
 local stats = require "lsa.session.stats"
-local texts = require "lsa.texts"
 
 local opt = require "lsa.args" [[
 Needle recall of the small real model under four policies at one budget.
@@ -22,8 +22,7 @@ Needle recall of the small real model under four policies at one budget.
 ]]
 
 local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model, {device = opt.device})
-local text = texts.open(opt.text)
-local words = needle.words(text)
+local part = parts.open(opt.text, "test")
 -- A trained Memory Indexer beside the model decides by threshold. Without one, the native Lightning Indexer of the first CSA
 -- layer stands in: its scores are not calibrated, so the budget decides.
 local trained = model:indexer_file()
@@ -56,7 +55,7 @@ end
 
 local bar = progress(opt.contexts * (1 + opt.needles * #policies), "asking")
 for context = 1, opt.contexts do
-  local made = needle.build(rng.new(opt.seed * 1000 + context), text, words, opt.tokens, opt.needles)
+  local made = needle.build(rng.new(opt.seed * 1000 + context), part.text, part.words, opt.tokens, opt.needles)
   local base = model:session{select = "full", indexer = indexer}
   base:prefill(made.text)
   bar:step()

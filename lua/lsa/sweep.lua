@@ -5,7 +5,7 @@
 -- run(params) returns a table of results; params are named as a session's options:
 --   policies -> select   budgets -> budget   taus -> every   evictions -> evict   hots -> hot   seeds -> seed
 -- grid = {name = {values}} adds others of any name. In the place of run: model = model, and task = {…}, the options of
--- needle.task (lua/lsa/tasks/needle.lua), or {"stream", …} (lua/lsa/tasks/stream.lua).
+-- needle.task (lua/lsa/tasks/needle.lua), or {NAME, …}, another of lsa.tasks.
 --   results = "sweep.jsonl"    a line of JSON for each finished combination, only ever appended to; combinations that it has are not
 --                              run again. They are known by content: parameters, the rules' files and what these require,
 --                              the model, the task, the engine's version, the file that `run` is in, and about, a text
@@ -257,12 +257,11 @@ local function parameter_columns(names, list)
   return out
 end
 
--- A task by its name in lua/lsa/tasks: {"stream", tokens = …}.
+-- A task by its name: {"stream", tokens = …}.
 function M.task(kind, model, settings)
-  options.one_of(kind, {"needle", "stream"}, "lsa.sweep: task")
   local own = options.copy(settings or {})
   own[1] = nil
-  return require("lsa.tasks." .. kind).task(model, own)
+  return require("lsa.tasks.init").open(kind, model, own)
 end
 
 function M.new(given)
@@ -293,7 +292,7 @@ function M.new(given)
         settings.session.indexer = settings.session.indexer and content.indexer(settings.session.indexer)
       end
       given.subject = {version = require "lsa.version", model = content.model(given.model), task = settings, kind = kind,
-        text = content.digest(task.text), code = content.file(("%s/tasks/%s.lua"):format(registry.home, kind))}
+        text = content.digest(task.text), code = require("lsa.tasks.init").digest()}
     end
     function run(params) return task:run(params) end
   end

@@ -1,19 +1,47 @@
 -- Owns lsa.tasks: what policies are judged by.
 --
---   task = lsa.tasks.stream{model = model, tokens = 16384}      or needle; options: lua/lsa/tasks/NAME.lua
+--   task = lsa.tasks.single{model = model, tokens = 16384}
 --   row = task:run{select = "lsa_topk", budget = 0.1}           task:close()
+--
+-- lsa.tasks.names() lists them: the kinds of lua/lsa/tasks/items.lua, asked as lua/lsa/tasks/asked.lua does, and those that have a file of
+-- their own: mixed, needle, stream.
 local options = require "lsa.options"
 local models = require "lsa.model"
+local registry = require "lsa.registry"
 
 local M = {}
 
-for _, name in ipairs {"needle", "stream"} do
+local files = {"mixed", "needle", "stream"}
+
+function M.names()
+  local out = {unpack(require("lsa.tasks.items").names)}
+  for _, name in ipairs(files) do out[#out + 1] = name end
+  return out
+end
+
+-- A task by its name; opt as the task takes them, without the model.
+function M.open(name, model, opt)
+  options.one_of(name, M.names(), "lsa.tasks: task")
+  if require("lsa.tasks.items").kinds[name] then return require("lsa.tasks.asked").kinds(model, opt, {name}, name .. ".task") end
+  return require("lsa.tasks." .. name).task(model, opt)
+end
+
+-- A text that changes when what tasks are made of does: results are kept by it.
+function M.digest()
+  local content, out = require "lsa.content", {}
+  for i, name in ipairs {"asked.lua", "items.lua", "mixed.lua", "needle.lua", "parts.lua", "phrasings.lua", "stream.lua",
+    "held_words.txt"} do
+    out[i] = content.file(("%s/tasks/%s"):format(registry.home, name))
+  end
+  return content.digest(table.concat(out, " "))
+end
+
+for _, name in ipairs(M.names()) do
   M[name] = function(given)
-    local what = "lsa.tasks." .. name
     local own = options.copy(given or {})
-    local model = models.check(own.model, what .. ": model")
+    local model = models.check(own.model, ("lsa.tasks.%s: model"):format(name))
     own.model = nil
-    return require(what).task(model, own)
+    return M.open(name, model, own)
   end
 end
 

@@ -5,9 +5,11 @@
 --
 --   task = lsa.tasks.stream{model = model, tokens = 16384, needles = 64}
 --   row = task:run{select = "lsa_topk", budget = 0.1, every = 32}      task.questions: what was measured of each, in order
+local asked = require "lsa.tasks.asked"
 local intervals = require "lsa.intervals"
 local needle = require "lsa.tasks.needle"
 local options = require "lsa.options"
+local parts = require "lsa.tasks.parts"
 local raise = require "lsa.raise"
 local rng = require "lsa.cycle.rng"
 
@@ -16,10 +18,12 @@ local M = {}
 local Task = {}
 Task.__index = Task
 
-local defaults = {tokens = 16384, needles = 64, stay = 4, contexts = 1, text = "bible", seed = 1, session = false, step = false}
+local defaults = {tokens = 16384, needles = 64, stay = 4, contexts = 1, text = "bible", part = "test", seed = 1, session = false,
+  step = false}
 
--- tokens, needles, contexts: of each context, how many there are; stay: questions before the topic moves. text: what to cut from
--- (lua/lsa/texts.lua); session: options of the sessions that are forked; step: called after each prefill and question.
+-- tokens, needles, contexts: of each context, how many there are; stay: questions before the topic moves. text, part: what to cut from,
+-- and which part of it (lua/lsa/tasks/parts.lua); session: options of the sessions that are forked; step: called after each prefill and
+-- question.
 function M.task(model, opt)
   local self = setmetatable(options.check(opt, defaults, "stream.task"), Task)
   for _, name in ipairs {"tokens", "needles", "stay", "contexts"} do options.whole(self[name], 1, "stream.task: " .. name) end
@@ -27,8 +31,8 @@ function M.task(model, opt)
     raise("stream.task: needles is %d and stay is %d; topics of one size are wanted", self.needles, self.stay)
   end
   self.model, self.bases, self.made = model, {}, {}
-  self.text = require("lsa.texts").open(self.text)
-  self.words = needle.words(self.text)
+  local part = parts.open(self.text, self.part)
+  self.text, self.words = part.text, part.words
   return self
 end
 
@@ -68,22 +72,14 @@ end
 -- Decodes `before`, the last answer's last token where there is one, the question and the answer. Returns what was measured, and the
 -- last token, which is still to be decoded.
 local function ask(session, one, before)
-  local model, at_start = session.model, session:stats()
-  local expected, from, to = model:tokens(one.answer), needle.chunks(model, one)
-  local exact, right, evidence, coverage = true, 0, 0, 0
+  local at_start = session:stats()
   if before then session:decode(before) end
-  local question = model:tokens(one.question)
+  local question = session.model:tokens(one.question)
   for i = 1, #question - 1 do session:decode(question[i]) end
-  local token = question[#question]
-  for i = 1, #expected do
-    token = session:decode(token):argmax()
-    exact = exact and token == expected[i]
-    if exact then right = right + 1 end
-    local there, covered = needle.kept(session, from, to)
-    evidence, coverage = evidence + there / #expected, coverage + covered / #expected
-  end
+  local exact, right, quality, token = asked.answer(session, one)
   local now = session:stats()
-  local out = {distance = one.distance, accuracy = exact and 1 or 0, digits = right / #expected, evidence = evidence, coverage = coverage}
+  local out = {distance = one.distance, accuracy = exact and 1 or 0, digits = right / #session.model:tokens(one.answer),
+    evidence = quality.evidence, coverage = quality.coverage}
   for _, name in ipairs {"fetched_bytes", "stall_ms", "transfer_stall_ms"} do out[name] = now[name] - at_start[name] end
   return out, token
 end
