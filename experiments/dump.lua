@@ -12,9 +12,12 @@ A finished trace is passed over, so a run that was stopped, or killed, goes on w
   <texts...> (string)          files
   -o,--output (string)         the folder of the traces
   --layers (default all)       CSA ordinals of hidden states and index keys, as in 10,12,20
+  --voters (default all)       CSA ordinals whose top-k make the labels
   --from (default 0)           position of the first step
   --every (default 1)          positions from one step to the next
-  --top_p (default 0.6)        of each layer's top-k, the best that have more than this share of the softmax are kept
+  --by (default scores)        what its picks are weighed by: scores, or the attention that they got
+  --least (default 0)          of attention: picks that got less do not count
+  --top_p (default 0.6)        of each layer's top-k, the best that have more than this share (of the softmax) are kept
   --k (default 512)            so many of each layer's top-k count
   --min_layers (default 0)     a chunk that so many layers keep is golden; 0: a seventh of them
   --extra                      each layer keeps one more, as the reference code does
@@ -30,7 +33,7 @@ local function layers_of(text)
   if text == "all" then return nil end
   local out = {}
   for number in text:gmatch "[^,]+" do
-    out[#out + 1] = tonumber(number) or error(("--layers: %q is not a number"):format(number), 0)
+    out[#out + 1] = tonumber(number) or error(("%q is not a number"):format(number), 0)
   end
   return out
 end
@@ -52,7 +55,7 @@ local function each(name, state, tokens)
 end
 
 local paths, there = dump.documents(model, documents, opt.output, {
-  layers = layers_of(opt.layers), from = opt.from, every = opt.every, top_p = opt.top_p, k = opt.k,
+  layers = layers_of(opt.layers), voters = layers_of(opt.voters), from = opt.from, every = opt.every, by = opt.by, least = opt.least, top_p = opt.top_p, k = opt.k,
   min_layers = opt.min_layers > 0 and opt.min_layers or false, extra = opt.extra or false, logits = opt.logits,
   progress = function(done)
     bar:step(done - before)

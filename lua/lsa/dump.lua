@@ -5,7 +5,7 @@
 --
 -- Every teacher-forced position is a step, or those of `from` and `every`: T steps over a document of N chunks; L is a CSA ordinal.
 --   hidden_layer_{L} [T, D] bf16, positions_layer_{L} [T] i64, compk_layer_{L} [N, bytes] u8    of the chosen layers
---   label_pointers [T + 1], label_indices, label_scores i32      golden labels (lua/lsa/train/labels.lua) of all CSA layers, in CSR
+--   label_pointers [T + 1], label_indices, label_scores i32      golden labels (lua/lsa/train/labels.lua) of the CSA layers `voters`, in CSR
 --   logits_layer_{L}_token_{i} [N] f32                           native logits of the first steps, -inf where a chunk is yet to come
 -- Memory does not grow with the document beyond its cache. A file appears when it is complete; dump.documents passes over those
 -- that are there, made with the same options from the same text.
@@ -32,6 +32,10 @@ local KEYS = 65536           -- index keys written at a time
 local defaults = {
   layers = false,            -- CSA ordinals of hidden states and keys: all
   from = 0, every = 1,       -- the first step's position, and from one to the next
+  voters = false,            -- CSA ordinals whose picks count for labels: all
+  by = "scores",             -- what a layer's picks are weighed by for labels: "scores", its index scores (the paper's way), or
+                             -- "attention", what they got of the layer's attention, a mean over heads; then
+  least = 0,                 -- those that got less are no picks
   top_p = 0.6, k = false, min_layers = false, extra = false,   -- as labels.mine has them
   logits = 0,                -- of so many steps, at most 3
   progress = false,          -- function(tokens done, of how many)
@@ -44,19 +48,24 @@ local function checked(model, opt)
   if opt.logits > 3 then raise("dump: logits is %d, at most 3 steps have them", opt.logits) end
   local all = #model.csa_layers
   if all == 0 then raise "dump: the model has no CSA layers" end
-  if not opt.layers then
-    opt.layers = {}
-    for l = 0, all - 1 do opt.layers[l + 1] = l end
+  for _, name in ipairs {"layers", "voters"} do
+    if not opt[name] then
+      opt[name] = {}
+      for l = 0, all - 1 do opt[name][l + 1] = l end
+    end
+    for _, l in ipairs(options.list(opt[name], "dump: " .. name)) do
+      options.whole(l, 0, "dump: layer")
+      if l >= all then raise("dump: layer %d; the model has %d CSA layers", l, all) end
+    end
   end
-  for _, l in ipairs(options.list(opt.layers, "dump: layers")) do
-    options.whole(l, 0, "dump: layer")
-    if l >= all then raise("dump: layer %d; the model has %d CSA layers", l, all) end
-  end
-  opt.min_layers = opt.min_layers or labels.min_layers(all)
+  opt.min_layers = opt.min_layers or labels.min_layers(#opt.voters)
   options.whole(opt.min_layers, 1, "dump: min_layers")
   local most = tonumber(model.config.index_topk)
   if opt.k then options.whole(opt.k, 1, "dump: k") end
   options.number(opt.top_p, 0, "dump: top_p")
+  options.one_of(opt.by, {"scores", "attention"}, "dump: by")
+  options.number(opt.least, 0, "dump: least")
+  if opt.by == "scores" and opt.least > 0 then raise("dump: least is %g, and labels are by scores; it is of attention", opt.least) end
   options.boolean(opt.extra or false, "dump: extra")
   opt.k = math.min(opt.k or 512, most)
   return opt
@@ -73,7 +82,7 @@ end
 local function about(model, tokens, opt)
   local c = model.config
   return {model = model.directory:match "[^/]+/*$":gsub("/*$", ""), weight_bytes = tonumber(model.c.weight_bytes), compute = model.compute,
-    tokens = #tokens, digest = digest(tokens), layers = opt.layers, from = opt.from, every = opt.every, top_p = opt.top_p, k = opt.k,
+    tokens = #tokens, digest = digest(tokens), layers = opt.layers, voters = opt.voters, from = opt.from, every = opt.every, by = opt.by, least = opt.least, top_p = opt.top_p, k = opt.k,
     min_layers = opt.min_layers, extra = opt.extra, logits = opt.logits, csa_layers = #model.csa_layers,
     csa_rate = tonumber(c.csa_rate), hidden = tonumber(c.hidden), index_dim = tonumber(c.index_dim)}
 end
@@ -112,7 +121,7 @@ end
 
 -- Buffers of a piece: rows of hidden states, picks of all layers [layers, rows, width], and their labels.
 local function buffers(self)
-  local c, rows, layers = self.model.config, self.piece, #self.model.csa_layers
+  local c, rows, layers = self.model.config, self.piece, #self.opt.voters
   local width = tonumber(c.index_topk)
   local room = tonumber(C.lsa_golden_labels_room(rows, layers, width, self.opt.min_layers))
   return {hidden = tensor.empty({rows, tonumber(c.hidden)}, "bf16"), positions = tensor.empty({rows}, "i64"),
@@ -155,14 +164,20 @@ local function write_hidden(self, found, first, rows, position)
   end
 end
 
+-- Logits whose softmax are n shares of attention; those below `least` are no entries.
+local function log_shares(shares, n, least)
+  for i = 0, n - 1 do shares[i] = shares[i] > 0 and shares[i] >= least and math.log(shares[i]) or -math.huge end
+end
+
 local function write_labels(self, found, first, rows)
   local b, w, opt = self.buffers, self.writer, self.opt
-  local layers, width = #self.model.csa_layers, tonumber(self.model.config.index_topk)
+  local layers, width = #opt.voters, tonumber(self.model.config.index_topk)
   local ids, logits = b.ids:pointer(), b.logits:pointer()
-  for l, layer in ipairs(self.model.csa_layers) do
-    local at = (l - 1) * rows * width
+  for i, l in ipairs(opt.voters) do
+    local at, layer = (i - 1) * rows * width, self.model.csa_layers[l + 1]
     take_rows(self, ids + at, "i32", found[("layer.%d.index_topk"):format(layer)][1], width, first, rows)
-    take_rows(self, logits + at, "f32", found[("layer.%d.index_topk_logits"):format(layer)][1], width, first, rows)
+    take_rows(self, logits + at, "f32", found[("layer.%d.%s"):format(layer, self.weighed)][1], width, first, rows)
+    if opt.by == "attention" then log_shares(logits + at, rows * width, opt.least) end
   end
   if opt.k < width then
     local n = layers * rows
@@ -215,7 +230,7 @@ end
 
 local function run(self, tokens)
   local model, opt, n = self.model, self.opt, #tokens
-  local wanted = {"index_topk", "index_topk_logits"}
+  local wanted = {"index_topk", self.weighed}
   for _, l in ipairs(opt.layers) do wanted[#wanted + 1] = ("layer.%d.attn_input"):format(model.csa_layers[l + 1]) end
   local session = model:session{select = "full", kv = "fp8"}
   local ids, trace = ffi.new("int32_t[?]", n, tokens), intermediates.new(wanted)
@@ -252,7 +267,8 @@ local function write_document(model, tokens, path, opt, description)
   local n, most = #tokens, tonumber(model.config.max_positions)
   if n > most then raise("dump: %s would have %d tokens; the model's max_position_embeddings is %d", path, n, most) end
   local self = {model = model, opt = opt, about = description, chunks = math.floor(n / tonumber(model.config.csa_rate)),
-    piece = tonumber(C.lsa_activations_piece(model.scratch))}
+    piece = tonumber(C.lsa_activations_piece(model.scratch)),
+    weighed = opt.by == "attention" and "index_topk_mass" or "index_topk_logits"}
   self.steps = n > opt.from and math.floor((n - 1 - opt.from) / opt.every) + 1 or 0
   self.with_logits = math.min(opt.logits, self.steps)
   self.writer = open_writer(self, path)

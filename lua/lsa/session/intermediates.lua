@@ -1,6 +1,7 @@
 -- Owns a prefill's intermediates: which are wanted, and how they become tensors by name, the pieces of a prefill joined.
 -- Names are "layer.{model layer}.{name}": attn_input, attn_output, moe_output, streams [T, .] of every layer; entries of CSA and HCA
--- layers; index_keys, index_query, index_scores, index_topk and index_topk_logits (its picks and their logits) of CSA layers.
+-- layers; index_keys, index_query, index_scores, index_topk, index_topk_logits and index_topk_mass (its picks, their logits, and the attention that they got, a mean over heads) of CSA
+-- layers.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local raise = require "lsa.raise"

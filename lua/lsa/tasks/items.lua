@@ -16,11 +16,11 @@ Draw.__index = Draw
 
 local TRIES = 1000
 
--- first, last: which phrasings (lua/lsa/tasks/phrasings.lua) kinds that choose one may; 1 to 6 where they are not given, those that can stand
--- in running text.
-function M.draw(random, words, first, last)
+-- plain: places (lua/lsa/tasks/phrasings.lua) of the phrasings that most kinds take, the first where it is not given; others: of those
+-- that kinds with several take, the six that can stand in running text where it is not given.
+function M.draw(random, words, plain, others)
   if #words < 4 then raise("tasks: %d words are too few for keys", #words) end
-  return setmetatable({random = random, words = words, taken = {}, first = first or 1, last = last or 6}, Draw)
+  return setmetatable({random = random, words = words, taken = {}, of_plain = plain or {1}, of_others = others or {1, 2, 3, 4, 5, 6}}, Draw)
 end
 
 function Draw:word() return self.words[1 + self.random(#self.words)] end
@@ -56,10 +56,8 @@ function Draw:variable()
   return self:fresh(function() return self:letters("ABCDEFGHIJKLMNOPQRSTUVWXYZ", 5) end)
 end
 
-function Draw:phrasing() return phrasings[self.first + self.random(self.last - self.first + 1)] end
-
--- The phrasing of kinds that need no other.
-function Draw:plain() return phrasings[self.first] end
+function Draw:phrasing() return phrasings[self.of_others[1 + self.random(#self.of_others)]] end
+function Draw:plain() return phrasings[self.of_plain[1 + self.random(#self.of_plain)]] end
 
 -- One statement, asked with `asked`: the statement's own words where it is not given.
 local function one(family, key, value, asked)
