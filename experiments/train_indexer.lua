@@ -1,0 +1,218 @@
+-- From nothing to a served Memory Indexer for any model: dump, label, train, evaluate, and the curve of accuracy against resident KV.
+-- Trained on some texts, words and phrasings, chosen by others, tested on yet others (lua/lsa/tasks/parts.lua).
+--
+--   ./lsa experiments/train_indexer.lua MODEL [--help]
+local dir = require "pl.dir"
+local lsa = require "lsa"
+local asked = require "lsa.tasks.asked"
+local documents = require "lsa.tasks.documents"
+local dump = require "lsa.dump"
+local items = require "lsa.tasks.items"
+local paired = require "lsa.tasks.paired"
+local parts = require "lsa.tasks.parts"
+local progress = require "lsa.progress"
+local rng = require "lsa.cycle.rng"
+
+local opt = require "lsa.args" [[
+Trains a Memory Indexer for a model and measures what it is good for. What is finished is kept in the output folder:
+a run that was stopped, or killed, goes on where it is started again.
+  <model> (string)             a model's directory, or the name of one in experiments/models
+  -o,--output (string default none) the folder of traces, checkpoint, indexer and answers; none: build/train_indexer/ and the model's name
+  --documents (default 48)    training documents, of 8,192, 16,384 and 32,768 tokens in turn
+  --held (default 4)          validation documents, for the retrieval metrics
+  --scale (default 1)         documents are so many times as long
+  --voters (string default 2)   CSA ordinals whose picks make golden labels, as in 0,2; or all
+  --by (default attention)    what these picks are weighed by: the attention that they got, or their index scores (the paper's way)
+  --least (default 0.05)      of attention: picks that got less do not count
+  --top_p (default 1)         the share of a layer's picks, by weight, that is kept
+  --min_layers (default 1)    and how many of the voters have to keep a chunk
+  --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
+  --ensemble (default mean)   of these layers: max or mean
+  --heads (default 16)        of the Memory Indexer
+  --rank (default 128)        of its queries
+  --window (default 64)       the steps to come whose needs are learnt
+  --negatives (default 4)     chunks that are not needed, for each that is
+  --loss (default bce)        bce or focal
+  --pairwise (default none)   none, hinge or bpr, in addition
+  --weights (default none)    of golden chunks: none, or by votes
+  --steps (default 6000)      of training
+  --batch (default 32)        decode steps in a training step
+  --rate (default 0.002)      of AdamW
+  --part (default test)       where questions come from: test, or validation, by which options are to be chosen
+  --tokens (default 32768)    length of a context of questions
+  --contexts (default 16)     how many contexts
+  --items (default 2)         items of each kind in a context, all asked
+  --kinds (list default all)  of items (lua/lsa/tasks/items.lua)
+  --thetas (numbers default 0.1,0.2,0.3,0.4,0.5,0.6,0.7)   thresholds of the curve
+  --budgets (numbers default 0.01,0.02,0.05)   shares of the chunks that other rules keep
+  --text (default bible)      a file; bible is the text of Debian's bible-kjv
+  --seed (default 1)          of documents, training, questions and the random policy
+  --device (default cpu)      where questions are answered: cpu or cuda
+  --install                   the indexer becomes the model's default: indexer.safetensors in the model's directory
+]]
+
+local C = require("lsa.ffi").C
+local began = C.lsa_clock_ns()
+
+local function say(format, ...)
+  print(("[%5.0f s] "):format(tonumber(C.lsa_clock_ns() - began) / 1e9) .. format:format(...))
+  io.stdout:flush()
+end
+
+local shipped = lsa.root .. "/experiments/models/" .. opt.model
+local directory = io.open(shipped .. "/config.json") and shipped or opt.model
+local model = lsa.model(directory)
+local output = opt.output ~= "none" and opt.output or "build/train_indexer/" .. directory:match "[^/]+/*$":gsub("/*$", "")
+assert(dir.makepath(output))
+
+local function ordinals(text, name)
+  local out = {}
+  if text == "all" then
+    for l = 0, #model.csa_layers - 1 do out[l + 1] = l end
+    return out
+  end
+  for number in text:gmatch "[^,]+" do
+    local l = tonumber(number) or error(("--%s: %q is not a number"):format(name, number), 0)
+    if l >= #model.csa_layers then
+      error(("--%s: %d; the model's %d CSA layers are 0 to %d"):format(name, l, #model.csa_layers, #model.csa_layers - 1), 0)
+    end
+    out[#out + 1] = l
+  end
+  return out
+end
+
+local layers, voters = ordinals(opt.layers, "layers"), ordinals(opt.voters, "voters")
+local kinds = opt.kinds[1] == "all" and items.names or opt.kinds
+
+-- ---- dump and label ----
+
+local function made_documents(name, part, n, seed)
+  local list, source = {}, parts.open(opt.text, part)
+  for i = 1, n do
+    local random = rng.new(opt.seed * 1000 + seed + i)
+    local length = math.floor(({8192, 16384, 32768})[part == "train" and (i - 1) % 3 + 1 or 3] * opt.scale)
+    list[i] = {name = ("%s_%03d"):format(name, i), text = documents.document(random, source, length, 0.1 + 0.4 * random(), kinds)}
+  end
+  return list
+end
+
+local function dumped(list, folder, label)
+  local bar = progress(#list, label)
+  local paths, there = dump.documents(model, list, output .. "/" .. folder, {layers = layers, voters = voters, by = opt.by,
+    least = opt.by == "attention" and opt.least or 0, top_p = opt.top_p, min_layers = opt.min_layers},
+    function(_, state) if state ~= "begun" then bar:step() end end)
+  bar:done()
+  say("%s: %d traces in %s/%s, %d of them were there", label, #paths, output, folder, there)
+  return paths
+end
+
+local train_paths = dumped(made_documents("train", "train", opt.documents, 0), "train", "training documents")
+local held_paths = dumped(made_documents("held", "validation", opt.held, 500), "held", "validation documents")
+
+-- ---- train ----
+
+local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers, from = "random", heads = opt.heads, rank = opt.rank,
+  steps = opt.steps, batch = opt.batch, rate = opt.rate, warmup = math.min(50, opt.steps), positives = 256, negatives = opt.negatives,
+  window = opt.window, loss = opt.loss, pairwise = opt.pairwise, weights = opt.weights, min_layers = opt.min_layers,
+  ensemble = opt.ensemble, seed = opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500}
+local left = opt.steps - trainer.steps_done
+trainer:run{progress = true}
+local indexer, path = trainer:indexer(), output .. "/indexer.safetensors"
+indexer:save(path)
+say("trained: %d steps, %d of them now; %s", opt.steps, left, tostring(indexer))
+
+-- ---- evaluate: which golden chunks are found ----
+
+local native = lsa.indexer{model = model, from = "native", layers = layers}
+local draw = rng.new(opt.seed)
+local function random_scores(_, _, n)
+  local out = lsa.zeros{n}
+  for i = 0, n - 1 do out:set(i, draw()) end
+  return out
+end
+
+local K = 64
+local trained_result = lsa.evaluate{indexer = indexer, traces = held_paths, every = 128, k = K, window = opt.window,
+  also = {random = random_scores}}
+local native_result = lsa.evaluate{indexer = native, traces = held_paths, every = 128, k = K, window = opt.window}
+
+say "evaluated"
+print(("\nGolden chunks outside the recency tail, all chunks of %d validation documents; at theta = 0.5\n"):format(#held_paths))
+print(("%-34s %9s %10s %8s %7s %11s %7s"):format("", "selected", "precision", "recall", "F1", "recall@" .. K, "ECE"))
+local rows = {{"Memory Indexer, " .. indexer.ensemble, trained_result[indexer.ensemble]}}
+for _, l in ipairs(#layers > 1 and layers or {}) do rows[#rows + 1] = {"Memory Indexer, layer " .. l, trained_result["layer " .. l]} end
+for _, l in ipairs(layers) do rows[#rows + 1] = {"native indexer, layer " .. l, native_result["layer " .. l]} end
+rows[#rows + 1] = {"random", trained_result.random}
+for _, row in ipairs(rows) do
+  local m = row[2].outside
+  print(("%-34s %8.2f%% %10.4f %8.4f %7.4f %11.4f %7.4f"):format(row[1], 100 * m.selected / m.candidates, m.precision, m.recall, m.f1,
+    m.recall_at_k, m.ece))
+end
+print ""
+
+-- ---- serve: accuracy against resident KV ----
+
+if opt.contexts == 0 then return end
+local serving = opt.device == "cpu" and model or lsa.model(directory, {device = opt.device})
+
+-- Under test are thresholds without a ceiling, all with one tail; then rules that keep a budget.
+local chunks = math.floor(opt.tokens / tonumber(model.config.csa_rate))
+local tail = math.floor(0.0025 * chunks)
+local function of_serving(from, its) return lsa.indexer{model = serving, from = from, layers = its, ensemble = opt.ensemble} end
+local trained = of_serving(path, layers)
+local ways = {{label = "full attention", fork = {select = "full"}, indexer = trained}}
+for _, theta in ipairs(opt.thetas) do
+  ways[#ways + 1] = {label = ("LSA, theta %g"):format(theta), fork = {select = {"lsa_threshold", theta = theta}, budget = 1}, indexer = trained}
+end
+for _, budget in ipairs(opt.budgets) do
+  for _, rule in ipairs {{"LSA, best", "lsa_topk", trained}, {"native indexer, best", "lsa_topk", of_serving("native", layers)},
+    {"recency only", "recency"}, {"random", "random"}} do
+    ways[#ways + 1] = {label = ("%s %g %%"):format(rule[1], 100 * budget), fork = {select = rule[2], budget = budget}, indexer = rule[3]}
+  end
+end
+
+local numbers = {}
+for i = 1, opt.contexts do numbers[i] = i end
+
+-- Everything that an answer depends on.
+local function about()
+  local names, texts = {}, {require("lsa.tasks.init").digest()}
+  for name in pairs(opt) do
+    if name ~= "output" and name ~= "contexts" and name ~= "install" and name ~= "held" then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for i, name in ipairs(names) do
+    local value = opt[name]
+    texts[i + 1] = name .. "=" .. (type(value) == "table" and table.concat(value, ",") or tostring(value))
+  end
+  return table.concat(texts, " ")
+end
+
+local task = asked.kinds(serving, {tokens = opt.tokens, kinds = kinds, items = opt.items, part = opt.part, text = opt.text,
+  seed = opt.seed * 100, session = {tail = tail}}, kinds, "train_indexer")
+local results = lsa.sweep{grid = {context = numbers}, run = function(params) return paired.ask(task, params.context, ways) end,
+  label = "answering", results = output .. "/answers.jsonl", about = about()}
+
+local full = paired.joined(results.rows, "full attention")
+say "answered"
+print(("\n%d questions in %d contexts of %d tokens, of part %s; tail of %d chunks; seed %d\n"):format(full.n, opt.contexts, opt.tokens,
+  opt.part, tail, opt.seed))
+local head = ("%-24s %9s %17s %9s %9s %7s %7s"):format("", "accuracy", "against full", "of the KV", "evidence", "failed", "clipped")
+for _, kind in ipairs(#kinds > 1 and kinds or {}) do head = head .. (" %6s"):format(kind:gsub("_", ""):sub(1, 4) .. kind:sub(-2)) end
+print(head)
+for _, way in ipairs(ways) do
+  local sum = paired.joined(results.rows, way.label)
+  local difference, width = paired.against(sum, full)
+  local line = ("%-24s %8.2f%% %17s %8.2f%% %8.1f%% %7d %7d"):format(way.label, 100 * sum.accuracy,
+    way == ways[1] and "" or ("%+.2f ± %.2f"):format(difference, width), sum.resident_pct, 100 * sum.evidence, sum.failed * sum.n,
+    sum.clipped * sum.n)
+  for _, kind in ipairs(#kinds > 1 and kinds or {}) do
+    line = line .. (" %6.1f"):format(100 * paired.joined(results.rows, way.label, kind).accuracy)
+  end
+  print(line)
+end
+
+if opt.install then
+  indexer:save(directory .. "/indexer.safetensors")
+  print(("\n%s is the model's indexer now"):format(path))
+end
