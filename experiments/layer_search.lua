@@ -8,7 +8,7 @@ local progress = require "lsa.progress"
 local opt = require "lsa.args" [[
 Rates sets of target layers by the share of golden chunks outside the recency tail among the best k: every set, where there are few
 layers, and in any case greedily, a layer at a time.
-  <train> (string)             a folder of traces to train on, such as build/train_needle/train
+  <train> (string)             a folder of traces to train on, such as build/train_indexer/ruler/train
   <held> (string)              a folder of traces to rate with
   --indexer (default none)     an indexer of all layers in question; none: one is trained
   --steps (default 4000)       of training

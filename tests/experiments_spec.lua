@@ -78,11 +78,11 @@ describe("experiments/evictions.lua", function()
   end)
 end)
 
--- A small train_needle run; with n: killed where its n-th file operation would begin.
+-- A small run of train_indexer.lua; with n: killed where its n-th file operation would begin.
 local function train(folder, text, n)
-  local script = lsa.root .. "/experiments/train_needle.lua"
-  local words = ("-o %s --text %s --documents 2 --held 1 --scale 0.06 --steps 700 --batch 8 --tokens 1200 --contexts 3 --needles 2 " ..
-    "--thetas 0.5,0.7"):format(folder, text)
+  local script = lsa.root .. "/experiments/train_indexer.lua"
+  local words = ("needle -o %s --text %s --documents 3 --held 1 --scale 0.06 --steps 700 --batch 8 --tokens 1500 --contexts 3 --items 1 " ..
+    "--kinds single,words --voters all --layers all --thetas 0.5,0.7 --budgets 0.1"):format(folder, text)
   return process.shell(n and process.killed_at(n, script, words) or ("%s %s %s"):format(process.program, process.quote(script), words))
 end
 
@@ -91,17 +91,18 @@ local function tables_of(out)
   return (out:gsub("%[[^\n]*\n", ""))
 end
 
-describe("experiments/train_needle.lua", function()
+describe("experiments/train_indexer.lua", function()
   it("ends with the same tables when it is killed again and again, and serves layer_search.lua", function()
     with_text(function(text)
       files.with_folder(function(folder)
         local whole, problem, code = train(folder .. "/whole", text)
         assert.equal(0, code, problem)
         assert.matches("Memory Indexer, mean +[%d.]+%% +[%d.]+ +[%d.]+", whole)
-        assert.matches("6 questions in 3 contexts of 1200 tokens", whole)
-        assert.matches("full attention +[%d.]+%% +100.00%% +100.0%% +0 +0 +0\n", whole)
+        assert.matches("6 questions in 3 contexts of 1500 tokens, of part test", whole)
+        assert.matches("full attention +[%d.]+%% +100.00%% +100.0%% +0 +0 ", whole)
         assert.is_nil(whole:find("± 0.00", 1, true))
         assert.matches("LSA, theta 0.5 +[%d.]+%% +[+-][%d.]+ ± [%d.]+ +[%d.]+%%", whole)
+        assert.matches("\nrecency only 10 %% +[%d.]+%%", whole)
 
         local kills, out = 0, nil
         for attempt = 0, 40 do
