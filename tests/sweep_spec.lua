@@ -208,8 +208,8 @@ describe("a sweep", function()
         needles[seed] = given.made[seed * 1000 + 1]
       end
       assert.not_equal(needles[1].text, needles[2].text)
-      assert.not_equal(needles[1].needles[1].key, needles[2].needles[1].key)
-      assert.not_equal(needles[1].needles[1].at, needles[2].needles[1].at)
+      assert.not_equal(needles[1].questions[1].key, needles[2].questions[1].key)
+      assert.not_equal(needles[1].questions[1].at, needles[2].questions[1].at)
     end)
   end)
 end)
