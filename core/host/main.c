@@ -14,6 +14,9 @@
  *   at_prompt()        whether what runs goes on after Ctrl-C
  *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
  *   flush()            writes what the standard output has gathered
+ *   thread(module, s)  calls the function that the module returns with the string s, in a thread and a
+ *                      Lua of its own: what must go on while Lua computes. Signals are not its business
+ *   in_notebook()      Ctrl-C is a signal that a front end sends, whatever it was when lsa started
  *   input_closed       whether there was no standard input
  *   interrupt_fd       readable once it was pressed, for a wait that must not miss it */
 #define _GNU_SOURCE
@@ -64,6 +67,7 @@ static char modules[PATH_MAX];        /* "@<root>/lua/lsa/": what the library's 
 static volatile sig_atomic_t how;     /* what call is doing */
 static volatile sig_atomic_t presses; /* of Ctrl-C since it began */
 static volatile sig_atomic_t ticks;   /* since the first of these */
+static const char *still_running = "still running; Ctrl-\\ ends lsa\n";
 static int interrupt_fd = -1;
 
 /* What is being done, for the last word; Lua writes it through the FFI. */
@@ -211,7 +215,7 @@ static void on_tick(int number)
     (void)number;
     if (how == IDLE || presses == 0) return;
     ticks = ticks + 1;
-    if (how == PROMPT && ticks == GRACE_TICKS) write_text("still running; Ctrl-\\ ends lsa\n");
+    if (how == PROMPT && ticks == GRACE_TICKS) write_text(still_running);
     if (how == SCRIPT && ticks == GRACE_TICKS) {
         write_text("lsa: interrupted\n");
         _exit(EXIT_INTERRUPT);
@@ -334,6 +338,14 @@ static void on_crash(int number)
     raise(number);
 }
 #endif
+
+static int host_in_notebook(lua_State *L)
+{
+    (void)L;
+    still_running = "still running; restarting the kernel ends it\n";
+    handle(SIGINT, on_interrupt, 0);
+    return 0;
+}
 
 static struct sigaction before[_NSIG]; /* of a sanitizer, which reports crashes itself */
 
@@ -463,10 +475,78 @@ static void set_path(lua_State *L, int package, const char *name, const char *fi
     lua_pop(L, 1);
 }
 
+/* ---- threads ---- */
+
+/* Strings that outlive the state that starts the thread. */
+typedef struct {
+    char module[128], *argument, *path, *cpath;
+} thread_start;
+
+static int run_thread(lua_State *L)
+{
+    thread_start *thread = lua_touserdata(L, 1);
+    luaL_openlibs(L);
+    lua_getglobal(L, "package");
+    lua_pushstring(L, thread->path);
+    lua_setfield(L, -2, "path");
+    lua_pushstring(L, thread->cpath);
+    lua_setfield(L, -2, "cpath");
+    lua_getglobal(L, "require");
+    lua_pushstring(L, thread->module);
+    lua_call(L, 1, 1);
+    lua_pushstring(L, thread->argument);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+static void *thread_main(void *argument)
+{
+    thread_start *thread = argument;
+    lua_State *L = lua_newstate(allocate, NULL);
+    if (!L || lua_cpcall(L, run_thread, thread))
+        fprintf(stderr, "lsa: %s: %s\n", thread->module, L ? lua_tostring(L, -1) : "no memory");
+    if (L) lua_close(L);
+    free(thread->argument);
+    free(thread->path);
+    free(thread->cpath);
+    free(thread);
+    return NULL;
+}
+
+static char *copy_text(const char *text)
+{
+    char *copy = realloc(NULL, strlen(text) + 1);
+    return copy ? strcpy(copy, text) : NULL;
+}
+
+static int host_thread(lua_State *L)
+{
+    const char *module = luaL_checkstring(L, 1), *argument = luaL_checkstring(L, 2);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    lua_getfield(L, -2, "cpath");
+    thread_start *thread = realloc(NULL, sizeof *thread);
+    if (!thread) return luaL_error(L, "no memory for a thread");
+    snprintf(thread->module, sizeof thread->module, "%s", module);
+    thread->argument = copy_text(argument);
+    thread->path = copy_text(lua_tostring(L, -2));
+    thread->cpath = copy_text(lua_tostring(L, -1));
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_t id;
+    int failed = !thread->argument || !thread->path || !thread->cpath ||
+                 pthread_create(&id, NULL, thread_main, thread);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (failed) return luaL_error(L, "no memory for a thread");
+    pthread_detach(id);
+    return 0;
+}
+
 /* Pushes the host table, and registers it. */
 static int push_host(lua_State *L)
 {
-    lua_createtable(L, 0, 10);
+    lua_createtable(L, 0, 12);
     if (!push_tree(L)) return 0;
     lua_setfield(L, -3, "build");
     snprintf(modules, sizeof modules, "@%s/lua/lsa/", lua_tostring(L, -1));
@@ -483,6 +563,10 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "interrupted");
     lua_pushcfunction(L, host_flush);
     lua_setfield(L, -2, "flush");
+    lua_pushcfunction(L, host_thread);
+    lua_setfield(L, -2, "thread");
+    lua_pushcfunction(L, host_in_notebook);
+    lua_setfield(L, -2, "in_notebook");
     lua_pushboolean(L, closed[STDIN_FILENO]);
     lua_setfield(L, -2, "input_closed");
     lua_pushinteger(L, interrupt_fd);

@@ -33,6 +33,7 @@ local names = {
   tasks = "lsa.tasks.init",
   replay = "lsa.replay:new",
   dump = "lsa.dump:document",
+  display = "lsa.display",
   root = "lsa.ffi:root",
 }
 

@@ -15,6 +15,7 @@ usage: lsa [script.lua | -e CODE | command] [arguments]
   lsa test [arguments]   the tests, through busted; --device cuda runs them on the GPU, --help says more
   lsa bench [filter]     the benchmarks
   lsa doctor             what this machine has, what is missing
+  lsa kernel --install   makes lsa a kernel of Jupyter notebooks
   lsa --help, --version
 
 The launcher ./lsa takes --debug or --sanitize before all of these, for a build of that kind.
@@ -115,6 +116,7 @@ local commands = {
   test = command "process",
   bench = command "process",
   doctor = command "script",
+  kernel = function(argv) return finish(require "lsa.prompt.kernel".main(set_arguments(argv, 1))) end,
   ["--help"] = function()
     io.write(usage)
     return 0

@@ -119,7 +119,7 @@ local linked = {
     function(v) return ("%d.%d.%d"):format(v.major, v.minor, v.patch) end },
 }
 
-local installs = {mpi = "./lsa --with-mpi", checks = "./lsa --with-checks"}
+local installs = {mpi = "./lsa --with-mpi", checks = "./lsa --with-checks", jupyter = "./lsa --with-jupyter"}
 
 local function installed(name)
   local info = "/var/lib/dpkg/info/" .. name

@@ -10,6 +10,7 @@ local unistd = require "posix.unistd"
 local M = {}
 
 local environment, declare = locals.environment()
+M.environment = environment -- what is typed runs in it
 
 local function is_incomplete(message) return message:find "near '<eof>'$" ~= nil end
 

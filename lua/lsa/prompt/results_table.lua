@@ -7,6 +7,7 @@
 --   t:column "accuracy" -> list
 --   t:plot{title = …}               the picture that fits (lua/lsa/plot/results.lua); x, y, series: columns' names, to choose another
 local cjson = require "cjson"
+local display = require "lsa.display"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local replace = require "lsa.files.replace"
@@ -134,6 +135,21 @@ function Grid:__tostring()
 end
 
 function Grid:plot(opt) return require("lsa.plot").table(self, opt) end
+
+-- As a notebook shows it.
+function Grid:__mime()
+  local rows, left = {}, {}
+  for j in ipairs(self.columns) do left[j] = true end
+  for i, row in ipairs(self.rows) do
+    rows[i] = {}
+    for j, name in ipairs(self.columns) do
+      rows[i][j] = shown(row[name])
+      if type(row[name]) == "number" then left[j] = nil end
+    end
+  end
+  local html = display.table {header = self.columns, rows = rows, left = left, notes = self.notes}
+  return {["text/plain"] = tostring(self), ["text/html"] = html}
+end
 
 function M.new(rows, columns, notes, axes)
   return setmetatable({rows = rows, columns = columns, notes = notes or {}, axes = axes}, Grid)

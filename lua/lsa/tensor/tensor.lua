@@ -610,6 +610,20 @@ local function describe(self)
   return table.concat(lines, "\n")
 end
 
+-- As a notebook shows it: vectors and matrices as tables, of more dimensions the first matrix.
+function Tensor:__mime()
+  local text = describe(self)
+  local head = text:match "^[^\n]*"
+  if self.c.rank == 0 or count(self.c) == 0 then return {["text/plain"] = text} end
+  local t, prefix = host(self), ""
+  while t.c.rank > 2 do
+    t, prefix = t:row(0), prefix .. "0, "
+  end
+  local matrix = t.c.rank == 1 and t:reshape {1, #t} or t
+  local function label(row) return t.c.rank == 1 and "" or prefix .. row end
+  return {["text/plain"] = text, ["text/html"] = require "lsa.tensor.html"(matrix, head, number_text, label)}
+end
+
 -- ---- what is made of all this ----
 
 inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor, M, names, host, view, count
