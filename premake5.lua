@@ -51,9 +51,9 @@ project "liblsa"
     files { "core/**.c", "kernels/*.c" }
     excludes { "core/host/main.c", "core/mpi/collective_mpi.c" }
     buildoptions(warnings)
-    buildoptions { "-fPIC", "-fopenmp" }
-    linkoptions { "-fopenmp", "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- OpenMP threads outlive a dlclose
-    links { "m", "dl", "pthread", "jansson", "dnnl", "uring", "xxhash", "z" }
+    buildoptions "-fPIC"
+    linkoptions { "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- its threads outlive a dlclose
+    links { "m", "dl", "pthread", "jansson", "dnnl", "gomp", "uring", "xxhash", "z" }
     each_configuration(function (name)
         if name == "sanitize" then
             buildoptions { "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer" }

@@ -2,6 +2,7 @@
 #include "kernels/adamw.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 enum { PART = 1 << 16 }; /* what a thread takes at a time: the same whatever their number */
@@ -58,6 +59,21 @@ LSA_PATHS(update_part,
           (float *x, float *m, float *v, const float *gradient, int64_t n, const factors *f),
           (x, m, v, gradient, n, f))
 
+typedef struct updating {
+    float *x, *m, *v;
+    const float *gradient;
+    int64_t n;
+    const factors *f;
+} updating;
+
+static void update_parts(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const updating *u = context;
+    int64_t at = first * PART, to = end * PART < u->n ? end * PART : u->n;
+    update_part(u->x + at, u->m + at, u->v + at, u->gradient + at, to - at, u->f);
+}
+
 int lsa_adamw_cpu(float *x, float *m, float *v, const float *gradient, int64_t n,
                   const lsa_adamw *how, void *stream)
 {
@@ -66,11 +82,8 @@ int lsa_adamw_cpu(float *x, float *m, float *v, const float *gradient, int64_t n
     if (how->step < 1)
         return lsa_fail(LSA_EARG, "adamw: step %lld; the first one is 1", (long long)how->step);
     factors f = factors_of(how);
-#pragma omp parallel for num_threads(lsa_threads_for(n / 2)) schedule(static)
-    for (int64_t from = 0; from < n; from += PART) {
-        int64_t count = n - from < PART ? n - from : PART;
-        update_part(x + from, m + from, v + from, gradient + from, count, &f);
-    }
+    lsa_parallel(lsa_threads_for(n / 2), (n + PART - 1) / PART, update_parts,
+                 &(updating){x, m, v, gradient, n, &f});
     return LSA_OK;
 }
 
@@ -96,6 +109,20 @@ static inline LSA_BODY void square_part_body(double *sum, const float *x, int64_
 
 LSA_PATHS(square_part, (double *sum, const float *x, int64_t n), (sum, x, n))
 
+typedef struct squaring {
+    double *sums;
+    const float *x;
+    int64_t n;
+} squaring;
+
+static void square_parts(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const squaring *s = context;
+    for (int64_t i = from; i < to; i++)
+        square_part(s->sums + i, s->x + i * PART, s->n - i * PART < PART ? s->n - i * PART : PART);
+}
+
 int64_t lsa_square_sum_workspace(int64_t n)
 {
     return (n + PART - 1) / PART * (int64_t)sizeof(double);
@@ -107,9 +134,7 @@ int lsa_square_sum_cpu(double *sum, const float *x, int64_t n, void *workspace, 
     if (n < 0) return lsa_fail(LSA_ESHAPE, "square_sum: %lld values", (long long)n);
     double *parts = workspace;
     int64_t count = (n + PART - 1) / PART;
-#pragma omp parallel for num_threads(lsa_threads_for(n / 8)) schedule(static)
-    for (int64_t i = 0; i < count; i++)
-        square_part(parts + i, x + i * PART, n - i * PART < PART ? n - i * PART : PART);
+    lsa_parallel(lsa_threads_for(n / 8), count, square_parts, &(squaring){parts, x, n});
     *sum = 0;
     for (int64_t i = 0; i < count; i++) *sum += parts[i];
     return LSA_OK;

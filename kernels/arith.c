@@ -2,7 +2,10 @@
  */
 #include "kernels/arith.h"
 
+#include <stdatomic.h>
+
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
@@ -218,33 +221,62 @@ static int check_periods(const char *what, int64_t n, int64_t a_period, int64_t 
                     (long long)(n >= 0 && divides(a_period, n) ? b_period : a_period));
 }
 
-/* Calls `statement` for m elements from `at` on, throughout which x and y step or do not: a_step and b_step. The pieces that threads
- * take are the same for any number of them. */
-#define PIECES(statement)                                                                          \
-    do {                                                                                           \
-        int threads = lsa_threads_for(n / 4);                                                      \
-        _Pragma("omp parallel for num_threads(threads) if (threads > 1)") for (int64_t start = 0;  \
-                                                                               start < n;          \
-                                                                               start += PIECE)     \
-        {                                                                                          \
-            int64_t end = start + PIECE < n ? start + PIECE : n, m;                                \
-            for (int64_t at = start; at < end; at += m) {                                          \
-                int a_step = steps(s.a_period), b_step = steps(s.b_period);                        \
-                int64_t am = flat(at, end - at, s.a_period), bm = flat(at, end - at, s.b_period);  \
-                m = am < bm ? am : bm;                                                             \
-                if (!a_step && !b_step) a_step = m = 1;                                            \
-                const void *x = place(s.a, at, s.a_period, s.size);                                \
-                const void *y = place(s.b, at, s.b_period, s.size);                                \
-                statement;                                                                         \
-            }                                                                                      \
-        }                                                                                          \
-    } while (0)
+/* A call. apply takes m elements from `at` on, throughout which x and y step or do not: a_step and b_step. */
+typedef struct elements elements;
+typedef void apply_fn(elements *e, int64_t at, const void *x, const void *y, int64_t m, int a_step,
+                      int b_step);
+struct elements {
+    void *out;
+    operands s;
+    int64_t n;
+    int32_t op;
+    apply_fn *apply;
+    atomic_int lost; /* whether an integer does not fit */
+};
 
-static void note(int64_t *lost, int64_t over)
+#define APPLY(kind, type)                                                                          \
+    static void apply_##kind(elements *e, int64_t at, const void *x, const void *y, int64_t m,     \
+                             int a_step, int b_step)                                               \
+    {                                                                                              \
+        kind((type *)e->out + at, x, y, m, a_step, b_step, e->op);                                 \
+    }
+APPLY(arith_f32, float)
+APPLY(arith_f64, double)
+APPLY(compare_f32, uint8_t)
+APPLY(compare_f64, uint8_t)
+APPLY(compare_i32, uint8_t)
+APPLY(compare_i64, uint8_t)
+
+static void apply_integers(elements *e, int64_t at, const void *x, const void *y, int64_t m,
+                           int a_step, int b_step)
 {
-    if (!over) return;
-#pragma omp atomic write
-    *lost = 1;
+    int64_t over;
+    if (e->s.size == 4)
+        quick_i32((int32_t *)e->out + at, x, y, m, a_step, b_step, e->op, &over);
+    else
+        quick_i64((int64_t *)e->out + at, x, y, m, a_step, b_step, e->op, &over);
+    if (over) e->lost = 1;
+}
+
+static void apply_pieces(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    elements *e = context;
+    const operands s = e->s;
+    int64_t end = to * PIECE < e->n ? to * PIECE : e->n, m;
+    for (int64_t at = from * PIECE; at < end; at += m) {
+        int a_step = steps(s.a_period), b_step = steps(s.b_period);
+        int64_t am = flat(at, end - at, s.a_period), bm = flat(at, end - at, s.b_period);
+        m = am < bm ? am : bm;
+        if (!a_step && !b_step) a_step = m = 1;
+        e->apply(e, at, place(s.a, at, s.a_period, s.size), place(s.b, at, s.b_period, s.size), m,
+                 a_step, b_step);
+    }
+}
+
+static void apply_to_all(elements *e)
+{
+    lsa_parallel(lsa_threads_for(e->n / 4), (e->n + PIECE - 1) / PIECE, apply_pieces, e);
 }
 
 static int64_t integer_at(const char *x, int64_t at, int64_t period, int64_t size)
@@ -266,20 +298,6 @@ static int too_large(operands s, int64_t n, int32_t op)
                     (long long)i, (long long)x, (long long)y, s.size == 4 ? "i32" : "i64");
 }
 
-static int integers(void *out, operands s, int64_t n, int32_t op)
-{
-    int64_t lost = 0;
-    PIECES({
-        int64_t over;
-        if (s.size == 4)
-            quick_i32((int32_t *)out + at, x, y, m, a_step, b_step, op, &over);
-        else
-            quick_i64((int64_t *)out + at, x, y, m, a_step, b_step, op, &over);
-        note(&lost, over);
-    });
-    return lost ? too_large(s, n, op) : LSA_OK;
-}
-
 int lsa_arith_cpu(void *out, const void *a, const void *b, int64_t n, int64_t a_period,
                   int64_t b_period, int32_t op, int32_t dtype, void *stream)
 {
@@ -289,15 +307,17 @@ int lsa_arith_cpu(void *out, const void *a, const void *b, int64_t n, int64_t a_
     operands s = {a, b, a_period, b_period, lsa_dtype_size(dtype)};
     if (dtype == LSA_F32 && a_period == n && b_period > 0 && op <= LSA_DIV)
         return lsa_binary_cpu(out, a, b, n, b_period, op, stream);
+    elements e = {.out = out, .s = s, .n = n, .op = op};
     if (dtype == LSA_F32)
-        PIECES(arith_f32((float *)out + at, x, y, m, a_step, b_step, op));
+        e.apply = apply_arith_f32;
     else if (dtype == LSA_F64)
-        PIECES(arith_f64((double *)out + at, x, y, m, a_step, b_step, op));
+        e.apply = apply_arith_f64;
     else if ((dtype == LSA_I64 || dtype == LSA_I32) && op != LSA_DIV)
-        return integers(out, s, n, op);
+        e.apply = apply_integers;
     else
         return lsa_fail(LSA_EDTYPE, "arith: op %d has no %s", op, lsa_dtype_name(dtype));
-    return LSA_OK;
+    apply_to_all(&e);
+    return e.lost ? too_large(s, n, op) : LSA_OK;
 }
 
 int lsa_compare_cpu(uint8_t *out, const void *a, const void *b, int64_t n, int64_t a_period,
@@ -307,17 +327,18 @@ int lsa_compare_cpu(uint8_t *out, const void *a, const void *b, int64_t n, int64
     if (op < LSA_LT || op > LSA_GE) return lsa_fail(LSA_EARG, "compare: op %d is unknown", op);
     int rc = check_periods("compare", n, a_period, b_period);
     if (rc || n == 0) return rc;
-    operands s = {a, b, a_period, b_period, lsa_dtype_size(dtype)};
+    elements e = {out, {a, b, a_period, b_period, lsa_dtype_size(dtype)}, n, op, NULL, 0};
     if (dtype == LSA_F32)
-        PIECES(compare_f32(out + at, x, y, m, a_step, b_step, op));
+        e.apply = apply_compare_f32;
     else if (dtype == LSA_F64)
-        PIECES(compare_f64(out + at, x, y, m, a_step, b_step, op));
+        e.apply = apply_compare_f64;
     else if (dtype == LSA_I32)
-        PIECES(compare_i32(out + at, x, y, m, a_step, b_step, op));
+        e.apply = apply_compare_i32;
     else if (dtype == LSA_I64)
-        PIECES(compare_i64(out + at, x, y, m, a_step, b_step, op));
+        e.apply = apply_compare_i64;
     else
         return lsa_fail(LSA_EDTYPE, "compare: there is no comparison of %s", lsa_dtype_name(dtype));
+    apply_to_all(&e);
     return LSA_OK;
 }
 
@@ -408,6 +429,24 @@ static int map_i64(int64_t *out, const int64_t *a, int64_t n, int32_t op)
     return LSA_OK;
 }
 
+typedef struct mapping {
+    void *out;
+    const void *a;
+    int64_t n;
+    int32_t op, dtype;
+} mapping;
+
+static void map_pieces(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const mapping *c = context;
+    int64_t at = from * PIECE, m = (to * PIECE < c->n ? to * PIECE : c->n) - at;
+    if (c->dtype == LSA_F32)
+        map_f32((float *)c->out + at, (const float *)c->a + at, m, c->op);
+    else
+        map_f64((double *)c->out + at, (const double *)c->a + at, m, c->op);
+}
+
 int lsa_map_cpu(void *out, const void *a, int64_t n, int32_t op, int32_t dtype, void *stream)
 {
     if (op < LSA_MAP_ABS || op > LSA_MAP_SIGMOID)
@@ -419,14 +458,7 @@ int lsa_map_cpu(void *out, const void *a, int64_t n, int32_t op, int32_t dtype, 
     if (dtype == LSA_F32 && op >= LSA_MAP_EXP)
         return lsa_unary_cpu(out, a, n, op - LSA_MAP_EXP + LSA_EXP, stream);
     int threads = lsa_threads_for(dtype == LSA_F64 && op >= LSA_MAP_TANH ? n * 16 : n);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t at = 0; at < n; at += PIECE) {
-        int64_t m = n - at < PIECE ? n - at : PIECE;
-        if (dtype == LSA_F32)
-            map_f32((float *)out + at, (const float *)a + at, m, op);
-        else
-            map_f64((double *)out + at, (const double *)a + at, m, op);
-    }
+    lsa_parallel(threads, (n + PIECE - 1) / PIECE, map_pieces, &(mapping){out, a, n, op, dtype});
     return LSA_OK;
 }
 

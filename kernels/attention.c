@@ -7,11 +7,11 @@
 #include "kernels/attention.h"
 
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "kernels/attention_tile.h"
 
@@ -306,25 +306,52 @@ static void cut_join(const call *c, const cut *k, int64_t t, int64_t g, int64_t 
     memcpy(k->sum + from, sums.sum, (size_t)heads * sizeof(float));
 }
 
-static void attend_cut(const call *c, float *workspace, int64_t threads)
+/* A call's queries, or one of them that is cut, with the memory of its threads. */
+typedef struct shared {
+    const call *c;
+    float *workspace;
+    cut k;
+    int64_t t, together;
+} shared;
+
+static void cut_tasks(void *context, int64_t from, int64_t to, int thread)
 {
-    cut k = cut_of(c, workspace + lsa_threads() * scratch_floats(c->heads, c->padded, c->most),
-                   threads);
-#pragma omp parallel num_threads(threads)
-    {
-        scratch s = scratch_at(workspace, c, omp_get_thread_num());
-        for (int64_t t = 0; t < c->tokens; t++) {
-            int64_t records = records_of(c, t), sections = sections_of(records);
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t task = 0; task < k.groups * sections; task++) cut_task(c, &s, &k, t, task);
-#pragma omp for schedule(static)
-            for (int64_t g = 0; g < k.groups; g++) cut_join(c, &k, t, g, sections);
-            if (!c->mass) continue;
-#pragma omp for schedule(static)
-            for (int64_t j = 0; j < records; j += TILE)
-                c->ops->mass(c->mass + t * c->id_stride + j, k.kept + j, k.max, k.sum,
-                             min(TILE, records - j), c->heads, c->most);
-        }
+    const shared *a = context;
+    scratch s = scratch_at(a->workspace, a->c, thread);
+    for (int64_t task = from; task < to; task++) cut_task(a->c, &s, &a->k, a->t, task);
+}
+
+static void cut_joins(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const shared *a = context;
+    for (int64_t g = from; g < to; g++)
+        cut_join(a->c, &a->k, a->t, g, sections_of(records_of(a->c, a->t)));
+}
+
+static void cut_mass(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const shared *a = context;
+    const call *c = a->c;
+    int64_t j = from * TILE, end = min(to * TILE, records_of(c, a->t));
+    c->ops->mass(c->mass + a->t * c->id_stride + j, a->k.kept + j, a->k.max, a->k.sum, end - j,
+                 c->heads, c->most);
+}
+
+static void attend_cut(const call *c, float *workspace, int threads)
+{
+    shared a = {.c = c, .workspace = workspace};
+    a.k = cut_of(c, workspace + lsa_threads() * scratch_floats(c->heads, c->padded, c->most),
+                 threads);
+    for (a.t = 0; a.t < c->tokens; a.t++) {
+        int64_t records = records_of(c, a.t);
+        lsa_parallel(threads, a.k.groups * sections_of(records), cut_tasks, &a);
+        lsa_parallel(lsa_threads_for(sections_of(records) * c->heads * c->dim / 8), a.k.groups,
+                     cut_joins, &a);
+        if (c->mass)
+            lsa_parallel(lsa_threads_for(records * c->heads), (records + TILE - 1) / TILE, cut_mass,
+                         &a);
     }
 }
 
@@ -354,27 +381,22 @@ int lsa_attention_check(const lsa_records *records, int64_t tokens, int64_t head
     return LSA_OK;
 }
 
-static void attend_all(const call *c, float *workspace, int64_t threads)
+static void attend_part(void *context, int64_t from, int64_t to, int thread)
 {
-    int64_t fair = (c->tokens + 2 * threads - 1) / (2 * threads);
-    int64_t together = 1, chunk = min(4, fair);
-    if (c->records && !c->ids && !c->mass) {
-        together = min(queries_together(c->heads, c->padded), fair);
-        chunk = 1;
-    }
-    if (threads == 1) {
-        scratch s = scratch_at(workspace, c, 0);
-        for (int64_t t = 0; t < c->tokens; t += together)
-            attend_queries(c, &s, t, min(together, c->tokens - t));
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        scratch s = scratch_at(workspace, c, omp_get_thread_num());
-#pragma omp for schedule(dynamic, chunk)
-        for (int64_t t = 0; t < c->tokens; t += together)
-            attend_queries(c, &s, t, min(together, c->tokens - t));
-    }
+    const shared *a = context;
+    int64_t end = min(to * a->together, a->c->tokens);
+    scratch s = scratch_at(a->workspace, a->c, thread);
+    for (int64_t t = from * a->together; t < end; t += a->together)
+        attend_queries(a->c, &s, t, min(a->together, end - t));
+}
+
+static void attend_all(const call *c, float *workspace, int threads)
+{
+    shared a = {.c = c, .workspace = workspace, .together = 1};
+    if (c->records && !c->ids && !c->mass)
+        a.together = min(queries_together(c->heads, c->padded),
+                         (c->tokens + 2 * threads - 1) / (2 * threads));
+    lsa_parallel(threads, (c->tokens + a.together - 1) / a.together, attend_part, &a);
 }
 
 int lsa_attention_cpu(float *out, float *mass, const float *q, const float *window,
@@ -393,7 +415,8 @@ int lsa_attention_cpu(float *out, float *mass, const float *q, const float *wind
     c.record_bytes = records ? lsa_kv_record_bytes(records->format, dim, rope_dim) : 0;
     int rc = lsa_attention_check(records, tokens, heads, dim, rope_dim, room, own, window_size);
     if (rc) return rc;
-    int64_t threads = lsa_threads_for(measure(&c));
+    if (tokens == 0) return LSA_OK;
+    int threads = lsa_threads_for(measure(&c));
     if (tokens < threads)
         attend_cut(&c, workspace, threads);
     else
@@ -430,6 +453,23 @@ static int64_t span_work(const lsa_span *s, const lsa_attending *a)
     return s->rows * (a->window_size + records) * (a->heads + 2) * a->dim / 24;
 }
 
+/* Spans side by side: a thread of a team works alone. */
+typedef struct side_by_side {
+    float *out, *mass, *workspace;
+    const lsa_span *spans;
+    const lsa_attending *attending;
+    int64_t layer, share;
+    lsa_failure failure;
+} side_by_side;
+
+static void attend_spans(void *context, int64_t from, int64_t to, int thread)
+{
+    side_by_side *b = context;
+    for (int64_t i = from; i < to; i++)
+        lsa_failure_note(&b->failure, attend_span(b->out, b->mass, &b->spans[i], b->layer,
+                                                  b->attending, b->workspace + thread * b->share));
+}
+
 int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count, int64_t layer,
                    const lsa_attending *attending, void *workspace, void *stream)
 {
@@ -444,19 +484,16 @@ int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count
     }
     if (attending->source != LSA_ATTEND_ENTRIES) most = attending->k;
     int threads = count > 1 ? lsa_threads_for(work) : 1;
-    if (threads == 1) { /* one after the other, each with all threads */
+    if (threads == 1 || 2 * count <= threads) { /* one after the other, each with all threads */
         for (int64_t i = 0; i < count; i++)
             LSA_TRY(attend_span(out, mass, &spans[i], layer, attending, workspace));
         return LSA_OK;
     }
     int64_t share =
         round_up(scratch_floats(attending->heads, round_up(attending->dim, 16), most), 16);
-    lsa_failure failure = {0};
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; i++) /* side by side: a thread of a team works alone */
-        lsa_failure_note(&failure, attend_span(out, mass, &spans[i], layer, attending,
-                                               (float *)workspace + omp_get_thread_num() * share));
-    return lsa_failure_raise(&failure);
+    side_by_side b = {out, mass, workspace, spans, attending, layer, share, {0}};
+    lsa_parallel(threads, count, attend_spans, &b);
+    return lsa_failure_raise(&b.failure);
 }
 
 int64_t lsa_attention_workspace(int64_t tokens, int64_t heads, int64_t dim, int64_t window_size,

@@ -2,6 +2,7 @@
 #include "kernels/compress.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/vector_math.h"
 
 /* m slots of one series: rows `stride` floats apart, the biases `bias_stride`. */
@@ -105,6 +106,12 @@ int lsa_compress_check(int64_t n, int64_t m, int64_t dim)
                     (long long)n, (long long)m, (long long)dim);
 }
 
+static void mix_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    mix_tasks(context, from, to);
+}
+
 int lsa_compress_cpu(float *out, const float *kv, const float *gate, const float *prev_kv,
                      const float *prev_gate, const float *position_bias, int64_t n, int64_t m,
                      int64_t dim, int32_t overlap, void *stream)
@@ -115,14 +122,6 @@ int lsa_compress_cpu(float *out, const float *kv, const float *gate, const float
     call c = {out, kv, gate, prev_kv, prev_gate, position_bias, m, dim, dim, 0, overlap};
     if (overlap) c.width = 2 * dim;
     c.blocks = (dim + BLOCK - 1) / BLOCK;
-    int64_t tasks = n * c.blocks;
-    int threads = lsa_threads_for(n * m * c.width * 3 / 4);
-    if (threads == 1) {
-        mix_tasks(&c, 0, tasks);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++)
-        mix_tasks(&c, tasks * part / threads, tasks * (part + 1) / threads);
+    lsa_parallel(lsa_threads_for(n * m * c.width * 3 / 4), n * c.blocks, mix_part, &c);
     return LSA_OK;
 }

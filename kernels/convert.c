@@ -3,6 +3,7 @@
 #include "kernels/convert.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/convert_private.h"
 
 enum { BLOCK = 512, PIECE = 1 << 16 };
@@ -236,6 +237,23 @@ int lsa_convert_check(int64_t n, int32_t out_dtype, int32_t in_dtype)
     return LSA_OK;
 }
 
+typedef struct conversion {
+    void *out;
+    const void *in;
+    int64_t n;
+    int32_t out_dtype, in_dtype;
+} conversion;
+
+static void convert_pieces(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const conversion *c = context;
+    int64_t from = first * PIECE, to = end * PIECE < c->n ? end * PIECE : c->n;
+    convert_piece((uint8_t *)c->out + bytes_of(from, c->out_dtype),
+                  (const uint8_t *)c->in + bytes_of(from, c->in_dtype), to - from, c->out_dtype,
+                  c->in_dtype);
+}
+
 int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int32_t in_dtype,
                     void *stream)
 {
@@ -243,14 +261,7 @@ int lsa_convert_cpu(void *out, const void *in, int64_t n, int32_t out_dtype, int
     int rc = lsa_convert_check(n, out_dtype, in_dtype);
     if (rc) return rc;
     int threads = lsa_threads_for(n / 4); /* a number takes some tenths of a nanosecond */
-    if (threads == 1) { /* a parallel region of one thread takes as long as thousands of numbers */
-        convert_piece(out, in, n, out_dtype, in_dtype);
-        return LSA_OK;
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t from = 0; from < n; from += PIECE)
-        convert_piece((uint8_t *)out + bytes_of(from, out_dtype),
-                      (const uint8_t *)in + bytes_of(from, in_dtype),
-                      n - from < PIECE ? n - from : PIECE, out_dtype, in_dtype);
+    lsa_parallel(threads, (n + PIECE - 1) / PIECE, convert_pieces,
+                 &(conversion){out, in, n, out_dtype, in_dtype});
     return LSA_OK;
 }

@@ -2,6 +2,7 @@
 #include "kernels/elementwise.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
@@ -85,6 +86,25 @@ int lsa_unary_check(int64_t n, int32_t op)
     return LSA_OK;
 }
 
+typedef struct binary_call {
+    float *out;
+    const float *a, *b;
+    int64_t length, pieces, period;
+    int32_t op;
+} binary_call;
+
+static void binary_pieces(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const binary_call *c = context;
+    for (int64_t p = first; p < end; p++) {
+        int64_t from = p % c->pieces * PIECE, at = p / c->pieces * c->length + from;
+        int64_t m = c->length - from < PIECE ? c->length - from : PIECE;
+        binary_piece(c->out + at, c->a + at, c->period == 1 ? c->b : c->b + from, m, c->period != 1,
+                     c->op);
+    }
+}
+
 int lsa_binary_cpu(float *out, const float *a, const float *b, int64_t n, int64_t period,
                    int32_t op, void *stream)
 {
@@ -93,14 +113,8 @@ int lsa_binary_cpu(float *out, const float *a, const float *b, int64_t n, int64_
     if (rc || n == 0) return rc;
     int64_t length = period == 1 ? n : period, pieces = (length + PIECE - 1) / PIECE,
             all = n / length * pieces;
-    int threads = lsa_threads_for(n / 4);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t p = 0; p < all; p++) {
-        int64_t row = p / pieces, from = p % pieces * PIECE;
-        int64_t m = length - from < PIECE ? length - from : PIECE;
-        const float *other = period == 1 ? b : b + from;
-        binary_piece(out + row * length + from, a + row * length + from, other, m, period != 1, op);
-    }
+    lsa_parallel(lsa_threads_for(n / 4), all, binary_pieces,
+                 &(binary_call){out, a, b, length, pieces, period, op});
     return LSA_OK;
 }
 
@@ -139,15 +153,28 @@ static inline LSA_BODY void unary_piece_body(float *out, const float *a, int64_t
 }
 LSA_PATHS(unary_piece, (float *out, const float *a, int64_t n, int32_t op), (out, a, n, op))
 
+typedef struct unary_call {
+    float *out;
+    const float *a;
+    int64_t n;
+    int32_t op;
+} unary_call;
+
+static void unary_pieces(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const unary_call *c = context;
+    int64_t at = from * PIECE, end = to * PIECE < c->n ? to * PIECE : c->n;
+    unary_piece(c->out + at, c->a + at, end - at, c->op);
+}
+
 int lsa_unary_cpu(float *out, const float *a, int64_t n, int32_t op, void *stream)
 {
     (void)stream;
     int rc = lsa_unary_check(n, op);
     if (rc) return rc;
-    int threads = lsa_threads_for(n);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t from = 0; from < n; from += PIECE)
-        unary_piece(out + from, a + from, n - from < PIECE ? n - from : PIECE, op);
+    lsa_parallel(lsa_threads_for(n), (n + PIECE - 1) / PIECE, unary_pieces,
+                 &(unary_call){out, a, n, op});
     return LSA_OK;
 }
 

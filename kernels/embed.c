@@ -5,6 +5,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "kernels/linear_private.h"
 
@@ -18,19 +19,32 @@ int lsa_embed_check(const lsa_weight *table, int64_t n, int64_t hc, int64_t hidd
     return lsa_weight_rows(NULL, table, 0, 0); /* whether it can be read */
 }
 
+typedef struct embedding {
+    float *streams;
+    const int32_t *tokens;
+    const lsa_weight *table;
+    int64_t hc, hidden;
+} embedding;
+
+static void embed_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const embedding *e = context;
+    for (int64_t i = from; i < to; i++) {
+        float *first = e->streams + i * e->hc * e->hidden;
+        lsa_linear_decode(first, e->table, e->tokens[i], 0, e->hidden, 0);
+        for (int64_t j = 1; j < e->hc; j++)
+            memcpy(first + j * e->hidden, first, (size_t)e->hidden * sizeof *first);
+    }
+}
+
 int lsa_embed_cpu(float *streams, const int32_t *tokens, const lsa_weight *table, int64_t n,
                   int64_t hc, int64_t hidden, void *stream)
 {
     (void)stream;
     LSA_TRY(lsa_embed_check(table, n, hc, hidden));
     if (hc == 0) return LSA_OK;
-    int threads = lsa_threads_for(n * hc * hidden / DECODED_PER_NS);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < n; i++) {
-        float *first = streams + i * hc * hidden;
-        lsa_linear_decode(first, table, tokens[i], 0, hidden, 0);
-        for (int64_t j = 1; j < hc; j++)
-            memcpy(first + j * hidden, first, (size_t)hidden * sizeof *first);
-    }
+    lsa_parallel(lsa_threads_for(n * hc * hidden / DECODED_PER_NS), n, embed_part,
+                 &(embedding){streams, tokens, table, hc, hidden});
     return LSA_OK;
 }

@@ -2,6 +2,7 @@
 #include "kernels/ensemble.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
@@ -51,16 +52,28 @@ int lsa_ensemble_check(int64_t layers, int32_t how)
     return LSA_OK;
 }
 
+typedef struct call {
+    float *out;
+    const float *logits;
+    int64_t layers, n;
+    int32_t how;
+} call;
+
+static void join_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const call *c = context;
+    ensemble(c->out, c->logits, c->layers, c->n, from * PART, to * PART < c->n ? to * PART : c->n,
+             c->how);
+}
+
 int lsa_ensemble_cpu(float *out, const float *logits, int64_t layers, int64_t n, int32_t how,
                      void *stream)
 {
     (void)stream;
     int rc = lsa_ensemble_check(layers, how);
     if (rc) return rc;
-    int64_t parts = (n + PART - 1) / PART;
-    int threads = lsa_threads_for(n * layers / 2);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t i = 0; i < parts; i++)
-        ensemble(out, logits, layers, n, i * PART, (i + 1) * PART < n ? (i + 1) * PART : n, how);
+    lsa_parallel(lsa_threads_for(n * layers / 2), (n + PART - 1) / PART, join_part,
+                 &(call){out, logits, layers, n, how});
     return LSA_OK;
 }

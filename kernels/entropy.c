@@ -5,6 +5,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 
 enum { LOGIT_NS = 10 };
 
@@ -29,14 +30,25 @@ int lsa_entropy_check(int64_t n, int64_t vocab)
                     (long long)vocab);
 }
 
+typedef struct call {
+    double *out;
+    const float *logits;
+    int64_t vocab;
+} call;
+
+static void measure_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const call *c = context;
+    for (int64_t r = from; r < to; r++) c->out[r] = entropy(c->logits + r * c->vocab, c->vocab);
+}
+
 int lsa_entropy_cpu(double *out, const float *logits, int64_t n, int64_t vocab, void *stream)
 {
     (void)stream;
     int rc = lsa_entropy_check(n, vocab);
     if (rc) return rc;
-    int threads = lsa_threads_for(n * vocab * LOGIT_NS);
-    if (threads > n) threads = n > 1 ? (int)n : 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < n; r++) out[r] = entropy(logits + r * vocab, vocab);
+    lsa_parallel(lsa_threads_for(n * vocab * LOGIT_NS), n, measure_rows,
+                 &(call){out, logits, vocab});
     return LSA_OK;
 }

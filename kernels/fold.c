@@ -1,7 +1,10 @@
 /* Owns reductions along one dimension of f32, f64 and i64: sixteen accumulators along a row, or one for each of some columns. */
 #include "kernels/fold.h"
 
+#include <stdatomic.h>
+
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 enum { LANES = 16, MANY = 64, COLUMNS = 64 };
@@ -228,6 +231,29 @@ static int check_shape(const char *what, int64_t outer, int64_t n, int64_t inner
     return LSA_OK;
 }
 
+typedef struct folding {
+    void *out;
+    const void *in;
+    int64_t n, inner, size;
+    int32_t op, dtype;
+    atomic_int lost; /* whether an integer sum does not fit */
+} folding;
+
+static int64_t parts_of(int64_t inner) { return (inner + COLUMNS - 1) / COLUMNS; }
+
+static void fold_columns(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    folding *f = context;
+    int64_t parts = parts_of(f->inner), inner = f->inner;
+    for (int64_t at = from; at < to; at++) {
+        int64_t o = at / parts, c = at % parts * COLUMNS;
+        task t = {(const char *)f->in + (o * f->n * inner + c) * f->size, f->n, inner,
+                  inner - c < COLUMNS ? inner - c : COLUMNS};
+        if (run((char *)f->out + (o * inner + c) * 8, &t, f->op, f->dtype) < 0) f->lost = 1;
+    }
+}
+
 int lsa_fold_cpu(void *out, const void *in, int64_t outer, int64_t n, int64_t inner, int32_t op,
                  int32_t dtype, void *stream)
 {
@@ -239,19 +265,9 @@ int lsa_fold_cpu(void *out, const void *in, int64_t outer, int64_t n, int64_t in
     if (n == 0 && (op == LSA_FOLD_MIN || op == LSA_FOLD_MAX))
         return lsa_fail(LSA_ESHAPE, "no elements to take the %s of",
                         op == LSA_FOLD_MIN ? "minimum" : "maximum");
-    int64_t size = lsa_dtype_size(dtype), parts = (inner + COLUMNS - 1) / COLUMNS;
-    int threads = lsa_threads_for(outer * n * inner / 4);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t at = 0; at < outer * parts; at++) {
-        int64_t o = at / parts, c = at % parts * COLUMNS;
-        task t = {(const char *)in + (o * n * inner + c) * size, n, inner,
-                  inner - c < COLUMNS ? inner - c : COLUMNS};
-        if (run((char *)out + (o * inner + c) * 8, &t, op, dtype) < 0) {
-#pragma omp atomic write
-            rc = LSA_EARG;
-        }
-    }
-    return rc ? lsa_fail(rc, "sum: a sum does not fit 64 bits") : LSA_OK;
+    folding f = {out, in, n, inner, lsa_dtype_size(dtype), op, dtype, 0};
+    lsa_parallel(lsa_threads_for(outer * n * inner / 4), outer * parts_of(inner), fold_columns, &f);
+    return f.lost ? lsa_fail(LSA_EARG, "sum: a sum does not fit 64 bits") : LSA_OK;
 }
 
 /* ---- running sums ---- */
@@ -283,30 +299,34 @@ static int running_i64(int64_t *out, const int64_t *in, int64_t n, int64_t inner
     return LSA_OK;
 }
 
+static void sum_columns(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    folding *f = context;
+    int64_t n = f->n, inner = f->inner, parts = parts_of(inner);
+    for (int64_t at = first; at < end; at++) {
+        int64_t o = at / parts, c = at % parts * COLUMNS;
+        int64_t m = inner - c < COLUMNS ? inner - c : COLUMNS;
+        void *to = (char *)f->out + (o * n * inner + c) * f->size;
+        const void *from = (const char *)f->in + (o * n * inner + c) * f->size;
+        if (f->dtype == LSA_F32)
+            running_f32(to, from, n, inner, m);
+        else if (f->dtype == LSA_F64)
+            running_f64(to, from, n, inner, m);
+        else if (running_i64(to, from, n, inner, m) < 0)
+            f->lost = 1;
+    }
+}
+
 int lsa_cumsum_cpu(void *out, const void *in, int64_t outer, int64_t n, int64_t inner,
                    int32_t dtype, void *stream)
 {
     (void)stream;
     int rc = check_shape("cumsum", outer, n, inner, dtype);
     if (rc || outer == 0 || inner == 0) return rc;
-    int64_t size = lsa_dtype_size(dtype), parts = (inner + COLUMNS - 1) / COLUMNS;
-    int threads = lsa_threads_for(outer * n * inner);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t at = 0; at < outer * parts; at++) {
-        int64_t o = at / parts, c = at % parts * COLUMNS;
-        int64_t m = inner - c < COLUMNS ? inner - c : COLUMNS;
-        void *to = (char *)out + (o * n * inner + c) * size;
-        const void *from = (const char *)in + (o * n * inner + c) * size;
-        if (dtype == LSA_F32)
-            running_f32(to, from, n, inner, m);
-        else if (dtype == LSA_F64)
-            running_f64(to, from, n, inner, m);
-        else if (running_i64(to, from, n, inner, m) < 0) {
-#pragma omp atomic write
-            rc = LSA_EARG;
-        }
-    }
-    return rc ? lsa_fail(rc, "cumsum: a sum does not fit 64 bits") : LSA_OK;
+    folding f = {out, in, n, inner, lsa_dtype_size(dtype), 0, dtype, 0};
+    lsa_parallel(lsa_threads_for(outer * n * inner), outer * parts_of(inner), sum_columns, &f);
+    return f.lost ? lsa_fail(LSA_EARG, "cumsum: a sum does not fit 64 bits") : LSA_OK;
 }
 
 static inline LSA_BODY void dot_body(double *out, const float *a, const float *b, int64_t n)

@@ -1,7 +1,10 @@
 /* Matrix products through oneDNN, which chooses its code path by the processor itself.
  *
  * Why oneDNN: on an AMD EPYC of the Zen 5 family it runs 512 x [128, 128] at twice the rate of OpenBLAS 0.3.21, which
- * takes Haswell's kernels there, and has bf16 (experiments/peers/gemm_libraries.c measures both). */
+ * takes Haswell's kernels there, and has bf16 (experiments/peers/gemm_libraries.c measures both).
+ *
+ * oneDNN multiplies on one thread. A product is cut into blocks by its sizes alone, and the pool's threads take those: its bits do
+ * not depend on their number, and no second team of threads waits beside the pool. */
 #include "kernels/gemm.h"
 
 #include <dnnl.h>
@@ -11,13 +14,17 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/convert.h"
 
 enum {
     FLOPS_PER_NS = 100,
     WIDENED_PER_NS = 4,
     MOST_WIDENED = 1 << 20, /* numbers of a bf16 factor that are f32 at a time: 4 MiB */
-    LEAST_WIDENED_ROWS = 64
+    LEAST_WIDENED_ROWS = 64,
+    BLOCKS = 16,           /* of a product at least, unless it is small, ... */
+    LEAST_FLOPS = 4 << 20, /* of a block: tens of microseconds */
+    MANY_FLOPS = 256 << 20 /* ... and as many as keep a block below this */
 };
 
 static int check(const char *op, int64_t m, int64_t n, int64_t k, int64_t c_stride,
@@ -48,10 +55,71 @@ static int failed(const char *op, dnnl_status_t status)
                     "%s: oneDNN returned status %d", op, (int)status);
 }
 
-/* oneDNN takes the thread count of the calling thread. */
-static void use_threads(int64_t m, int64_t n, int64_t k)
+/* A product in blocks of c. */
+typedef struct blocks {
+    int64_t rows, columns, across; /* of a block; blocks side by side */
+    int64_t count;
+} blocks;
+
+static int64_t half(int64_t n) { return ((n + 1) / 2 + 15) / 16 * 16; }
+
+/* Halves the longer side, by whole vectors. */
+static blocks blocks_of(int64_t m, int64_t n, int64_t k)
 {
-    omp_set_num_threads(lsa_threads_for(2 * m * n * k / FLOPS_PER_NS));
+    blocks b = {m, n, 1, 1};
+    for (;;) {
+        double flops = 2.0 * (double)b.rows * (double)b.columns * (double)k;
+        if (flops < 2 * LEAST_FLOPS || (b.count >= BLOCKS && flops < MANY_FLOPS)) return b;
+        int64_t rows = b.rows, columns = b.columns;
+        if (rows >= columns)
+            b.rows = half(rows);
+        else
+            b.columns = half(columns);
+        if (rows == b.rows && columns == b.columns) return b;
+        b.across = (n + b.columns - 1) / b.columns;
+        b.count = b.across * ((m + b.rows - 1) / b.rows);
+    }
+}
+
+static int threads_for(int64_t m, int64_t n, int64_t k)
+{
+    return lsa_threads_for(2 * m * n * k / FLOPS_PER_NS);
+}
+
+/* oneDNN takes the thread count of the calling thread. */
+static void multiply_alone(void)
+{
+    static _Thread_local int alone;
+    if (!alone) omp_set_num_threads(1);
+    alone = 1;
+}
+
+typedef struct product_f32 {
+    float *c;
+    const float *a, *b;
+    int64_t m, n, k, c_stride, a_stride, b_stride;
+    int32_t transpose_a, transpose_b;
+    blocks blocks;
+    lsa_failure failure;
+} product_f32;
+
+static void multiply_blocks(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    product_f32 *p = context;
+    multiply_alone();
+    for (int64_t at = from; at < to; at++) {
+        int64_t i = at / p->blocks.across * p->blocks.rows,
+                j = at % p->blocks.across * p->blocks.columns;
+        int64_t m = p->m - i < p->blocks.rows ? p->m - i : p->blocks.rows;
+        int64_t n = p->n - j < p->blocks.columns ? p->n - j : p->blocks.columns;
+        const float *a = p->a + i * (p->transpose_a ? 1 : p->a_stride);
+        const float *b = p->b + j * (p->transpose_b ? p->b_stride : 1);
+        dnnl_status_t status =
+            dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', m, n, p->k, 1, a,
+                       p->a_stride, b, p->b_stride, 0, p->c + i * p->c_stride + j, p->c_stride);
+        lsa_failure_note(&p->failure, failed("gemm", status));
+    }
 }
 
 int lsa_gemm_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k,
@@ -62,9 +130,11 @@ int lsa_gemm_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n,
     int rc = check("gemm", m, n, k, c_stride, a_stride, transpose_a ? m : k, b_stride,
                    transpose_b ? k : n);
     if (rc || is_empty(c, m, n, k, c_stride)) return rc;
-    use_threads(m, n, k);
-    return failed("gemm", dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1,
-                                     a, a_stride, b, b_stride, 0, c, c_stride));
+    product_f32 p = {c,        a,        b,        m,           n,           k,
+                     c_stride, a_stride, b_stride, transpose_a, transpose_b, blocks_of(m, n, k),
+                     {0}};
+    lsa_parallel(threads_for(m, n, k), p.blocks.count, multiply_blocks, &p);
+    return lsa_failure_raise(&p.failure);
 }
 
 static dnnl_engine_t engine;
@@ -74,7 +144,7 @@ static int has_bf16; /* whether oneDNN multiplies bf16 on this processor */
 
 /* A product's sizes: what its oneDNN objects are made for. */
 typedef struct sizes {
-    int64_t m, n, k, c_stride, a_stride, b_stride, threads;
+    int64_t m, n, k, c_stride, a_stride, b_stride;
 } sizes;
 
 /* One product as oneDNN objects. */
@@ -87,7 +157,7 @@ typedef struct product {
 
 /* Products to be used again, the last used one last: making one takes longer than a small product does. Who runs one has taken it out,
  * since its scratch memory serves one thread. */
-enum { KEPT = 32 };
+enum { KEPT = 64 };
 static product kept[KEPT];
 static int kept_count;
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -158,7 +228,7 @@ static void start_engine(void)
     if (!engine_status)
         engine_status = dnnl_stream_create(&queue, engine, dnnl_stream_default_flags);
     if (engine_status) return;
-    has_bf16 = make(&p, &(sizes){1, 1, 1, 1, 1, 1, 1}) != dnnl_unimplemented;
+    has_bf16 = make(&p, &(sizes){1, 1, 1, 1, 1, 1}) != dnnl_unimplemented;
     release(&p);
 }
 
@@ -169,7 +239,7 @@ static int multiplies_bf16(void)
     return engine_status || has_bf16;
 }
 
-static int by_bf16(float *c, const uint16_t *a, const uint16_t *b, const sizes *s)
+static int multiply_bf16(float *c, const uint16_t *a, const uint16_t *b, const sizes *s)
 {
     void *data[3] = {(void *)(uintptr_t)a, (void *)(uintptr_t)b, c};
     product p = {0};
@@ -186,6 +256,38 @@ static int by_bf16(float *c, const uint16_t *a, const uint16_t *b, const sizes *
     return failed("gemm_bf16", status);
 }
 
+typedef struct product_bf16 {
+    float *c;
+    const uint16_t *a, *b;
+    sizes sizes;
+    blocks blocks;
+    lsa_failure failure;
+} product_bf16;
+
+static void multiply_bf16_blocks(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    product_bf16 *p = context;
+    multiply_alone();
+    for (int64_t at = from; at < to; at++) {
+        int64_t i = at / p->blocks.across * p->blocks.rows,
+                j = at % p->blocks.across * p->blocks.columns;
+        sizes s = p->sizes;
+        s.m = s.m - i < p->blocks.rows ? s.m - i : p->blocks.rows;
+        s.n = s.n - j < p->blocks.columns ? s.n - j : p->blocks.columns;
+        lsa_failure_note(&p->failure,
+                         multiply_bf16(p->c + i * s.c_stride + j, p->a + i * s.a_stride,
+                                       p->b + j * s.b_stride, &s));
+    }
+}
+
+static int by_bf16(float *c, const uint16_t *a, const uint16_t *b, const sizes *s)
+{
+    product_bf16 p = {c, a, b, *s, blocks_of(s->m, s->n, s->k), {0}};
+    lsa_parallel(threads_for(s->m, s->n, s->k), p.blocks.count, multiply_bf16_blocks, &p);
+    return lsa_failure_raise(&p.failure);
+}
+
 /* Rows of a factor that are f32 at a time. */
 static int64_t rows_widened(int64_t rows, int64_t k)
 {
@@ -194,12 +296,24 @@ static int64_t rows_widened(int64_t rows, int64_t k)
     return rows < most ? rows : most;
 }
 
+typedef struct widening {
+    float *out;
+    const uint16_t *in;
+    int64_t k, stride;
+} widening;
+
+static void widen_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const widening *w = context;
+    for (int64_t r = from; r < to; r++)
+        lsa_convert_cpu(w->out + r * w->k, w->in + r * w->stride, w->k, LSA_F32, LSA_BF16, NULL);
+}
+
 static void widen(float *out, const uint16_t *in, int64_t rows, int64_t k, int64_t stride)
 {
-    int threads = lsa_threads_for(rows * k / WIDENED_PER_NS);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        lsa_convert_cpu(out + r * k, in + r * stride, k, LSA_F32, LSA_BF16, NULL);
+    lsa_parallel(lsa_threads_for(rows * k / WIDENED_PER_NS), rows, widen_rows,
+                 &(widening){out, in, k, stride});
 }
 
 /* By products of f32. The rows of a factor that fits are widened once. */
@@ -234,7 +348,6 @@ int lsa_gemm_bf16_cpu(float *c, const uint16_t *a, const uint16_t *b, int64_t m,
     (void)stream;
     int rc = check("gemm_bf16", m, n, k, c_stride, a_stride, k, b_stride, k);
     if (rc || is_empty(c, m, n, k, c_stride)) return rc;
-    use_threads(m, n, k);
-    const sizes s = {m, n, k, c_stride, a_stride, b_stride, omp_get_max_threads()};
+    const sizes s = {m, n, k, c_stride, a_stride, b_stride};
     return multiplies_bf16() ? by_bf16(c, a, b, &s) : by_f32(c, a, b, &s, workspace);
 }

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/golden_labels_private.h"
 
@@ -487,6 +488,27 @@ static int check(const batch *b, int64_t steps)
     return LSA_OK;
 }
 
+/* Parts of a call's steps. */
+typedef struct mining {
+    const batch *b;
+    void *workspace;
+    int64_t steps, parts, each;
+    int32_t *pointers, *indices, *scores;
+    int64_t found[MOST_THREADS];
+} mining;
+
+static void mine_parts(void *context, int64_t first, int64_t end, int thread)
+{
+    mining *c = context;
+    const batch *b = c->b;
+    for (int64_t i = first; i < end; i++) {
+        int64_t from = c->steps * i / c->parts, to = c->steps * (i + 1) / c->parts;
+        miner m = share_of(c->workspace, thread, b->layers, b->k, b->n);
+        c->found[i] = mine(&m, b, from, to, c->pointers + 1, c->indices + from * c->each,
+                           c->scores + from * c->each);
+    }
+}
+
 int lsa_golden_labels_cpu(int32_t *pointers, int32_t *indices, int32_t *scores, const int32_t *ids,
                           const float *logits, int64_t steps, int64_t layers, int64_t k,
                           int64_t step_stride, int64_t layer_stride, int64_t n, double top_p,
@@ -510,16 +532,12 @@ int lsa_golden_labels_cpu(int32_t *pointers, int32_t *indices, int32_t *scores, 
             each = lsa_golden_labels_room(1, layers, k, min_layers);
     if (parts > MOST_THREADS) parts = MOST_THREADS;
     if (parts > steps) parts = steps > 0 ? steps : 1;
-    int64_t found[MOST_THREADS], at = 0;
+    int64_t at = 0;
 
     /* Every part of the steps leaves its labels where there is room for them in any case; then the gaps are closed. */
-#pragma omp parallel for num_threads((int)parts) schedule(static, 1) if (parts > 1)
-    for (int64_t i = 0; i < parts; i++) {
-        int64_t from = steps * i / parts, to = steps * (i + 1) / parts;
-        miner m = share_of(workspace, i, layers, k, n);
-        found[i] =
-            mine(&m, &b, from, to, pointers + 1, indices + from * each, scores + from * each);
-    }
+    mining mined = {&b, workspace, steps, parts, each, pointers, indices, scores, {0}};
+    const int64_t *found = mined.found;
+    lsa_parallel((int)parts, parts, mine_parts, &mined);
     for (int64_t i = 0; i < parts; i++) {
         if (found[i] < 0)
             return lsa_fail(LSA_EARG, "golden_labels: an id is %lld, there are %lld chunks",

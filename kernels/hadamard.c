@@ -3,9 +3,10 @@
 #include "kernels/hadamard.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
-enum { VECTORS = 8, ROW_PIECE = 64 };
+enum { VECTORS = 8 };
 
 /* Distances 1 to 8, inside one vector. */
 static inline f32x16 lanes_generic(f32x16 v)
@@ -168,18 +169,23 @@ int lsa_hadamard_check(int64_t rows, int64_t dim)
     return LSA_OK;
 }
 
+typedef struct transform_call {
+    float *x;
+    int64_t dim;
+} transform_call;
+
+static void transform_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const transform_call *c = context;
+    transform(c->x + from * c->dim, to - from, c->dim);
+}
+
 int lsa_hadamard_cpu(float *x, int64_t rows, int64_t dim, void *stream)
 {
     (void)stream;
     int rc = lsa_hadamard_check(rows, dim);
     if (rc) return rc;
-    int threads = lsa_threads_for(rows * dim / 4);
-    if (threads == 1) {
-        transform(x, rows, dim);
-        return LSA_OK;
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t from = 0; from < rows; from += ROW_PIECE)
-        transform(x + from * dim, rows - from < ROW_PIECE ? rows - from : ROW_PIECE, dim);
+    lsa_parallel(lsa_threads_for(rows * dim / 4), rows, transform_part, &(transform_call){x, dim});
     return LSA_OK;
 }

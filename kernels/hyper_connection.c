@@ -2,6 +2,7 @@
 #include "kernels/hyper_connection.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/vector_math.h"
 
 enum { MOST_STREAMS = LSA_HC_MOST_STREAMS, LANES = 16 };
@@ -221,11 +222,49 @@ static void head_tokens(float *x, const float *streams, const float *mix, const 
                    tokens_of(t, to));
 }
 
-/* Where part `part` of `parts` begins: at a whole group. */
-static int64_t part_start(int64_t tokens, int64_t part, int64_t parts)
+/* A call's tokens by groups. */
+typedef struct shared {
+    float *x, *post, *comb;
+    const float *streams, *mix;
+    const connection *k;
+    int64_t tokens;
+} shared;
+
+static int64_t groups_of(int64_t tokens) { return (tokens + LANES - 1) / LANES; }
+
+static int64_t first_of(const shared *s, int64_t group)
 {
-    int64_t t = (tokens + LANES - 1) / LANES * part / parts * LANES;
-    return t < tokens ? t : tokens;
+    return group * LANES < s->tokens ? group * LANES : s->tokens;
+}
+
+static void open_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const shared *s = context;
+    open_tokens(s->x, s->post, s->comb, s->streams, s->mix, s->k, first_of(s, from),
+                first_of(s, to));
+}
+
+static void head_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const shared *s = context;
+    head_tokens(s->x, s->streams, s->mix, s->k, first_of(s, from), first_of(s, to));
+}
+
+typedef struct closing {
+    float *streams;
+    const float *y, *post, *comb;
+    int64_t hc, dim;
+} closing;
+
+static void close_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const closing *c = context;
+    int64_t hc = c->hc, dim = c->dim;
+    close_tokens(c->streams + from * hc * dim, c->y + from * dim, c->post + from * hc,
+                 c->comb + from * hc * hc, to - from, hc, dim);
 }
 
 int lsa_hc_open_cpu(float *x, float *post, float *comb, const float *streams, const float *mix,
@@ -236,15 +275,8 @@ int lsa_hc_open_cpu(float *x, float *post, float *comb, const float *streams, co
     int rc = lsa_hc_check("hc_open", tokens, hc, dim);
     if (rc) return rc;
     connection k = {base, scale, hc, dim, (2 + hc) * hc, iters, norm_eps, hc_eps};
-    int threads = lsa_threads_for(tokens * hc * (dim + 16 * iters) / 8);
-    if (threads == 1) {
-        open_tokens(x, post, comb, streams, mix, &k, 0, tokens);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++)
-        open_tokens(x, post, comb, streams, mix, &k, part_start(tokens, part, threads),
-                    part_start(tokens, part + 1, threads));
+    lsa_parallel(lsa_threads_for(tokens * hc * (dim + 16 * iters) / 8), groups_of(tokens),
+                 open_part, &(shared){x, post, comb, streams, mix, &k, tokens});
     return LSA_OK;
 }
 
@@ -254,17 +286,8 @@ int lsa_hc_close_cpu(float *streams, const float *y, const float *post, const fl
     (void)stream;
     int rc = lsa_hc_check("hc_close", tokens, hc, dim);
     if (rc) return rc;
-    int threads = lsa_threads_for(tokens * hc * dim / 4);
-    if (threads == 1) {
-        close_tokens(streams, y, post, comb, tokens, hc, dim);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++) {
-        int64_t t = tokens * part / threads, n = tokens * (part + 1) / threads - t;
-        close_tokens(streams + t * hc * dim, y + t * dim, post + t * hc, comb + t * hc * hc, n, hc,
-                     dim);
-    }
+    lsa_parallel(lsa_threads_for(tokens * hc * dim / 4), tokens, close_part,
+                 &(closing){streams, y, post, comb, hc, dim});
     return LSA_OK;
 }
 
@@ -276,14 +299,7 @@ int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const floa
     int rc = lsa_hc_check("hc_head", tokens, hc, dim);
     if (rc) return rc;
     connection k = {base, scale, hc, dim, hc, 0, norm_eps, hc_eps};
-    int threads = lsa_threads_for(tokens * hc * dim / 8);
-    if (threads == 1) {
-        head_tokens(x, streams, mix, &k, 0, tokens);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++)
-        head_tokens(x, streams, mix, &k, part_start(tokens, part, threads),
-                    part_start(tokens, part + 1, threads));
+    lsa_parallel(lsa_threads_for(tokens * hc * dim / 8), groups_of(tokens), head_part,
+                 &(shared){x, NULL, NULL, streams, mix, &k, tokens});
     return LSA_OK;
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/linear.h"
 #include "kernels/number_formats.h"
 
@@ -18,8 +19,7 @@ enum {
     TILE = 48, /* keys of a register tile: three AVX-512 vectors */
     TILE_AVX2 = 24,
     MOST_DIM = LSA_INDEX_MOST_DIM, /* a packed tile lies on the stack */
-    PART = 64, /* tokens of a task, a multiple of BLOCK: a block never straddles two tasks */
-    CHUNK = 16 /* key tiles of a task, where there are plenty */
+    PART = 64 /* tokens of a task, a multiple of BLOCK: a block never straddles two tasks */
 };
 
 typedef struct scoring {
@@ -515,6 +515,33 @@ int lsa_index_score_check(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
     return LSA_OK;
 }
 
+/* How a call is shared out. */
+typedef struct shared {
+    const scoring *s;
+    tile_fn *score_tile;
+    void (*pack_queries)(const scoring *, int64_t);
+    int64_t tile, parts, part; /* keys of a tile; parts of the tokens, and the tokens of one */
+} shared;
+
+static void pack_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const shared *c = context;
+    for (int64_t b = from; b < to; b++) c->pack_queries(c->s, b);
+}
+
+static void score_part(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const shared *c = context;
+    for (int64_t task = first; task < end; task++) {
+        int64_t from = task / c->parts * c->tile, left = c->s->n - from;
+        int64_t t0 = task % c->parts * c->part, tokens = c->s->tokens;
+        c->score_tile(c->s, from, left < c->tile ? left : c->tile, t0,
+                      t0 + c->part < tokens ? t0 + c->part : tokens);
+    }
+}
+
 int lsa_index_score_cpu(float *scores, const float *q, const float *w, const void *keys,
                         int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
                         int64_t score_stride, int32_t key_format, int32_t compute, void *workspace,
@@ -558,20 +585,8 @@ int lsa_index_score_cpu(float *scores, const float *q, const float *w, const voi
     int64_t blocks = blocks_of(tokens, heads), tiles = (n + tile - 1) / tile;
     /* Few tiles for the team: tokens are split as well, and each part packs its tile again. */
     int64_t parts = tiles < 4 * threads ? (tokens + PART - 1) / PART : 1;
-    int64_t chunk = tiles / (8 * threads) < 1       ? 1
-                    : tiles / (8 * threads) > CHUNK ? CHUNK
-                                                    : tiles / (8 * threads);
-    int64_t part = parts > 1 ? PART : tokens;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for
-        for (int64_t b = 0; b < blocks; b++) pack_queries(&s, b);
-#pragma omp for schedule(dynamic, chunk)
-        for (int64_t task = 0; task < tiles * parts; task++) {
-            int64_t from = task / parts * tile, t0 = task % parts * part;
-            score_tile(&s, from, n - from < tile ? n - from : tile, t0,
-                       t0 + part < tokens ? t0 + part : tokens);
-        }
-    }
+    shared c = {&s, score_tile, pack_queries, tile, parts, parts > 1 ? PART : tokens};
+    lsa_parallel(lsa_threads_for(blocks * BLOCK * dim / 4), blocks, pack_part, &c);
+    lsa_parallel(threads, tiles * parts, score_part, &c);
     return LSA_OK;
 }

@@ -2,11 +2,12 @@
 #include "kernels/kv_record.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/hadamard.h"
 #include "kernels/kv_record_private.h"
 
-/* RECORDS: what a thread takes at a time; ROTATED: the floats that are rotated at a time. */
-enum { TILE = LSA_KV_TILE, RECORDS = 64, ROTATED = LSA_INDEX_MOST_FP8_DIM };
+/* ROTATED: the floats that are rotated at a time. */
+enum { TILE = LSA_KV_TILE, ROTATED = LSA_INDEX_MOST_FP8_DIM };
 
 /* The bits of the largest |x|, at least 1e-4. Positive numbers order as their bits do, NaN last. */
 static inline LSA_BODY uint32_t amax_bits(const float *x, int64_t n)
@@ -142,32 +143,38 @@ static void encode_any(uint8_t *out, const float *in, int64_t n, const layout *l
         encode(out, in, n, l);
 }
 
+typedef struct coding {
+    void *out;
+    const void *in;
+    const layout *l;
+} coding;
+
+static void encode_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const coding *c = context;
+    encode_any((uint8_t *)c->out + from * c->l->stride, (const float *)c->in + from * c->l->dim,
+               to - from, c->l);
+}
+
+static void decode_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const coding *c = context;
+    decode((float *)c->out + from * c->l->dim, (const uint8_t *)c->in + from * c->l->stride,
+           to - from, c->l);
+}
+
 /* A number takes some tenths of a nanosecond. */
 static int encode_all(uint8_t *out, const float *in, int64_t n, const layout *l)
 {
-    int threads = lsa_threads_for(n * l->dim / 4);
-    if (threads == 1) {
-        encode_any(out, in, n, l);
-        return LSA_OK;
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t from = 0; from < n; from += RECORDS)
-        encode_any(out + from * l->stride, in + from * l->dim,
-                   n - from < RECORDS ? n - from : RECORDS, l);
+    lsa_parallel(lsa_threads_for(n * l->dim / 4), n, encode_part, &(coding){out, in, l});
     return LSA_OK;
 }
 
 static int decode_all(float *out, const uint8_t *in, int64_t n, const layout *l)
 {
-    int threads = lsa_threads_for(n * l->dim / 4);
-    if (threads == 1) {
-        decode(out, in, n, l);
-        return LSA_OK;
-    }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t from = 0; from < n; from += RECORDS)
-        decode(out + from * l->dim, in + from * l->stride, n - from < RECORDS ? n - from : RECORDS,
-               l);
+    lsa_parallel(lsa_threads_for(n * l->dim / 4), n, decode_part, &(coding){out, in, l});
     return LSA_OK;
 }
 

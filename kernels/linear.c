@@ -1,6 +1,7 @@
 /* Owns lsa_linear_cpu: checks the call and gives it to the path that suits its number of tokens. */
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/linear_private.h"
 
 enum {
@@ -76,13 +77,25 @@ int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, 
     return vector > matrix ? vector : matrix;
 }
 
+typedef struct rows_call {
+    float *out;
+    const lsa_weight *w;
+    int64_t row_from;
+} rows_call;
+
+static void decode_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const rows_call *c = context;
+    for (int64_t r = from; r < to; r++)
+        lsa_linear_decode(c->out + r * c->w->cols, c->w, c->row_from + r, 0, c->w->cols, 0);
+}
+
 int lsa_weight_rows(float *out, const lsa_weight *w, int64_t row_from, int64_t rows)
 {
     int rc = check_weight("weight_rows", w, row_from, rows);
     if (rc) return rc;
-    int threads = lsa_threads_for(rows * w->cols / DECODED_PER_NS);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        lsa_linear_decode(out + r * w->cols, w, row_from + r, 0, w->cols, 0);
+    lsa_parallel(lsa_threads_for(rows * w->cols / DECODED_PER_NS), rows, decode_rows,
+                 &(rows_call){out, w, row_from});
     return 0;
 }

@@ -3,6 +3,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/convert.h"
 #include "kernels/gemm.h"
 #include "kernels/linear_private.h"
@@ -43,12 +44,26 @@ int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t
     return bytes;
 }
 
+typedef struct dense_rows {
+    float *out;
+    const lsa_weight *w;
+    int64_t row;
+    int round;
+} dense_rows;
+
+static void decode_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const dense_rows *d = context;
+    int64_t cols = d->w->cols;
+    for (int64_t r = from; r < to; r++)
+        lsa_linear_decode(d->out + r * cols, d->w, d->row + r, 0, cols, d->round);
+}
+
 static void densify(float *out, const lsa_weight *w, int64_t row, int64_t rows, int round)
 {
-    int threads = lsa_threads_for(rows * w->cols / DECODED_PER_NS);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++)
-        lsa_linear_decode(out + r * w->cols, w, row + r, 0, w->cols, round);
+    lsa_parallel(lsa_threads_for(rows * w->cols / DECODED_PER_NS), rows, decode_rows,
+                 &(dense_rows){out, w, row, round});
 }
 
 /* Whether the weight is stored as the product wants it. */

@@ -1,6 +1,7 @@
 /* Owns the few-token path: every row of the weight is read once, for at most LSA_LINEAR_GROUP
  * tokens. */
 #include "core/base/cpu.h"
+#include "core/base/parallel.h"
 #include "kernels/linear_private.h"
 #include "kernels/number_formats.h"
 
@@ -107,6 +108,21 @@ static lsa_linear_rows_fn *rows_for(const lsa_linear_call *call, int32_t *x_layo
     return rows;
 }
 
+/* A call's rows by fours, as the products take them. */
+typedef struct shared_rows {
+    const lsa_linear_call *call;
+    lsa_linear_rows_fn *rows;
+    const void *x;
+} shared_rows;
+
+static void multiply_quads(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const shared_rows *s = context;
+    int64_t end = 4 * to < s->call->rows ? 4 * to : s->call->rows;
+    s->rows(s->call, s->x, 4 * from, end);
+}
+
 void lsa_linear_vector(const lsa_linear_call *call, void *workspace)
 {
     const lsa_weight *w = call->w;
@@ -117,14 +133,6 @@ void lsa_linear_vector(const lsa_linear_call *call, void *workspace)
         prepare((uint8_t *)workspace + t * step, call->x + t * call->x_stride, w->cols, layout,
                 call->compute == LSA_COMPUTE_BF16);
 
-    /* A team of one costs more than a small layer does. */
-    int threads = lsa_threads_for(call->rows * w->cols / NUMBERS_PER_NS * call->tokens);
-    if (threads == 1) {
-        rows(call, workspace, 0, call->rows);
-        return;
-    }
-    int64_t share = (call->rows / threads + 4) / 4 * 4;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t from = 0; from < call->rows; from += share)
-        rows(call, workspace, from, from + share < call->rows ? from + share : call->rows);
+    lsa_parallel(lsa_threads_for(call->rows * w->cols / NUMBERS_PER_NS * call->tokens),
+                 (call->rows + 3) / 4, multiply_quads, &(shared_rows){call, rows, workspace});
 }

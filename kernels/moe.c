@@ -3,6 +3,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/vector_math.h"
 
 /* Rough cost of an expert's score, of a gated value. A team of one costs more than small calls
@@ -112,6 +113,12 @@ int lsa_swiglu_check(int64_t n, float limit)
     return lsa_fail(LSA_EARG, "swiglu: %lld values, limit %g", (long long)n, (double)limit);
 }
 
+static void route_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    route(context, from, to);
+}
+
 int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const float *bias,
                       const int32_t *token_experts, const int32_t *tokens, int64_t n,
                       int64_t experts, int64_t k, int32_t scoring, float scaling, void *stream)
@@ -119,15 +126,10 @@ int lsa_moe_route_cpu(int32_t *ids, float *weights, const float *logits, const f
     (void)stream;
     int rc = lsa_moe_route_check(n, experts, k, scoring);
     if (rc || k == 0) return rc;
-    const route_call call = {ids,    weights, logits, bias,    token_experts,
-                             tokens, experts, k,      scoring, scaling};
-    int threads = lsa_threads_for(n * (token_experts ? k : experts) * ROUTE_NS);
-    if (threads == 1) {
-        route(&call, 0, n);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t t = 0; t < n; t++) route(&call, t, t + 1);
+    route_call call = {ids,    weights, logits, bias,    token_experts,
+                       tokens, experts, k,      scoring, scaling};
+    lsa_parallel(lsa_threads_for(n * (token_experts ? k : experts) * ROUTE_NS), n, route_part,
+                 &call);
     return LSA_OK;
 }
 
@@ -152,21 +154,30 @@ static inline LSA_BODY void swiglu_body(float *out, const float *gate, const flo
 LSA_PATHS(swiglu, (float *out, const float *gate, const float *up, int64_t n, float limit),
           (out, gate, up, n, limit))
 
+typedef struct swiglu_call {
+    float *out;
+    const float *gate, *up;
+    int64_t n;
+    float limit;
+} swiglu_call;
+
+/* Parts are whole vectors, so that any split gives the same bits. */
+static void swiglu_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const swiglu_call *c = context;
+    from *= 16;
+    to = 16 * to < c->n ? 16 * to : c->n;
+    swiglu(c->out + from, c->gate + from, c->up + from, to - from, c->limit);
+}
+
 int lsa_swiglu_cpu(float *out, const float *gate, const float *up, int64_t n, float limit,
                    void *stream)
 {
     (void)stream;
     int rc = lsa_swiglu_check(n, limit);
     if (rc) return rc;
-    int threads = lsa_threads_for(n * SWIGLU_NS);
-    if (threads == 1) {
-        swiglu(out, gate, up, n, limit);
-        return 0;
-    }
-    int64_t share =
-        (n / threads + 16) / 16 * 16; /* whole vectors, so that any split gives the same bits */
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t from = 0; from < n; from += share)
-        swiglu(out + from, gate + from, up + from, n - from < share ? n - from : share, limit);
+    lsa_parallel(lsa_threads_for(n * SWIGLU_NS), (n + 15) / 16, swiglu_part,
+                 &(swiglu_call){out, gate, up, n, limit});
     return 0;
 }

@@ -3,6 +3,7 @@
 #include "kernels/normal.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 enum { PAIRS = 1 << 13 }; /* that one thread takes at a time */
@@ -79,15 +80,27 @@ static inline LSA_BODY void pairs_body(float *out, int64_t first, int64_t n, uin
 }
 LSA_PATHS(pairs, (float *out, int64_t first, int64_t n, uint64_t seed), (out, first, n, seed))
 
+typedef struct drawing {
+    float *out;
+    int64_t whole;
+    uint64_t seed;
+} drawing;
+
+static void draw_pairs(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const drawing *d = context;
+    int64_t at = from * PAIRS, end = to * PAIRS < d->whole ? to * PAIRS : d->whole;
+    pairs(d->out + 2 * at, at, end - at, d->seed);
+}
+
 int lsa_normal_cpu(float *out, int64_t n, uint64_t seed, void *stream)
 {
     (void)stream;
     if (n < 0) return lsa_fail(LSA_ESHAPE, "normal: %lld elements", (long long)n);
-    int threads = lsa_threads_for(n * 4);
     int64_t whole = n / 2;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t at = 0; at < whole; at += PAIRS)
-        pairs(out + 2 * at, at, whole - at < PAIRS ? whole - at : PAIRS, seed);
+    lsa_parallel(lsa_threads_for(n * 4), (whole + PAIRS - 1) / PAIRS, draw_pairs,
+                 &(drawing){out, whole, seed});
     if (n % 2) {
         float last[2];
         pairs(last, whole, 1, seed);

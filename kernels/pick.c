@@ -2,11 +2,11 @@
  * that pass over the keys together, so that a block of keys is read once for all of them. Several spans: side by side. */
 #include "kernels/pick.h"
 
-#include <omp.h>
 #include <stddef.h>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "kernels/index_score.h"
 #include "kernels/topk.h"
@@ -110,38 +110,53 @@ static int64_t scoring_work(const call *c, int64_t candidates)
     return candidates * (c->p->heads * c->p->dim / 16) / 4;
 }
 
-static void pick_one(call *c, const lsa_span *s, int64_t row, int64_t candidates)
+/* Blocks of one query's candidates. */
+typedef struct scored_row {
+    call *c;
+    const lsa_span *s;
+    float *scores;
+    int64_t row, from, n;
+    void *workspace; /* NULL: each thread has its own */
+} scored_row;
+
+static void score_blocks(void *context, int64_t from, int64_t to, int thread)
+{
+    const scored_row *r = context;
+    void *workspace = r->workspace ? r->workspace : share_of(r->c, thread).workspace;
+    for (int64_t b = from; b < to; b++) {
+        int64_t at = b * KEYS, m = min(r->n - at, KEYS);
+        lsa_failure_note(&r->c->failure, score_keys(r->c, r->s, r->row, 1, r->from + at, m,
+                                                    r->scores + at, m, workspace));
+    }
+}
+
+/* By all threads; within a team by this thread of it alone. */
+static void pick_one(call *c, const lsa_span *s, int64_t row, int64_t candidates, int thread)
 {
     const lsa_picking *p = c->p;
-    int alone = omp_in_parallel();
-    share own = share_of(c, omp_get_thread_num());
+    int alone = lsa_in_parallel();
+    share own = share_of(c, thread);
+    scored_row r = {c, s, alone ? own.scores : (float *)c->workspace, row, 0, 0, NULL};
+    if (alone) r.workspace = own.workspace;
     lsa_topk_state state;
     lsa_topk_begin(&state, (int32_t)p->k, own.values, own.ids);
     int64_t room = alone ? QUERIES * KEYS : ROW;
-    float *scores = alone ? own.scores : (float *)c->workspace;
-    for (int64_t from = 0; from < candidates; from += room) {
-        int64_t n = min(candidates - from, room), blocks = (n + KEYS - 1) / KEYS;
-        int threads = lsa_threads_for(scoring_work(c, n));
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t at = b * KEYS, m = min(n - at, KEYS);
-            void *workspace =
-                threads > 1 ? share_of(c, omp_get_thread_num()).workspace : own.workspace;
-            lsa_failure_note(&c->failure,
-                             score_keys(c, s, row, 1, from + at, m, scores + at, m, workspace));
-        }
+    for (r.from = 0; r.from < candidates; r.from += room) {
+        r.n = min(candidates - r.from, room);
+        lsa_parallel(lsa_threads_for(scoring_work(c, r.n)), (r.n + KEYS - 1) / KEYS, score_blocks,
+                     &r);
         if (c->failure.code) return;
-        lsa_topk_push(&state, scores, n, (int32_t)from);
+        lsa_topk_push(&state, r.scores, r.n, (int32_t)r.from);
     }
     c->counts[row] =
         lsa_topk_finish(&state, c->places + row * p->k, c->values ? c->values + row * p->k : NULL);
 }
 
 /* n queries of a span, from its row `first` on. */
-static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n)
+static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n, int thread)
 {
     const lsa_picking *p = c->p;
-    share own = share_of(c, omp_get_thread_num());
+    share own = share_of(c, thread);
     int32_t k = (int32_t)p->k, capacity = lsa_topk_capacity(k);
     lsa_topk_state state[QUERIES];
     int64_t position = s->progress->tokens + first, row = s->row + first;
@@ -166,17 +181,42 @@ static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n)
                                              c->values ? c->values + (row + i) * k : NULL);
 }
 
-static void pick_span(call *c, const lsa_span *s)
+/* The groups of a span. */
+typedef struct grouped {
+    call *c;
+    const lsa_span *s;
+    int within; /* the thread of a team that does all of them; -1: no team */
+} grouped;
+
+static void pick_groups(void *context, int64_t from, int64_t to, int thread)
+{
+    const grouped *g = context;
+    for (int64_t i = from; i < to; i++)
+        pick_group(g->c, g->s, i * QUERIES, min(g->s->rows - i * QUERIES, QUERIES),
+                   g->within < 0 ? thread : g->within);
+}
+
+static void pick_span(call *c, const lsa_span *s, int thread)
 {
     if (s->rows == 1) {
-        pick_one(c, s, s->row, candidates_at(c, s, s->progress->tokens));
+        pick_one(c, s, s->row, candidates_at(c, s, s->progress->tokens), thread);
         return;
     }
-    int64_t groups = (s->rows + QUERIES - 1) / QUERIES;
-    int threads = lsa_threads();
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-    for (int64_t g = 0; g < groups; g++)
-        pick_group(c, s, g * QUERIES, min(s->rows - g * QUERIES, QUERIES));
+    grouped g = {c, s, lsa_in_parallel() ? thread : -1};
+    int64_t most = candidates_at(c, s, s->progress->tokens + s->rows);
+    lsa_parallel(lsa_threads_for(s->rows * scoring_work(c, most)),
+                 (s->rows + QUERIES - 1) / QUERIES, pick_groups, &g);
+}
+
+typedef struct side_by_side {
+    call *c;
+    const lsa_span *spans;
+} side_by_side;
+
+static void pick_spans(void *context, int64_t from, int64_t to, int thread)
+{
+    const side_by_side *b = context;
+    for (int64_t i = from; i < to; i++) pick_span(b->c, &b->spans[i], thread);
 }
 
 int lsa_pick_cpu(int32_t *places, float *values, int32_t *counts, const lsa_span *spans,
@@ -192,13 +232,13 @@ int lsa_pick_cpu(int32_t *places, float *values, int32_t *counts, const lsa_span
     int64_t work = 0;
     for (int64_t i = 0; i < count; i++)
         work += scoring_work(&c, candidates_at(&c, &spans[i], spans[i].progress->tokens));
-    int threads = count > 1 ? lsa_threads_for(work) : 1;
-    if (threads > 1) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-        for (int64_t i = 0; i < count; i++) pick_span(&c, &spans[i]);
-    } else {
-        for (int64_t i = 0; i < count; i++) pick_span(&c, &spans[i]);
-    }
+    /* Fewer spans than threads: one after the other, each by all of them. */
+    int threads = lsa_threads_for(work);
+    if (2 * count <= threads) threads = 1;
+    if (threads > 1)
+        lsa_parallel(threads, count, pick_spans, &(side_by_side){&c, spans});
+    else
+        for (int64_t i = 0; i < count; i++) pick_span(&c, &spans[i], 0);
     return lsa_failure_raise(&c.failure);
 }
 

@@ -2,6 +2,7 @@
 #include "kernels/reduce.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
@@ -142,16 +143,32 @@ static inline LSA_BODY void columns_body(float *out, const float *in, int64_t n,
 LSA_PATHS(columns, (float *out, const float *in, int64_t n, int64_t inner, int64_t m, int32_t op),
           (out, in, n, inner, m, op))
 
-static void reduce_columns(float *out, const float *in, int64_t outer, int64_t n, int64_t inner,
-                           int32_t op, int threads)
+typedef struct call {
+    float *out;
+    const float *in;
+    int64_t n, inner;
+    int32_t op;
+} call;
+
+static int64_t parts_of(int64_t inner) { return (inner + PART - 1) / PART; }
+
+static void reduce_columns(void *context, int64_t first, int64_t end, int thread)
 {
-    int64_t parts = (inner + PART - 1) / PART;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t task = 0; task < outer * parts; task++) {
-        int64_t o = task / parts, from = task % parts * PART;
-        columns(out + o * inner + from, in + o * n * inner + from, n, inner,
-                inner - from < PART ? inner - from : PART, op);
+    (void)thread;
+    const call *c = context;
+    int64_t parts = parts_of(c->inner);
+    for (int64_t task = first; task < end; task++) {
+        int64_t o = task / parts, from = task % parts * PART, left = c->inner - from;
+        columns(c->out + o * c->inner + from, c->in + o * c->n * c->inner + from, c->n, c->inner,
+                left < PART ? left : PART, c->op);
     }
+}
+
+static void reduce_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const call *c = context;
+    rows(c->out + from, c->in + from * c->n, to - from, c->n, c->op);
 }
 
 int lsa_reduce_check(int64_t outer, int64_t n, int64_t inner, int32_t op)
@@ -174,15 +191,11 @@ int lsa_reduce_cpu(float *out, const float *in, int64_t outer, int64_t n, int64_
     int rc = lsa_reduce_check(outer, n, inner, op);
     if (rc || outer == 0 || inner == 0) return rc;
     int threads = lsa_threads_for(outer * n * inner / 8);
-    if (inner > 1) {
-        reduce_columns(out, in, outer, n, inner, op, threads);
-        return LSA_OK;
-    }
-    if (threads > outer) threads = (int)outer;
-    int64_t piece = (outer + threads - 1) / threads;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t from = 0; from < outer; from += piece)
-        rows(out + from, in + from * n, outer - from < piece ? outer - from : piece, n, op);
+    call c = {out, in, n, inner, op};
+    if (inner > 1)
+        lsa_parallel(threads, outer * parts_of(inner), reduce_columns, &c);
+    else
+        lsa_parallel(threads, outer, reduce_rows, &c);
     return LSA_OK;
 }
 

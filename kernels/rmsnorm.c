@@ -2,6 +2,7 @@
 #include "kernels/rmsnorm.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 /* Four partial sums hide the latency of the additions. */
@@ -52,21 +53,27 @@ int lsa_rmsnorm_check(int64_t rows, int64_t n)
     return lsa_fail(LSA_ESHAPE, "rmsnorm: %lld rows of %lld values", (long long)rows, (long long)n);
 }
 
+typedef struct norm_call {
+    float *y;
+    const float *x, *weight;
+    int64_t n;
+    float eps;
+} norm_call;
+
+static void norm_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const norm_call *c = context;
+    norm_rows(c->y + from * c->n, c->x + from * c->n, c->weight, to - from, c->n, c->eps);
+}
+
 int lsa_rmsnorm_cpu(float *y, const float *x, const float *weight, int64_t rows, int64_t n,
                     float eps, void *stream)
 {
     (void)stream;
     int rc = lsa_rmsnorm_check(rows, n);
     if (rc) return rc;
-    int threads = lsa_threads_for(rows * (10 + n / 8));
-    if (threads == 1) {
-        norm_rows(y, x, weight, rows, n, eps);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t part = 0; part < threads; part++) {
-        int64_t from = rows * part / threads, to = rows * (part + 1) / threads;
-        norm_rows(y + from * n, x + from * n, weight, to - from, n, eps);
-    }
+    lsa_parallel(lsa_threads_for(rows * (10 + n / 8)), rows, norm_part,
+                 &(norm_call){y, x, weight, n, eps});
     return LSA_OK;
 }

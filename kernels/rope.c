@@ -3,6 +3,7 @@
 #include "kernels/rope.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 int lsa_rope_table_check(int64_t n, int64_t half)
@@ -20,20 +21,34 @@ int lsa_rope_check(int64_t rows, int64_t heads, int64_t dim, int64_t rope_dim)
                     (long long)rows, (long long)heads, (long long)dim, (long long)rope_dim);
 }
 
+typedef struct table_call {
+    float *table;
+    const float *inv_freq;
+    const int32_t *positions;
+    int64_t half;
+} table_call;
+
+static void fill_table(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const table_call *c = context;
+    for (int64_t i = from; i < to; i++) {
+        float position = (float)c->positions[i];
+        for (int64_t j = 0; j < c->half; j++) {
+            float *pair = c->table + (i * c->half + j) * 2;
+            sincosf(position * c->inv_freq[j], pair + 1, pair);
+        }
+    }
+}
+
 int lsa_rope_table_cpu(float *table, const float *inv_freq, const int32_t *positions, int64_t n,
                        int64_t half, void *stream)
 {
     (void)stream;
     int rc = lsa_rope_table_check(n, half);
     if (rc) return rc;
-#pragma omp parallel for num_threads(lsa_threads_for(n *half * 12)) schedule(static)
-    for (int64_t i = 0; i < n; i++) {
-        float position = (float)positions[i];
-        for (int64_t j = 0; j < half; j++) {
-            float *pair = table + (i * half + j) * 2;
-            sincosf(position * inv_freq[j], pair + 1, pair);
-        }
-    }
+    lsa_parallel(lsa_threads_for(n * half * 12), n, fill_table,
+                 &(table_call){table, inv_freq, positions, half});
     return LSA_OK;
 }
 
@@ -74,6 +89,21 @@ LSA_PATHS(rotate_rows,
            float sign),
           (x, table, rows, heads, dim, rope_dim, sign))
 
+typedef struct rope_call {
+    float *x;
+    const float *table;
+    int64_t heads, dim, rope_dim;
+    float sign;
+} rope_call;
+
+static void rotate_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const rope_call *c = context;
+    rotate_rows(c->x + from * c->heads * c->dim, c->table + from * c->rope_dim, to - from, c->heads,
+                c->dim, c->rope_dim, c->sign);
+}
+
 int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int64_t dim,
                  int64_t rope_dim, int32_t inverse, void *stream)
 {
@@ -81,16 +111,7 @@ int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int6
     int rc = lsa_rope_check(rows, heads, dim, rope_dim);
     if (rc) return rc;
     float sign = inverse ? -1.0f : 1.0f;
-    int threads = lsa_threads_for(rows * heads * (2 + rope_dim / 6));
-    if (threads == 1) {
-        rotate_rows(x, table, rows, heads, dim, rope_dim, sign);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t part = 0; part < threads; part++) {
-        int64_t from = rows * part / threads, to = rows * (part + 1) / threads;
-        rotate_rows(x + from * heads * dim, table + from * rope_dim, to - from, heads, dim,
-                    rope_dim, sign);
-    }
+    lsa_parallel(lsa_threads_for(rows * heads * (2 + rope_dim / 6)), rows, rotate_part,
+                 &(rope_call){x, table, heads, dim, rope_dim, sign});
     return LSA_OK;
 }

@@ -5,6 +5,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "kernels/xorshift.h"
 
 enum { LOGIT_NS = 20 };
@@ -45,16 +46,29 @@ int lsa_sample_check(int64_t n, int64_t vocab)
     return lsa_fail(LSA_ESHAPE, "sample: %lld rows of %lld logits", (long long)n, (long long)vocab);
 }
 
+typedef struct call {
+    int32_t *tokens;
+    const float *logits;
+    uint64_t *states;
+    const double *temperatures;
+    int64_t vocab;
+} call;
+
+static void draw_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const call *c = context;
+    for (int64_t r = from; r < to; r++)
+        c->tokens[r] = draw(c->logits + r * c->vocab, c->states + r, c->temperatures[r], c->vocab);
+}
+
 int lsa_sample_cpu(int32_t *tokens, const float *logits, uint64_t *states,
                    const double *temperatures, int64_t n, int64_t vocab, void *stream)
 {
     (void)stream;
     int rc = lsa_sample_check(n, vocab);
     if (rc) return rc;
-    int threads = lsa_threads_for(n * vocab * LOGIT_NS);
-    if (threads > n) threads = n > 1 ? (int)n : 1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < n; r++)
-        tokens[r] = draw(logits + r * vocab, states + r, temperatures[r], vocab);
+    lsa_parallel(lsa_threads_for(n * vocab * LOGIT_NS), n, draw_rows,
+                 &(call){tokens, logits, states, temperatures, vocab});
     return LSA_OK;
 }

@@ -3,6 +3,7 @@
 #include "kernels/softmax_sum.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
@@ -99,6 +100,31 @@ int lsa_softmax_sum_check(int64_t rows, int64_t n)
     return lsa_fail(LSA_ESHAPE, "softmax_sum: shape [%lld, %lld]", (long long)rows, (long long)n);
 }
 
+/* Some rows at a time: their scales, then columns of all of them. */
+typedef struct call {
+    float *out;
+    const float *in;
+    int64_t rows, n;
+    scale scales[GROUP];
+} call;
+
+static void find_scales(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    call *c = context;
+    for (int64_t r = from; r < to; r++) scale_of(&c->scales[r], c->in + r * c->n, c->n);
+}
+
+static void add_columns(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const call *c = context;
+    for (int64_t at = from * COLUMNS; at < to * COLUMNS && at < c->n; at += COLUMNS)
+        for (int64_t r = 0; r < c->rows; r++)
+            add(c->out + at, c->in + r * c->n + at, c->n - at < COLUMNS ? c->n - at : COLUMNS,
+                c->scales[r]);
+}
+
 int lsa_softmax_sum_cpu(float *out, const float *in, int64_t rows, int64_t n, void *stream)
 {
     (void)stream;
@@ -107,18 +133,10 @@ int lsa_softmax_sum_cpu(float *out, const float *in, int64_t rows, int64_t n, vo
     memset(out, 0, (size_t)n * sizeof *out);
     int threads = lsa_threads_for(rows * n);
     for (int64_t from = 0; from < rows; from += GROUP) {
-        int64_t many = rows - from < GROUP ? rows - from : GROUP;
-        scale scales[GROUP];
-#pragma omp parallel num_threads(threads) if (threads > 1)
-        {
-#pragma omp for schedule(dynamic)
-            for (int64_t r = 0; r < many; r++) scale_of(&scales[r], in + (from + r) * n, n);
-#pragma omp for schedule(static)
-            for (int64_t c = 0; c < n; c += COLUMNS)
-                for (int64_t r = 0; r < many; r++)
-                    add(out + c, in + (from + r) * n + c, n - c < COLUMNS ? n - c : COLUMNS,
-                        scales[r]);
-        }
+        call c = {.out = out, .in = in + from * n, .n = n};
+        c.rows = rows - from < GROUP ? rows - from : GROUP;
+        lsa_parallel(threads, c.rows, find_scales, &c);
+        lsa_parallel(threads, (n + COLUMNS - 1) / COLUMNS, add_columns, &c);
     }
     return LSA_OK;
 }

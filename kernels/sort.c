@@ -7,6 +7,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 
 enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 768 };
 
@@ -172,6 +173,31 @@ int64_t lsa_sort_workspace(int64_t rows, int64_t n, int32_t with_ids, int32_t dt
     return threads_of(rows, n) * room_of(n, with_ids, dtype);
 }
 
+typedef struct sorting {
+    void *values, *workspace;
+    int32_t *ids;
+    const void *in;
+    int64_t n, room;
+    int32_t dtype, descending;
+} sorting;
+
+static void sort_rows(void *context, int64_t first, int64_t end, int thread)
+{
+    const sorting *s = context;
+    int64_t size = lsa_dtype_size(s->dtype), n = s->n;
+    uint32_t *counts = (void *)((char *)s->workspace + thread * s->room);
+    void *memory = counts + MOST_PASSES * BINS;
+    for (int64_t r = first; r < end; r++) {
+        const char *from = (const char *)s->in + r * n * size;
+        char *to = s->values ? (char *)s->values + r * n * size : NULL;
+        int32_t *places = s->ids ? s->ids + r * n : NULL;
+        if (s->dtype == LSA_F32)
+            row_f32((float *)to, places, (const float *)from, n, s->descending, memory, counts);
+        else
+            row_64(to, places, from, n, s->dtype, s->descending, memory, counts);
+    }
+}
+
 int lsa_sort_cpu(void *values, int32_t *ids, const void *in, int64_t rows, int64_t n, int32_t dtype,
                  int32_t descending, void *workspace, void *stream)
 {
@@ -181,21 +207,8 @@ int lsa_sort_cpu(void *values, int32_t *ids, const void *in, int64_t rows, int64
     if (rows < 0 || n < 0 || n > INT32_MAX)
         return lsa_fail(LSA_ESHAPE, "sort: shape [%lld, %lld]", (long long)rows, (long long)n);
     if (n == 0 || rows == 0) return LSA_OK;
-    int threads = threads_of(rows, n);
-    int64_t size = lsa_dtype_size(dtype), part = (rows + threads - 1) / threads;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < threads; t++) {
-        uint32_t *counts = (void *)((char *)workspace + t * room_of(n, ids != NULL, dtype));
-        void *memory = counts + MOST_PASSES * BINS;
-        for (int64_t r = t * part; r < rows && r < (t + 1) * part; r++) {
-            const char *from = (const char *)in + r * n * size;
-            char *to = values ? (char *)values + r * n * size : NULL;
-            int32_t *places = ids ? ids + r * n : NULL;
-            if (dtype == LSA_F32)
-                row_f32((float *)to, places, (const float *)from, n, descending, memory, counts);
-            else
-                row_64(to, places, from, n, dtype, descending, memory, counts);
-        }
-    }
+    lsa_parallel(threads_of(rows, n), rows, sort_rows,
+                 &(sorting){values, workspace, ids, in, n, room_of(n, ids != NULL, dtype), dtype,
+                            descending});
     return LSA_OK;
 }

@@ -2,6 +2,7 @@
 #include "kernels/spread.h"
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 #include "kernels/vector_math.h"
 
@@ -37,14 +38,26 @@ int lsa_spread_check(int64_t n, int64_t radius)
     return LSA_OK;
 }
 
+typedef struct call {
+    float *out;
+    const float *x;
+    int64_t n, radius;
+} call;
+
+static void spread_blocks(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const call *c = context;
+    for (int64_t from = first * BLOCK; from < end * BLOCK && from < c->n; from += BLOCK)
+        spread(c->out, c->x, c->n, from, c->n - from < BLOCK ? c->n - from : BLOCK, c->radius);
+}
+
 int lsa_spread_cpu(float *out, const float *x, int64_t n, int64_t radius, void *stream)
 {
     (void)stream;
     int rc = lsa_spread_check(n, radius);
     if (rc) return rc;
-    int threads = lsa_threads_for(n);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t from = 0; from < n; from += BLOCK)
-        spread(out, x, n, from, n - from < BLOCK ? n - from : BLOCK, radius);
+    lsa_parallel(lsa_threads_for(n), (n + BLOCK - 1) / BLOCK, spread_blocks,
+                 &(call){out, x, n, radius});
     return LSA_OK;
 }

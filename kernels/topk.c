@@ -4,10 +4,10 @@
 #include "kernels/topk.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stddef.h>
 
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 enum {
@@ -298,6 +298,33 @@ int lsa_topk_check(int64_t rows, int64_t n, int32_t k)
     return LSA_OK;
 }
 
+typedef struct call {
+    int32_t *ids, *counts;
+    float *values, *buffers;
+    const float *scores;
+    int64_t n, stride;
+    int32_t k;
+} call;
+
+static void choose_rows(void *context, int64_t from, int64_t to, int thread)
+{
+    const call *c = context;
+    int64_t elements = state_elements(c->k);
+    float *buffer = c->buffers + 2 * elements * thread;
+    for (int64_t r = from; r < to; r++) {
+        int32_t *ids = c->ids + r * c->k;
+        float *values = c->values ? c->values + r * c->k : NULL;
+        lsa_topk_state state;
+        lsa_topk_begin(&state, c->k, buffer, (int32_t *)(buffer + elements));
+        lsa_topk_push(&state, c->scores + r * c->stride, c->n, 0);
+        int32_t count = lsa_topk_finish(&state, ids, values);
+        for (int32_t i = count; i < c->k; i++) ids[i] = -1;
+        if (values)
+            for (int32_t i = count; i < c->k; i++) values[i] = -INFINITY;
+        if (c->counts) c->counts[r] = count;
+    }
+}
+
 int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,
                  int64_t n, int64_t score_stride, int32_t k, void *workspace, void *stream)
 {
@@ -306,22 +333,7 @@ int lsa_topk_cpu(int32_t *ids, float *values, int32_t *counts, const float *scor
     if (rc) return rc;
     int threads = lsa_threads_for(rows * (n / 8 + 1000));
     if (threads > MOST_THREADS) threads = MOST_THREADS;
-    if (threads > rows) threads = rows > 0 ? (int)rows : 1;
-    int64_t elements = state_elements(k);
-#pragma omp parallel num_threads(threads)
-    {
-        float *buffer = (float *)workspace + 2 * elements * omp_get_thread_num();
-#pragma omp for schedule(dynamic)
-        for (int64_t r = 0; r < rows; r++) {
-            lsa_topk_state state;
-            lsa_topk_begin(&state, k, buffer, (int32_t *)(buffer + elements));
-            lsa_topk_push(&state, scores + r * score_stride, n, 0);
-            int32_t count = lsa_topk_finish(&state, ids + r * k, values ? values + r * k : NULL);
-            for (int32_t i = count; i < k; i++) ids[r * k + i] = -1;
-            if (values)
-                for (int32_t i = count; i < k; i++) values[r * k + i] = -INFINITY;
-            if (counts) counts[r] = count;
-        }
-    }
+    lsa_parallel(threads, rows, choose_rows,
+                 &(call){ids, counts, values, workspace, scores, n, score_stride, k});
     return LSA_OK;
 }

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "core/base/limits.h"
+#include "core/base/parallel.h"
 
 /* Waking a team costs some microseconds; below this much work for each thread, one does it sooner. */
 enum { WORTH_A_THREAD = 20000, UNSET = -1 };
@@ -59,7 +60,7 @@ const char *lsa_cpu_level_name(int level)
 
 int lsa_threads(void)
 {
-    if (omp_in_parallel()) return 1;
+    if (lsa_in_parallel()) return 1;
     int wanted = atomic_load_explicit(&threads_wanted, memory_order_relaxed);
     if (wanted > 0) return wanted;
     int n = atomic_load_explicit(&threads_default, memory_order_relaxed);

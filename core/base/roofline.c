@@ -2,12 +2,14 @@
 #define _DEFAULT_SOURCE
 #include "core/base/roofline.h"
 
-#include <omp.h>
 #include <unistd.h>
 
+#include "core/base/parallel.h"
 #include "core/base/simd.h"
 
 enum {
+    SHARES = 64, /* of a thread's rounds: threads that run at different speeds are done together */
+    LINE = 64,   /* bytes */
     CHAINS = 24, /* independent sums: what two pipes of this latency need, and more */
     FLOPS_F32 = 2 * 16 * CHAINS,
     FLOPS_BF16 = 4 * 16 * CHAINS
@@ -78,12 +80,24 @@ static void chains_bf16(int64_t rounds)
 
 #endif
 
-static int64_t in_all_threads(void (*work)(int64_t), int64_t rounds, int64_t flops)
+typedef struct chains {
+    void (*run)(int64_t rounds);
+    int64_t rounds;
+} chains;
+
+static void run_chains(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const chains *c = context;
+    c->run(c->rounds * (to - from));
+}
+
+static int64_t in_all_threads(void (*run)(int64_t), int64_t rounds, int64_t flops)
 {
     int threads = lsa_threads();
-#pragma omp parallel num_threads(threads)
-    work(rounds);
-    return rounds * flops * threads;
+    chains c = {run, (rounds + SHARES - 1) / SHARES};
+    lsa_parallel(threads, (int64_t)threads * SHARES, run_chains, &c);
+    return c.rounds * SHARES * flops * threads;
 }
 
 int64_t lsa_roofline_f32(int64_t rounds)
@@ -105,23 +119,29 @@ int64_t lsa_roofline_bf16(int64_t rounds)
     return (void)rounds, 0;
 }
 
-/* This thread's share of `bytes`, in whole cache lines. */
-static int64_t share(int64_t bytes, int64_t *from)
+typedef struct moving {
+    void *to;
+    const void *from;
+    int64_t bytes;
+} moving;
+
+/* Lines first .. end - 1; the last one may be short. */
+static int64_t bytes_of(const moving *m, int64_t first, int64_t end)
 {
-    int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
-    int64_t end = (bytes * (own + 1) / threads) & ~63LL;
-    *from = (bytes * own / threads) & ~63LL;
-    return (own + 1 == threads ? bytes : end) - *from;
+    return (end * LINE < m->bytes ? end * LINE : m->bytes) - first * LINE;
+}
+
+static void copy_lines(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const moving *m = context;
+    memcpy((char *)m->to + first * LINE, (const char *)m->from + first * LINE,
+           (size_t)bytes_of(m, first, end));
 }
 
 void lsa_roofline_copy(void *to, const void *from, int64_t bytes)
 {
-    int threads = lsa_threads();
-#pragma omp parallel num_threads(threads)
-    {
-        int64_t at, n = share(bytes, &at);
-        memcpy((char *)to + at, (const char *)from + at, (size_t)n);
-    }
+    lsa_parallel(lsa_threads(), (bytes + LINE - 1) / LINE, copy_lines, &(moving){to, from, bytes});
 }
 
 static inline LSA_BODY void read_all_body(const char *p, int64_t bytes)
@@ -140,14 +160,17 @@ static inline LSA_BODY void read_all_body(const char *p, int64_t bytes)
 }
 LSA_PATHS(read_all, (const char *p, int64_t bytes), (p, bytes))
 
+static void read_lines(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const moving *m = context;
+    read_all((const char *)m->from + first * LINE, bytes_of(m, first, end));
+}
+
 void lsa_roofline_read(const void *from, int64_t bytes)
 {
-    int threads = lsa_threads();
-#pragma omp parallel num_threads(threads)
-    {
-        int64_t at, n = share(bytes, &at);
-        read_all((const char *)from + at, n);
-    }
+    lsa_parallel(lsa_threads(), (bytes + LINE - 1) / LINE, read_lines,
+                 &(moving){NULL, from, bytes});
 }
 
 int64_t lsa_cache_bytes(void)

@@ -1,10 +1,12 @@
 /* Owns sets of ids: bitmaps of 64-bit words whose bits past n stay zero. */
 #include "core/base/set.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/parallel.h"
 #include "core/base/set_words.h"
 #include "core/base/simd.h"
 
@@ -119,21 +121,29 @@ static inline LSA_BODY void count_both_body(const uint64_t *a, const uint64_t *b
 LSA_PATHS(count_both, (const uint64_t *a, const uint64_t *b, int64_t words, int64_t *count),
           (a, b, words, count))
 
+typedef struct counting {
+    const uint64_t *a, *b;
+    atomic_int_fast64_t sum;
+} counting;
+
+static void count_part(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    counting *c = context;
+    int64_t part;
+    if (c->b)
+        count_both(c->a + from, c->b + from, to - from, &part);
+    else
+        count(c->a + from, to - from, &part);
+    c->sum += part;
+}
+
 /* Of a, or of what a and b have in common; by several threads where that is worth it. */
 static int64_t count_words(const uint64_t *a, const uint64_t *b, int64_t words)
 {
-    int threads = lsa_threads_for(words);
-    int64_t sum = 0;
-#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : sum) if (threads > 1)
-    for (int t = 0; t < threads; t++) {
-        int64_t from = words * t / threads, n = words * (t + 1) / threads - from, part;
-        if (b)
-            count_both(a + from, b + from, n, &part);
-        else
-            count(a + from, n, &part);
-        sum += part;
-    }
-    return sum;
+    counting c = {a, b, 0};
+    lsa_parallel(lsa_threads_for(words), words, count_part, &c);
+    return c.sum;
 }
 
 int64_t lsa_set_count(const lsa_set *set)

@@ -10,6 +10,7 @@
 #include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "core/pool/pool_state.h"
 #include "kernels/table.h"
@@ -122,19 +123,26 @@ static int gather_cells(lsa_pool *p, const int32_t *units, const int32_t *cells,
     return rc;
 }
 
+typedef struct cells_to_fill {
+    lsa_pool *p;
+    const int32_t *units, *cells;
+} cells_to_fill;
+
+static void fill_some(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const cells_to_fill *f = context;
+    for (int64_t i = from; i < to; i++) fill_cell(f->p, f->units[i], f->cells[i]);
+}
+
 static int fill_cells_from_memory(lsa_pool *p, const int32_t *units, const int32_t *cells,
                                   int64_t n)
 {
     int64_t bytes = n * p->unit * p->cold.plane[LSA_RECORDS].bytes;
-    int threads = lsa_threads_for(bytes / COPY_BYTES_NS);
     LSA_TRY(own_cells(p, cells, n));
     if (p->hot->records.memory != LSA_MEMORY_HOST) return gather_cells(p, units, cells, n);
-    if (threads == 1) { /* a parallel region of one thread costs more than a chunk does */
-        for (int64_t i = 0; i < n; i++) fill_cell(p, units[i], cells[i]);
-        return LSA_OK;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < n; i++) fill_cell(p, units[i], cells[i]);
+    lsa_parallel(lsa_threads_for(bytes / COPY_BYTES_NS), n, fill_some,
+                 &(cells_to_fill){p, units, cells});
     return LSA_OK;
 }
 

@@ -1,11 +1,11 @@
 /* Owns the cold tier: which segments are in memory, which in the file, and the moves between them. */
 #include "core/pool/cold_tier.h"
 
-#include <omp.h>
 #include <string.h>
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/parallel.h"
 
 enum { NOWHERE = -1, LOAD_BYTES = 64 << 20 };
 
@@ -372,21 +372,28 @@ static void hand_on(const lsa_cold_tier *c, int32_t chunk, int64_t i, const uint
     take(context, i, parts);
 }
 
+typedef struct handing_on {
+    const lsa_cold_tier *c;
+    const int32_t *chunks;
+    const uint8_t **parts;
+    lsa_cold_tier_parts *take;
+    void *context;
+} handing_on;
+
+static void hand_on_some(void *context, int64_t from, int64_t to, int thread)
+{
+    const handing_on *h = context;
+    for (int64_t i = from; i < to; i++)
+        if (lsa_cold_tier_in_memory(h->c, h->chunks[i]))
+            hand_on(h->c, h->chunks[i], i, h->parts + thread * h->c->planes, h->take, h->context);
+}
+
 int lsa_cold_tier_read(const lsa_cold_tier *c, const int32_t *chunks, int64_t n, int threads,
                        lsa_cold_tier_parts *take, void *context)
 {
     const uint8_t **parts = lsa_alloc(threads * c->planes * (int64_t)sizeof *parts);
     if (!parts) return LSA_ENOMEM;
-    if (threads == 1) { /* a parallel region of one thread costs more than a chunk does */
-        for (int64_t i = 0; i < n; i++)
-            if (lsa_cold_tier_in_memory(c, chunks[i]))
-                hand_on(c, chunks[i], i, parts, take, context);
-    } else {
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t i = 0; i < n; i++)
-            if (lsa_cold_tier_in_memory(c, chunks[i]))
-                hand_on(c, chunks[i], i, parts + omp_get_thread_num() * c->planes, take, context);
-    }
+    lsa_parallel(threads, n, hand_on_some, &(handing_on){c, chunks, parts, take, context});
     lsa_free(parts);
     return c->away_count ? read_away(c, chunks, n, take, context) : LSA_OK;
 }

@@ -1,11 +1,13 @@
 /* Owns the counts behind retrieval metrics. */
 #include "core/train/recall.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/parallel.h"
 #include "kernels/select.h"
 #include "kernels/table.h"
 
@@ -107,6 +109,24 @@ static void add(lsa_recall_counts *to, const lsa_recall_counts *from)
     }
 }
 
+typedef struct counting {
+    lsa_recall_counts *parts;
+    const retrieval *r;
+    uint8_t *memory;
+    int64_t each;
+    atomic_int failed;
+} counting;
+
+static void count_part(void *context, int64_t from, int64_t to, int thread)
+{
+    counting *c = context;
+    scratch s = scratch_at(c->memory + thread * c->each, c->r->golden->chunks);
+    for (int64_t row = from; row < to; row++) {
+        int rc = count_row(c->parts + row, c->r, row, &s);
+        if (rc) c->failed = rc;
+    }
+}
+
 /* Rows over the threads, each row's counts apart until they are added in order. */
 static int count_rows(lsa_recall_counts *counts, const retrieval *r, int64_t rows, int threads)
 {
@@ -115,17 +135,9 @@ static int count_rows(lsa_recall_counts *counts, const retrieval *r, int64_t row
     lsa_recall_counts *parts = lsa_alloc_zero(rows * (int64_t)sizeof *parts);
     int failed = memory && parts ? LSA_OK : LSA_ENOMEM;
     if (!failed) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t thread = 0; thread < threads; thread++) {
-            scratch s = scratch_at(memory + thread * each, chunks);
-            for (int64_t row = thread; row < rows; row += threads) {
-                int rc = count_row(parts + row, r, row, &s);
-                if (rc) {
-#pragma omp atomic write
-                    failed = rc;
-                }
-            }
-        }
+        counting c = {parts, r, memory, each, LSA_OK};
+        lsa_parallel(threads, rows, count_part, &c);
+        failed = c.failed;
     }
     for (int64_t row = 0; !failed && row < rows; row++) add(counts, parts + row);
     lsa_free(memory);

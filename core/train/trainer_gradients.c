@@ -1,11 +1,12 @@
 /* Owns the forward and the backward pass of one target layer over a batch of samples. */
 #include <math.h>
-#include <omp.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "core/base/parallel.h"
 #include "core/model/indexer.h"
 #include "core/train/trainer_private.h"
 #include "kernels/convert.h"
@@ -154,10 +155,9 @@ static int forward(lsa_trainer *t, int64_t layer, const lsa_training_sample *sam
 
 /* One sample: its loss, and the gradients of its query and head weights. */
 static int score(const lsa_trainer_shape *s, const lsa_training_sample *x,
-                 const lsa_index_loss *how, double share, batch *b, int64_t i)
+                 const lsa_index_loss *how, double share, batch *b, int64_t i, int thread)
 {
-    int64_t width = s->heads * s->dim, count = x->positives + x->negatives,
-            thread = omp_get_thread_num();
+    int64_t width = s->heads * s->dim, count = x->positives + x->negatives;
     float *logits = b->logits + thread * b->most, *slope = b->slope + thread * b->most,
           *w = b->w + i * s->heads;
     void *workspace = b->gather + thread * b->gather_bytes;
@@ -174,19 +174,30 @@ static int score(const lsa_trainer_shape *s, const lsa_training_sample *x,
     return rc;
 }
 
+typedef struct sample_scoring {
+    const lsa_trainer_shape *s;
+    const lsa_training_sample *samples;
+    const lsa_index_loss *how;
+    double share;
+    batch *b;
+    atomic_int failed;
+} sample_scoring;
+
+static void score_part(void *context, int64_t from, int64_t to, int thread)
+{
+    sample_scoring *c = context;
+    for (int64_t i = from; i < to; i++) {
+        int rc = score(c->s, c->samples + i, c->how, c->share, c->b, i, thread);
+        if (rc) c->failed = rc;
+    }
+}
+
 static int score_all(const lsa_trainer_shape *s, const lsa_training_sample *samples, int64_t n,
                      const lsa_index_loss *how, double share, batch *b)
 {
-    int failed = LSA_OK;
-#pragma omp parallel for num_threads(b->threads) schedule(dynamic)
-    for (int64_t i = 0; i < n; i++) {
-        int rc = score(s, samples + i, how, share, b, i);
-        if (rc) {
-#pragma omp atomic write
-            failed = rc;
-        }
-    }
-    return failed;
+    sample_scoring c = {s, samples, how, share, b, LSA_OK};
+    lsa_parallel(b->threads, n, score_part, &c);
+    return c.failed;
 }
 
 static int backward(lsa_trainer *t, int64_t layer, int64_t n, batch *b)
