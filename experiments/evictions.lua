@@ -23,6 +23,7 @@ session reads on in a text, so what it selects moves with what it reads.
   --text (default bible)                          a file; bible is the text of Debian's bible-kjv
   --seed (default 1)                              where in the text, and of the synthetic traces
   --csv                                           rows as CSV
+  --plot (default none)                           a file that misses against capacity are drawn into: .png, .svg or .pdf
 ]]
 
 local traces = {}
@@ -104,7 +105,7 @@ local function distinct(pages)
   return n
 end
 
-local rows, columns = {}, {"trace", "accesses", "pages", "capacity"}
+local rows, counted, columns = {}, {}, {"trace", "accesses", "pages", "capacity"}
 for _, name in ipairs(names) do columns[#columns + 1] = name end
 local bar = require "lsa.progress"(#traces * #opt.reserves * #names, "evictions")
 for _, trace in ipairs(traces) do
@@ -115,6 +116,7 @@ for _, trace in ipairs(traces) do
     for _, name in ipairs(names) do
       local misses = lsa.cache{pages = trace.pages, capacity = capacity, evict = name}.misses
       row[name] = opt.csv and misses / #trace.pages or ("%.1f%%"):format(100 * misses / #trace.pages)
+      counted[#counted + 1] = {trace = trace.name, evict = name, capacity = capacity, misses = misses, accesses = #trace.pages}
       bar:step()
     end
     rows[#rows + 1] = row
@@ -123,3 +125,4 @@ end
 bar:done()
 local t = grid.new(rows, columns)
 io.write(opt.csv and t:csv() or "Misses, of all accesses; belady knows the future and is the least possible.\n\n" .. tostring(t))
+if opt.plot ~= "none" then lsa.plot.misses(counted, {title = "Misses of page traces"}):save(opt.plot) end

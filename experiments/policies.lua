@@ -21,6 +21,7 @@ Needle recall, coverage and traffic of every selection policy.
   --seed (default 1)                        of haystacks, needles and the random policy
   --results (default none)                  a file that finished rows are added to, and taken from
   --csv                                     rows as CSV
+  --plot (default none)                     a file that accuracy against resident KV is drawn into: .png, .svg or .pdf
 ]]
 
 local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
@@ -114,3 +115,6 @@ local function print_table()
 end
 
 if opt.csv then io.write(results:csv()) else print_table() end
+if opt.plot ~= "none" then
+  lsa.plot.accuracy(results, {title = ("Needles in %d tokens: accuracy against the KV cache that is resident"):format(opt.tokens)}):save(opt.plot)
+end
