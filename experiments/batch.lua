@@ -31,7 +31,7 @@ for _, name in ipairs(opt.parts) do parts[name] = true end
 ---- needles, and rows of a step ----
 
 local function open_model()
-  local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+  local model = lsa.model(opt.model)
   local trained = model:indexer_file()
   -- By threshold, but no more than was admitted. Without a trained Memory Indexer, the native one of the first CSA layer stands
   -- in, and the budget decides.

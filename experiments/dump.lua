@@ -38,7 +38,7 @@ local function layers_of(text)
   return out
 end
 
-local directory = opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model
+local directory = require "lsa.model".directory(opt.model)
 local model = lsa.model(directory, {compute = opt.compute})
 local documents = {}
 for i, path in ipairs(opt.texts) do documents[i] = {name = name_of(path), file = path} end

@@ -47,7 +47,7 @@ local function session_trace(base, ids, selection)
   return pages, most
 end
 
-local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+local model = lsa.model(opt.model)
 local text = texts.open(opt.text)
 local from = rng.new(opt.seed)(#text - opt.tokens - opt.steps)
 local ids = model:tokens(text:sub(from + 1, from + opt.tokens + opt.steps))

@@ -25,7 +25,7 @@ layers, and in any case greedily, a layer at a time.
   --csv                        rows as CSV
 ]]
 
-local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+local model = lsa.model(opt.model)
 
 local function traces(folder)
   local list = require("pl.dir").getfiles(folder, "*.safetensors")

@@ -66,7 +66,7 @@ end
 ---- the small model ----
 
 local function open_model()
-  return lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model, {compute = opt.compute})
+  return lsa.model(opt.model, {compute = opt.compute})
 end
 
 -- A Memory Indexer of one target layer, whose keys alone stay in memory.

@@ -12,7 +12,7 @@ Effect of kv and compute on the logits of the last positions of a text.
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
 ]]
 
-local directory = opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model
+local directory = require "lsa.model".directory(opt.model)
 local text = texts.open(opt.text):sub(1, opt.tokens)
 
 -- Logits [last, vocab] of the text's last positions.

@@ -24,7 +24,7 @@ Needle recall, coverage and traffic of every selection policy.
   --plot (default none)                     a file that accuracy against resident KV is drawn into: .png, .svg or .pdf
 ]]
 
-local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model)
+local model = lsa.model(opt.model)
 
 local warn = registry.warn
 registry.warn = function() end           -- what failed is told below the table

@@ -21,7 +21,7 @@ Needle recall of the small real model under four policies at one budget.
   --csv                       rows as CSV
 ]]
 
-local model = lsa.model(opt.model == "needle" and lsa.root .. "/experiments/models/needle" or opt.model, {device = opt.device})
+local model = lsa.model(opt.model, {device = opt.device})
 local part = parts.open(opt.text, "test")
 -- A trained Memory Indexer beside the model decides by threshold. Without one, the native Lightning Indexer of the first CSA
 -- layer stands in: its scores are not calibrated, so the budget decides.

@@ -9,7 +9,9 @@ local M = {}
 -- Left out, and why. What is not here is called.
 M.EXCLUDED = {
   -- The prompt's and the launcher's.
-  ["lsa.root"] = "a string",
+  ["lsa.root"] = "a string", ["lsa.version"] = "a string", ["lsa.interact"] = "wants a terminal",
+  -- What prints itself, and is indexed by name.
+  ["lsa.policies"] = "rules", ["lsa.evictions"] = "rules", ["lsa.schedules"] = "rules", ["lsa.samplers"] = "rules",
   -- What the loop, its policies and the batch ask of a session; scripts go by cycle and by the session's other methods.
   ["session.position"] = "inner", ["session.set_resident"] = "inner", ["session.drop_absent"] = "inner",
   ["session.coverage"] = "inner", ["session.hidden_state"] = "inner",

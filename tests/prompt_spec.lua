@@ -84,7 +84,7 @@ describe("the library's calls", function()
       for i, line in ipairs(statements(folder)) do
         terminal:send(line .. "\r")
         terminal:send(("io.write('end', '%d\\n')\r"):format(i))
-        all[i] = terminal:expect(("end%d\n"):format(i))
+        all[i] = terminal:expect(("end%d\n"):format(i)):gsub("Out%[%d+%]:[ \n]", "")
         terminal:expect "> "
         assert.is_nil(all[i]:find("stack traceback", 1, true), all[i])
         assert.is_nil(all[i]:find("prompt:1: ", 1, true), all[i])

@@ -1,4 +1,5 @@
 -- The prompt: in a terminal, and as a sequence of statements on a pipe.
+local files = require "file_support"
 local process = require "process_support"
 local Terminal = require "terminal_support"
 
@@ -55,7 +56,9 @@ describe("values at the prompt", function()
   it("are bounded, however large, deep or circular", function()
     local long = {}
     for i = 1, 1000 do long[i] = i end
-    assert.is_truthy(text(long):find("... 960 more", 1, true))
+    local _, lines = text(long):gsub("\n", "")
+    assert.is_true(lines < 20) -- numbers stand side by side
+    assert.is_truthy(text(long):find("... 760 more", 1, true))
     local ring = {}
     ring.ring = ring
     assert.equals("{ ring = <above> }", text(ring))
@@ -108,6 +111,50 @@ describe("completion", function()
   end)
 end)
 
+describe("completion by place", function()
+  local complete = require "lsa.prompt.complete"
+  local lsa = require "lsa"
+  local environment = {lsa = lsa, s = {select = 1}, model = {session = require "lsa.model".class.session}}
+  setmetatable(environment, {__index = _G})
+
+  -- What the text becomes by each completion.
+  local function at(text, most)
+    local list, from = complete.at(text, environment)
+    local out = {}
+    for i = 1, math.min(#list, most or #list) do out[i] = text:sub(1, from - 1) .. list[i] end
+    return out
+  end
+
+  it("knows the options of the call whose braces are open, and those of rules", function()
+    assert.same({"model:session{select = "}, at "model:session{sel")
+    assert.same({"model:session{budget = 1, evict = "}, at "model:session{budget = 1, evi")
+    assert.same({"lsa.batch(model, {memory = "}, at "lsa.batch(model, {mem")
+    assert.same({'lsa.model("needle"):session{select = '}, at 'lsa.model("needle"):session{sele')
+    assert.same({'model:session{select = {"h2o", recent = '}, at 'model:session{select = {"h2o", re')
+    assert.same({'lsa.sweep{policies = {"random", {"lsa_topp", mass = '}, at 'lsa.sweep{policies = {"random", {"lsa_topp", ma')
+    assert.same({"f{string.rep", "f{string.reverse"}, at "f{string.re")
+    assert.same({"model:session{budget = string.lower"}, at "model:session{budget = string.low")
+    assert.same({"x = 1\nmodel:session{\n  strict = "}, at "x = 1\nmodel:session{\n  stri")
+    assert.same({}, at "lsa.replay('x', {nothing_of_the_kind")
+  end)
+
+  it("knows in strings what the option or the call names, else files", function()
+    assert.same({'model:session{select = "h2o', 'model:session{select = "h2o_ema'}, at 'model:session{select = "h2')
+    assert.same({"model:session{every = 'jaccard"}, at "model:session{every = 'jac")
+    assert.same({'model:session{evict = "s3fifo'}, at 'model:session{evict = "s3')
+    assert.same({'model:session{kv = "bf16'}, at 'model:session{kv = "b')
+    assert.same({'lsa.sweep{policies = {"recency", "quest_pages'}, at 'lsa.sweep{policies = {"recency", "que')
+    assert.same({'lsa.model "needle'}, at 'lsa.model "nee')
+    assert.same({('lsa.load "%s/tests/golden/'):format(lsa.root)}, at(('lsa.load "%s/tests/golden'):format(lsa.root), 1))
+    assert.same({("%%run %s/experiments/quickstart.lua"):format(lsa.root)}, at(("%%run %s/experiments/quick"):format(lsa.root)))
+    assert.same({"%bench"}, at "%ben")
+  end)
+
+  it("knows rules by name", function()
+    assert.same({"lsa.policies.quest_pages"}, at "lsa.policies.que")
+  end)
+end)
+
 describe("the prompt", function()
   local folder, terminal
   local it = Terminal.available() and it or pending
@@ -146,10 +193,94 @@ describe("the prompt", function()
     assert.equals("2\n", terminal:enter "1 + 1")
   end)
 
+  it("shows the expression that statements end with, unless a ; ends it, and keeps what was", function()
+    assert.equals("5\n", terminal:enter "x = 5; x")
+    assert.equals("7\n", terminal:enter "local y = 2 y = y + x; y")
+    assert.equals("", terminal:enter "x + y;")
+    assert.equals("12\t7\t5\n", terminal:enter "_, __, ___")
+    assert.equals("x + y;\t5\n", terminal:enter "In[3], Out[1]")
+    assert.equals("Out[6]: 6\n", (function()
+      terminal:send "3 + 3\r"
+      terminal:expect "3 + 3\n"
+      return terminal:expect "In[7]> "
+    end)())
+  end)
+
+  it("has help for values, rules, options and kernels, and their source", function()
+    local out = terminal:enter "?h2o"
+    assert.is_truthy(out:find('recent  0.5  share of the budget', 1, true), out)
+    assert.is_truthy(out:find('model:session{select = {"h2o", recent = 0.5}}', 1, true))
+    assert.is_truthy(out:find("lua/lsa/policies/h2o.lua", 1, true))
+    assert.is_truthy(terminal:enter "lsa.model?":find("compute +\"f32\""))
+    assert.is_truthy(terminal:enter "help 'lru'":find("Least recently used", 1, true))
+    assert.is_truthy(terminal:enter "help(lsa.pool)":find("two tiers of chunk records", 1, true))
+    assert.is_truthy(terminal:enter "?budget":find("model:session", 1, true))
+    assert.is_truthy(terminal:enter "?rmsnorm":find("kernels/rmsnorm.h", 1, true))
+    assert.is_truthy(terminal:enter "??recency":find("return cycle.newest()", 1, true))
+    assert.is_truthy(terminal:enter "?no_such_thing":find("there is no help for", 1, true))
+    assert.is_truthy(terminal:enter "lsa.evictions":find("\nslru +segments = 4 +Segmented LRU"))
+    assert.is_truthy(terminal:enter "lsa":find("\nlsa.zeros +a tensor of zeros"))
+  end)
+
+  it("has commands for time, files, the shell and what there is", function()
+    terminal:enter "kept = {1, 2}"
+    assert.is_truthy(terminal:enter "%time 1 + 1":find "^2\ntook [%d.]+ [mun]?s, ")
+    assert.is_truthy(terminal:enter "%bench math.sin(1)":find "median of %d+ runs in %d+ samples; .*; compiled\n$")
+    terminal:enter "f = function() return function() end end"
+    assert.is_truthy(terminal:enter "%bench f()":find "interpreted: [^\n]*, NYI: ")
+    assert.is_truthy(terminal:enter "%who":find("kept +table +{ 1, 2 }"))
+    assert.equals("out\n", terminal:enter "!echo out")
+    terminal:enter "lines = !printf 'a\\nb\\n'"
+    assert.equals('{ "a", "b" }\n', terminal:enter "lines")
+    assert.equals("it ended with exit code 3\n", terminal:enter "!exit 3")
+    assert.equals("there is no command %no; %magic lists what there is\n", terminal:enter "%no")
+    os.execute("mkdir -p " .. folder)
+    local script = process.write(folder .. "/go.lua", "made = {...}\nlocal hidden = 1\nos.exit(3)")
+    assert.equals("the script left with exit code 3\n", terminal:enter("%run " .. script .. " a b"))
+    assert.equals('{ "a", "b" }\tnil\n', terminal:enter "made, hidden")
+    terminal:enter("%log " .. folder .. "/log")
+    terminal:enter "6 * 7"
+    terminal:enter "%log off"
+    assert.equals("6 * 7\n-- 42\n%log off\n", files.read(folder .. "/log"))
+    terminal:enter("%save " .. folder .. "/saved.lua 1")
+    assert.equals("kept = {1, 2}\n", files.read(folder .. "/saved.lua"))
+  end)
+
+  it("looks into where an error was", function()
+    terminal:enter "f = function(a) local b = a * 2; error 'bad' end"
+    terminal:enter "g = function() local c = 1; f(20) return c end"
+    terminal:enter "g()"
+    local out = terminal:enter "%debug"
+    assert.is_truthy(out:find "here are: .*a, b", out)
+    assert.equals("20\t40\n", terminal:enter "a, b")
+    terminal:enter "%up"
+    assert.equals("1\tnil\n", terminal:enter "c, b")
+    terminal:send "\4"
+    terminal:expect "In[5]> "
+    assert.equals("nil\n", terminal:enter "b")
+  end)
+
+  it("indents lines that go on", function()
+    terminal:send "for i = 1, 1 do\r"
+    terminal:expect ">>   "
+    terminal:send "if i then\r"
+    terminal:expect ">>     "
+    terminal:send "print(i) end end\r"
+    terminal:expect "end end\n"
+    assert.equals("1\n", terminal:expect "In[2]> ")
+  end)
+
+  it("completes options within braces by the tab key", function()
+    terminal:enter "m = {session = lsa.model 'needle'.session}"
+    terminal:send "m:session{sele\t'none'}\r"
+    terminal:expect "m:session{select = 'none'}\n"
+    terminal:expect "In[3]> "
+  end)
+
   it("completes names by the tab key", function()
     terminal:send "string.rev\t('abc')\r"
     terminal:expect "string.reverse('abc')\n"
-    assert.equals("cba\n", terminal:expect "> ")
+    assert.equals("Out[1]: cba\n", terminal:expect "In[2]> ")
   end)
 
   it("survives Ctrl-C in a loop, in a loop that catches errors, and in a C call", function()
@@ -214,6 +345,59 @@ describe("the prompt", function()
     terminal:expect "> "
     terminal:enter "ready = true"
     assert.equals("loaded\n", terminal:enter "require 'slow_module'")
+  end)
+
+  it("opens in the middle of a script, and changes its locals", function()
+    terminal:stop()
+    os.execute("mkdir -p " .. folder)
+    local script = process.write(folder .. "/go.lua", [[
+      local up = 1
+      local function f(x)
+        local y = x + up
+        require "lsa".interact()
+        return x + y, up
+      end
+      print("f is", f(10))]])
+    terminal = Terminal.start(folder, {script})
+    assert.is_truthy(terminal:expect "In[1]> ":find("> +4 +require \"lsa\".interact"))
+    assert.equals("10\t11\t1\n", terminal:enter "x, y, up")
+    terminal:send "while true do end\r"
+    terminal:expect "end\n"
+    terminal:pause(0.1)
+    terminal:send "\3"
+    terminal:expect "interrupted\n"
+    terminal:expect "In[3]> "
+    terminal:enter "y = 100; up = 5"
+    terminal:send "\4"
+    terminal:expect "f is\t110\t5\n"
+    assert.equals(0, terminal:wait())
+  end)
+
+  it("opens after a script that was started with -i, with its locals, and where it failed", function()
+    terminal:stop()
+    os.execute("mkdir -p " .. folder)
+    local script = process.write(folder .. "/go.lua", "local a = {...}\nlocal function f(n) error('at ' .. n) end\nif a[1] then f(7) end")
+    terminal = Terminal.start(folder, {"-i", script})
+    terminal:expect "In[1]> "
+    assert.equals("0\tfunction\n", terminal:enter "#a, type(f)")
+    terminal:send "\4"
+    assert.equals(0, terminal:wait())
+    terminal = Terminal.start(folder, {"-i", script, "x"})
+    assert.is_truthy(terminal:expect "In[1]> ":find("go.lua:2: at 7", 1, true))
+    assert.equals("7\n", terminal:enter "n")
+    terminal:send "\4"
+    assert.equals(1, terminal:wait())
+  end)
+
+  it("has colours on a terminal that knows them, and none elsewhere", function()
+    assert.is_nil(terminal.screen:find("\27", 1, true))
+    terminal:send "exit\r"
+    terminal:wait()
+    terminal = Terminal.start(folder, nil, "xterm")
+    terminal:expect "\27[32mIn[1]> \27[0m"
+    terminal:send "2 + 2\r"
+    terminal:expect "\27[31mOut[1]:\27[0m 4"
+    terminal:expect "In[2]> "
   end)
 
   it("makes no home that is not there", function()

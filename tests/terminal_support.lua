@@ -33,14 +33,15 @@ function Terminal.available()
   return available
 end
 
--- Starts the executable with its state in `folder`.
-function Terminal.start(folder)
-  local fd, argv = ffi.new "int[1]", ffi.new "const char *[2]"
-  argv[0] = process.program
+-- Starts the executable with its state in `folder`, with arguments where there are any, and on a terminal of that kind ("dumb").
+function Terminal.start(folder, arguments, kind)
+  local words = {process.program, unpack(arguments or {})}
+  local fd, argv = ffi.new "int[1]", ffi.new("const char *[?]", #words + 1)
+  for i, word in ipairs(words) do argv[i - 1] = word end
   local pid = C.forkpty(fd, nil, nil, nil)
   if pid == 0 then
     C.setenv("XDG_STATE_HOME", folder, 1)
-    C.setenv("TERM", "dumb", 1)
+    C.setenv("TERM", kind or "dumb", 1)
     C.execv(process.program, ffi.cast("char *const *", argv))
     C._exit(127)
   end
@@ -94,11 +95,19 @@ function Terminal:pause(seconds)
   return self
 end
 
--- Types a line at the prompt and gives what it prints.
+-- Types a line at the prompt and gives what it prints, without the marks of the prompt.
 function Terminal:enter(line)
   self:send(line .. "\r")
   self:expect(line .. "\n")
-  return self:expect "> "
+  while true do
+    local from, to = self.screen:find("In%[%d+%]> ", self.seen)
+    if from then
+      local out = self.screen:sub(self.seen, from - 1)
+      self.seen = to + 1
+      return (out:gsub("Out%[%d+%]:[ \n]", ""))
+    end
+    if not more(self) then error(("no prompt came; the screen:\n%s"):format(self.screen), 2) end
+  end
 end
 
 -- Waits for the end: the exit code.

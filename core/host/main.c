@@ -5,8 +5,10 @@
  *   root, build        the tree, and the folder in it (build, build/sanitize) that holds liblsa
  *   call(how, f, ...)  calls f with Ctrl-C enabled: true and f's results, or false, the message
  *                      with its traceback, and whether Ctrl-C was the reason. how: "script" (what
- *                      does not stop within a second is ended), "prompt" (Ctrl-C never ends lsa)
- *                      or "process" (Ctrl-C ends the process at once)
+ *                      does not stop within a second is ended), "prompt" (Ctrl-C never ends lsa),
+ *                      "process" (Ctrl-C ends the process at once) or "idle" (it is noted, as outside of
+ *                      call: for a prompt in the middle of a script). Calls nest
+ *   on_error           a function of Lua's: is called with the message where an error was raised that nothing catches
  *   masked(f, ...)     f(...), in which no interrupt is raised: a change that has to be whole. One
  *                      that came meanwhile is raised when the outermost masked call returns
  *   unmasked(f, ...)   f(...), in which interrupts are raised again: a script's function that is
@@ -231,10 +233,21 @@ static void disarm(lua_State *L)
     lsa_interrupt_clear();
 }
 
+/* host.on_error(message), where there is one: the stack is still as it was where the error was raised. */
+static void tell_of_error(lua_State *L)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "lsa.host");
+    lua_getfield(L, -1, "on_error");
+    lua_pushvalue(L, 1);
+    if (lua_isfunction(L, -2)) lua_pcall(L, 1, 0, 0);
+    lua_settop(L, 1);
+}
+
 /* Turns an error into its message and traceback; nothing interrupts from here on. */
 static int explain(lua_State *L)
 {
     disarm(L);
+    tell_of_error(L);
     if (!lua_isstring(L, 1) && !luaL_callmeta(L, 1, "__tostring"))
         lua_pushfstring(L, "an error that is a %s", luaL_typename(L, 1));
     else if (lua_isstring(L, 1))
@@ -274,11 +287,13 @@ static int host_call(lua_State *L)
     lua_pushcfunction(L, explain);
     lua_replace(L, 1);
     if (wanted == PROMPT) let_compiled_code_stop(L);
+    int before = how; /* of the script that opened a prompt in its middle */
     presses = 0;
     lsa_interrupt_clear();
     how = wanted;
     int failed = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 1);
     disarm(L);
+    how = before;
     if (failed) forget_broken_modules(L);
     lua_pushboolean(L, !failed);
     lua_replace(L, 1);
@@ -571,6 +586,8 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "input_closed");
     lua_pushinteger(L, interrupt_fd);
     lua_setfield(L, -2, "interrupt_fd");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "lsa.host");
 
     lua_getglobal(L, "package");
     int package = lua_gettop(L);

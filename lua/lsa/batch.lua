@@ -39,6 +39,17 @@ local NOTHING = {cells = 0, bytes = 0}
 
 local own = {memory = false, most = 16, stagger = true, piece = 512}
 
+-- A session's options, whose defaults are the session's, and its own.
+local all = options.copy(own)
+for name in pairs(session.defaults) do
+  if own[name] == nil then all[name] = false end
+end
+all.on_demand = nil -- has its own hot pool, which no policy fills
+
+local run_options = {progress = false}
+
+M.class, M.options, M.run_options = Batch, all, run_options
+
 local function pool_bytes(self, cells)
   return cells * self.unit * self.chunk_bytes
 end
@@ -62,11 +73,7 @@ end
 
 function M.new(model, opt)
   require("lsa.model").check(model, "lsa.batch: the first argument")
-  local all, mine = {}, {}
-  for name, value in pairs(session.defaults) do all[name] = value end
-  for name, value in pairs(own) do all[name] = value end
-  for name in pairs(all) do all[name] = own[name] or false end
-  all.on_demand = nil -- has its own hot pool, which no policy fills
+  local mine = {}
   opt = options.check(opt, all, "lsa.batch")
   for name in pairs(own) do mine[name] = opt[name] end
   local room = tonumber(C.lsa_activations_piece(model.scratch))
@@ -271,8 +278,6 @@ function Batch:step()
   idle(self, "step")
   return take(self, 1)
 end
-
-local run_options = {progress = false}
 
 function Batch:run(opt)
   open(self)

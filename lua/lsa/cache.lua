@@ -8,6 +8,7 @@
 local ffi = require "ffi"
 local evictions = require "lsa.cycle.eviction_objects"
 local lists = require "lsa.cycle.slot_lists"
+local options = require "lsa.options"
 local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local sequence = require "lsa.cycle.id_sequence"
@@ -64,12 +65,13 @@ local function loop_of(entry, kind)
   return loops[key]
 end
 
-local M = {}
+local M = {options = {pages = false, capacity = false, evict = "lru"}}
 
 function M.new(arg)
   if type(arg) ~= "table" or arg.pages == nil then
     raise "lsa.cache: pages is nil, and is the trace: lsa.cache{pages = ids, capacity = n}"
   end
+  arg = options.check(arg, M.options, "lsa.cache")
   local capacity = arg.capacity
   if type(capacity) ~= "number" or capacity < 0 or capacity ~= math.floor(capacity) then
     raise("lsa.cache: capacity is %s, and is a count of pages from 0", tostring(capacity))
@@ -79,7 +81,7 @@ function M.new(arg)
   for i = 0, n - 1 do
     if pages[i] > most then most = pages[i] end
   end
-  local entry = registry.open("evictions", arg.evict or "lru")
+  local entry = registry.open("evictions", arg.evict)
   if entry.opt.future == nil then entry.opt.future = {ids = pages, n = n} end
   local object = evictions.make(entry, math.min(capacity, n)) -- as many never leave
   local present = presence(most, math.min(capacity, n))

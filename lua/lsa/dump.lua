@@ -41,6 +41,8 @@ local defaults = {
   progress = false,          -- function(tokens done, of how many)
 }
 
+M.defaults = defaults
+
 local function checked(model, opt)
   require("lsa.model").check(model, "dump: model")
   opt = options.check(opt, defaults, "dump")

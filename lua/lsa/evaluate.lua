@@ -37,6 +37,8 @@ local defaults = {
   progress = false,
 }
 
+M.defaults = defaults
+
 local function tail_of(opt, n)
   return math.min(n, opt.tail or math.min(2048, math.floor(0.135 * n / 4)))
 end

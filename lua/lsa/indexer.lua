@@ -79,6 +79,8 @@ end
 
 local defaults = {model = false, layers = false, from = "native", ensemble = false}
 
+M.defaults = defaults
+
 function M.new(opt)
   opt = options.check(opt, defaults, "lsa.indexer")
   local model = opt.model

@@ -31,14 +31,34 @@ local names = {
   sweep = "lsa.sweep:new",
   plot = "lsa.plot",
   tasks = "lsa.tasks.init",
+  policies = "lsa.catalogue:policies",
+  evictions = "lsa.catalogue:evictions",
+  schedules = "lsa.catalogue:schedules",
+  samplers = "lsa.catalogue:samplers",
   replay = "lsa.replay:new",
   dump = "lsa.dump:document",
   display = "lsa.display",
   root = "lsa.ffi:root",
+  version = "lsa.version",
+  interact = "lsa.prompt.interact:here",
 }
+
+-- What there is, with a line on each where one is known.
+local function described()
+  local sorted, rows = {}, {}
+  for name in pairs(names) do sorted[#sorted + 1] = name end
+  table.sort(sorted)
+  local topics = require "lsa.prompt.topics"
+  for i, name in ipairs(sorted) do
+    local topic = topics["lsa." .. name]
+    rows[i] = {name = "lsa." .. name, what = topic and topic.about or topics.others[name] or ""}
+  end
+  return (tostring(require "lsa.prompt.results_table".new(rows, {"name", "what"})):gsub("\n$", ""))
+end
 
 return setmetatable({}, {
   __names = names,
+  __tostring = described,
   __index = function(lsa, name)
     local from = names[name]
     if not from then return nil end

@@ -1,5 +1,6 @@
 -- Owns models: a directory's weights, and the sessions on them. model = lsa.model(directory, options).
 --
+--   lsa.model "needle"     one of experiments/models by its name;  "./needle" is a directory
 --   model.config           the architecture's numbers, by the names of core/model/config.h
 --   model:session{...}     see lua/lsa/session.lua;  model:restore(path, {...}) has a saved one again
 --   model:tokens "text"    a list of token ids;  model:text(tokens)
@@ -36,9 +37,29 @@ local function fitting_piece(config, piece)
   return math.max(16, math.min(piece, math.floor(2 ^ 28 / (4 * wide))))
 end
 
+-- The names of the configuration's numbers, from the header that declares them.
+local function names_of_config()
+  local names, file = {}, assert(io.open(lib.root .. "/core/model/config.h"))
+  local fields = file:read "*a":gsub("/%*.-%*/", ""):match "struct lsa_config%s*{(.-)}"
+  file:close()
+  for list in fields:gmatch "[%w_]+%s+([^;]+);" do
+    for name in list:gmatch "[%a_][%w_]*" do names[#names + 1] = name end
+  end
+  return names
+end
+
+local function config_text(config)
+  local lines = {}
+  for _, name in ipairs(names_of_config()) do
+    local ok, value = pcall(function() return config[name] end)
+    if ok and (type(value) == "number" or type(value) == "boolean") then lines[#lines + 1] = ("%-24s %s"):format(name, tostring(value)) end
+  end
+  return table.concat(lines, "\n")
+end
+
 -- The model's numbers as Lua's own: layers * 1.5 is no whole number.
 local function numbers_of(c)
-  return setmetatable({}, {__index = function(self, name)
+  return setmetatable({}, {__names = names_of_config, __tostring = config_text, __index = function(self, name)
     local value = c.config[name]
     if ffi.istype("int64_t", value) then value = tonumber(value) end
     self[name] = value
@@ -46,8 +67,31 @@ local function numbers_of(c)
   end})
 end
 
+-- The models that come with the tree, which have short names, sorted.
+function M.names()
+  local names, folder = {}, lib.root .. "/experiments/models/"
+  local there, list = pcall(require("posix.dirent").dir, folder)
+  for _, name in ipairs(there and list or {}) do
+    local file = name:find "^%w" and io.open(folder .. name .. "/config.json")
+    if file then
+      file:close()
+      names[#names + 1] = name
+    end
+  end
+  table.sort(names)
+  return names
+end
+
+-- The directory that a name or a path stands for: a name without a slash is that of a model of the tree where there is one.
+function M.directory(name)
+  for _, known in ipairs(M.names()) do
+    if known == name then return lib.root .. "/experiments/models/" .. name end
+  end
+  return name
+end
+
 function M.new(directory, opt)
-  options.path(directory, "lsa.model: directory")
+  directory = M.directory(options.path(directory, "lsa.model: directory"))
   opt = options.check(opt, defaults, "lsa.model")
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
   options.one_of(opt.device, {"cpu", "cuda"}, "lsa.model: device")

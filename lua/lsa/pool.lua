@@ -33,6 +33,8 @@ local function wrap(out)
   return ffi.gc(out[0], C.lsa_pool_free)
 end
 
+M.defaults = defaults
+
 function M.new(opt)
   opt = options.check(opt, defaults, "lsa.pool")
   if not opt.record then raise "lsa.pool: record is missing; it is the bytes of one layer's record" end

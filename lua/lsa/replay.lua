@@ -453,6 +453,7 @@ end
 
 local allowed = {indexer = false, trust = false, watch = false}
 for name, value in pairs(loops.options) do allowed[name] = value end
+M.options = allowed
 
 function M.new(path, given)
   local recording = recordings.open(path)

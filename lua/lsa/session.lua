@@ -190,6 +190,7 @@ local function token_array(self, tokens)
 end
 
 local prefill_options = {all = false, trace = false}
+M.prefill_options = prefill_options
 
 function Session:prefill(tokens, opt)
   idle(self, "prefill")
@@ -308,6 +309,7 @@ function Session:draw(temperature)
 end
 
 local generate_options = {n = 64, temperature = 0, stop = false, each = false}
+M.generate_options = generate_options
 
 -- Gives the tokens, and what ended them: "steps" (there are n), "stopped", "context" (there is no place for more; the last one is
 -- drawn and not decoded) or "each". n: at most so many tokens. stop: a token id, text, or a list of these (lua/lsa/session/stop.lua); what completes it is in the
@@ -530,14 +532,14 @@ function Session:save(path)
 end
 
 -- What model:restore may change beside what a fork may, and whether it may open what the file names.
-local restorable = {cold = true, indexer = true, trust = true}
+local restorable = {cold = false, indexer = false, trust = false}
+for name in pairs(forkable) do restorable[name] = false end
+M.restorable = restorable
 
 function M.restore(model, path, given)
   options.path(path, "restore: path")
-  local changes, valid = {}, {}
-  for name in pairs(forkable) do valid[name] = false end
-  for name in pairs(restorable) do valid[name] = false end
-  given = options.check(given, valid, "restore")
+  local changes = {}
+  given = options.check(given, restorable, "restore")
   if given.trust ~= nil then options.boolean(given.trust, "restore: trust") end
   for name, value in pairs(given) do
     if forkable[name] then changes[name] = value end

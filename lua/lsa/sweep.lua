@@ -28,6 +28,7 @@ local axes = {{"policies", "select"}, {"budgets", "budget"}, {"taus", "every"}, 
 local allowed = {run = false, model = false, task = false, grid = false, results = false, about = false, columns = false,
   label = "sweep"}
 for _, axis in ipairs(axes) do allowed[axis[1]] = false end
+M.options = allowed
 
 local kinds = {select = "policies", every = "schedules", evict = "evictions"}
 

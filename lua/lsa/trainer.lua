@@ -54,6 +54,8 @@ local defaults = {
   parallel = false,        -- "mpi": the ranks of this mpirun share each batch; rank 0 writes the checkpoint
 }
 
+M.class, M.defaults = Trainer, defaults
+
 local MOST_CHUNKS = 2 ^ 28  -- of a training step
 
 local pointwise = {none = C.LSA_POINTWISE_NONE, bce = C.LSA_POINTWISE_BCE, focal = C.LSA_POINTWISE_FOCAL}
@@ -200,6 +202,7 @@ end)
 -- ---- many ----
 
 local run_defaults = {steps = false, progress = false, on_step = false}
+M.run_defaults = run_defaults
 
 -- Up to opt.steps training steps (all that are left). on_step(row) sees each one, and ends the run by returning false.
 function Trainer:run(opt)

@@ -7,17 +7,22 @@ local trace = require "lsa.prompt.traceback"
 jit.opt.start("maxtrace=16000", "maxmcode=32768")
 
 local usage = [[
-usage: lsa [script.lua | -e CODE | command] [arguments]
+usage: lsa [-i] [script.lua | -e CODE | command] [arguments]
 
   lsa                    a prompt; reads statements from standard input where that is no terminal
-  lsa script.lua a b     runs a script with arg[1] = "a", arg[2] = "b"; - is standard input
+  lsa script.lua a b     runs a script with arg[1] = "a", arg[2] = "b"; - is standard input; --help is the script's
+  lsa -i script.lua a b  the same, then a prompt with its locals, also where it failed
   lsa -e CODE a b        runs CODE, with lsa loaded, and prints its values
-  lsa test [arguments]   the tests, through busted; --device cuda runs them on the GPU, --help says more
+  lsa new KIND NAME      a commented start of a policy, eviction, schedule or experiment, and its spec
+  lsa test [arguments]   the tests, through busted; --device cuda runs them on the GPU
   lsa bench [filter]     the benchmarks
   lsa doctor             what this machine has, what is missing
   lsa kernel --install   makes lsa a kernel of Jupyter notebooks
+  lsa docs [folder]      the pages of lua/docs as a site
+  lsa completion SHELL   completion for bash or zsh, to be evaluated
   lsa --help, --version
 
+Each command says more after --help. Experiments are in experiments/; at the prompt, ? is help.
 The launcher ./lsa takes --debug or --sanitize before all of these, for a build of that kind.
 Exit code: 0; 1 the script failed; 2 bad command line; 130 Ctrl-C.
 ]]
@@ -70,18 +75,35 @@ local function prompt()
   return finish((require "lsa.prompt.repl".main()))
 end
 
-local function script(argv)
+-- The script's text as a chunk; with `stays`, at its end a prompt opens that has its locals.
+local function load_script(text, name, stays)
+  text = text:gsub("^#[^\n]*", "")
+  if stays then
+    local chunk = loadstring(text .. "\nrequire('lsa.prompt.interact').here()", name)
+    if chunk then return chunk end
+  end
+  local chunk, message = loadstring(text, name)
+  if not chunk or not stays then return chunk, message end
+  return function(...) -- it returns something: its locals are gone then
+    chunk(...)
+    require "lsa.prompt.interact".here()
+  end
+end
+
+local function script(argv, stays)
   local name = argv[1]
+  if not name then return bad_usage "-i needs a script" end
   if name == "-" and host.input_closed then return bad_usage "standard input is closed" end
   local file = name == "-" and io.stdin or io.open(name)
   local text = file and file:read "*a"
   if not text then return bad_usage(("there is no script or command %q"):format(name)) end
-  local chunk, message = loadstring(text:gsub("^#[^\n]*", ""), name == "-" and "=stdin" or "@" .. name)
+  local chunk, message = load_script(text, name == "-" and "=stdin" or "@" .. name, stays)
   if not chunk then
     complain(message)
     return FAILED
   end
   if name ~= "-" then require("lsa.prompt.script_modules").allow(name) end
+  if stays then require "lsa.prompt.interact".on_error() end
   return finish((trace.run("script", chunk, unpack(set_arguments(argv, 1)))))
 end
 
@@ -117,6 +139,13 @@ local commands = {
   bench = command "process",
   doctor = command "script",
   kernel = function(argv) return finish(require "lsa.prompt.kernel".main(set_arguments(argv, 1))) end,
+  new = command "script",
+  docs = command "script",
+  completion = command "script",
+  ["-i"] = function(argv)
+    table.remove(argv, 1)
+    return script(argv, true)
+  end,
   ["--help"] = function()
     io.write(usage)
     return 0

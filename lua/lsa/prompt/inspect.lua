@@ -1,7 +1,7 @@
 -- Shows values at the prompt: objects by their own tostring, plain tables with their contents, bounded.
 local M = {}
 
-local MAX_DEPTH, MAX_ITEMS, MAX_STRING, WIDTH = 3, 40, 200, 100
+local MAX_DEPTH, MAX_ITEMS, MAX_NUMBERS, MAX_STRING, WIDTH, SHORT = 3, 40, 240, 200, 100, 24
 
 local keywords = {}
 for word in ("and break do else elseif end false for function goto if in local nil not or repeat return then true until while")
@@ -37,10 +37,11 @@ end
 
 local show
 
--- The parts of a plain table: its list first, then its other keys in order.
+-- The parts of a plain table: its list first, then its other keys in order. Of a list of numbers more is shown.
 local function parts_of(value, depth, seen)
   local parts, n = {}, 0
-  while n < MAX_ITEMS and rawget(value, n + 1) ~= nil do
+  local most = type(rawget(value, 1)) == "number" and depth == 0 and MAX_NUMBERS or MAX_ITEMS
+  while n < most and rawget(value, n + 1) ~= nil do
     n = n + 1
     parts[n] = show(rawget(value, n), depth + 1, seen)
   end
@@ -52,16 +53,37 @@ local function parts_of(value, depth, seen)
   end
   table.sort(keys, order)
   for _, key in ipairs(keys) do
-    if #parts >= MAX_ITEMS then break end
+    if #parts >= most then break end
     parts[#parts + 1] = key_text(key) .. " = " .. show(rawget(value, key), depth + 1, seen)
   end
   if total > #parts then parts[#parts + 1] = ("... %d more"):format(total - #parts) end
   return parts
 end
 
+-- Short parts, such as numbers, side by side on lines of the screen's width; others on a line each.
+local function on_lines(parts, pad)
+  local out, line = {}, nil
+  for _, part in ipairs(parts) do
+    if #part > SHORT then return table.concat(parts, ",\n" .. pad) end
+    if not line then
+      line = part
+    elseif #pad + #line + 2 + #part < WIDTH then
+      line = line .. ", " .. part
+    else
+      out[#out + 1], line = line, part
+    end
+  end
+  out[#out + 1] = line
+  return table.concat(out, ",\n" .. pad)
+end
+
 function show(value, depth, seen)
   if type(value) == "string" then return quoted(value) end
-  if not is_plain(value) then return tostring(value) end
+  if not is_plain(value) then
+    local text = tostring(value)
+    local first = depth > 0 and text:match "^([^\n]*)\n"
+    return first and first .. " ..." or text
+  end
   if seen[value] then return "<above>" end
   if next(value) == nil then return "{}" end
   if depth >= MAX_DEPTH then return "{...}" end
@@ -71,7 +93,7 @@ function show(value, depth, seen)
   local line = "{ " .. table.concat(parts, ", ") .. " }"
   if #line <= WIDTH and not line:find("\n", 1, true) then return line end
   local pad = ("  "):rep(depth + 1)
-  return "{\n" .. pad .. table.concat(parts, ",\n" .. pad) .. "\n" .. ("  "):rep(depth) .. "}"
+  return "{\n" .. pad .. on_lines(parts, pad) .. "\n" .. ("  "):rep(depth) .. "}"
 end
 
 -- The text for one value. Strings are quoted inside tables, and bare by themselves.
@@ -80,13 +102,19 @@ function M.text(value)
   return show(value, 0, {})
 end
 
+-- As it is written in Lua, where it can be.
+function M.literal(value) return show(value, 0, {}) end
+
+-- The texts of several values.
+function M.joined(...)
+  local texts = {}
+  for i = 1, select("#", ...) do texts[i] = M.text((select(i, ...))) end
+  return table.concat(texts, "\t")
+end
+
 -- Prints the values, if there are any.
 function M.print(...)
-  local n = select("#", ...)
-  if n == 0 then return end
-  local texts = {}
-  for i = 1, n do texts[i] = M.text((select(i, ...))) end
-  print(table.concat(texts, "\t"))
+  if select("#", ...) > 0 then print(M.joined(...)) end
 end
 
 return M

@@ -3,7 +3,7 @@ local ffi = require "ffi"
 local host = require "lsa.host"
 local poll = require "posix.poll".poll
 
-local M = {}
+local M = {before = nil} -- lines that the one that is typed goes on from
 
 ffi.cdef [[
 void free(void *);
@@ -20,6 +20,10 @@ void rl_callback_handler_remove(void);
 void rl_callback_read_char(void);
 void rl_callback_sigcleanup(void);
 void rl_free_line_state(void);
+int rl_insert_text(const char *);
+void rl_redisplay(void);
+extern char *rl_line_buffer;
+extern int rl_point, rl_completion_suppress_quote;
 void using_history(void);
 void add_history(const char *);
 void stifle_history(int);
@@ -60,20 +64,38 @@ local function to_matches(list)
   return matches
 end
 
--- Prepares editing with `complete(text)` -> list of completions, and the history kept in `path` (or nil).
+local complete
+
+-- What `word`, which begins at byte `start` of the line, may become.
+local function completions(word, start)
+  local line = ffi.string(lib.rl_line_buffer):sub(1, lib.rl_point)
+  local earlier = M.before or ""
+  local list, from = complete(earlier .. line)
+  from = from - 1 - #earlier
+  local out = {}
+  for i, text in ipairs(list) do
+    out[i] = from >= start and line:sub(start + 1, from) .. text or text:sub(start - from + 1)
+  end
+  local only = #out == 1 and out[1] or word
+  lib.rl_completion_suppress_quote = only:sub(-1) == "/" and 1 or 0 -- a folder goes on
+  return to_matches(out)
+end
+
+-- Prepares editing with `complete_at(before)` (lua/lsa/prompt/complete.lua), and the history kept in `path` (or nil); once for all prompts.
 -- Without libreadline, lines are read plainly.
-function M.start(complete, path)
-  if not lib then return end
+function M.start(complete_at, path)
+  local before = complete
+  complete = complete_at
+  if not lib or before then return end
   lib.rl_readline_name = "lsa"
   lib.rl_catch_signals = 0
   lib.rl_completer_word_break_characters = " \t\n\"'`@$><=;|&{(,[]})+-*/%^#~"
   lib.rl_completer_quote_characters = "\"'"
-  lib.rl_attempted_completion_function = function(text)
+  lib.rl_attempted_completion_function = function(text, start)
     lib.rl_completion_append_character = 0 -- readline sets it anew for each completion
-    if lib.rl_completion_quote_character ~= 0 then return nil end -- file names, in strings
     lib.rl_attempted_completion_over = 1
-    local ok, list = pcall(complete, ffi.string(text))
-    return ok and to_matches(list) or nil
+    local ok, matches = pcall(completions, ffi.string(text), start)
+    return ok and matches or nil
   end
   lib.using_history()
   lib.stifle_history(HISTORY_LINES)
@@ -103,14 +125,19 @@ local function read_plainly(prompt)
   return line
 end
 
--- One line; nil at the end of the input, false after Ctrl-C.
-function M.line(prompt)
+-- One line; nil at the end of the input, false after Ctrl-C. indent: what the line begins with. colour: of the prompt, for a terminal.
+function M.line(prompt, indent, colour)
+  if colour then prompt = ("\1\27[%sm\2%s\1\27[0m\2"):format(colour, prompt) end
   if not lib then return read_plainly(prompt) end
   local waiting = { [0] = { events = { IN = true } }, [host.interrupt_fd] = { events = { IN = true } } }
   typed, ended = nil, false
   host.interrupted()
   io.flush()
   lib.rl_callback_handler_install(prompt, on_line)
+  if indent and indent ~= "" then
+    lib.rl_insert_text(indent)
+    lib.rl_redisplay()
+  end
   while not ended do
     local ready = poll(waiting)
     if host.interrupted() then

@@ -1,50 +1,69 @@
 -- The prompt: reads, compiles, runs and prints. Also the sequence of statements on a standard input that is
 -- no terminal.
+--
+-- A prompt is an object: environment and declare (session_locals.lua), inputs and outputs (In and Out), frames of the last error.
+local commands = require "lsa.prompt.commands"
+local compile = require "lsa.prompt.compile"
 local host = require "lsa.host"
 local inspect = require "lsa.prompt.inspect"
 local locals = require "lsa.prompt.session_locals"
+local screen = require "lsa.prompt.screen"
 local trace = require "lsa.prompt.traceback"
 local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
 
-local M = {}
+local M = {expression = compile.expression}
 
-local environment, declare = locals.environment()
-M.environment = environment -- what is typed runs in it
+local INDENT = 2
 
-local function is_incomplete(message) return message:find "near '<eof>'$" ~= nil end
+local Prompt = {}
+Prompt.__index = Prompt
 
--- A function that gives the values of the expressions `text`, or nil and why it is none.
--- Never by a tail call: an error would lose its line.
-function M.expression(text, name)
-  local chunk, message = loadstring("return true, " .. text, name)
-  if not chunk then return nil, message end
-  return function(...) return select(2, chunk(...)) end, chunk
+-- A new one, whose other names are those of `outer` (the globals).
+function M.new(outer)
+  local environment, declare = locals.environment(outer)
+  local self = setmetatable({environment = environment, declare = declare, inputs = {}, outputs = {}, number = 1, known = {}}, Prompt)
+  for name in pairs(_G) do self.known[name] = true end
+  return self
 end
 
--- A function that runs `text` and leaves its values, and the chunk in it; or nil and the message, and whether more
--- lines may mend it. `name` is what errors call it, `line` where it begins there.
-function M.compile(text, name, line)
-  local before = ("\n"):rep((line or 1) - 1)
-  text = before .. text:gsub("^%s*=", "")
-  local run, chunk = M.expression(text, name)
-  if not run then
-    local as_expression, lifted, names = chunk, locals.lift(text)
-    local message
-    chunk, message = loadstring(lifted, name)
-    if not chunk then return nil, message, is_incomplete(message) or is_incomplete(as_expression) end
-    declare(names)
-    run = chunk
+function Prompt:compile(text, name, line) return compile.chunk(text, name or "=prompt", line, self) end
+
+local ours = {In = true, Out = true, help = true}
+
+-- Names and values of what was made here: locals of the prompt, and new globals.
+function Prompt:variables()
+  local found = {}
+  for name, value in next, _G do
+    if type(name) == "string" and not self.known[name] and not name:find "^_" then found[name] = value end
   end
-  setfenv(chunk, environment)
-  return run, chunk
+  for name, value in next, self.environment do
+    if not ours[name] then found[name] = value end
+  end
+  return pairs(found)
 end
 
--- Prints what the chunk leaves; `_` is its first value from then on.
-local function show(run)
+-- Values as they are shown after Out[n].
+local function put(self, ...)
+  local text = inspect.joined(...)
+  local label = screen.paint "out" (("Out[%d]:"):format(self.number))
+  io.write(label, text:find("\n", 1, true) and "\n" or " ", text, "\n")
+  if self.log then self.log:write("-- ", (text:gsub("\n", "\n-- ")), "\n") end
+end
+
+-- Runs the chunk and shows what it leaves, unless it is quiet; `_` is its first value from then on, and Out has it.
+function Prompt:show(run, quiet)
   local function shown(...)
-    if select("#", ...) > 0 then rawset(_G, "_", (...)) end
-    inspect.print(...)
+    local n, value = select("#", ...), (...)
+    if n == 0 then return end
+    if value ~= nil then
+      rawset(_G, "___", rawget(_G, "__"))
+      rawset(_G, "__", rawget(_G, "_"))
+      rawset(_G, "_", value)
+      self.outputs[self.number] = value
+    end
+    if quiet then return end
+    if self.plain then inspect.print(...) else put(self, ...) end
   end
   shown(run())
 end
@@ -67,64 +86,124 @@ local function history_path()
   return directory .. "/history"
 end
 
--- Reads lines until they make a chunk: the text; nil at the end of the input, false after Ctrl-C.
-local function read_chunk(read_line)
+-- Reads lines until they make a chunk: the text; nil at the end of the input, false after Ctrl-C. Lines that go on are indented.
+local function read_chunk(self, readline)
   local text
+  readline.before = nil
   repeat
-    local line = read_line(text and ">> " or "> ")
+    local line
+    if text then
+      readline.before = text .. "\n"
+      line = readline.line((" "):rep(#tostring(self.number) + 3) .. ">> ", (" "):rep(INDENT * locals.depth(text)))
+    else
+      line = readline.line(("In[%d]> "):format(self.number), nil, screen.colours() and "32")
+    end
     if not line then return line end
     text = text and text .. "\n" .. line or line
-    local run, _, incomplete = M.compile(text, "=prompt")
+    if commands.is_one(text) then break end
+    local run, _, incomplete = self:compile(text)
   until run or not incomplete
   return text
 end
 
--- Runs one input at the prompt.
-local function evaluate(text)
-  local run, problem = M.compile(text, "=prompt")
-  if not run then
-    io.stderr:write(problem, "\n")
-    return
+local function complain(text) io.stderr:write(screen.paint "error" (text), "\n") end
+
+-- Runs one input.
+function Prompt:evaluate(text)
+  self.inputs[self.number] = text
+  if self.log then self.log:write(text, "\n") end
+  local run, problem, quiet
+  if not commands.is_one(text) then
+    run, problem, quiet = self:compile(text)
+    if not run then return complain(problem) end
   end
-  local ok, err, interrupted = host.call("prompt", show, run)
+  host.on_error = function(message) self.frames = require "lsa.prompt.interact".capture(message) end
+  local ok, err, interrupted = host.call("prompt", function()
+    if run then self:show(run, quiet) else commands.run(text, self) end
+  end)
+  host.on_error = nil
+  if self.after then self.after() end
   host.flush()
-  if not ok then io.stderr:write(interrupted and "interrupted" or trace.trim(err), "\n") end
+  if self.log then self.log:flush() end
+  local follows = self.then_run
+  if follows then
+    self.then_run = nil
+    return follows()
+  end
+  if ok or self.left == 0 then
+    self.left = nil
+  elseif self.left then
+    complain(("the script left with exit code %s"):format(tostring(self.left)))
+    self.left = nil
+  else
+    complain(interrupted and "interrupted" or not run and commands.complaint or trace.trim(err))
+  end
 end
 
-local function prompt()
+-- What the prompt itself offers beside the commands.
+local function furnish(self)
+  rawset(self.environment, "In", self.inputs)
+  rawset(self.environment, "Out", self.outputs)
+  rawset(self.environment, "help", function(what)
+    if type(what) == "string" or what == nil then return commands.run("?" .. (what or ""), self) end
+    local help = require "lsa.prompt.help"
+    screen.page(help.text(help.about(what), screen.paint "title"))
+  end)
+end
+
+-- Reads and runs until the end; the exit code.
+function Prompt:loop(banner)
   local readline = require "lsa.prompt.readline"
-  local complete = require "lsa.prompt.complete".complete
-  readline.start(function(text) return complete(text, environment) end, history_path())
-  print(("lsa %s, %s. Ctrl-C interrupts, Ctrl-D leaves."):format(require "lsa.version", jit.version))
+  local complete = require "lsa.prompt.complete"
+  readline.start(function(before) return complete.at(before, self.environment) end, history_path())
+  furnish(self)
+  print(banner)
   while true do
-    local text = read_chunk(readline.line)
+    local text = read_chunk(self, readline)
     if text == nil then
       print()
       return 0
     elseif text then
       readline.remember(text)
       if text:match "^%s*exit%s*$" or text:match "^%s*quit%s*$" then return 0 end
-      if text:find "%S" then evaluate(text) end
+      if text:find "%S" then
+        self:evaluate(text)
+        self.number = self.number + 1
+      end
     end
   end
 end
 
+M.furnish = furnish
+
+-- What is typed in a notebook runs in this one's environment.
+local shared = M.new()
+M.environment = shared.environment
+
+function M.compile(text, name, line) return shared:compile(text, name, line) end
+
+local function prompt()
+  return M.new():loop(("lsa %s, %s. ? is help, Ctrl-C interrupts, Ctrl-D leaves."):format(require "lsa.version", jit.version))
+end
+
 -- Runs all of standard input, statement by statement; the first error ends it.
 local function sequence()
+  local self = M.new()
+  self.plain = true
   local line_number, first, text = 0, 1, nil
   for line in io.lines() do
     line_number = line_number + 1
     if line_number == 1 then line = line:gsub("^\239\187\191", "") end -- a byte order mark
     text = text and text .. "\n" .. line or line
-    local run, message, incomplete = M.compile(text, "=stdin", first)
+    local run, message, incomplete = self:compile(text, "=stdin", first)
     if run then
-      show(run)
+      self:show(run)
     elseif not incomplete then
       error(message, 0)
     end
     if not incomplete then text, first = nil, line_number + 1 end
   end
-  if text then error(select(2, M.compile(text, "=stdin", first)), 0) end
+  if text then error(select(2, self:compile(text, "=stdin", first)), 0) end
 end
 
 function M.main()

@@ -29,8 +29,8 @@ local function token(text, at)
   return text:sub(at, at), at
 end
 
--- All tokens but space, as {kind, from, to}.
-local function tokens(text)
+-- All tokens but space, as {kind =, from =, to =, text =}; an unfinished string reaches to the end of the text.
+function M.tokens(text)
   local list, at = {}, 1
   while at <= #text do
     local kind, stop = token(text, at)
@@ -42,7 +42,7 @@ end
 
 -- The chunk with its top-level locals made assignments, and the list of their names.
 function M.lift(text)
-  local list, names, edits, depth = tokens(text), {}, {}, 0
+  local list, names, edits, depth = M.tokens(text), {}, {}, 0
   for i, word in ipairs(list) do
     local next_word = list[i + 1]
     if word.kind == "name" then depth = depth + (opens[word.text] or 0) end
@@ -70,17 +70,33 @@ function M.lift(text)
   return text, names
 end
 
--- An environment in which declared names are the session's and all others are globals.
+local brackets = {["{"] = 1, ["("] = 1, ["["] = 1, ["}"] = -1, [")"] = -1, ["]"] = -1}
+
+-- By how much a token deepens what it stands in.
+function M.deepens(word)
+  return word.kind == "name" and opens[word.text] or brackets[word.kind] or 0
+end
+
+-- How deep the text's end stands in blocks and brackets.
+function M.depth(text)
+  local depth = 0
+  for _, word in ipairs(M.tokens(text)) do depth = math.max(0, depth + M.deepens(word)) end
+  return depth
+end
+
+-- An environment in which declared names are the session's and all others are those of `outer`, the globals.
 -- Returns it and declare(names).
-function M.environment()
+function M.environment(outer)
   local declared, emptied = {}, {}
+  outer = outer or _G
   local environment = setmetatable({}, {
+    __names = function() return outer end,
     __index = function(_, name)
-      if not emptied[name] then return rawget(_G, name) end
+      if not emptied[name] then return outer[name] end
     end,
     __newindex = function(self, name, value)
       if not declared[name] then
-        rawset(_G, name, value)
+        outer[name] = value
       else
         emptied[name] = value == nil or nil
         rawset(self, name, value)

@@ -12,8 +12,7 @@ function M.trim(message)
   local list = {}
   for frame in frames:gmatch "[^\n]+" do list[#list + 1] = frame end
   local function ours(frame)
-    return frame:find("/lua/lsa/prompt/cli.lua:", 1, true) or frame:find("/lua/lsa/prompt/repl.lua:", 1, true) or
-      frame:find("/lua/lsa/prompt/traceback.lua:", 1, true) or frame:find "^%s*%[C%]: in function 'call'" or
+    return frame:find("/lua/lsa/prompt/", 1, true) or frame:find "^%s*%[C%]: in function 'call'" or
       frame:find "^%s*%[C%]: at "
   end
   while list[1] and ours(list[#list]) do list[#list] = nil end

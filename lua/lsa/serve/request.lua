@@ -26,6 +26,11 @@ local PAGE_EDGES = 3 -- pages that sink, tail and the selection's end fill in pa
 M.own = {tokens = false, session = false, n = 64, stop = false, keep_stop = false, temperature = 0, decoded = 1}
 M.policy = {select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true}
 
+-- Both, and their defaults.
+M.options = options.copy(M.own)
+for name in pairs(M.policy) do M.options[name] = false end
+M.options.hot = false
+
 local function seconds() return tonumber(C.lsa_clock_ns()) / 1e9 end
 M.seconds = seconds
 
@@ -102,11 +107,7 @@ local function staggered(every, slot, of)
 end
 
 function M.new(batch, given)
-  local known = {}
-  for name, value in pairs(M.own) do known[name] = value end
-  for name in pairs(M.policy) do known[name] = false end
-  known.hot = false
-  local opt = options.check(given, known, "submit")
+  local opt = options.check(given, M.options, "submit")
   local self = setmetatable({batch = batch, opt = opt, state = "queued", out = {}, submitted = seconds()}, Request)
   self.tokens = token_list(batch.model, opt.tokens or {})
   check_own(self, opt)
