@@ -10,6 +10,7 @@ local M = {}
 M.EXCLUDED = {
   -- The prompt's and the launcher's.
   ["lsa.root"] = "a string", ["lsa.version"] = "a string", ["lsa.interact"] = "wants a terminal",
+  ["lsa.cuda"] = "tests/cuda_spec.lua's",
   -- What prints itself, and is indexed by name.
   ["lsa.policies"] = "rules", ["lsa.evictions"] = "rules", ["lsa.schedules"] = "rules", ["lsa.samplers"] = "rules",
   -- What the loop, its policies and the batch ask of a session; scripts go by cycle and by the session's other methods.
