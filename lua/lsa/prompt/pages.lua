@@ -40,7 +40,7 @@ local function read_tables()
   tables = {}
   for _, name in ipairs(M.names()) do
     local current
-    for line in M.text(name):gmatch "[^\n]*" do
+    for line in (M.text(name) .. "\n"):gmatch "(.-)\n" do
       local cells = line:sub(1, 1) == "|" and cells_of(line)
       local call = cells and cells[1]:match "^`(%l+[.:][%w_]+)`$"
       if not cells then
