@@ -45,6 +45,7 @@ int lsa_observe_cpu(const lsa_span *spans, int64_t count, int64_t layer, void *s
         const lsa_layer_store *store = &s->layers[layer];
         int64_t next = (s->progress->passes + 1) & 1;
         int32_t *picked = store->picked[next];
+        if (s->unobserved) continue;
         count_picks(s, store, picked, store->picked_mass[next], *store->picked_count[next]);
         for (int32_t j = 0; j < *store->picked_count[next]; j++) picked[j] = chunk_at(s, picked[j]);
     }

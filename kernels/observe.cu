@@ -52,6 +52,7 @@ __global__ static void observe_span(const lsa_span *spans, int64_t layer)
 {
     const lsa_span &s = spans[blockIdx.x];
     const lsa_layer_store &store = s.layers[layer];
+    if (s.unobserved) return;
     int64_t next = (s.progress->passes + 1) & 1;
     int32_t n = *store.picked_count[next], *picked = store.picked[next];
     count_picks(s, store, picked, store.picked_mass[next], n);

@@ -46,6 +46,7 @@ typedef struct lsa_span {
     int32_t
         in_cells; /* what it picked is read from the hot tier, by slot; else from the cold one, by chunk */
     int32_t observed_by_chunk; /* how used and mass are indexed */
+    int32_t unobserved;        /* the pass under way will not count (kernels/advance.h) */
     int64_t residents,
         chunks; /* of how many chunks how many were resident when the set took over; chunks born since are
                                       residents: chunk `chunks + i` is at place `residents + i` */

@@ -89,6 +89,7 @@ const lsa_kernels lsa_kernels_cpu = {
     .gather = lsa_gather_cpu,
 
     .sample = lsa_sample_cpu,
+    .advance = lsa_advance_cpu,
     .entropy = lsa_entropy_cpu,
 
     .rmsnorm_gradient = lsa_rmsnorm_gradient_cpu,

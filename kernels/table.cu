@@ -74,6 +74,7 @@ static lsa_kernels all(void)
     k.observe = lsa_observe_cuda;
 
     k.sample = lsa_sample_cuda;
+    k.advance = lsa_advance_cuda;
     k.entropy = lsa_entropy_cuda;
     return k;
 }

@@ -5,6 +5,7 @@
 #ifndef LSA_KERNELS_TABLE_H
 #define LSA_KERNELS_TABLE_H
 #include "kernels/adamw.h"
+#include "kernels/advance.h"
 #include "kernels/arith.h"
 #include "kernels/attention.h"
 #include "kernels/bound_query.h"
@@ -137,6 +138,7 @@ typedef struct lsa_kernels {
 
     /* tokens */
     lsa_sample_fn *sample;
+    lsa_advance_fn *advance;
     lsa_entropy_fn *entropy;
 
     /* training */

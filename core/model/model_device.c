@@ -143,7 +143,8 @@ static int check_kernels(const lsa_kernels *k)
                   {"remember", k->remember != NULL},
                   {"observe", k->observe != NULL},
                   {"gather", k->gather != NULL},
-                  {"index_score", k->index_score != NULL}};
+                  {"index_score", k->index_score != NULL},
+                  {"advance", k->advance != NULL}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!wanted[i].here)
             return lsa_fail(LSA_EDEVICE, "model: the CUDA library has no %s", wanted[i].name);

@@ -21,7 +21,7 @@ typedef struct array {
 
 enum {
     ARRAYS = 40,
-    HOST_ARRAYS = 6,       /* the first ones are the host's alone */
+    HOST_ARRAYS = 7,       /* the first ones are the host's alone */
     CONTROL_SLACK = 4 * 64 /* alignment of what control packs */
 };
 
@@ -33,11 +33,12 @@ static int arrays_of(lsa_activations *a, array out[ARRAYS])
     const array all[] = {
         {&a->segments, sizeof *a->segments},
         {&a->spans, sizeof *a->spans},
+        {&a->steps, sizeof *a->steps},
         {&a->generators, sizeof *a->generators},
         {&a->tokens, f},
         {&a->positions, f},
-        {&a->control, sizeof(lsa_span) + sizeof(lsa_progress) + 2 * f},
-        {&a->control_there, sizeof(lsa_span) + sizeof(lsa_progress) + 2 * f},
+        {&a->control, sizeof(lsa_span) + sizeof(lsa_steps) + 2 * f},
+        {&a->control_there, sizeof(lsa_span) + sizeof(lsa_steps) + 2 * f},
         {&a->streams, hc * d * f},
         {&a->x, d * f},
         {&a->y, d * f},
@@ -102,6 +103,7 @@ static void activations_free(lsa_activations *a)
         lsa_free_in(i < HOST_ARRAYS ? LSA_MEMORY_HOST : kind, pointer_at(&all[i]));
     drop_graphs(a);
     lsa_free_in(kind, a->logits);
+    lsa_free(a->host_logits);
     lsa_free_in(kind, a->workspace);
     lsa_free(a);
 }
@@ -142,8 +144,8 @@ void lsa_activations_release(lsa_activations *a)
 
 int64_t lsa_activations_bytes(const lsa_activations *a)
 {
-    return a->bytes + a->logit_rows * a->model->config.vocab * (int64_t)sizeof(float) +
-           a->workspace_bytes;
+    int64_t logits = a->logit_rows * a->model->config.vocab * (int64_t)sizeof(float);
+    return a->bytes + (a->host_logits ? 3 : 1) * logits + a->workspace_bytes;
 }
 
 int64_t lsa_activations_piece(const lsa_activations *a) { return a->piece; }
@@ -203,19 +205,31 @@ static int64_t most_workspace(const lsa_kernels *k, const lsa_model *m, int64_t 
     return max(most, k->extend_workspace(rows, c->csa_rate, c->index_dim, c->rope_dim, 1));
 }
 
+static int reserve_logits(lsa_activations *a, int64_t rows)
+{
+    int64_t bytes = rows * a->model->config.vocab * (int64_t)sizeof(float);
+    int host = a->model->memory_kind == LSA_MEMORY_HOST;
+    float *larger = allocate(a, host ? bytes : 2 * bytes);
+    float *in_host = host ? NULL : lsa_alloc(2 * bytes);
+    if (!larger || (!host && !in_host)) {
+        lsa_free_in(a->model->memory_kind, larger);
+        lsa_free(in_host);
+        return LSA_ENOMEM;
+    }
+    lsa_free_in(a->model->memory_kind, a->logits);
+    lsa_free(a->host_logits);
+    a->logits = larger;
+    a->host_logits = in_host;
+    drop_graphs(a);
+    a->logit_rows = rows;
+    return LSA_OK;
+}
+
 int lsa_activations_reserve(lsa_activations *a, int64_t rows, int64_t records, int64_t chunks,
                             int64_t logit_rows)
 {
     int threads = lsa_threads();
-    if (logit_rows > a->logit_rows) {
-        int64_t row = a->model->config.vocab * (int64_t)sizeof(float);
-        float *larger = allocate(a, logit_rows * row);
-        if (!larger) return LSA_ENOMEM;
-        lsa_free_in(a->model->memory_kind, a->logits);
-        a->logits = larger;
-        drop_graphs(a);
-        a->logit_rows = logit_rows;
-    }
+    if (logit_rows > a->logit_rows) LSA_TRY(reserve_logits(a, logit_rows));
     records = max(records, a->model->config.index_topk);
     if (rows <= a->rows && records <= a->records && chunks <= a->chunks && threads <= a->threads)
         return LSA_OK;
@@ -243,22 +257,29 @@ static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 int lsa_activations_upload(lsa_activations *a, int64_t count, int64_t rows, lsa_pass_rows *out)
 {
-    *out = (lsa_pass_rows){a->spans, a->tokens, a->positions};
+    for (int64_t i = 0; i < count; i++) a->spans[i].progress = &a->steps[i].progress;
+    *out = (lsa_pass_rows){a->spans, a->steps, a->tokens, a->positions};
     if (a->model->memory_kind == LSA_MEMORY_HOST) return LSA_OK;
-    int64_t progress = aligned(count * (int64_t)sizeof(lsa_span)),
-            tokens = aligned(progress + count * (int64_t)sizeof(lsa_progress)),
+    int64_t steps = aligned(count * (int64_t)sizeof(lsa_span)),
+            tokens = aligned(steps + count * (int64_t)sizeof(lsa_steps)),
             positions = aligned(tokens + rows * (int64_t)sizeof(int32_t)),
             end = positions + rows * (int64_t)sizeof(int32_t);
+    *out = (lsa_pass_rows){(lsa_span *)a->control_there, (lsa_steps *)(a->control_there + steps),
+                           (int32_t *)(a->control_there + tokens),
+                           (int32_t *)(a->control_there + positions)};
     lsa_span *spans = (lsa_span *)a->control;
     for (int64_t i = 0; i < count; i++) {
         spans[i] = a->spans[i];
-        memcpy(a->control + progress + i * (int64_t)sizeof(lsa_progress), a->spans[i].progress,
-               sizeof(lsa_progress));
-        spans[i].progress = (lsa_progress *)(a->control_there + progress) + i;
+        spans[i].progress = &out->steps[i].progress;
     }
+    memcpy(a->control + steps, a->steps, (size_t)count * sizeof *a->steps);
     memcpy(a->control + tokens, a->tokens, (size_t)rows * sizeof(int32_t));
     memcpy(a->control + positions, a->positions, (size_t)rows * sizeof(int32_t));
-    *out = (lsa_pass_rows){(lsa_span *)a->control_there, (int32_t *)(a->control_there + tokens),
-                           (int32_t *)(a->control_there + positions)};
     return lsa_device_copy(a->control_there, a->control, end);
+}
+
+int lsa_activations_download(lsa_activations *a, int64_t count, const lsa_pass_rows *from)
+{
+    if (from->steps == a->steps) return LSA_OK;
+    return lsa_device_copy(a->steps, from->steps, count * (int64_t)sizeof *a->steps);
 }

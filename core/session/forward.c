@@ -350,12 +350,22 @@ static int head(lsa_pass *p, int64_t rows, float *logits)
     return linear(p, logits, w->x, &m->head, rows);
 }
 
-/* Tokens and positions of all rows, to where kernels read them. */
+/* Tokens and positions of all rows, or the steps that they follow from, to where kernels read them. */
 static int place_rows(lsa_pass *p)
 {
     lsa_activations *w = p->w;
     for (int64_t i = 0; i < p->count; i++) {
         const lsa_segment *g = &p->segments[i];
+        lsa_steps *s = &w->steps[i];
+        s->progress = g->s->progress;
+        s->generator = g->generator;
+        s->temperature = g->temperature;
+        s->given = (int32_t)g->given;
+        s->begun = s->ended = 0;
+        s->stops = (int32_t)g->stop_count;
+        for (int64_t j = 0; j < g->stop_count; j++) s->stop_ids[j] = g->stop_ids[j];
+        for (int64_t j = 0; j < g->given; j++) s->tokens[j] = g->tokens[j];
+        if (p->decoding) continue;
         memcpy(w->tokens + g->row, g->tokens, (size_t)g->n * sizeof *g->tokens);
         for (int64_t t = 0; t < g->n; t++) w->positions[g->row + t] = (int32_t)(g->from + t);
     }
@@ -390,9 +400,19 @@ static int observe(lsa_pass *p)
     return LSA_OK;
 }
 
+/* The next token of every session. */
+static int advance(lsa_pass *p)
+{
+    const lsa_activations *w = p->w;
+    int64_t vocab = p->c->vocab;
+    return p->k->advance(p->rows.spans, p->rows.steps, p->rows.tokens, p->rows.positions, w->logits,
+                         w->logits + w->logit_rows * vocab, p->count, vocab, p->stream);
+}
+
 /* The list. */
 static int call_all(lsa_pass *p, int64_t rows, float *logits)
 {
+    if (p->decoding) LSA_TRY(advance(p));
     LSA_TRY(embed(p));
     for (int64_t layer = 0; layer < p->c->layers; layer++) {
         if (lsa_interrupted()) return lsa_fail(LSA_EINTR, "interrupted");
@@ -445,8 +465,20 @@ static int is_fixed(const lsa_pass *p)
 static int run(lsa_pass *p, int64_t rows, float *logits)
 {
     LSA_TRY(place_rows(p));
-    LSA_TRY(is_fixed(p) ? launch(p, rows, logits) : call_all(p, rows, logits));
-    return finish(p);
+    for (int64_t i = 0; i < p->steps; i++)
+        LSA_TRY(is_fixed(p) ? launch(p, rows, logits) : call_all(p, rows, logits));
+    LSA_TRY(finish(p));
+    return p->decoding ? lsa_activations_download(p->w, p->count, &p->rows) : LSA_OK;
+}
+
+/* What a segment's steps came to. */
+static void close_steps(const lsa_pass *p, int64_t i)
+{
+    lsa_segment *g = &p->segments[i];
+    const lsa_steps *s = &p->w->steps[i];
+    g->taken = p->decoding ? s->begun : g->n;
+    g->ended = s->ended;
+    g->generator = s->generator;
 }
 
 /* Segments that cannot begin go to the end; what is left runs. */
@@ -457,7 +489,7 @@ static void begin(lsa_pass *p)
         lsa_segment *g = &p->segments[i];
         g->row = p->n;
         g->from = g->s->progress.tokens;
-        g->end = g->from + g->n;
+        g->end = g->from + (p->decoding ? p->steps : g->n);
         g->among_residents = p->decoding && g->s->tiered;
         note(g, lsa_segment_begin(g, p->decoding, &p->w->spans[i]));
         if (!g->code) {
@@ -475,6 +507,7 @@ static void begin(lsa_pass *p)
 int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
 {
     p->k = p->model->kernels;
+    if (!p->decoding) p->steps = 1;
     p->kv_format = p->segments[0].s->kv_format;
     begin(p);
     if (!p->count) return LSA_OK;
@@ -483,8 +516,10 @@ int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
         lsa_segment *g = &p->segments[i];
         if (rc || g->code)
             lsa_segment_undo(g);
-        else
-            lsa_segment_commit(g);
+        else {
+            close_steps(p, i);
+            lsa_segment_commit(g, p->decoding ? &p->w->steps[i] : NULL);
+        }
     }
     return alive(p) ? rc : LSA_OK;
 }

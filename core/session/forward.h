@@ -14,6 +14,8 @@ typedef struct lsa_pass {
     lsa_pass_rows rows; /* as kernels read them */
     int32_t compute, kv_format;
     int decoding;
+    int64_t
+        steps; /* of decoding, 1 .. LSA_STEPS_AHEAD: passes that follow one another; over 1 on a GPU alone */
     lsa_segment *segments;
     int64_t count, n; /* segments; rows in all */
     lsa_trace *trace; /* NULL, or of a pass of one segment */
@@ -24,7 +26,7 @@ typedef struct lsa_pass {
  * joins its session for good, or leaves no trace. A session that failed is as it was before the segment, but for observations of
  * a prefill. Takes no memory where it was reserved (state.h). */
 int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span);
-void lsa_segment_commit(lsa_segment *g);
+void lsa_segment_commit(lsa_segment *g, const lsa_steps *steps); /* steps: NULL but of decoding */
 void lsa_segment_undo(lsa_segment *g);
 
 /* On demand: fetches what the segment's row picked and has no cell, and turns chunks into slots, in ids [k]. */

@@ -148,6 +148,7 @@ static int next_token(lsa_run *r, uint64_t *generator)
     lsa_session *s = r->session;
     if (r->ended != LSA_RUN_STEPS || r->count >= r->steps) return 0;
     int32_t *token = &r->out[r->count];
+    if (r->generator) *generator = *r->generator;
     int rc = s->demand ? lsa_session_check_demand(s, s->progress.tokens + 1) : LSA_OK;
     if (rc) {
         fail(r, rc, lsa_error());
@@ -157,7 +158,6 @@ static int next_token(lsa_run *r, uint64_t *generator)
         *token = r->given[r->count];
         return 1;
     }
-    *generator = *r->generator;
     rc = lsa_session_draw(s, r->temperature, generator, token);
     if (rc) {
         fail(r, rc, lsa_error());
@@ -171,12 +171,12 @@ static int next_token(lsa_run *r, uint64_t *generator)
     return 0;
 }
 
-/* Bytes of records that attention read in the last step. */
-static int64_t attention_bytes(const lsa_session *s)
+/* Bytes of records that attention read in the step after which there were so many tokens and candidates; of the last step
+ * on a CPU. */
+static int64_t attention_bytes(const lsa_session *s, int64_t tokens, int64_t candidates)
 {
     const lsa_config *c = &s->model->config;
-    int64_t records = c->hca_layers * (s->progress.tokens / c->hca_rate);
-    int64_t candidates = s->tiered ? s->resident_count : lsa_session_chunks(s);
+    int64_t records = c->hca_layers * (tokens / c->hca_rate);
     if (s->memory_kind != LSA_MEMORY_HOST) /* without looking at the GPU's memory */
         records += c->csa_layers * (candidates < c->index_topk ? candidates : c->index_topk);
     else
@@ -186,9 +186,12 @@ static int64_t attention_bytes(const lsa_session *s)
     return records * lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
 }
 
-static void count_step(lsa_session *s, int64_t ns)
+/* The step that ended `before` the session's last token. */
+static void count_step(lsa_session *s, int64_t before, int64_t ns)
 {
-    int64_t chunks = lsa_session_chunks(s), scored = s->tiered ? s->resident_count : chunks;
+    int64_t tokens = s->progress.tokens - before, now = lsa_session_chunks(s);
+    int64_t chunks = s->pool ? tokens / s->model->config.csa_rate : 0;
+    int64_t scored = s->tiered ? s->resident_count - (now - chunks) : chunks;
     int64_t residents = s->demand ? lsa_pool_held_cells(s->pool) : scored;
     lsa_session_counters *c = &s->counters;
     c->steps++;
@@ -197,48 +200,100 @@ static void count_step(lsa_session *s, int64_t ns)
     c->resident_sum += residents;
     c->chunk_sum += chunks;
     c->scored += scored * s->model->config.csa_layers;
-    c->attention_bytes += attention_bytes(s);
+    c->attention_bytes += attention_bytes(s, tokens, scored);
 }
 
-static int take_step(lsa_run *runs, lsa_pass *p, uint64_t *generators)
+/* The logits of all rows of a pass, and behind them those kept of rows that ended, where the host reads them. */
+static int fetch_logits(const lsa_pass *p, const float **logits)
 {
-    int64_t vocab = p->c->vocab, all = p->count, start = lsa_clock_ns();
-    LSA_TRY(lsa_forward(p, -1, p->w->logits));
-    int64_t ns = lsa_clock_ns() - start;
-    for (int64_t i = 0; i < all; i++) {
-        const lsa_segment *g = &p->segments[i];
-        lsa_run *r = &runs[g->of];
-        if (g->code) {
-            fail(r, g->code, g->message);
-            continue;
-        }
-        const float *logits = p->w->logits + g->row * vocab;
-        if (g->s->memory_kind == LSA_MEMORY_HOST)
-            memcpy(g->s->logits, logits, (size_t)vocab * sizeof *logits);
-        else
-            LSA_TRY(lsa_device_copy(g->s->logits, logits, vocab * (int64_t)sizeof *logits));
-        count_step(g->s, ns);
-        if (r->count >= r->given_count) *r->generator = generators[g->of];
-        r->count++;
-        if (r->log) {
-            int rc = lsa_session_log(r->session, r->log);
-            if (rc) fail(r, rc, lsa_error());
-        }
+    const lsa_activations *w = p->w;
+    int64_t row = p->c->vocab * (int64_t)sizeof **logits;
+    *logits = w->host_logits ? w->host_logits : w->logits;
+    if (!w->host_logits || !p->count) return LSA_OK;
+    LSA_TRY(lsa_device_copy(w->host_logits, w->logits, p->count * row));
+    for (int64_t i = 0; i < p->count; i++) {
+        int64_t kept = (w->logit_rows + p->segments[i].row) * p->c->vocab;
+        if (p->segments[i].ended)
+            LSA_TRY(lsa_device_copy(w->host_logits + kept, w->logits + kept, row));
     }
     return LSA_OK;
 }
 
-/* The sessions of one record format whose run goes on, as segments; how many. */
-static int64_t open_segments(lsa_run *runs, int64_t n, int32_t format, lsa_activations *w)
+/* What a session's steps came to, in its run. */
+static void close_step(lsa_run *r, const lsa_pass *p, const lsa_segment *g, const float *logits,
+                       int64_t ns)
 {
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (runs[i].session->kv_format != format || !next_token(&runs[i], &w->generators[i]))
-            continue;
-        w->segments[count++] = (lsa_segment){
-            .s = runs[i].session, .tokens = &runs[i].out[runs[i].count], .n = 1, .of = i};
+    const lsa_steps *steps = &p->w->steps[g->row];
+    lsa_session *s = g->s;
+    int64_t tokens = g->taken + (g->ended == LSA_STEPS_STOPPED), vocab = p->c->vocab;
+    int64_t row = g->row + (g->ended ? p->w->logit_rows : 0);
+    memcpy(s->logits, logits + row * vocab, (size_t)vocab * sizeof *logits);
+    for (int64_t i = g->given; i < tokens; i++) r->out[r->count + i] = steps->tokens[i];
+    for (int64_t i = 0; i < g->taken; i++) count_step(s, g->taken - 1 - i, ns / g->taken);
+    if (r->count + tokens > r->given_count) *r->generator = g->generator;
+    r->count += tokens;
+    if (g->ended == LSA_STEPS_STOPPED) r->ended = LSA_RUN_STOPPED;
+    int rc = r->log ? lsa_session_log(s, r->log) : LSA_OK;
+    if (rc) fail(r, rc, lsa_error());
+}
+
+static int take_step(lsa_run *runs, lsa_pass *p)
+{
+    int64_t all = p->count, start = lsa_clock_ns();
+    const float *logits;
+    LSA_TRY(lsa_forward(p, -1, p->w->logits));
+    int64_t ns = lsa_clock_ns() - start;
+    LSA_TRY(fetch_logits(p, &logits));
+    for (int64_t i = 0; i < all; i++) {
+        const lsa_segment *g = &p->segments[i];
+        if (g->code)
+            fail(&runs[g->of], g->code, g->message);
+        else
+            close_step(&runs[g->of], p, g, logits, ns);
     }
-    return count;
+    return LSA_OK;
+}
+
+/* Steps of a run that can follow one another without a word from the host: on a GPU, where nothing in between is the host's to
+ * look at. */
+static int64_t steps_ahead(const lsa_run *r)
+{
+    const lsa_session *s = r->session;
+    int64_t left = s->model->config.max_positions - s->progress.tokens, n = r->steps - r->count;
+    if (s->memory_kind == LSA_MEMORY_HOST || s->demand || r->log) return 1;
+    if (r->stop && (r->stop->text_count || r->stop->id_count > LSA_STEP_STOPS)) return 1;
+    if (s->reserved - s->progress.tokens < left) left = s->reserved - s->progress.tokens;
+    if (n > left) n = left;
+    return n < 1 ? 1 : n < LSA_STEPS_AHEAD ? n : (int64_t)LSA_STEPS_AHEAD;
+}
+
+/* The sessions of one record format whose run goes on, as segments of a pass. */
+static void open_segments(lsa_run *runs, int64_t n, int32_t format, lsa_pass *p)
+{
+    lsa_activations *w = p->w;
+    p->count = 0;
+    p->steps = LSA_STEPS_AHEAD;
+    for (int64_t i = 0; i < n; i++) {
+        lsa_run *r = &runs[i];
+        if (r->session->kv_format != format || !next_token(r, &w->generators[i])) continue;
+        int64_t steps = steps_ahead(r);
+        if (steps < p->steps) p->steps = steps;
+        w->segments[p->count++] = (lsa_segment){.s = r->session,
+                                                .tokens = &r->out[r->count],
+                                                .n = 1,
+                                                .of = i,
+                                                .temperature = r->temperature,
+                                                .generator = w->generators[i]};
+    }
+    for (int64_t i = 0; i < p->count; i++) {
+        lsa_segment *g = &w->segments[i];
+        lsa_run *r = &runs[g->of];
+        g->given = r->given_count - r->count;
+        if (g->given < 1) g->given = 1; /* was drawn here */
+        if (g->given > p->steps) g->given = p->steps;
+        if (r->stop && p->steps > 1) g->stop_ids = r->stop->ids, g->stop_count = r->stop->id_count;
+        for (int64_t j = 1; j < g->given; j++) r->out[r->count + j] = r->given[r->count + j];
+    }
 }
 
 int lsa_session_run(lsa_run *runs, int64_t n)
@@ -255,10 +310,10 @@ int lsa_session_run(lsa_run *runs, int64_t n)
                              .w = w,
                              .compute = first->compute,
                              .decoding = 1,
-                             .segments = w->segments,
-                             .count = open_segments(runs, n, format, w)};
+                             .segments = w->segments};
+            open_segments(runs, n, format, &pass);
             if (!pass.count) continue;
-            LSA_TRY(take_step(runs, &pass, w->generators));
+            LSA_TRY(take_step(runs, &pass));
             more = 1;
         }
     }

@@ -54,11 +54,12 @@ typedef struct lsa_run {
         *given; /* [given_count]: the first tokens; those after them are drawn from the logits */
     int64_t given_count;
     double temperature;
-    uint64_t *generator; /* kernels/sample.h; not moved by a token that was not taken */
-    lsa_stop *stop;      /* NULL: nothing stops */
-    lsa_step_log *log;   /* NULL, or gets a row a step */
-    int32_t *out;        /* [steps]: the tokens */
-    int64_t count;       /* out: how many there are */
+    uint64_t *
+        generator; /* kernels/sample.h; not moved by a token that was not taken; may be NULL where all are given */
+    lsa_stop *stop;    /* NULL: nothing stops */
+    lsa_step_log *log; /* NULL, or gets a row a step */
+    int32_t *out;      /* [steps]: the tokens */
+    int64_t count;     /* out: how many there are */
     int32_t
         ended; /* out: LSA_RUN_STEPS; _STOPPED: by the last token, which is not decoded; _CONTEXT: the last token is
                              drawn, and not decoded since the context is full; _FAILED: */

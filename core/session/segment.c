@@ -5,14 +5,15 @@
 #include "core/base/try.h"
 #include "core/session/forward.h"
 
-static int add_tokens(const lsa_segment *g)
+/* Tokens drawn by the steps are not known yet: their places are. */
+static int add_tokens(const lsa_segment *g, int64_t known)
 {
     lsa_cow_blocks *ids = &g->s->token_ids;
     LSA_TRY(lsa_cow_blocks_resize(ids, g->end));
-    for (int64_t i = 0; i < g->n; i++) {
+    for (int64_t i = 0; i < g->end - g->from; i++) {
         uint8_t *id = lsa_cow_blocks_write(ids, g->from + i);
         if (!id) return LSA_ENOMEM;
-        memcpy(id, &g->tokens[i], (size_t)ids->item); /* little-endian */
+        if (i < known) memcpy(id, &g->tokens[i], (size_t)ids->item); /* little-endian */
     }
     return LSA_OK;
 }
@@ -54,13 +55,12 @@ static int add_places(const lsa_segment *g)
 int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
 {
     lsa_session *s = g->s;
-    LSA_TRY(add_tokens(g));
+    LSA_TRY(add_tokens(g, decoding ? g->given : g->n));
     LSA_TRY(add_places(g));
     const lsa_layer_store *layers;
     lsa_state_bind_blocks(s);
     LSA_TRY(lsa_state_layers(s, &layers));
-    *span = (lsa_span){.progress = &s->progress,
-                       .layers = layers,
+    *span = (lsa_span){.layers = layers,
                        .row = g->row,
                        .rows = g->n,
                        .among_residents = g->among_residents,
@@ -75,16 +75,19 @@ int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
     return LSA_OK;
 }
 
-void lsa_segment_undo(lsa_segment *g)
+/* Nothing from position `end` on is there. Cutting back does not fail. */
+static void cut(const lsa_segment *g, int64_t end)
 {
     lsa_session *s = g->s;
     const lsa_config *c = &s->model->config;
-    lsa_cow_blocks_resize(&s->token_ids, g->from); /* cutting back does not fail */
+    lsa_cow_blocks_resize(&s->token_ids, end);
     for (int64_t i = 0; i < c->layers; i++)
         if (c->layer_type[i] == LSA_LAYER_HCA)
-            lsa_cow_blocks_resize(&s->entries[i], g->from / c->hca_rate);
-    if (s->pool) lsa_pool_resize(s->pool, lsa_session_chunks(s));
+            lsa_cow_blocks_resize(&s->entries[i], end / c->hca_rate);
+    if (s->pool) lsa_pool_resize(s->pool, end / c->csa_rate);
 }
+
+void lsa_segment_undo(lsa_segment *g) { cut(g, g->from); }
 
 int lsa_segment_fetch(lsa_segment *g, int32_t *ids, int64_t count)
 {
@@ -95,12 +98,16 @@ int lsa_segment_fetch(lsa_segment *g, int32_t *ids, int64_t count)
     return LSA_OK;
 }
 
-void lsa_segment_commit(lsa_segment *g)
+void lsa_segment_commit(lsa_segment *g, const lsa_steps *steps)
 {
     lsa_session *s = g->s;
-    if (g->among_residents)
-        s->resident_count += lsa_pool_chunks(s->pool) - g->from / s->model->config.csa_rate;
-    s->progress.tokens = g->end;
-    s->progress.passes++;
+    int64_t rate = s->model->config.csa_rate, end = g->from + g->taken;
+    if (end < g->end) cut(g, end);
+    for (int64_t i = g->given; steps && i < g->taken; i++)
+        memcpy(lsa_cow_blocks_write(&s->token_ids, g->from + i), &steps->tokens[i],
+               (size_t)s->token_ids.item);
+    if (g->among_residents) s->resident_count += end / rate - g->from / rate;
+    s->progress.tokens = g->end = end;
+    s->progress.passes += steps ? g->taken : 1;
     s->counters.hits += g->hits;
 }

@@ -17,7 +17,8 @@ enum { BORN_ROOM = 64 };
 
 static int64_t born_slots_room(const lsa_session *s)
 {
-    return lsa_activations_piece(s->activations) / s->model->config.csa_rate + 1;
+    int64_t rows = lsa_activations_piece(s->activations);
+    return (rows > LSA_STEPS_AHEAD ? rows : LSA_STEPS_AHEAD) / s->model->config.csa_rate + 1;
 }
 
 /* A session without content and arena. */

@@ -262,9 +262,9 @@ static int topk_from_memory(const lsa_session *s, int64_t layer, const float *q,
                            s->kv_format,
                            s->compute};
     LSA_TRY(lsa_activations_reserve(a, 1, 0, picking.most, 1));
-    lsa_progress progress = {.tokens = s->progress.tokens - 1};
     lsa_pass_rows there;
-    *a->spans = (lsa_span){.progress = &progress, .rows = 1};
+    *a->steps = (lsa_steps){.progress = {.tokens = s->progress.tokens - 1}};
+    *a->spans = (lsa_span){.rows = 1};
     LSA_TRY(lsa_state_layers((lsa_session *)(uintptr_t)s,
                              &a->spans->layers)); /* what is there changes, not what it says */
     LSA_TRY(lsa_activations_upload(a, 1, 1, &there));

@@ -82,7 +82,7 @@ struct lsa_session {
     float *logits;       /* [vocab], in the host */
     int32_t *residents;  /* ascending chunk ids, in the arena */
     int32_t *slots;      /* their slots in the hot tier, in the arena */
-    int32_t *born_slots; /* [piece / csa_rate + 1]: of a pass under way among all chunks */
+    int32_t *born_slots; /* of the chunks born in a pass, or in steps, under way among all chunks */
     int64_t resident_count;
     int observed_by_chunk; /* how used and mass are indexed: by chunk after a prefill */
     int64_t reserved;      /* tokens up to which steps take no memory */
