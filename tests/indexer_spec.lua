@@ -155,6 +155,31 @@ describe("a Memory Indexer", function()
     same(want, ix:logits(1, s:hidden(1), s:keys(1), 33), 2e-5)
   end)
 
+  -- More chunks than lie together, so that several threads have some.
+  it("scores a session's chunks in one go as its layers do one by one, with any number of threads", function()
+    local needle = lsa.model(lib.root .. "/experiments/models/needle")
+    local base = needle:session{select = "full"}
+    base:prefill(tokens_of(needle, 10000))
+    for _, ensemble in ipairs {"max", "mean"} do
+      for _, threads in ipairs {1, 3} do
+        lib.C.lsa_threads_set(threads)
+        local ix = lsa.indexer{model = needle, layers = {0, 2}, ensemble = ensemble}
+        local asked, got = 0, nil
+        local s = base:fork{select = function(cycle)
+          asked, got = asked + 1, cycle.scores:copy()
+          assert.equal(cycle.n, got:count())
+          assert.is_true(got:eq(ix:join{cycle.logits(0), cycle.logits(2)}):all())
+          return {}
+        end, strict = true}
+        s.indexer = ix
+        s:decode(1)
+        assert.equal(1, asked)
+        assert.is_true(got:max() > got:min())
+        lib.C.lsa_threads_set(0)
+      end
+    end
+  end)
+
   it("refuses files whose parts do not fit, and says which", function()
     local whole = lsa.indexer{model = model, layers = {1}}:tensors()
     local function failure(name, t)

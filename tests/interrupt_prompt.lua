@@ -66,9 +66,9 @@ end]])
 ---- a session and its twin ----
 
 local kinds = {
-  plain = {select = "lsa_topk", budget = 0.3, every = 8, hot = 300, evict = "s3fifo"},
-  files = {select = stateful, budget = 0.3, every = 8, hot = 300, evict = evicting},
-  h2o = {select = "h2o", budget = 0.2, every = 4, async = true, cold = "disk:" .. folder},
+  plain = {select = "lsa_topk", budget = 0.3, every = 8, hot = 300, evict = "s3fifo", coverage = true},
+  files = {select = stateful, budget = 0.3, every = 8, hot = 300, evict = evicting, coverage = true},
+  h2o = {select = "h2o", budget = 0.2, every = 4, async = true, cold = "disk:" .. folder, coverage = true},
 }
 
 local pairs_of = {}

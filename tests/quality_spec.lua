@@ -41,6 +41,24 @@ describe("asking a needle", function()
     return needle.ask(fork, made.needles[i])
   end
 
+  it("is measured at cycles where that is asked for, and else said not to be", function()
+    local function after(coverage)
+      local fork = base:fork{select = "none", every = 4, coverage = coverage}
+      fork:generate{n = 9}
+      return fork:stats(), fork:cycles()
+    end
+    local without, rows = after(false)
+    assert.same({nil, 3}, {without.coverage, without.cycles})
+    assert.is_nil(rows[3].coverage)
+    assert.matches("coverage +not measured", tostring(without))
+    local with
+    with, rows = after(true)
+    assert.is_true(with.coverage >= 0 and with.coverage < 0.5)
+    assert.is_true(rows[3].coverage >= 0)
+    assert.matches("coverage +%d+%.%d %% of the native top%-k resident", tostring(with))
+    assert.same({without.steps, without.resident_sum, without.hits}, {with.steps, with.resident_sum, with.hits})
+  end)
+
   it("tells digits, evidence and coverage", function()
     for i = 1, 3 do
       local exact, right, quality = ask(i, {select = "full"})

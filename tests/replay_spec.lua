@@ -19,7 +19,9 @@ end
 
 -- A session run and recorded: prefill, decode, a second prefill, decode.
 local function live(model, options, path)
-  local s = model:session(options)
+  local measured = {coverage = true}
+  for name, value in pairs(options) do measured[name] = value end
+  local s = model:session(measured)
   s:prefill(tokens_of(model, 90, 1))
   s:record(path)
   for _, token in ipairs(tokens_of(model, 60, 2)) do s:decode(token) end

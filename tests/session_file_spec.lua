@@ -324,7 +324,7 @@ describe("a restored session", function()
       end
       local ok, message = pcall(flash.restore, flash, folder .. "/s", {kv = "f32"})
       assert.is_false(ok)
-      assert.matches("restore: no option 'kv'; there are: budget, cold, every, evict, hot, indexer, on_demand, seed, select, strict", message)
+      assert.matches("restore: no option 'kv'; there are: budget, cold, coverage, every, evict, hot, indexer, on_demand, seed, select, strict", message)
     end)
   end)
 

@@ -464,7 +464,7 @@ describe("a fork", function()
 
   it("refuses to change what is shared", function()
     assert.has_error(function() csa:session{}:fork{kv = "f32"} end,
-      "fork: 'kv' cannot change; these can: budget, every, evict, hot, on_demand, seed, select, strict")
+      "fork: 'kv' cannot change; these can: budget, coverage, every, evict, hot, on_demand, seed, select, strict")
   end)
 
   it("outlives its origin", function()

@@ -88,6 +88,16 @@ int lsa_session_queries(const lsa_session *session, int64_t csa, int64_t w, floa
 int lsa_session_index_scores(const lsa_session *session, int64_t csa, const float *q,
                              const float *w, int64_t rows, int64_t heads, float *scores);
 
+/* What a Memory Indexer asks of one CSA layer: q [heads, index_dim], w [heads], as index_score.h has them. */
+typedef struct lsa_index_queries {
+    int64_t csa, heads;
+    const float *q, *w;
+} lsa_index_queries;
+
+/* The ensemble (ensemble.h) of `count` layers' index scores: scores [chunks]; in one go over the keys. */
+int lsa_session_ensemble(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
+                         int32_t how, float *scores);
+
 /* Since the residents were set (or the session began): how often Level 2 picked each chunk, and the sum over steps of
  * the attention mass it got (mean over heads); [chunks] each, zero where not observed. */
 int lsa_session_observed(const lsa_session *session, int64_t csa, int32_t *used, float *mass);

@@ -1,11 +1,14 @@
 /* The questions that policies and scripts ask of a session; nothing here changes it. */
 #include <string.h>
 
+#include "core/base/cpu.h"
 #include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "core/session/state.h"
+#include "kernels/ensemble.h"
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
 #include "kernels/table.h"
@@ -150,34 +153,125 @@ static int scores_on_gpu(const lsa_session *s, int64_t csa, const float *q, cons
     return rc;
 }
 
+/* Scores of all keys of some layers, run by run of the keys: each with its own queries, and where there are several, joined. */
+typedef struct scoring {
+    const lsa_session *s;
+    const lsa_index_queries *layers;
+    int64_t count, rows, chunks;
+    int32_t how;
+    float *out; /* [rows, chunks] */
+    uint8_t *memory;
+    int64_t workspace,
+        share; /* bytes of a thread's memory: index_score's workspace, then logits of a run [count, run] */
+    lsa_failure failure;
+} scoring;
+
+static int score_run(const scoring *c, int64_t run, uint8_t *memory)
+{
+    const lsa_session *s = c->s;
+    int64_t from = run * LSA_POOL_KEY_RUN, left = c->chunks - from;
+    int64_t n = left < LSA_POOL_KEY_RUN ? left : LSA_POOL_KEY_RUN;
+    float *logits = (float *)(void *)(memory + c->workspace);
+    for (int64_t i = 0; i < c->count; i++) {
+        const lsa_index_queries *l = &c->layers[i];
+        LSA_TRY(lsa_kernels_cpu.index_score(
+            c->how >= 0 ? logits + i * n : c->out + from, l->q, l->w,
+            lsa_pool_keys(s->pool, l->csa, from), c->rows, n, l->heads, s->model->config.index_dim,
+            lsa_pool_key_bytes(s->pool), c->chunks, s->kv_format, s->compute, memory, NULL));
+    }
+    if (c->how < 0) return LSA_OK;
+    return lsa_kernels_cpu.ensemble(c->out + from, logits, c->count, n, c->how, NULL);
+}
+
+static void score_runs(void *context, int64_t from, int64_t to, int thread)
+{
+    scoring *c = context;
+    for (int64_t run = from; run < to; run++)
+        lsa_failure_note(&c->failure, score_run(c, run, c->memory + thread * c->share));
+}
+
+/* All layers' keys are in this memory. how: -1 for one layer's logits. */
+static int score_in_memory(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                           int64_t rows, int64_t chunks, int32_t how, float *out)
+{
+    int64_t dim = s->model->config.index_dim, work = 0, bytes = 0;
+    scoring c = {s, layers, count, rows, chunks, how, out, NULL, 0, 0, {0}};
+    for (int64_t i = 0; i < count; i++) {
+        bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, layers[i].heads, dim,
+                                          s->kv_format, s->compute);
+        if (bytes > c.workspace) c.workspace = bytes;
+        work += rows * chunks * layers[i].heads * dim / 64;
+    }
+    int threads = lsa_threads_for(work);
+    c.workspace = (c.workspace + 63) / 64 * 64;
+    c.share = c.workspace + (how < 0 ? 0 : count * LSA_POOL_KEY_RUN * (int64_t)sizeof(float));
+    c.memory = lsa_alloc(threads * c.share + 64);
+    if (!c.memory) return LSA_ENOMEM;
+    lsa_parallel(threads, (chunks + LSA_POOL_KEY_RUN - 1) / LSA_POOL_KEY_RUN, score_runs, &c);
+    lsa_free(c.memory);
+    return lsa_failure_raise(&c.failure);
+}
+
+/* The same where keys are read from the cold tier's file. */
+static int score_from_disk(const lsa_session *s, const lsa_index_queries *l, int64_t rows,
+                           int64_t chunks, float *scores)
+{
+    const lsa_config *c = &s->model->config;
+    int64_t key = lsa_pool_key_bytes(s->pool), run = KEYS_FROM_DISK / key;
+    int64_t bytes =
+        lsa_index_score_workspace(rows, run, l->heads, c->index_dim, s->kv_format, s->compute);
+    void *workspace = lsa_alloc(bytes + 64);
+    uint8_t *keys = lsa_alloc(run * key);
+    int rc = workspace && keys ? LSA_OK : LSA_ENOMEM;
+    for (int64_t from = 0; !rc && from < chunks; from += run) {
+        int64_t n = chunks - from < run ? chunks - from : run;
+        rc = lsa_pool_read_keys(s->pool, l->csa, from, n, keys);
+        if (!rc)
+            rc = lsa_kernels_cpu.index_score(scores + from, l->q, l->w, keys, rows, n, l->heads,
+                                             c->index_dim, key, chunks, s->kv_format, s->compute,
+                                             workspace, NULL);
+    }
+    lsa_free(keys);
+    lsa_free(workspace);
+    return rc;
+}
+
 int lsa_session_scores_of(const lsa_session *s, int64_t csa, const float *q, const float *w,
                           int64_t rows, int64_t heads, int64_t chunks, float *scores)
 {
-    const lsa_config *c = &s->model->config;
     if (s->memory_kind != LSA_MEMORY_HOST)
         return scores_on_gpu(s, csa, q, w, rows, heads, chunks, scores);
-    int64_t key = lsa_pool_key_bytes(s->pool);
-    int64_t bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim,
-                                              s->kv_format, s->compute);
-    void *workspace = bytes ? lsa_alloc(bytes) : NULL;
-    int here = lsa_pool_has_keys(s->pool, csa);
-    int64_t run = here ? LSA_POOL_KEY_RUN : KEYS_FROM_DISK / key;
-    uint8_t *fetched = here ? NULL : lsa_alloc(run * key);
-    int rc = (bytes && !workspace) || (!here && !fetched) ? LSA_ENOMEM : LSA_OK;
-    for (int64_t from = 0; !rc && from < chunks; from += run) {
-        int64_t n = chunks - from < run ? chunks - from : run;
-        if (!here) rc = lsa_pool_read_keys(s->pool, csa, from, n, fetched);
-        for (int64_t at = 0; !rc && at < n; at += LSA_POOL_KEY_RUN) {
-            const uint8_t *keys = here ? lsa_pool_keys(s->pool, csa, from) : fetched + at * key;
-            rc = lsa_kernels_cpu.index_score(scores + from + at, q, w, keys, rows,
-                                             n - at < LSA_POOL_KEY_RUN ? n - at : LSA_POOL_KEY_RUN,
-                                             heads, c->index_dim, key, chunks, s->kv_format,
-                                             s->compute, workspace, NULL);
-        }
-    }
-    lsa_free(fetched);
-    lsa_free(workspace);
+    lsa_index_queries l = {csa, heads, q, w};
+    if (!lsa_pool_has_keys(s->pool, csa)) return score_from_disk(s, &l, rows, chunks, scores);
+    return score_in_memory(s, &l, 1, rows, chunks, -1, scores);
+}
+
+/* Layer by layer, where keys are elsewhere. */
+static int ensemble_of_layers(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                              int32_t how, float *scores)
+{
+    int64_t chunks = lsa_session_chunks(s);
+    float *logits = lsa_alloc(count * chunks * (int64_t)sizeof *logits);
+    int rc = logits ? LSA_OK : LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < count; i++)
+        rc = lsa_session_scores_of(s, layers[i].csa, layers[i].q, layers[i].w, 1, layers[i].heads,
+                                   chunks, logits + i * chunks);
+    if (!rc) rc = lsa_kernels_cpu.ensemble(scores, logits, count, chunks, how, NULL);
+    lsa_free(logits);
     return rc;
+}
+
+int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                         int32_t how, float *scores)
+{
+    LSA_TRY(lsa_ensemble_check(count, how));
+    int here = s->memory_kind == LSA_MEMORY_HOST;
+    for (int64_t i = 0; i < count; i++) {
+        if (!store_of(s, layers[i].csa)) return LSA_EARG;
+        here = here && lsa_pool_has_keys(s->pool, layers[i].csa);
+    }
+    if (!here) return ensemble_of_layers(s, layers, count, how, scores);
+    return score_in_memory(s, layers, count, 1, lsa_session_chunks(s), how, scores);
 }
 
 int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w,

@@ -475,7 +475,7 @@ function M.new(path, given)
   self.unfinished = recording.unfinished
   self.open_loop = opt.indexer ~= nil
   for name in pairs(loops.options) do
-    if name ~= "strict" and not same(opt[name], recorded[name]) then self.open_loop = true end
+    if name ~= "strict" and name ~= "coverage" and not same(opt[name], recorded[name]) then self.open_loop = true end
   end
   return self
 end

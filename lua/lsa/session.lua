@@ -38,7 +38,8 @@ local defaults = {indexer = false, ensemble = false, kv = "fp8", cold = "ram", o
 for name, value in pairs(loops.options) do defaults[name] = value end
 
 -- What a fork may change; changing one makes a cycle due.
-local forkable = {on_demand = true, select = true, evict = true, every = true, hot = true, budget = true, seed = true, strict = true}
+local forkable = {on_demand = true, select = true, evict = true, every = true, hot = true, budget = true, seed = true, strict = true,
+  coverage = true}
 
 M.class, M.defaults, M.forkable = Session, defaults, forkable
 
@@ -382,6 +383,20 @@ function Session:index_scores(layer, q, w, heads, n, rows)
   self.policy_flops = self.policy_flops + (rows or 1) * accounting.scoring(n, heads, tonumber(self.model.config.index_dim))
   local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
   raise.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)))
+  return out
+end
+
+-- The Memory Indexer's scores of n chunks at the last of t tokens: all its layers in one go over the keys.
+function Session:ensemble_scores(t, n)
+  local layers, dim = self.indexer.layers, tonumber(self.model.config.index_dim)
+  local asked, kept = ffi.new("lsa_index_queries[?]", #layers), {} -- kept: what asked points to
+  for i, layer in ipairs(layers) do
+    local q, w, heads = self.indexer:query(layer, self:hidden_state(layer), t - 1, self.format)
+    asked[i - 1], kept[i] = {layer, heads, q, w}, {q, w}
+    self.policy_flops = self.policy_flops + accounting.scoring(n, heads, dim)
+  end
+  local out, how = tensor.zeros({n}, "f32"), self.indexer.ensemble == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN
+  raise.check(C.lsa_session_ensemble(self.c, asked, #kept, how, ffi.cast("float *", out.c.data)))
   return out
 end
 

@@ -66,7 +66,8 @@ local fields = {}
 function fields.scores(source, cycle)
   local known = source.recorded_ensemble and source:recorded_ensemble(cycle.n)
   if known then return known end
-  local logits = {}
+  if source.ensemble_scores and not source.recorder then return source:ensemble_scores(cycle.t, cycle.n) end
+  local logits = {} -- a recorder is told each layer's
   for i, layer in ipairs(source.indexer.layers) do logits[i] = cycle.logits(layer) end
   return told(source, "ensemble_scores", source.indexer:join(logits))
 end

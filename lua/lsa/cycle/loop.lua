@@ -37,7 +37,7 @@ local MOST_RESERVED = 4096 -- steps that a cycle has memory for, at most: of a l
 
 -- What of a session's options the loop reads; a fork may change these (lsa.replay may, too).
 M.options = {select = false, budget = 0.135, sink = 0, tail = false, every = 64, evict = "lru", hot = false, page = 64,
-  granularity = "chunk", async = false, strict = false, seed = 1}
+  granularity = "chunk", async = false, strict = false, coverage = false, seed = 1}
 
 -- What of a loop a saved session keeps beside the policy's state; the rest follows from its options.
 M.saved = {"due", "tau", "number", "appended", "fresh", "pending", "rng", "rows", "covered", "coverable", "policy_errors", "clipped", "unspilled",
@@ -56,6 +56,7 @@ function M.check_options(opt)
   options.whole(opt.seed, 0, "session: seed")
   options.boolean(opt.async or false, "session: async")
   options.boolean(opt.strict or false, "session: strict")
+  options.boolean(opt.coverage or false, "session: coverage")
   if opt.tail then options.whole(opt.tail, 0, "session: tail") end
   if type(opt.budget) ~= "number" or not (opt.budget >= 0 and opt.budget < 2 ^ 31) then
     raise("session: budget is %s; a share (0 to 1) or a number of chunks is wanted", options.shown(opt.budget))
@@ -363,7 +364,7 @@ local function cycle_of(self, source)
   local put_back = checkpoint(self, source)
   local t, n = source:position()
   local row = {number = #self.rows, t = t, n = n}
-  if not self.appended then row.coverage = sample_coverage(self, source) end
+  if self.opt.coverage and not self.appended then row.coverage = sample_coverage(self, source) end
   if not self.settled then self.tier:refresh() end
   local cycle, own = new_cycle(self, source, t, n)
   local ok, problem = pcall(turn, self, source, cycle, own, row)
@@ -447,6 +448,7 @@ function Loop:stats()
   return {churn = self:mean "churn", jaccard = self:mean "jaccard",
     policy = self.opt.on_demand and "on demand" or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
     policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
+    coverage_measured = self.opt.coverage or false,
     policy_errors = self.policy_errors, failed = self.policy_errors, clipped = self.clipped or 0,
     unspilled = self.unspilled or 0, last_error = self.last_error}
 end

@@ -24,7 +24,7 @@ local PAGE_EDGES = 3 -- pages that sink, tail and the selection's end fill in pa
 
 -- What a request may say; the rest are a session's options.
 M.own = {tokens = false, session = false, n = 64, stop = false, keep_stop = false, temperature = 0, decoded = 1}
-M.policy = {select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true}
+M.policy = {select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true, coverage = true}
 
 -- Both, and their defaults.
 M.options = options.copy(M.own)

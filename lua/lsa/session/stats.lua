@@ -48,6 +48,8 @@ function Stats:__tostring()
   }
   if self.coverage then
     lines[#lines + 1] = ("  coverage      %.1f %% of the native top-k resident (sampled at cycles)"):format(100 * self.coverage)
+  elseif self.cycles > 0 and self.coverage_measured == false then
+    lines[#lines + 1] = "  coverage      not measured (coverage = true measures it at cycles)"
   end
   if self.churn then
     lines[#lines + 1] = ("  between cycles %.1f %% of the set changes, Jaccard %.3f"):format(100 * self.churn, self.jaccard)
