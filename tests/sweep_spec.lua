@@ -205,7 +205,7 @@ describe("a sweep", function()
       local given = require("lsa.tasks.needle").task(model, task)
       for seed = 1, 2 do
         given:run {select = "none", seed = seed}
-        needles[seed] = given.made[seed * 1000 + 1]
+        needles[seed] = given:questions_of(seed, 1)
       end
       assert.not_equal(needles[1].text, needles[2].text)
       assert.not_equal(needles[1].questions[1].key, needles[2].questions[1].key)

@@ -30,6 +30,7 @@ local names = {
   accounting = "lsa.accounting",
   sweep = "lsa.sweep:new",
   plot = "lsa.plot",
+  eval = "lsa.eval:new",
   tasks = "lsa.tasks.init",
   policies = "lsa.catalogue:policies",
   evictions = "lsa.catalogue:evictions",

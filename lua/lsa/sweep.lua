@@ -5,7 +5,8 @@
 -- run(params) returns a table of results; params are named as a session's options:
 --   policies -> select   budgets -> budget   taus -> every   evictions -> evict   hots -> hot   seeds -> seed
 -- grid = {name = {values}} adds others of any name. In the place of run: model = model, and task = {…}, the options of
--- needle.task (lua/lsa/tasks/needle.lua), or {NAME, …}, another of lsa.tasks.
+-- needle.task (lua/lsa/tasks/needle.lua), or {NAME, …}, another of lsa.tasks. All combinations are asked of one context before the next is
+-- prefilled; t.rows[i].questions has a row of each question.
 --   results = "sweep.jsonl"    a line of JSON for each finished combination, only ever appended to; combinations that it has are not
 --                              run again. They are known by content: parameters, the rules' files and what these require,
 --                              the model, the task, the engine's version, the file that `run` is in, and about, a text
@@ -137,7 +138,7 @@ end
 
 -- The parameters' columns, then the results'.
 local function all_columns(columns, wanted, rows)
-  local out, seen, names = {unpack(columns)}, {}, {}
+  local out, seen, names = {unpack(columns)}, {questions = true}, {}
   for _, name in ipairs(out) do seen[name] = true end
   if wanted then
     for _, name in ipairs(wanted) do out[#out + 1] = name end
@@ -191,7 +192,7 @@ local function is_time(name) return name:find "_ms$" or name:find "^ms_" or name
 local function without_times(row)
   local out = {}
   for name, value in pairs(row) do
-    if not is_time(tostring(name)) then out[name] = value end
+    if name ~= "questions" and not is_time(tostring(name)) then out[name] = value end
   end
   return out
 end
@@ -224,8 +225,9 @@ local function notes_of(list, results, columns)
 end
 
 -- One line: what is already known, or run now and appended.
-local function obtain(given, run, params, known)
-  local key = given.results and text_of {about = given.about or "", params = params, rules = rules_of(params), subject = given.subject}
+local function obtain(given, run, params, known, context)
+  local key = given.results and text_of {about = given.about or "", params = params, rules = rules_of(params), subject = given.subject,
+    context = context}
   local row = key and known[key]
   if not row then
     row = run(params)
@@ -233,10 +235,52 @@ local function obtain(given, run, params, known)
     check_depth(row, "run's result", 1)
     if key then append(given.results, text_of {key = key, row = row} .. "\n") end
   end
+  return row
+end
+
+-- The results of a task, whose questions are kept context by context: all combinations of one, then the next.
+local function of_contexts(given, task, list, known, label)
+  local questions, by_seed, seeds, total = {}, {}, {}, 0
+  for i, params in ipairs(list) do
+    local seed = params.seed or task.seed
+    if not by_seed[seed] then by_seed[seed], seeds[#seeds + 1] = {}, seed end
+    table.insert(by_seed[seed], i)
+    questions[i] = {}
+  end
+  local plans = {}
+  for i, seed in ipairs(seeds) do
+    plans[i] = task:plan(seed)
+    total = total + #plans[i] * #by_seed[seed]
+  end
+  local bar = progress(total, label)
+  for at, seed in ipairs(seeds) do
+    for context, most in ipairs(plans[at]) do
+      for _, i in ipairs(by_seed[seed]) do
+        local row = obtain(given, function(params) return task:ask(context, params, most) end, list[i], known, context)
+        for _, question in ipairs(row) do table.insert(questions[i], question) end
+        bar:step(1, grid.shown(list[i]))
+      end
+      task:close()
+    end
+  end
+  bar:done()
   local out = {}
-  for name, value in pairs(params) do spread(out, name, value) end
-  for name, value in pairs(row) do out[name] = value end
-  return out, row
+  for i in ipairs(list) do
+    out[i] = require("lsa.tasks.asked").sum(questions[i])
+    out[i].questions = questions[i]
+  end
+  return out
+end
+
+-- The results of a function, one by one.
+local function of_function(given, run, list, known, label)
+  local out, bar = {}, progress(#list, label)
+  for i, params in ipairs(list) do
+    out[i] = obtain(given, run, params, known)
+    bar:step(1, grid.shown(params))
+  end
+  bar:done()
+  return out
 end
 
 -- The parameters' columns, each followed by those of its options.
@@ -267,7 +311,7 @@ end
 
 function M.new(given)
   given = options.check(given, allowed, "lsa.sweep")
-  local run = given.run
+  local run, task = given.run, nil
   if run and type(run) ~= "function" then
     raise("lsa.sweep: run is %s; a function of the parameters is wanted", options.shown(run))
   end
@@ -286,7 +330,7 @@ function M.new(given)
     for name, value in pairs(given.task or {}) do
       if name == 1 then kind = value elseif name ~= "step" then settings[name] = value end
     end
-    local task = M.task(kind, given.model, given.task)
+    task = M.task(kind, given.model, given.task)
     if given.results then
       if settings.session then
         settings.session = options.copy(settings.session)
@@ -302,12 +346,13 @@ function M.new(given)
   local known, whole = {}, true
   if given.results then known, whole = read(given.results) end
   if not whole then append(given.results, "\n") end
-  local rows, results, bar = {}, {}, progress(#list, given.label)
+  local results = task and task.ask and of_contexts(given, task, list, known, given.label) or of_function(given, run, list, known, given.label)
+  local rows = {}
   for i, params in ipairs(list) do
-    rows[i], results[i] = obtain(given, run, params, known)
-    bar:step(1, grid.shown(params))
+    rows[i] = {}
+    for name, value in pairs(params) do spread(rows[i], name, value) end
+    for name, value in pairs(results[i]) do rows[i][name] = value end
   end
-  bar:done()
   local parameters = parameter_columns(columns, list)
   return grid.new(rows, all_columns(parameters, given.columns, rows), notes_of(list, results, columns), parameters)
 end

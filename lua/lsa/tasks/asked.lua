@@ -6,6 +6,10 @@
 --
 -- Every token of an answer is decoded under the policy, and is the model's own. generate = false decodes a question's last token alone
 -- and tells what is resident then: evidence without answers, at a fraction of the time.
+--
+-- A question is {question =, answer =, context = the text before it, spans = {{from, to}, …}: bytes, from 0, of its evidence}; with choices, a
+-- list of answers, the likeliest of them is the model's; with score, a function, the model writes up to `most` tokens or a line, and
+-- score(text) says whether that is right. Evidence is told of questions that have some.
 local intervals = require "lsa.intervals"
 local items = require "lsa.tasks.items"
 local options = require "lsa.options"
@@ -41,34 +45,51 @@ function M.pose(session, question)
   session:prefill(tokens)
 end
 
--- The share of these chunks that is resident; of what the native top-k would pick, the share that is.
+-- The share of these chunks that is resident, of none nil; of what the native top-k would pick, the share that is.
 function M.kept(session, chunks)
   local resident, there = session:resident(), 0
   for _, chunk in ipairs(chunks) do
     if resident:has(chunk) then there = there + 1 end
   end
   local covered, total = session:coverage()
-  return there / #chunks, total > 0 and covered / total or 1
+  return #chunks > 0 and there / #chunks or nil, total > 0 and covered / total or 1
 end
+
+-- The likeliest of texts as the next token.
+local function chosen(model, logits, choices)
+  local best
+  for _, choice in ipairs(choices) do
+    local token = model:tokens(choice)[1]
+    if not best or logits:get(token) > logits:get(best) then best = token end
+  end
+  return best
+end
+
+-- Whether a text of the model's own is over: a line that says something.
+local function is_line(text) return text:find "%S[^\n]*\n" ~= nil end
 
 -- Decodes the question's last token and the answer, as the model gives it, so every answer token is chosen under the
 -- session's policy. Returns whether the whole answer came out, how many of its tokens did before the first wrong one, and, as
--- means over the decoded steps, {evidence = the share of the statements' chunks that was resident, coverage = the share of
--- what the native top-k would pick that was}, and the last token, which is still to be decoded. steps: at most so many.
+-- means over the decoded steps, {evidence = the share of the evidence's chunks that was resident, coverage = the share of
+-- what the native top-k would pick that was}, the last token, which is still to be decoded, and the tokens. steps: at most so many.
 function M.answer(session, question, steps)
   local model = session.model
   local asked, expected = model:tokens(question.question), model:tokens(question.answer)
   local chunks = M.chunks(model, question)
-  local right, exact, evidence, coverage = 0, true, 0, 0
-  local token, n = asked[#asked], math.min(#expected, steps or #expected)
-  for i = 1, n do
-    token = session:decode(token):argmax()
-    exact = exact and token == expected[i]
+  local right, exact, evidence, coverage, out = 0, true, 0, 0, {}
+  local token, n = asked[#asked], math.min(question.score and question.most or #expected, steps or math.huge)
+  while #out < n do
+    local logits = session:decode(token)
+    token = question.choices and chosen(model, logits, question.choices) or logits:argmax()
+    out[#out + 1] = token
+    exact = exact and token == expected[#out]
     if exact then right = right + 1 end
     local there, covered = M.kept(session, chunks)
-    evidence, coverage = evidence + there, coverage + covered
+    evidence, coverage = there and evidence + there, coverage + covered
+    if question.score and is_line(model:text(out)) then break end
   end
-  return exact, right, {evidence = evidence / n, coverage = coverage / n}, token
+  if question.score then exact = question.score(model:text(out)) end
+  return exact, right, {evidence = evidence and evidence / #out, coverage = coverage / #out}, token, out
 end
 
 -- Both, of a fork whose context is prefilled.
@@ -81,37 +102,63 @@ local Task = {}
 Task.__index = Task
 M.Task = Task
 
-M.defaults = {tokens = 8192, contexts = 1, text = "bible", part = "test", seed = 1, session = false, step = false, generate = true}
+M.defaults = {tokens = 8192, contexts = 1, n = false, seed = 1, session = false, step = false, generate = true}
+M.of_text = {text = "bible", part = "test"}
 
--- make(random, task) -> {text =, questions =}: one context. options beside those of `make`:
+-- make(random, task, i) -> {text =, questions =}: context i. options beside those of `make`:
 --   tokens, contexts    of each context; how many there are
---   text, part          what to cut from, and which part of it (lua/lsa/tasks/parts.lua)
+--   n                   questions at most
+--   text, part          what to cut from, and which part of it (lua/lsa/tasks/parts.lua); not of tasks that have a path
 --   session             options of the sessions that are forked       step: called after each prefill and question
 --   generate            false: no answers but evidence alone
 function M.task(model, opt, defaults, what, make)
   local allowed = options.copy(M.defaults)
-  for name, value in pairs(defaults) do allowed[name] = value end
+  for _, more in ipairs {defaults.path == nil and M.of_text or {}, defaults} do
+    for name, value in pairs(more) do allowed[name] = value end
+  end
   local self = setmetatable(options.check(opt, allowed, what), Task)
-  for _, name in ipairs {"tokens", "contexts"} do options.whole(self[name], 1, what .. ": " .. name) end
+  for _, name in ipairs {"tokens", "contexts", "n"} do
+    if self[name] then options.whole(self[name], 1, what .. ": " .. name) end
+  end
   options.boolean(self.generate, what .. ": generate")
-  local part = parts.open(self.text, self.part)
-  self.model, self.make, self.bases, self.made, self.text, self.words = model, make, {}, {}, part.text, part.words
+  self.model, self.make, self.bases, self.made = model, make, {}, {}
+  if self.text then
+    local part = parts.open(self.text, self.part)
+    self.text, self.words = part.text, part.words
+  end
   return self
+end
+
+-- The text and the questions of context i.
+function Task:questions_of(seed, i)
+  local key = seed * 1000000 + i
+  self.made[key] = self.made[key] or self.make(rng.new(seed * 1000 + i), self, i)
+  return self.made[key]
+end
+
+-- How many questions of each context are asked: all, or the first n.
+function Task:plan(seed)
+  local out, left = {}, self.n or math.huge
+  for i = 1, self.contexts do
+    if left <= 0 then break end
+    out[i] = self.n and math.min(left, self.each or #self:questions_of(seed, i).questions) or math.huge
+    left = left - out[i]
+  end
+  return out
 end
 
 -- The prefilled session of context i, and its questions.
 function Task:context(seed, i)
-  i = seed * 1000 + i
-  if not self.bases[i] then
-    self.made[i] = self.make(rng.new(i), self)
+  local made, key = self:questions_of(seed, i), seed * 1000000 + i
+  if not self.bases[key] then
     local settings = {select = "full"}
     for name, value in pairs(self.session or {}) do settings[name] = value end
     local base = self.model:session(settings)
-    base:prefill(self.made[i].text)
-    self.bases[i] = base
+    base:prefill(made.text)
+    self.bases[key] = base
     if self.step then self.step() end
   end
-  return self.bases[i], self.made[i].questions
+  return self.bases[key], made.questions
 end
 
 local of_stats = {"resident_bytes", "resident_pct", "fetched_bytes", "cycles", "failed", "clipped", "transfer_stall_ms", "ms_per_token"}
@@ -119,78 +166,106 @@ local of_stats = {"resident_bytes", "resident_pct", "fetched_bytes", "cycles", "
 -- What one question showed.
 local function measured(self, base, one, params)
   local fork = base:fork(params)
-  local exact, right, quality = M.ask(fork, one, not self.generate and 1 or nil)
+  local exact, right, quality, _, said = M.ask(fork, one, not self.generate and 1 or nil)
   local stats = fork:stats()
   fork:close()
-  local row = {kind = one.kind, accuracy = exact and 1 or 0, digits = right / #one.answer, evidence = quality.evidence,
-    coverage = quality.coverage, error = stats.last_error}
-  if not self.generate then row.accuracy, row.digits = nil, nil end
+  local span = one.spans[1]
+  local row = {kind = one.kind, id = one.id, cut = one.cut, depth = span and span[1] / #one.context, tokens = stats.tokens,
+    evidence = quality.evidence, coverage = quality.coverage, error = stats.last_error}
+  if self.generate then
+    row.accuracy, row.said = exact and 1 or 0, self.model:text(said)
+    if not (one.score or one.choices) then row.digits = right / #one.answer end
+  end
   for _, name in ipairs(of_stats) do row[name] = stats[name] end
   if self.step then self.step() end
   return row
 end
 
+-- The values of the rows that have one, and their mean.
 local function column(list, name)
   local out, sum = {}, 0
-  for i, one in ipairs(list) do
-    out[i] = one[name]
-    sum = sum + one[name]
+  for _, one in ipairs(list) do
+    if one[name] ~= nil then
+      out[#out + 1] = one[name]
+      sum = sum + one[name]
+    end
   end
-  return out, sum
+  return out, sum / #out
 end
 
 -- Means over questions, with 95 % intervals.
-local function summed(self, list)
+local function summed(list)
   local out = {n = #list}
-  for _, name in ipairs(of_stats) do out[name] = select(2, column(list, name)) / #list end
-  for _, name in ipairs(self.generate and {"digits", "evidence", "coverage"} or {"evidence", "coverage"}) do
-    local each, sum = column(list, name)
-    out[name] = sum / #list
-    out[name .. "_low"], out[name .. "_high"] = intervals.bootstrap(each)
+  for _, name in ipairs(of_stats) do out[name] = select(2, column(list, name)) end
+  for _, name in ipairs {"digits", "evidence", "coverage", "accuracy"} do
+    local each, mean = column(list, name)
+    if #each > 0 then
+      out[name] = mean
+      if name == "accuracy" then
+        out.accuracy_low, out.accuracy_high = intervals.wilson(math.floor(mean * #each + 0.5), #each)
+      else
+        out[name .. "_low"], out[name .. "_high"] = intervals.bootstrap(each)
+      end
+      if #each < #list then out[name .. "_n"] = #each end
+    end
   end
-  if self.generate then
-    local right = select(2, column(list, "accuracy"))
-    out.accuracy = right / #list
-    out.accuracy_low, out.accuracy_high = intervals.wilson(right, #list)
+  for _, row in ipairs(list) do
+    out.error = row.error or out.error
+    if row.cut then out.cut = (out.cut or 0) + 1 end
   end
   return out
 end
 
--- Asks every question of forks with these options, or with those that params(base, question) returns. A seed of theirs makes the
--- haystack, keys and depths, too. Means over questions: accuracy (whole answers), digits (tokens before the first wrong one), evidence,
+-- Asks the first `most` questions of context i, of forks with these options, or with those that params(base, question) returns: a row of
+-- each question.
+function Task:ask(i, params, most)
+  local seed, out = type(params) == "table" and params.seed or self.seed, {}
+  local base, questions = self:context(seed, i)
+  for number = 1, math.min(#questions, most) do
+    local one = questions[number]
+    out[number] = measured(self, base, one, type(params) == "function" and params(base, one) or params)
+    out[number].context = i
+  end
+  return out
+end
+
+-- Of the rows of questions, as means over them: accuracy (whole answers), digits (tokens before the first wrong one), evidence,
 -- coverage, resident_bytes, resident_pct, fetched_bytes, cycles, failed and clipped (of the cycles), transfer_stall_ms, ms_per_token;
 -- where there are several kinds, NAME_accuracy and NAME_evidence of each; error, where the policy failed: what it said
--- last; n, the questions, and the 95 % intervals accuracy_low .. accuracy_high, and so for digits, evidence and coverage
--- (lua/lsa/intervals.lua).
-function Task:run(params)
-  local seed, all, by_kind, names = type(params) == "table" and params.seed or self.seed, {}, {}, {}
-  for i = 1, self.contexts do
-    local base, questions = self:context(seed, i)
-    for _, one in ipairs(questions) do
-      local row = measured(self, base, one, type(params) == "function" and params(base, one) or params)
-      row.context = i
-      all[#all + 1] = row
-      local kind = one.kind or ""
-      if not by_kind[kind] then
-        by_kind[kind] = {}
-        names[#names + 1] = kind
-      end
-      table.insert(by_kind[kind], row)
+-- last; cut: how many questions had their context shortened; evidence_n: how many have evidence, where not all do; n, the questions, and the 95 % intervals accuracy_low .. accuracy_high, and so
+-- for digits, evidence and coverage (lua/lsa/intervals.lua).
+function M.sum(list)
+  local out, by_kind, names = summed(list), {}, {}
+  for _, row in ipairs(list) do
+    local kind = row.kind or ""
+    if not by_kind[kind] then
+      by_kind[kind] = {}
+      names[#names + 1] = kind
     end
+    table.insert(by_kind[kind], row)
   end
-  self.questions = all
-  local out = summed(self, all)
-  for _, row in ipairs(all) do out.error = row.error or out.error end
   for _, name in ipairs(#names > 1 and names or {}) do
-    local own = summed(self, by_kind[name])
+    local own = summed(by_kind[name])
     out[name .. "_accuracy"], out[name .. "_evidence"] = own.accuracy, own.evidence
   end
   return out
 end
 
+-- Asks every question of forks with these options, or with those that params(base, question) returns: M.sum of what was measured. A seed
+-- of theirs makes the haystack, keys and depths, too.
+function Task:run(params)
+  local all = {}
+  for i, most in ipairs(self:plan(type(params) == "table" and params.seed or self.seed)) do
+    for _, row in ipairs(self:ask(i, params, most)) do all[#all + 1] = row end
+  end
+  self.questions = all
+  return M.sum(all)
+end
+
+-- Gives back what contexts take.
 function Task:close()
   for _, base in pairs(self.bases) do base:close() end
-  self.bases = {}
+  self.bases, self.made = {}, {}
 end
 
 -- kinds: of lua/lsa/tasks/items.lua; items: of each kind in a context.

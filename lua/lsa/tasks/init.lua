@@ -4,14 +4,14 @@
 --   row = task:run{select = "lsa_topk", budget = 0.1}           task:close()
 --
 -- lsa.tasks.names() lists them: the kinds of lua/lsa/tasks/items.lua, asked as lua/lsa/tasks/asked.lua does, and those that have a file of
--- their own: mixed, needle, stream.
+-- their own: mixed, needle, stream, and of published files longbench, longmemeval.
 local options = require "lsa.options"
 local models = require "lsa.model"
 local registry = require "lsa.registry"
 
 local M = {}
 
-local files = {"mixed", "needle", "stream"}
+local files = {"mixed", "needle", "stream", "longbench", "longmemeval"}
 
 function M.names()
   local out = {unpack(require("lsa.tasks.items").names)}
@@ -29,7 +29,7 @@ end
 -- A text that changes when what tasks are made of does: results are kept by it.
 function M.digest()
   local content, out = require "lsa.content", {}
-  for i, name in ipairs {"asked.lua", "items.lua", "mixed.lua", "needle.lua", "parts.lua", "phrasings.lua", "stream.lua",
+  for i, name in ipairs {"asked.lua", "file.lua", "items.lua", "longbench.lua", "longmemeval.lua", "mixed.lua", "needle.lua", "parts.lua", "phrasings.lua", "stream.lua",
     "held_words.txt"} do
     out[i] = content.file(("%s/tasks/%s"):format(registry.home, name))
   end
