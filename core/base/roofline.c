@@ -8,9 +8,9 @@
 #include "core/base/simd.h"
 
 enum {
-    SHARES = 64, /* of a thread's rounds: threads that run at different speeds are done together */
-    LINE = 64,   /* bytes */
-    CHAINS = 24, /* independent sums: what two pipes of this latency need, and more */
+    LINE = 64,         /* bytes */
+    BYTES_PER_NS = 16, /* what few threads move while others wake */
+    CHAINS = 24,       /* independent sums: what two pipes of this latency need, and more */
     FLOPS_F32 = 2 * 16 * CHAINS,
     FLOPS_BF16 = 4 * 16 * CHAINS
 };
@@ -82,22 +82,20 @@ static void chains_bf16(int64_t rounds)
 
 typedef struct chains {
     void (*run)(int64_t rounds);
-    int64_t rounds;
 } chains;
 
 static void run_chains(void *context, int64_t from, int64_t to, int thread)
 {
     (void)thread;
     const chains *c = context;
-    c->run(c->rounds * (to - from));
+    c->run(to - from);
 }
 
 static int64_t in_all_threads(void (*run)(int64_t), int64_t rounds, int64_t flops)
 {
     int threads = lsa_threads();
-    chains c = {run, (rounds + SHARES - 1) / SHARES};
-    lsa_parallel(threads, (int64_t)threads * SHARES, run_chains, &c);
-    return c.rounds * SHARES * flops * threads;
+    lsa_parallel(threads, threads * rounds, run_chains, &(chains){run});
+    return threads * rounds * flops;
 }
 
 int64_t lsa_roofline_f32(int64_t rounds)
@@ -141,7 +139,8 @@ static void copy_lines(void *context, int64_t first, int64_t end, int thread)
 
 void lsa_roofline_copy(void *to, const void *from, int64_t bytes)
 {
-    lsa_parallel(lsa_threads(), (bytes + LINE - 1) / LINE, copy_lines, &(moving){to, from, bytes});
+    lsa_parallel(lsa_threads_for(bytes / BYTES_PER_NS), (bytes + LINE - 1) / LINE, copy_lines,
+                 &(moving){to, from, bytes});
 }
 
 static inline LSA_BODY void read_all_body(const char *p, int64_t bytes)
@@ -169,7 +168,7 @@ static void read_lines(void *context, int64_t first, int64_t end, int thread)
 
 void lsa_roofline_read(const void *from, int64_t bytes)
 {
-    lsa_parallel(lsa_threads(), (bytes + LINE - 1) / LINE, read_lines,
+    lsa_parallel(lsa_threads_for(bytes / BYTES_PER_NS), (bytes + LINE - 1) / LINE, read_lines,
                  &(moving){NULL, from, bytes});
 }
 

@@ -9,7 +9,7 @@
 int64_t lsa_roofline_f32(int64_t rounds);
 int64_t lsa_roofline_bf16(int64_t rounds);
 
-/* Moves, or reads, `bytes` bytes with lsa_threads() threads. */
+/* Moves, or reads, `bytes` bytes with as many threads as that is worth. */
 void lsa_roofline_copy(void *to, const void *from, int64_t bytes);
 void lsa_roofline_read(const void *from, int64_t bytes);
 

@@ -9,7 +9,7 @@ return function(bench)
     local width = overlap == 1 and 2 * dim or dim
     bench:case {
       op = "compress", shape = ("%d windows of %d, %d channels%s"):format(n, m, dim, overlap == 1 and ", overlap" or ""),
-      bytes = n * m * width * 8 + n * dim * 4,
+      bytes = n * m * width * 8 + n * dim * 4, limit = "read",
       setup = function()
         local s = {}
         s.kv, s.kv_owner = bench:random("float", n * m * width, 1)

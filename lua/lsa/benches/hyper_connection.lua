@@ -6,7 +6,7 @@ return function(bench)
   for _, model in ipairs {{512, 2, 128, 4}, {1, 2, 128, 4}, {64, 4, 4096, 20}, {1, 4, 4096, 20}, {512, 4, 4096, 20}} do
     local tokens, hc, dim, iters = unpack(model)
     local size, shape = tokens * hc * dim, ("%d tokens, %d streams of %d"):format(tokens, hc, dim)
-    local limit = size * 4 > 4 * C.lsa_cache_bytes() and "copy" or nil
+    local limit = "copy"
     local function setup()
       local s = {}
       s.streams, s.streams_owner = bench:random("float", size, 1)

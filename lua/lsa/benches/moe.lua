@@ -42,7 +42,7 @@ return function(bench)
     local tokens, experts, k = unpack(shape)
     bench:case {
       op = "moe_route", shape = ("%d tokens, %d of %d experts"):format(tokens, k, experts),
-      bytes = 4 * tokens * (experts + 2 * k),
+      bytes = 4 * tokens * (experts + 2 * k), limit = "read",
       setup = function()
         local s = {}
         s.logits, s.logits_owner = bench:random("float", tokens * experts, 1)
@@ -60,7 +60,7 @@ return function(bench)
   for _, n in ipairs {64, 2048, 512 * 2048, 8192 * 2048} do
     bench:case {
       op = "swiglu", shape = ("%d values"):format(n), bytes = 12 * n,
-      limit = 12 * n > 4 * C.lsa_cache_bytes() and "copy" or nil,
+      limit = "copy",
       setup = function()
         local s = {}
         s.gate, s.gate_owner = bench:random("float", n, 1)

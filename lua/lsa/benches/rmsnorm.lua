@@ -7,7 +7,7 @@ return function(bench)
     local rows, n = unpack(shape)
     bench:case {
       op = "rmsnorm", shape = ("%d rows of %d"):format(rows, n), bytes = rows * n * 8, flops = rows * n * 4,
-      limit = rows * n * 8 > 4 * C.lsa_cache_bytes() and "copy" or nil,
+      limit = "copy",
       setup = function()
         local s = {}
         s.x, s.x_owner = bench:random("float", rows * n, 1)

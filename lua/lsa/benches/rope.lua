@@ -19,13 +19,13 @@ return function(bench)
       return s
     end
     bench:case {
-      op = "rope_table", shape = ("%d positions, %d frequencies"):format(rows, half), bytes = rows * half * 8,
+      op = "rope_table", shape = ("%d positions, %d frequencies"):format(rows, half), bytes = rows * half * 8, limit = "copy",
       setup = setup,
       run = function(s) check(C.lsa_rope_table_cpu(s.angles, s.freq, s.positions, rows, half, nil)) end,
     }
     bench:case {
       op = "rope", shape = ("%d rows, %d heads of %d, %d rotated"):format(rows, heads, dim, rope_dim),
-      bytes = rows * heads * rope_dim * 8, flops = rows * heads * rope_dim * 3, setup = setup,
+      bytes = rows * heads * rope_dim * 8, flops = rows * heads * rope_dim * 3, limit = "copy", setup = setup,
       run = function(s) check(C.lsa_rope_cpu(s.x, s.angles, rows, heads, dim, rope_dim, 0, nil)) end,
     }
   end

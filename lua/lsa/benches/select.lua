@@ -19,7 +19,7 @@ end
 return function(bench)
   local function case(op, kind, shape, run)
     bench:case {
-      op = op, shape = shape .. (" of %d, %s"):format(N, kind), bytes = N * 4,
+      op = op, shape = shape .. (" of %d, %s"):format(N, kind), bytes = N * 4, limit = "read",
       setup = function()
         local s = {}
         s.scores, s.scores_owner = scores_of(bench, kind)
@@ -64,7 +64,7 @@ return function(bench)
 
   -- The whole of a policy's share: Lua, its objects, and the kernels.
   bench:case {
-    op = "policy", shape = ("scores:topk(35389) of %d"):format(N), bytes = N * 4,
+    op = "policy", shape = ("scores:topk(35389) of %d"):format(N), bytes = N * 4, limit = "read",
     setup = function()
       local scores = require("lsa.tensor.tensor").zeros {N}
       local values, owner = scores_of(bench, "sigmoids")

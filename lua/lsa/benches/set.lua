@@ -20,7 +20,7 @@ return function(bench)
   local function case(op, n, bytes, run, what)
     bench:case {
       op = op, shape = ("%d ids%s"):format(n, what or ""), bytes = bytes,
-      limit = n > 2 ^ 25 and "read" or nil,
+      limit = "read",
       setup = function()
         local s = {a = random_set(bench, n), b = random_set(bench, n), out = random_set(bench, n)}
         s.pages = setmetatable({}, {__index = function(pages, size)

@@ -6,7 +6,7 @@ local check = require("lsa.raise").check
 local function embed(bench, n, hc, hidden, vocab)
   bench:case {
     op = "embed", shape = ("%d tokens, %d streams of %d, bf16"):format(n, hc, hidden), bytes = n * hidden * (2 + 4 * hc),
-    limit = n > 1 and "copy" or nil,
+    limit = "copy",
     setup = function()
       local s = {w = ffi.new "lsa_weight"}
       s.rows, s.owner = bench:random("uint8_t", vocab * hidden * 2, 1)
@@ -23,7 +23,7 @@ end
 local function rows(bench, op, n, vocab, temperature, run)
   bench:case {
     op = op, shape = ("%d rows of %d%s"):format(n, vocab, temperature and ", temperature " .. temperature or ""),
-    bytes = n * vocab * 4,
+    bytes = n * vocab * 4, limit = "read",
     setup = function()
       local s = {}
       s.logits, s.owner = bench:random("float", n * vocab, 1)

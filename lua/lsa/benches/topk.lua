@@ -18,7 +18,7 @@ return function(bench)
   local function batch(rows, n, k, order)
     bench:case {
       op = "topk", shape = ("%d of %d, %d rows, %s"):format(k, n, rows, order), bytes = rows * n * 4,
-      limit = rows * n * 4 > 4 * C.lsa_cache_bytes() and "read" or nil,   -- smaller ones stay in the cache
+      limit = "read",
       setup = function()
         local s = {}
         s.scores, s.scores_owner = scores_of(bench, order, rows, n)
@@ -32,7 +32,7 @@ return function(bench)
 
   local function stream(n, k, order)
     bench:case {
-      op = "topk_push", shape = ("%d of %d, blocks of %d, %s"):format(k, n, BLOCK, order), bytes = n * 4,
+      op = "topk_push", shape = ("%d of %d, blocks of %d, %s"):format(k, n, BLOCK, order), bytes = n * 4, limit = "read",
       setup = function()
         local s = {state = ffi.new "lsa_topk_state"}
         local capacity = C.lsa_topk_capacity(k)

@@ -6,7 +6,8 @@
 --     bench:case{
 --       op = "topk", shape = "512 of 262144",
 --       bytes = 4 * 262144, flops = 0,            -- moved and done by one run; either may be left out
---       limit = "read",                           -- "copy" "read" "f32" "bf16" "device copy": what bounds it
+--       limit = "read",                           -- "copy" "read" "f32" "bf16" "device copy": what bounds it; copies and
+--                                                    reads of as many bytes, in the caches where those fit
 --       device = false,                           -- true: run() starts work on the GPU, which is waited for
 --       setup = function() return buffers end,    -- only called where the filter wants the case
 --       run = function(buffers) end,
@@ -28,7 +29,7 @@ local C, check = lsa.C, raise.check
 
 local M = {}
 
-local SAMPLES, LEAST_SAMPLES, SAMPLE_NS, DEVICE_SAMPLE_NS, BUDGET_NS = 60, 7, 1e5, 2e6, 5e8
+local SAMPLES, LEAST_SAMPLES, SAMPLE_NS, DEVICE_SAMPLE_NS, BUDGET_NS, PEAK_NS = 60, 7, 1e5, 2e6, 5e8, 2e6
 
 local Bench = {}
 Bench.__index = Bench
@@ -92,8 +93,8 @@ local limits = {}
 -- Beyond four times the last cache, so that memory is measured.
 local function working_set() return 4 * tonumber(C.lsa_cache_bytes()) end
 
-function limits.copy(bench)
-  local bytes = working_set() / 2
+function limits.copy(bench, moved)
+  local bytes = math.ceil(moved / 2)
   local from, from_owner = bench:alloc("uint8_t", bytes)
   local to, to_owner = bench:alloc("uint8_t", bytes)
   ffi.fill(from, bytes, 1)
@@ -102,16 +103,21 @@ function limits.copy(bench)
   return 2 * bytes / best, from_owner, to_owner
 end
 
-function limits.read(bench)
-  local bytes = working_set()
+function limits.read(bench, bytes)
   local from, owner = bench:alloc("uint8_t", bytes)
   ffi.fill(from, bytes, 1)
   return bytes / times(function() C.lsa_roofline_read(from, bytes) end)[1], owner
 end
 
 local function peak(run)
-  local rounds = 20000   -- about a millisecond, so that some samples are undisturbed
-  local flops = tonumber(run(rounds))
+  local rounds, flops = 1000, tonumber(run(1000))
+  local spent = 0
+  while flops > 0 and spent < PEAK_NS do   -- long enough that starting the threads takes no share of it
+    rounds = 2 * rounds
+    local start = now()
+    flops = tonumber(run(rounds))
+    spent = now() - start
+  end
   return flops > 0 and flops / times(function() run(rounds) end)[1] or nil
 end
 
@@ -127,13 +133,29 @@ limits["device copy"] = function(bench)
   return 2 * bytes / best, from
 end
 
-function Bench:limit(name)
-  if self.limits[name] == nil then
-    local measure = limits[name] or raise("there is no limit %q", name)
-    self.limits[name] = measure(self) or false
+-- Powers of two are measured of what fits the caches.
+local function measured_bytes(bytes)
+  local most, size = working_set(), 64
+  while bytes and size < bytes and size < most do size = 2 * size end
+  return bytes and size < most and size or most
+end
+
+-- What the machine can do of `name`; copies and reads, of so many bytes at a time.
+function Bench:limit(name, bytes)
+  local measure = limits[name] or raise("there is no limit %q", name)
+  local size = measured_bytes(bytes)
+  local key = (name == "copy" or name == "read") and size < working_set() and name .. size or name
+  if self.limits[key] == nil then
+    self.limits[key] = measure(self, size) or false
     collectgarbage()
   end
-  return self.limits[name] or nil
+  return self.limits[key] or nil
+end
+
+local function limit_name(case)
+  local size = measured_bytes(case.bytes)
+  if case.limit ~= "copy" and case.limit ~= "read" or size == working_set() then return case.limit end
+  return ("%s of %d %s"):format(case.limit, size < 2 ^ 20 and math.ceil(size / 2 ^ 10) or size / 2 ^ 20, size < 2 ^ 20 and "KiB" or "MiB")
 end
 
 local function write_csv(case, share)
@@ -153,7 +175,7 @@ local function write_row(case, share)
   local ns = case.ns
   local bytes = case.bytes and ("%.1f GB/s"):format(case.bytes / ns) or ""
   local flops = case.flops and ("%.1f GFLOP/s"):format(case.flops / ns) or ""
-  local of = share and ("%.0f %% of %s"):format(100 * share, case.limit) or ""
+  local of = share and ("%.0f %% of %s"):format(100 * share, limit_name(case)) or ""
   if case.note then of = of == "" and case.note or of .. ", " .. case.note end
   print(("%-18s %-44s %10s %12s %16s  %s"):format(case.op, case.shape, time_text(ns), bytes, flops, of))
 end
@@ -167,7 +189,7 @@ end
 
 -- Prints a measured case's line.
 function Bench:row(case)
-  local limit = case.limit and self:limit(case.limit)
+  local limit = case.limit and self:limit(case.limit, case.bytes)
   local amount = (case.limit == "f32" or case.limit == "bf16") and case.flops or case.bytes
   local share = limit and amount and amount / case.ns / limit
   local write = self.csv and write_csv or write_row
@@ -179,7 +201,7 @@ end
 -- Measures one case and prints its line.
 function Bench:case(case)
   if not self:wants(case.op, case.shape) then return end
-  if case.limit then self:limit(case.limit) end
+  if case.limit then self:limit(case.limit, case.bytes) end
   local state = case.setup and case.setup()
   local run = case.run
   local list = times(function() run(state) end,
