@@ -248,6 +248,16 @@ describe("safetensors", function()
         .. '"y":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}', "abc"), "tensor y: .* overlapping"},
       ["metadata that is text"] = {support.safetensors('{"__metadata__":"pt"}'), '__metadata__.* "pt"'},
       ["metadata whose value is a number"] = {support.safetensors '{"__metadata__":{"a":1}}', "metadata a"},
+      ["zero bytes themselves"] = {support.safetensors('{"a\0":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), "JSON"},
+      ["an entry of more than a mebibyte"] = {support.safetensors('{"x":{"dtype":"U8","more":[' .. ("[],"):rep(4e5) .. "1]}}"),
+        "tensor x: its entry has 12000%d%d bytes, at most 1048576 are allowed"},
+      ["the metadata twice"] = {support.safetensors('{"__metadata__":{"a":"b"},"__metadata__":{}}'), "[Dd]uplicate"},
+      ["a metadata's name twice"] = {support.safetensors('{"__metadata__":{"a":"b","c":"d","a":"b"}}'), "[Dd]uplicate metadata a"},
+      ["no comma"] = {support.safetensors('{"x":{} "y":{}}'), "JSON"},
+      ["a comma at the end"] = {support.safetensors('{"__metadata__":{},}'), "JSON, byte 19 of the header: a name is expected"},
+      ["a name without a value"] = {support.safetensors('{"x"}'), "JSON, byte 4 of the header: : is expected"},
+      ["another bracket"] = {support.safetensors('{"__metadata__":{}]'), "JSON, byte 18 of the header: , or } is expected"},
+      ["no end"] = {support.safetensors('{"__metadata__":{}'), "JSON, byte 18 of the header: , or } is expected"},
       ["deep nesting"] = {support.safetensors('{"x":' .. ("["):rep(100000)), "JSON"},
     }
     for name, case in pairs(bad) do
@@ -274,6 +284,24 @@ describe("safetensors", function()
         message = failure(C.lsa_safetensors_open(out, path), C.LSA_EIO)
         assert.is_true(message:find "regular" ~= nil)
       end)
+    end)
+  end)
+
+  it("takes memory by the bytes of the header, whatever is in it", function()
+    support.with_folder(function(folder)
+      local path = folder .. "/a.safetensors"
+      local entries = {}
+      for i = 1, 2000 do entries[i] = ('"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'):format(i) end
+      local x = ',"x":{"dtype":"U8","shape":[],"data_offsets":[0,1],"more":[%s]}}'
+      for _, more in ipairs {"", ("[],"):rep(12000) .. "1", '"' .. ("y"):rep(3e5) .. '"'} do
+        local file = support.safetensors("{" .. table.concat(entries, ",") .. x:format(more), "z")
+        support.write(path, file)
+        local before = support.memory()
+        local opened = open(path)
+        local taken = support.memory() - before
+        assert.is_true(taken < 6 * #file, ("%d bytes of memory for %d"):format(taken, #file))
+        C.lsa_safetensors_close(opened)
+      end
     end)
   end)
 

@@ -65,7 +65,7 @@ static size_t read_byte(void *buffer, size_t room, void *context)
     return 1;
 }
 
-int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *path)
+static int load(json_t **out, const char *text, int64_t bytes, const char *path, size_t flags)
 {
     json_error_t error;
     reader r = {text, bytes};
@@ -75,15 +75,13 @@ int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *pa
     state.reserve = reserve;
     state.reserve_bytes = (size_t)reserve_for(bytes);
     state.reserve_used = 0;
-    json_t *root = json_load_callback(read_byte, &r, JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_load_callback(read_byte, &r, JSON_REJECT_DUPLICATES | flags, &error);
     int rc = LSA_OK;
     if (state.out_of_memory)
         rc = LSA_ENOMEM;
     else if (!root)
         rc = lsa_fail(LSA_EFORMAT, "%s: JSON line %d, column %d: %s", path, error.line,
                       error.column, error.text);
-    else if (!json_is_object(root))
-        rc = lsa_fail(LSA_EFORMAT, "%s: JSON: an object is expected at the top", path);
     if (rc)
         json_decref(root);
     else
@@ -91,6 +89,19 @@ int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *pa
     state.reserve = NULL;
     lsa_free(reserve);
     return rc;
+}
+
+int lsa_json_value(json_t **out, const char *text, int64_t bytes, const char *path)
+{
+    return load(out, text, bytes, path, JSON_DECODE_ANY | JSON_ALLOW_NUL);
+}
+
+int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *path)
+{
+    int rc = load(out, text, bytes, path, 0);
+    if (rc || json_is_object(*out)) return rc;
+    json_decref(*out);
+    return lsa_fail(LSA_EFORMAT, "%s: JSON: an object is expected at the top", path);
 }
 
 int lsa_json_read(json_t **out, const char *path, int64_t limit)

@@ -8,7 +8,10 @@
  * object are LSA_EFORMAT. Freed by json_decref. */
 int lsa_json_parse(json_t **out, const char *text, int64_t bytes, const char *path);
 
-/* The same of a whole file of at most `limit` bytes. */
+/* Any value, whose strings may have zero bytes (its keys may not). */
+int lsa_json_value(json_t **out, const char *text, int64_t bytes, const char *path);
+
+/* lsa_json_parse of a whole file of at most `limit` bytes. */
 int lsa_json_read(json_t **out, const char *path, int64_t limit);
 
 /* Compact text of a value for messages, cut to the buffer. Returns `text`. */

@@ -9,27 +9,39 @@
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/memory.h"
+#include "core/base/try.h"
 
-static const int64_t HEADER_LIMIT = 100000000;
+/* Of the header; of one tensor's entry in it, which takes memory many times its size while it is read. */
+static const int64_t HEADER_LIMIT = 100000000, ENTRY_LIMIT = 1 << 20;
+
+/* How a zero byte is shown in a name, which C's texts cannot have. */
+static const char ZERO[] = "\\u0000";
 
 typedef struct entry {
     const char *name;
     const char *dtype_name;
-    int32_t dtype; /* -1: a dtype that tensors do not have */
-    int32_t rank;
-    int64_t begin, end; /* in the data */
+    int32_t dtype;          /* -1: a dtype that tensors do not have */
+    int32_t rank, has_zero; /* has_zero: of bytes in its name */
+    int64_t begin, end;     /* in the data */
     int64_t shape[LSA_MAX_RANK];
 } entry;
+
+typedef struct metadatum {
+    const char *key, *value;
+    int32_t has_zero;
+} metadatum;
 
 struct lsa_safetensors {
     char *path;
     lsa_storage *storage; /* the mapping */
     int64_t data_at;      /* where the data begins */
-    json_t *header;       /* owns the names and the metadata's strings */
-    json_t *metadata;
+    char *texts;          /* names, and the metadata's keys and values, one behind the other */
+    int64_t texts_end;
+    metadatum *metadata;
+    int32_t has_metadata;
     entry *entries;   /* in the order of the data */
     int32_t *by_name; /* their positions in the order of their names */
-    int64_t count;
+    int64_t count, room, metadata_count, metadata_room;
 };
 
 /* Every dtype of the format; tensors have those with an lsa dtype. */
@@ -110,10 +122,9 @@ static int read_shape(const lsa_safetensors *f, entry *e, const json_t *shape, i
     return LSA_OK;
 }
 
-static int read_entry(const lsa_safetensors *f, entry *e, const char *name, const json_t *value,
-                      int64_t data_bytes)
+static int check_entry(const lsa_safetensors *f, entry *e, const json_t *value, int64_t data_bytes)
 {
-    e->name = name;
+    const char *name = e->name;
     if (!json_is_object(value)) return bad(f, name, "its entry", value);
     const json_t *dtype = json_object_get(value, "dtype");
     int format = json_is_string(dtype) ? find_format(json_string_value(dtype)) : -1;
@@ -139,18 +150,6 @@ static int read_entry(const lsa_safetensors *f, entry *e, const char *name, cons
         return lsa_fail(
             LSA_EFORMAT, "%s: tensor %.300s: has %lld bytes, its shape and dtype %s make %lld bits",
             f->path, name, (long long)(e->end - e->begin), e->dtype_name, (long long)bits);
-    return LSA_OK;
-}
-
-static int read_metadata(lsa_safetensors *f, json_t *metadata)
-{
-    const char *key;
-    json_t *value;
-    if (json_is_null(metadata)) return LSA_OK;
-    if (!json_is_object(metadata)) return bad(f, "__metadata__", "its entry", metadata);
-    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return lsa_fail(
-        LSA_EFORMAT, "%s: metadata %.300s: is not a string", f->path, key);
-    f->metadata = metadata;
     return LSA_OK;
 }
 
@@ -182,6 +181,12 @@ static int check_places(const lsa_safetensors *f, int64_t data_bytes)
     return LSA_OK;
 }
 
+/* Two of `n` names are one. */
+static int refuse_twice(const lsa_safetensors *f, const char *what, const char *name)
+{
+    return lsa_fail(LSA_EFORMAT, "%s: duplicate %s %.300s", f->path, what, name);
+}
+
 typedef struct named {
     const char *name;
     int32_t place;
@@ -200,33 +205,226 @@ static int sort_names(lsa_safetensors *f)
         lsa_free(names);
         return LSA_ENOMEM;
     }
+    int rc = LSA_OK;
     for (int64_t i = 0; i < f->count; i++) names[i] = (named){f->entries[i].name, (int32_t)i};
     qsort(names, (size_t)f->count, sizeof *names, compare_named);
-    for (int64_t i = 0; i < f->count; i++) f->by_name[i] = names[i].place;
+    for (int64_t i = 0; i < f->count; i++) {
+        if (!rc && i && strcmp(names[i - 1].name, names[i].name) == 0)
+            rc = refuse_twice(f, "tensor", names[i].name);
+        f->by_name[i] = names[i].place;
+    }
     lsa_free(names);
+    return rc;
+}
+
+/* ---- the header: its pairs one by one, so that memory is that of what is kept ---- */
+
+typedef struct pairs {
+    const char *text;
+    int64_t at, end;
+} pairs;
+
+static void skip_blanks(pairs *p)
+{
+    while (p->at < p->end && p->text[p->at] && strchr(" \t\r\n", p->text[p->at])) p->at++;
+}
+
+static int peek(const pairs *p) { return p->at < p->end ? (unsigned char)p->text[p->at] : -1; }
+
+/* From a quote to behind the next that is no part of the text. */
+static void skip_string(pairs *p)
+{
+    for (p->at++; p->at < p->end && p->text[p->at] != '"'; p->at++)
+        if (p->text[p->at] == '\\') p->at++;
+    p->at = p->at < p->end ? p->at + 1 : p->end;
+}
+
+/* To what ends a value: a comma or a bracket that it has not opened. What is in between is the parser's to judge. */
+static void skip_value(pairs *p)
+{
+    for (int64_t depth = 0; p->at < p->end;) {
+        char c = p->text[p->at];
+        if (c == '"') {
+            skip_string(p);
+            continue;
+        }
+        if (!depth && (c == ',' || c == '}' || c == ']')) return;
+        depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+        p->at++;
+    }
+}
+
+static int expected(const lsa_safetensors *f, const pairs *p, const char *what)
+{
+    return lsa_fail(LSA_EFORMAT, "%s: JSON, byte %lld of the header: %s is expected", f->path,
+                    (long long)p->at, what);
+}
+
+/* The next key and value as parts of the text: 1, or 0 behind the last. first: before the opening brace. */
+static int next_pair(const lsa_safetensors *f, pairs *p, int first, pairs *key, pairs *value)
+{
+    skip_blanks(p);
+    if (first) {
+        if (peek(p) != '{') return expected(f, p, "{");
+        p->at++;
+        skip_blanks(p);
+    } else if (peek(p) == ',') {
+        p->at++;
+        skip_blanks(p);
+        if (peek(p) != '"') return expected(f, p, "a name");
+    }
+    if (peek(p) == '}') {
+        p->at++;
+        skip_blanks(p);
+        return p->at == p->end ? 0 : expected(f, p, "the header's end");
+    }
+    if (peek(p) != '"') return expected(f, p, first ? "a name" : ", or }");
+    *key = *p;
+    skip_string(p);
+    key->end = p->at;
+    skip_blanks(p);
+    if (peek(p) != ':') return expected(f, p, ":");
+    p->at++;
+    *value = *p;
+    skip_value(p);
+    value->end = p->at;
+    return 1;
+}
+
+static int parse(const lsa_safetensors *f, const pairs *p, json_t **out)
+{
+    return lsa_json_value(out, p->text + p->at, p->end - p->at, f->path);
+}
+
+/* Keeps a JSON string. There is room: none becomes longer than it is in the header. */
+static const char *keep(lsa_safetensors *f, const json_t *string, int32_t *has_zero)
+{
+    const char *from = json_string_value(string), *end = from + json_string_length(string);
+    char *to = f->texts + f->texts_end, *kept = to;
+    for (; from < end; from++) {
+        if (*from) {
+            *to++ = *from;
+            continue;
+        }
+        memcpy(to, ZERO, sizeof ZERO - 1);
+        to += sizeof ZERO - 1;
+        *has_zero = 1;
+    }
+    *to++ = 0;
+    f->texts_end = to - f->texts;
+    return kept;
+}
+
+/* Room for one more of `count` elements. */
+static int grow(void **list, int64_t count, int64_t *room, size_t size)
+{
+    if (count < *room) return LSA_OK;
+    int64_t more = *room ? 2 * *room : 64;
+    void *grown = more > INT32_MAX ? NULL : lsa_realloc(*list, more * (int64_t)size);
+    if (!grown) return LSA_ENOMEM;
+    *list = grown;
+    *room = more;
     return LSA_OK;
 }
 
-static int read_header(lsa_safetensors *f, int64_t data_bytes)
+static int compare_keys(const void *a, const void *b)
 {
-    const char *name;
-    json_t *value;
-    int64_t most = (int64_t)json_object_size(f->header);
+    return strcmp(((const metadatum *)a)->key, ((const metadatum *)b)->key);
+}
+
+static int check_keys(const lsa_safetensors *f)
+{
     int rc = LSA_OK;
-    if (most > INT32_MAX) return lsa_fail(LSA_EFORMAT, "%s: too many tensors", f->path);
-    f->entries = lsa_alloc_zero(most * (int64_t)sizeof *f->entries);
-    if (!f->entries) return LSA_ENOMEM;
-    json_object_foreach(f->header, name, value)
-    {
-        if (strcmp(name, "__metadata__") == 0)
-            rc = read_metadata(f, value);
-        else
-            rc = read_entry(f, &f->entries[f->count++], name, value, data_bytes);
+    metadatum *sorted = lsa_alloc(f->metadata_count * (int64_t)sizeof *sorted);
+    if (!sorted) return LSA_ENOMEM;
+    if (f->metadata_count) memcpy(sorted, f->metadata, (size_t)f->metadata_count * sizeof *sorted);
+    qsort(sorted, (size_t)f->metadata_count, sizeof *sorted, compare_keys);
+    for (int64_t i = 1; !rc && i < f->metadata_count; i++)
+        if (strcmp(sorted[i - 1].key, sorted[i].key) == 0)
+            rc = refuse_twice(f, "metadata", sorted[i].key);
+    lsa_free(sorted);
+    return rc;
+}
+
+static int read_metadatum(lsa_safetensors *f, const pairs *key, const pairs *value)
+{
+    json_t *k = NULL, *v = NULL;
+    LSA_TRY(grow((void **)&f->metadata, f->metadata_count, &f->metadata_room, sizeof(metadatum)));
+    metadatum *t = &f->metadata[f->metadata_count];
+    *t = (metadatum){0};
+    int rc = parse(f, key, &k);
+    if (!rc) t->key = keep(f, k, &t->has_zero);
+    if (!rc) rc = parse(f, value, &v);
+    if (!rc && !json_is_string(v))
+        rc = lsa_fail(LSA_EFORMAT, "%s: metadata %.300s: is not a string", f->path, t->key);
+    if (!rc) {
+        t->value = keep(f, v, &t->has_zero);
+        f->metadata_count++;
+    }
+    json_decref(k);
+    json_decref(v);
+    return rc;
+}
+
+static int read_metadata(lsa_safetensors *f, pairs all)
+{
+    pairs key, value;
+    json_t *other;
+    if (f->has_metadata) return refuse_twice(f, "name", "__metadata__");
+    f->has_metadata = 1;
+    skip_blanks(&all);
+    if (peek(&all) != '{') {
+        LSA_TRY(parse(f, &all, &other));
+        int rc = json_is_null(other) ? LSA_OK : bad(f, "__metadata__", "its entry", other);
+        json_decref(other);
+        return rc;
+    }
+    for (int more = next_pair(f, &all, 1, &key, &value); more;
+         more = next_pair(f, &all, 0, &key, &value)) {
+        if (more < 0) return more;
+        LSA_TRY(read_metadatum(f, &key, &value));
+    }
+    return check_keys(f);
+}
+
+static int read_entry(lsa_safetensors *f, const json_t *name, const pairs *value,
+                      int64_t data_bytes)
+{
+    json_t *parsed;
+    LSA_TRY(grow((void **)&f->entries, f->count, &f->room, sizeof(entry)));
+    entry *e = &f->entries[f->count];
+    *e = (entry){0};
+    e->name = keep(f, name, &e->has_zero);
+    if (value->end - value->at > ENTRY_LIMIT)
+        return lsa_fail(
+            LSA_EFORMAT, "%s: tensor %.300s: its entry has %lld bytes, at most %lld are allowed",
+            f->path, e->name, (long long)(value->end - value->at), (long long)ENTRY_LIMIT);
+    LSA_TRY(parse(f, value, &parsed));
+    int rc = check_entry(f, e, parsed, data_bytes);
+    json_decref(parsed);
+    if (!rc) f->count++;
+    return rc;
+}
+
+static int read_header(lsa_safetensors *f, const char *header, int64_t length, int64_t data_bytes)
+{
+    pairs all = {header, 0, length}, key, value;
+    json_t *name;
+    f->texts = lsa_alloc(length);
+    if (!f->texts) return LSA_ENOMEM;
+    for (int more = next_pair(f, &all, 1, &key, &value); more;
+         more = next_pair(f, &all, 0, &key, &value)) {
+        if (more < 0) return more;
+        LSA_TRY(parse(f, &key, &name));
+        int rc = strcmp(json_string_value(name), "__metadata__") == 0
+                     ? read_metadata(f, value)
+                     : read_entry(f, name, &value, data_bytes);
+        json_decref(name);
         if (rc) return rc;
     }
-    qsort(f->entries, (size_t)f->count, sizeof *f->entries, by_place);
-    if ((rc = check_places(f, data_bytes))) return rc;
-    return sort_names(f);
+    if (f->count) qsort(f->entries, (size_t)f->count, sizeof *f->entries, by_place);
+    LSA_TRY(sort_names(f));
+    return check_places(f, data_bytes);
 }
 
 static void unmap(void *data, void *context)
@@ -253,7 +451,7 @@ static int map(lsa_safetensors *f)
     return LSA_OK;
 }
 
-static int parse(lsa_safetensors *f)
+static int read_file(lsa_safetensors *f)
 {
     const unsigned char *data = lsa_storage_data(f->storage);
     int64_t bytes = lsa_storage_bytes(f->storage);
@@ -270,10 +468,8 @@ static int parse(lsa_safetensors *f)
                         (unsigned long long)length, (long long)bytes);
     if (length == 0 || data[8] != '{')
         return lsa_fail(LSA_EFORMAT, "%s: its header does not begin with {", f->path);
-    int rc = lsa_json_parse(&f->header, (const char *)data + 8, (int64_t)length, f->path);
-    if (rc) return rc;
     f->data_at = 8 + (int64_t)length;
-    return read_header(f, bytes - f->data_at);
+    return read_header(f, (const char *)data + 8, (int64_t)length, bytes - f->data_at);
 }
 
 int lsa_safetensors_open(lsa_safetensors **out, const char *path)
@@ -282,7 +478,7 @@ int lsa_safetensors_open(lsa_safetensors **out, const char *path)
     if (!f) return LSA_ENOMEM;
     f->path = lsa_strdup(path);
     int rc = f->path ? map(f) : LSA_ENOMEM;
-    if (!rc) rc = parse(f);
+    if (!rc) rc = read_file(f);
     if (rc) {
         lsa_safetensors_close(f);
         return rc;
@@ -294,7 +490,8 @@ int lsa_safetensors_open(lsa_safetensors **out, const char *path)
 void lsa_safetensors_close(lsa_safetensors *file)
 {
     if (!file) return;
-    json_decref(file->header);
+    lsa_free(file->texts);
+    lsa_free(file->metadata);
     lsa_storage_release(file->storage);
     lsa_free(file->entries);
     lsa_free(file->by_name);
@@ -344,6 +541,9 @@ int lsa_safetensors_get(const lsa_safetensors *file, int64_t i, lsa_tensor **out
         return lsa_fail(LSA_EARG, "%s: tensor %lld of %lld", file->path, (long long)i,
                         (long long)file->count);
     const entry *e = &file->entries[i];
+    if (e->has_zero)
+        return lsa_fail(LSA_EFORMAT, "%s: tensor %.300s: its name has a zero byte", file->path,
+                        e->name);
     if (e->dtype < 0)
         return lsa_fail(LSA_EDTYPE, "%s: tensor %.300s: dtype %s is not supported", file->path,
                         e->name, e->dtype_name);
@@ -363,26 +563,24 @@ int lsa_safetensors_get(const lsa_safetensors *file, int64_t i, lsa_tensor **out
     return LSA_OK;
 }
 
-int64_t lsa_safetensors_metadata_count(const lsa_safetensors *file)
-{
-    return (int64_t)json_object_size(file->metadata);
-}
-
-static void *metadata_at(const lsa_safetensors *file, int64_t i)
-{
-    void *at = i < 0 ? NULL : json_object_iter(file->metadata);
-    while (at && i-- > 0) at = json_object_iter_next(file->metadata, at);
-    return at;
-}
+int64_t lsa_safetensors_metadata_count(const lsa_safetensors *file) { return file->metadata_count; }
 
 const char *lsa_safetensors_metadata_key(const lsa_safetensors *file, int64_t i)
 {
-    void *at = metadata_at(file, i);
-    return at ? json_object_iter_key(at) : NULL;
+    return i >= 0 && i < file->metadata_count ? file->metadata[i].key : NULL;
 }
 
 const char *lsa_safetensors_metadata_value(const lsa_safetensors *file, int64_t i)
 {
-    void *at = metadata_at(file, i);
-    return at ? json_string_value(json_object_iter_value(at)) : NULL;
+    return i >= 0 && i < file->metadata_count ? file->metadata[i].value : NULL;
+}
+
+int lsa_safetensors_metadata_check(const lsa_safetensors *file, int64_t i)
+{
+    if (i < 0 || i >= file->metadata_count)
+        return lsa_fail(LSA_EARG, "%s: metadata %lld of %lld", file->path, (long long)i,
+                        (long long)file->metadata_count);
+    if (!file->metadata[i].has_zero) return LSA_OK;
+    return lsa_fail(LSA_EFORMAT, "%s: metadata %.300s: has a zero byte", file->path,
+                    file->metadata[i].key);
 }

@@ -31,18 +31,23 @@ local function sorted_keys(t)
   return keys
 end
 
--- Tensors of a dtype or of more dimensions than tensors here have are errors when they are asked for, not when the file is opened.
+local function with_zeros(name) return (name:gsub("\\u0000", "\0")) end
+
+-- Tensors of a dtype or of more dimensions than tensors here have, and what has a zero byte in its name or text, are errors when they
+-- are asked for, not when the file is opened.
 local function load_safetensors(path)
   local box = ffi.new "lsa_safetensors *[1]"
   check(C.lsa_safetensors_open(box, path))
   local file = ffi.gc(box[0], C.lsa_safetensors_close)
-  local tensors, refused, metadata = {}, {}, {}
+  local tensors, refused, metadata, refused_metadata = {}, {}, {}, {}
   local made = ffi.new "lsa_tensor *[1]"
   for i = 0, tonumber(C.lsa_safetensors_count(file)) - 1 do
     local name = ffi.string(C.lsa_safetensors_name(file, i))
     local rc = C.lsa_safetensors_get(file, i, made)
     if rc == C.LSA_EDTYPE or rc == C.LSA_ESHAPE then
       refused[name] = ffi.string(C.lsa_error())
+    elseif rc == C.LSA_EFORMAT then
+      refused[with_zeros(name)] = ffi.string(C.lsa_error())
     else
       check(rc)
       tensors[name] = tensor.wrap(made[0])
@@ -50,9 +55,13 @@ local function load_safetensors(path)
   end
   for i = 0, tonumber(C.lsa_safetensors_metadata_count(file)) - 1 do
     local key = ffi.string(C.lsa_safetensors_metadata_key(file, i))
-    metadata[key] = ffi.string(C.lsa_safetensors_metadata_value(file, i))
+    if C.lsa_safetensors_metadata_check(file, i) < 0 then
+      refused_metadata[with_zeros(key)] = ffi.string(C.lsa_error())
+    else
+      metadata[key] = ffi.string(C.lsa_safetensors_metadata_value(file, i))
+    end
   end
-  return tensors, metadata, refused
+  return tensors, metadata, refused, refused_metadata
 end
 
 M.formats = {
@@ -98,20 +107,25 @@ local function describe(tensors)
   return table.concat(lines, "\n")
 end
 
+-- What is asked for by a name of `problems` is an error, which says that.
+local function refusing(problems)
+  return function(_, name)
+    if problems[name] then raise("%s", problems[name]) end
+  end
+end
+
 -- The tensors print themselves as a list of names, dtypes and shapes.
 function M.load(path)
   check_path(path, "load")
   local head, known = head_of(path), {}
   for _, format in ipairs(M.formats) do
     if format.matches(head, path) then
-      local tensors, metadata, refused = format.load(path)
+      local tensors, metadata, refused, refused_metadata = format.load(path)
       if tensor.is(tensors) then return tensors, {} end
-      local function refuse(_, name)
-        if refused[name] then raise("%s", refused[name]) end
-      end
-      setmetatable(tensors, {__tostring = describe, __index = refused and refuse})
-      if refused and next(refused) then setmetatable(metadata, {__index = refuse}) end
-      return tensors, metadata or {}
+      metadata = metadata or {}
+      setmetatable(tensors, {__tostring = describe, __index = refused and refusing(refused)})
+      if refused_metadata and next(refused_metadata) then setmetatable(metadata, {__index = refusing(refused_metadata)}) end
+      return tensors, metadata
     end
     known[#known + 1] = format.name
   end
