@@ -15,6 +15,23 @@ local function at_this_line(f)
 end
 
 describe("a tensor", function()
+  it("become integers towards zero, and say what does not fit", function()
+    for _, case in ipairs {{{254.9, -0.9, 3}, "f32", "u8", {254, 0, 3}}, {{-128, 127.5}, "f64", "i8", {-128, 127}}, {{-2 ^ 31}, "f32", "i32", {-2 ^ 31}},
+      {{-2 ^ 63, 2 ^ 53}, "f64", "i64", {-2LL ^ 63, 2 ^ 53}}, {{255, 7}, "i64", "u8", {255, 7}}, {{1.5}, "bf16", "i32", {1}}} do
+      assert.same(case[4], lsa.tensor(case[1], case[2]):to(case[3]):totable())
+    end
+    for _, case in ipairs {{{0, 256}, "f32", "u8", "element 1 is 256, which u8"}, {{-1}, "i32", "u8", "element 0 is %-1, which u8"},
+      {{2 ^ 31}, "f32", "i32", "2147483648, which i32"}, {{2 ^ 63}, "f64", "i64", "9.2233720368547758e%+18, which i64"},
+      {{0 / 0}, "f32", "i64", "element 0 is %-?nan, which i64"}, {{1 / 0}, "bf16", "u8", "inf, which u8"}, {{2 ^ 40}, "i64", "i32", "1099511627776, which i32"}} do
+      local x = lsa.tensor(case[1], case[2])
+      local ok, message = pcall(x.to, x, case[3])
+      assert.is_false(ok)
+      assert.matches("to: .*" .. case[4] .. " cannot hold", message)
+    end
+    assert.same({{255, 0}, {1, 2}}, lsa.tensor({{300, -4}, {1, 2}}):clamp(0, 255):to "u8":totable())
+    assert.matches("min 9007199254740993 ", tostring(lsa.tensor({2LL ^ 53 + 1, 2LL ^ 53 + 3}, "i64")))
+  end)
+
   it("is made of zeros, in every dtype", function()
     for _, dtype in ipairs(dtypes) do
       if dtype ~= "f8_e8m0" then
@@ -99,7 +116,7 @@ describe("a tensor", function()
   it("changes dtype, and is itself where nothing changes", function()
     local x = lsa.tensor {1.5, -2.75, 300, NAN}
     assert.is_true(rawequal(x, x:to "f32") and rawequal(x, x:to "cpu"))
-    assert.same({1, -2, 300, 0}, x:to "i32":totable())
+    assert.same({1, -2, 300}, x:narrow(0, 0, 3):to "i32":totable())
     assert.equal(2.75, -x:to("bf16"):get(1))
     assert.same({1.5, -2.75, 300}, x:to("f16"):to("f32"):narrow(0, 0, 3):totable())
   end)

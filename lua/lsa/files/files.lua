@@ -122,7 +122,7 @@ function M.load(path)
     if format.matches(head, path) then
       local tensors, metadata, refused, refused_metadata = format.load(path)
       if tensor.is(tensors) then return tensors, {} end
-      metadata = metadata or {}
+      metadata, refused_metadata = metadata or {}, refused_metadata or refused
       setmetatable(tensors, {__tostring = describe, __index = refused and refusing(refused)})
       if refused_metadata and next(refused_metadata) then setmetatable(metadata, {__index = refusing(refused_metadata)}) end
       return tensors, metadata

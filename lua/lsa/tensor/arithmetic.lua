@@ -176,7 +176,7 @@ return function(inner)
   -- i64 in another integer dtype, which has to have all of it.
   local function narrowed(t, code, what)
     if code == I64 then return t end
-    local out = t:to(inner.names[code])
+    local out = inner.converted(t:contiguous(), code)
     if count(t.c) > 0 and compare(t, out, C.LSA_NE, what):any() then
       raise("%s: a result does not fit %s; x:to \"i64\" has room", what, inner.names[code])
     end

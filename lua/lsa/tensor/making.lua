@@ -40,12 +40,12 @@ return function(inner)
     local last = from + step * math.max(0, n - 1)
     local small = math.max(math.abs(from), math.abs(last)) < 2 ^ 31
     dtype = dtype or whole and (small and "i32" or "i64") or "f32"
-    local out = sequence(n, from, step, dtype)
-    if not whole and out:dtype():find "^[iu]" then raise("arange: %s by %s are no whole numbers, %s is wanted", tostring(from), tostring(step), dtype) end
-    if n > 0 and whole and out:dtype():find "^[iu]" and (out:get(0) ~= from or out:get(-1) ~= last) then
-      raise("arange: %s does not hold %s to %s", out:dtype(), tostring(from), tostring(last))
+    local range = n > 0 and inner.integers[dtype]
+    if range and not whole then raise("arange: %s by %s are no whole numbers, %s is wanted", tostring(from), tostring(step), dtype) end
+    if range and not (math.min(from, last) >= range[1] and math.max(from, last) <= range[2]) then
+      raise("arange: %s does not hold %s to %s", dtype, tostring(from), tostring(last))
     end
-    return out
+    return sequence(n, from, step, dtype)
   end
 
   -- n numbers, the first `from` and the last `to`.

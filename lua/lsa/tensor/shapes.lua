@@ -147,7 +147,7 @@ return function(inner)
     if not is_tensor(ids) then raise("%s: ids is %s; ids, a set, a range or a mask is wanted", what, shown(ids)) end
     local kind = inner.kind_of(ids)
     if kind ~= C.LSA_I32 and kind ~= C.LSA_I64 then raise("%s: ids is a tensor of %s, integers are wanted", what, ids:dtype()) end
-    local out = inner.as(ids, C.LSA_I32)
+    local out = kind == C.LSA_I32 and inner.as(ids, kind) or inner.converted(inner.host(ids):contiguous(), C.LSA_I32)
     if kind == C.LSA_I64 and inner.compare(ids, out, C.LSA_NE):any() then
       raise("%s: ids from %s to %s, which no dimension has", what, inner.digits(ids:min()), inner.digits(ids:max()))
     end

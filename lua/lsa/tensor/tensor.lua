@@ -272,7 +272,34 @@ function Tensor:copy(y)
   return self
 end
 
--- A dtype or a device; the tensor itself when it already is what is asked for.
+-- What does not fit is the nearest that does.
+local function converted(source, code)
+  local c = source.c
+  check(C.lsa_tensor_empty(box, code, c.rank, c.shape))
+  local out = adopt(count(c) * tonumber(C.lsa_dtype_size(code)))
+  check(C.lsa_convert_cpu(out.c.data, source.c.data, count(c), code, c.dtype, nil))
+  return out
+end
+
+-- Whether integers of a dtype have all elements of `source`, on the host and contiguous; fractions are cut off.
+local function check_range(source, code)
+  local range, from = limits[code], source.c.dtype
+  local own = limits[from]
+  if not range or own and own[1] >= range[1] and own[2] <= range[2] then return end
+  local low, high = range[1] - 1, range[2] + 1
+  if code == codes.i64 then low, high = -2 ^ 63 - 2 ^ 11, 2 ^ 63 end -- the doubles next to those that fit
+  local values = direct[from] and source or source:to "f32"
+  local p = values:pointer()
+  for i = 0, count(source.c) - 1 do
+    local v = p[i]
+    if not (v > low and v < high) then
+      v = source:reshape {count(source.c)}:get(i)
+      raise("to: element %d is %s, which %s cannot hold", i, type(v) == "number" and ("%.17g"):format(v) or tostring(v), names[code])
+    end
+  end
+end
+
+-- A dtype or a device; the tensor itself when it already is what is asked for. To integers, towards zero.
 function Tensor:to(what)
   if what == "cpu" or what == "cuda" then
     if self:device() == what then return self end
@@ -283,10 +310,8 @@ function Tensor:to(what)
   if c.dtype == code then return self end
   if c.device ~= C.LSA_CPU then return self:to "cpu":to(what):to "cuda" end
   local source = self:contiguous()
-  check(C.lsa_tensor_empty(box, code, c.rank, c.shape))
-  local out = adopt(count(c) * tonumber(C.lsa_dtype_size(code)))
-  check(C.lsa_convert_cpu(out.c.data, source.c.data, count(c), code, c.dtype, nil))
-  return out
+  check_range(source, code)
+  return converted(source, code)
 end
 
 -- On the host, f32, contiguous: what the kernels of arithmetic take.
@@ -581,14 +606,15 @@ end
 
 -- min, mean and max a part at a time, so that printing a mapped file of gigabytes needs no memory of its size.
 local function statistics(t)
-  local n, low, high, sum, done = count(t.c), math.huge, -math.huge, 0, 0
+  local n, sum, done, low, high = count(t.c), 0, 0, nil, nil
   local flat = t:reshape {n}
   while done < n do
     local m = math.min(n - done, 2 ^ 20)
     local part = flat:narrow(0, done, m)
     local a, b = part:min(), part:max()
     if a ~= a then return a, a, a end
-    low, high, sum, done = a < low and a or low, b > high and b or high, sum + part:mean() * m, done + m
+    low, high = (low == nil or a < low) and a or low, (high == nil or b > high) and b or high
+    sum, done = sum + part:mean() * m, done + m
   end
   return low, sum / n, high
 end
@@ -626,6 +652,7 @@ end
 
 -- ---- what is made of all this ----
 
+inner.converted, inner.integers = converted, integers
 inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor, M, names, host, view, count
 inner.is_tensor, inner.is_value, inner.shown, inner.shape_text, inner.like = is_tensor, is_value, shown, shape_text, like
 inner.want_whole, inner.want_number, inner.want_index, inner.read_shape = want_whole, want_number, want_index, read_shape
