@@ -208,12 +208,12 @@ describe("a terminal", function()
 
   if Terminal.available() then
     -- What show() writes on a terminal that answers so.
-    local function shown(answer, expected)
+    local function shown(code, answer, expected)
       files.with_folder(function(folder)
         local screen = Terminal.start(folder)
         local ok, problem = pcall(function()
           screen:expect "> "
-          screen:send "lsa.plot({1, 2, 3}):show()\r"
+          screen:send(code .. "\r")
           screen:expect "\27[c"
           screen:send(answer)
           screen:expect(expected)
@@ -226,9 +226,9 @@ describe("a terminal", function()
       end)
     end
 
-    it("that knows kitty's protocol shows the picture", function() shown("\27_Gi=31;OK\27\\\27[?62;4c", "\27_Gf=100,a=T,m=1;iVBORw0KGgo") end)
-    it("that knows sixel shows the picture", function() shown("\27[?62;4;22c", "\27P") end)
-    it("that knows neither shows characters", function() shown("\27[?62;22c", "┤") end)
+    it("that knows kitty's protocol shows the picture", function() shown("lsa.plot({1, 2, 3}):show()", "\27_Gi=31;OK\27\\\27[?62;4c", "\27_Gf=100,a=T,m=1;iVBORw0KGgo") end)
+    it("that knows sixel shows the picture", function() shown("lsa.plot{1, 2, 3}", "\27[?62;4;22c", "\27P") end)
+    it("that knows neither shows characters", function() shown("lsa.plot{1, 2, 3}", "\27[?62;22c", "┤") end)
   end
 end)
 

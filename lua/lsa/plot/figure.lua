@@ -1,11 +1,13 @@
 -- Owns plots as scripts have them: one panel or several above each other, to be saved, shown, and put into notebooks.
 --
 --   plot:save "recall.png"      by the file's ending: .png, .svg or .pdf; returns the plot
---   plot:show()                 on the terminal: the picture where it can show one (kitty's protocol, sixel), else of characters
+--   plot:show()                 in a notebook below the cell; on a terminal the picture where that can show one (kitty's protocol, sixel),
+--                               else of characters. The prompt shows so what an expression gives
 --   tostring(plot)              the picture of characters
 --
 -- A panel is {title =, x = axis, y = axis, layers = {…}, share = of the figure's height}; an axis {label =, unit =, log =, low =, high =
 -- (its range), least =, most = (of the data), names = (of the places 0, 1, …, or of `at`)}. Layers are what lua/lsa/plot/gnuplot.lua draws.
+local display = require "lsa.display"
 local gnuplot = require "lsa.plot.gnuplot"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
@@ -28,11 +30,16 @@ function Figure:save(path)
 end
 
 function Figure:show()
+  if display.front then
+    display.show(self)
+    return
+  end
   local terminal = require "lsa.plot.terminal"
   local kind = terminal.kind()
   if kind then terminal.show(kind, gnuplot.picture(self, kind == "sixel" and "sixel" or "png")) else print(self) end
-  return self
 end
+
+Figure.__show = Figure.show
 
 function Figure:__tostring() return text.of(self) end
 

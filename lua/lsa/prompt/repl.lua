@@ -47,7 +47,9 @@ end
 local function put(self, ...)
   local text = inspect.joined(...)
   local label = screen.paint "out" (("Out[%d]:"):format(self.number))
-  io.write(label, text:find("\n", 1, true) and "\n" or " ", text, "\n")
+  local meta = select("#", ...) == 1 and debug.getmetatable((...))
+  io.write(label, text:find("\n", 1, true) and "\n" or " ")
+  if type(meta) == "table" and rawget(meta, "__show") then meta.__show((...)) else io.write(text, "\n") end -- a picture shows itself
   if self.log then self.log:write("-- ", (text:gsub("\n", "\n-- ")), "\n") end
 end
 
