@@ -20,11 +20,12 @@ Requests at once, throughput and queueing, full against LSA.
   --every (default 16)        steps between cycles
   --memory (default 3)        fast memory, as many full requests of the longest context
   --most (default 16)         requests at once
-  --model (default needle)    a model's directory; needle is experiments/models/needle
+  --model (default needle)    a model's short name (lsa.model) or directory
   --text (default bible)      a file to cut haystacks from; bible is the text of Debian's bible-kjv
   --seed (default 1)          of haystacks and needles
 ]]
 
+local report = opt.report
 local parts = {}
 for _, name in ipairs(opt.parts) do parts[name] = true end
 
@@ -61,39 +62,46 @@ local function ask_all(model, contexts, options)
       asked[b:submit{session = context.session, tokens = one.question, n = opt.answer}] = one.answer
     end
   end
-  local report = b:run{progress = true}
+  local done = b:run{progress = true}
   for id, answer in pairs(asked) do
     if (b:result(id).text or ""):sub(1, #answer) == answer then right = right + 1 end
   end
   b:close()
-  return report, right / (opt.needles * #contexts)
+  return done, right / (opt.needles * #contexts)
 end
 
 local function needles(model, policy, contexts)
   local full = accounting.requests(model.config, {memory = 0, tokens = opt.tokens + 128 + opt.answer}).full_bytes
   local memory = math.ceil(opt.memory * full)
-  print(("%d requests on %d contexts of up to %d tokens, %d tokens each; %s of fast memory; budget %s; %s\n"):format(
+  report:say("%s", ("%d requests on %d contexts of up to %d tokens, %d tokens each; %s of fast memory; budget %s; %s\n"):format(
     opt.needles * opt.contexts, opt.contexts, opt.tokens, opt.answer, stats.bytes(memory), tostring(opt.budget), tostring(model)))
-  print(("%-16s %8s %9s %9s %11s %10s %10s %10s %9s"):format("policy", "at once", "accuracy", "tokens/s", "rows/step",
+  report:say("%s", ("%-16s %8s %9s %9s %11s %10s %10s %10s %9s"):format("policy", "at once", "accuracy", "tokens/s", "rows/step",
     "wait mean", "wait max", "memory", "fetched"))
-  for _, one in ipairs {{"full attention", "full"}, {"LSA", policy}} do
+  local found = {}
+  for i, one in ipairs {{"full attention", "full"}, {"LSA", policy}} do
     local r, accuracy = ask_all(model, contexts, {select = one[2], budget = opt.budget, every = opt.every, memory = memory,
       most = opt.most})
-    print(("%-16s %8d %8.1f%% %9.1f %11.2f %8.3f s %8.3f s %10s %9s"):format(one[1], r.at_once, 100 * accuracy, r.tokens_per_s,
+    found[i] = {policy = one[2], at_once = r.at_once, accuracy = accuracy, tokens_per_s = r.tokens_per_s, rows_per_step = r.rows_per_step,
+      wait_mean = r.wait_mean, wait_max = r.wait_max, peak_bytes = r.memory.peak, fetched_bytes = r.fetched_bytes, failed = r.failed}
+    report:say("%s", ("%-16s %8d %8.1f%% %9.1f %11.2f %8.3f s %8.3f s %10s %9s"):format(one[1], r.at_once, 100 * accuracy, r.tokens_per_s,
       r.rows_per_step, r.wait_mean, r.wait_max, stats.bytes(r.memory.peak), stats.bytes(r.fetched_bytes)))
-    if r.failed > 0 then print(("  %d failed"):format(r.failed)) end
+    if r.failed > 0 then report:say("  %d failed", r.failed) end
   end
+  report:table("needles", {"policy", "at_once", "accuracy", "tokens_per_s", "rows_per_step", "wait_mean", "wait_max", "peak_bytes",
+    "fetched_bytes", "failed"}, found, "")
 end
 
 local function rows(model, policy, contexts)
-  print "\nTokens per second of decode steps, by requests at once (`./lsa bench batch` has a model that caches do not hold):"
-  local one
+  report:say "\nTokens per second of decode steps, by requests at once (`./lsa bench batch` has a model that caches do not hold):"
+  local one, found = nil, {}
   for _, most in ipairs {1, 2, 4, 8} do
     if most > opt.most then break end
     local r = ask_all(model, contexts, {select = policy, budget = opt.budget, every = opt.every, most = most})
     one = one or r.decode_tokens_per_s
-    print(("  %2d   %9.1f tokens/s   x%.2f"):format(most, r.decode_tokens_per_s, r.decode_tokens_per_s / one))
+    found[#found + 1] = {at_once = most, tokens_per_s = r.decode_tokens_per_s, ratio = r.decode_tokens_per_s / one}
+    report:say("  %2d   %9.1f tokens/s   x%.2f", most, r.decode_tokens_per_s, r.decode_tokens_per_s / one)
   end
+  report:table("rows", {"at_once", "tokens_per_s", "ratio"}, found, "")
 end
 
 ---- the paper's table ----
@@ -117,22 +125,26 @@ local function affine(column)
 end
 
 local function paper()
-  print(([[
+  report:say("%s", ([[
 
 Requests at once, V4-Flash on 8 H20: the paper's beside the engine's bytes (records of 584 + 132 B, HCA 584 B, f32 window; K pages
 of %d chunks resident). Memory is what the paper's full requests take here; LSA is how many fit in it.
 ]]):format(PAGE))
-  print(("%-6s %14s %19s %14s %16s %12s"):format("", "paper", "GB a request", "GB of paper's", "LSA in the same", "paper"))
-  print(("%-6s %14s %19s %14s %16s %12s"):format("", "full -> LSA", "full -> LSA", "full, LSA", "memory", "LSA / full"))
-  for _, row in ipairs(printed) do
+  report:say("%s", ("%-6s %14s %19s %14s %16s %12s"):format("", "paper", "GB a request", "GB of paper's", "LSA in the same", "paper"))
+  report:say("%s", ("%-6s %14s %19s %14s %16s %12s"):format("", "full -> LSA", "full -> LSA", "full, LSA", "memory", "LSA / full"))
+  local found = {}
+  for i, row in ipairs(printed) do
     local resident = row[3] * PAGE
     local one = accounting.requests(flash, {memory = 0, tokens = row[2], resident = resident})
     local memory = row.full * one.full_bytes
     local fit = accounting.requests(flash, {memory = memory, tokens = row[2], resident = resident})
-    print(("%-6s %6d -> %4d %9.3f -> %6.3f %6.1f, %6.1f %10d (x%.1f) %9s"):format(row[1], row.full, row.lsa, one.full_bytes / 1e9,
+    found[i] = {context = row[1], paper_full = row.full, paper_lsa = row.lsa, full_bytes = one.full_bytes, lsa_bytes = one.lsa_bytes,
+      memory = memory, lsa = fit.lsa}
+    report:say("%s", ("%-6s %6d -> %4d %9.3f -> %6.3f %6.1f, %6.1f %10d (x%.1f) %9s"):format(row[1], row.full, row.lsa, one.full_bytes / 1e9,
       one.lsa_bytes / 1e9, memory / 1e9, row.lsa * one.lsa_bytes / 1e9, fit.lsa, fit.lsa / row.full,
       ("x%.1f"):format(row.lsa / row.full)))
   end
+  report:table("paper", {"context", "paper_full", "paper_lsa", "full_bytes", "lsa_bytes", "memory", "lsa"}, found, "")
   -- GB that the paper's counts take by its own bytes a request: the least and the most of three.
   local function taken(column)
     local least, most = math.huge, 0
@@ -142,7 +154,7 @@ of %d chunks resident). Memory is what the paper's full requests take here; LSA 
     end
     return ("%.1f to %.1f GB"):format(least, most)
   end
-  print(([[
+  report:say("%s", ([[
 
 What this says:
   full    By the paper's own bytes a request, its full requests take %s: nearly the same memory at each length.
@@ -161,3 +173,4 @@ if parts.needles or parts.rows then
   if parts.rows then rows(model, policy, contexts) end
 end
 if parts.paper then paper() end
+report:done()

@@ -8,7 +8,7 @@ local progress = require "lsa.progress"
 local opt = require "lsa.args" [[
 Runs a model over texts, each a document, and writes a trace of each: FOLDER/NAME.safetensors.
 A finished trace is passed over, so a run that was stopped, or killed, goes on where it is started again.
-  <model> (string)             a model's directory; needle is experiments/models/needle
+  <model> (string)             a model's short name (lsa.model) or directory
   <texts...> (string)          files
   -o,--output (string)         the folder of the traces
   --layers (default all)       CSA ordinals of hidden states and index keys, as in 10,12,20
@@ -44,13 +44,15 @@ local documents = {}
 for i, path in ipairs(opt.texts) do documents[i] = {name = name_of(path), file = path} end
 
 local bar, before
+local finished = {}
 local function each(name, state, tokens)
   if state == "begun" then
     bar, before = progress(tokens, name), 0
   elseif state == "done" then
     bar:done()
   end
-  print(("%-40s %s"):format(name, state))
+  if state ~= "begun" then finished[#finished + 1] = {name = name, state = state, path = ("%s/%s.safetensors"):format(opt.output, name)} end
+  opt.report:say("%-40s %s", name, state)
   io.stdout:flush()
 end
 
@@ -62,4 +64,6 @@ local paths, there = dump.documents(model, documents, opt.output, {
     before = done
   end,
 }, each)
-print(("%d traces in %s, %d of them were there"):format(#paths, opt.output, there))
+opt.report:say("%d traces in %s, %d of them were there", #paths, opt.output, there)
+opt.report:table("traces", {"name", "state", "path"}, finished, "")
+opt.report:done()

@@ -19,10 +19,9 @@ session reads on in a text, so what it selects moves with what it reads.
   --every (default 16)                            steps between cycles
   --budget (default 0.1)                          what a cycle selects
   --page (default 16)                             chunks a page
-  --model (default needle)                        a model's directory; needle is experiments/models/needle
+  --model (default needle)                        a model's short name (lsa.model) or directory
   --text (default bible)                          a file; bible is the text of Debian's bible-kjv
   --seed (default 1)                              where in the text, and of the synthetic traces
-  --csv                                           rows as CSV
   --plot (default none)                           a file that misses against capacity are drawn into: .png, .svg or .pdf
 ]]
 
@@ -115,7 +114,7 @@ for _, trace in ipairs(traces) do
     local row = {trace = trace.name, accesses = #trace.pages, pages = n, capacity = capacity}
     for _, name in ipairs(names) do
       local misses = lsa.cache{pages = trace.pages, capacity = capacity, evict = name}.misses
-      row[name] = opt.csv and misses / #trace.pages or ("%.1f%%"):format(100 * misses / #trace.pages)
+      row[name] = misses / #trace.pages
       counted[#counted + 1] = {trace = trace.name, evict = name, capacity = capacity, misses = misses, accesses = #trace.pages}
       bar:step()
     end
@@ -123,6 +122,12 @@ for _, trace in ipairs(traces) do
   end
 end
 bar:done()
-local t = grid.new(rows, columns)
-io.write(opt.csv and t:csv() or "Misses, of all accesses; belady knows the future and is the least possible.\n\n" .. tostring(t))
+local readable = {}
+for i, row in ipairs(rows) do
+  readable[i] = {trace = row.trace, accesses = row.accesses, pages = row.pages, capacity = row.capacity}
+  for _, name in ipairs(names) do readable[i][name] = ("%.1f%%"):format(100 * row[name]) end
+end
+opt.report:say "Misses, of all accesses; belady knows the future and is the least possible.\n"
+opt.report:table("misses", columns, rows, tostring(grid.new(readable, columns)))
+opt.report:done()
 if opt.plot ~= "none" then lsa.plot.misses(counted, {title = "Misses of page traces"}):save(opt.plot) end

@@ -20,9 +20,8 @@ layers, and in any case greedily, a layer at a time.
   --k (default 512)            the best k are rated
   --every (default 128)        steps from one that is rated to the next
   --most (default 5)           every set is rated up to so many layers
-  --model (default needle)     a model's directory; needle is experiments/models/needle
+  --model (default needle)     a model's short name (lsa.model) or directory
   --seed (default 1)           of training
-  --csv                        rows as CSV
 ]]
 
 local model = lsa.model(opt.model)
@@ -138,25 +137,25 @@ local function greedy()
   return path
 end
 
-local row = opt.csv and "%s,%s,%.4f,%.4f,%.4f,%.4f" or "%-18s %-8s %10.4f %9.4f %9.4f %9.4f"
+local report = opt.report
 
-local function print_sets(title, sets)
-  if opt.csv then
-    print "layers,ensemble,selected,precision,recall,recall_at_k"
-  else
-    print(("%s; golden chunks outside the tail, at theta = 0.5 and among the best %d\n"):format(title, opt.k))
-    print(("%-18s %-8s %10s %9s %9s %9s"):format("CSA layers", "ensemble", "selected", "precision", "recall", "recall@" .. opt.k))
-  end
-  for _, set in ipairs(sets) do
+local function show_sets(name, title, sets)
+  local rows = {}
+  report:say("%s; golden chunks outside the tail, at theta = 0.5 and among the best %d\n", title, opt.k)
+  report:say("%-18s %-8s %10s %9s %9s %9s", "CSA layers", "ensemble", "selected", "precision", "recall", "recall@" .. opt.k)
+  for i, set in ipairs(sets) do
     local m = set.found
-    print(row:format(table.concat(set.layers, "+"), set.ensemble, m.selected / m.candidates, m.precision, m.recall, m.recall_at_k))
+    rows[i] = {layers = table.concat(set.layers, "+"), ensemble = set.ensemble, selected = m.selected / m.candidates, precision = m.precision,
+      recall = m.recall, recall_at_k = m.recall_at_k}
+    report:say("%-18s %-8s %10.4f %9.4f %9.4f %9.4f", rows[i].layers, set.ensemble, rows[i].selected, m.precision, m.recall, m.recall_at_k)
   end
-  print ""
+  report:table(name, {"layers", "ensemble", "selected", "precision", "recall", "recall_at_k"}, rows, "\n")
 end
 
 if #all <= opt.most then
   local sets = exhaustive()
   table.sort(sets, function(a, b) return a.found.recall_at_k > b.found.recall_at_k end)
-  print_sets("Every set, the best first", sets)
+  show_sets("every", "Every set, the best first", sets)
 end
-print_sets("Greedy, a layer at a time", greedy())
+show_sets("greedy", "Greedy, a layer at a time", greedy())
+report:done()

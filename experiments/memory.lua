@@ -25,11 +25,10 @@ Memory of decoding a long context, and of a pool, with the cold tier on disk aga
   --directory (default none)       where files go: saved contexts, which are used again, and cold tiers
   --save-every (default 65536)     tokens prefilled between two saves
   --compute (default f32)          f32 or bf16
-  --model (default needle)         a model's directory; needle is experiments/models/needle
+  --model (default needle)         a model's short name (lsa.model) or directory
   --text (default bible)           a file to cut the haystack from; bible is the text of Debian's bible-kjv
   --seed (default 1)
   --only (default all)             all; prefill, or what a process of its own measures: resident, ram, disk, pool, pool-disk
-  --csv                            rows as CSV
 PSS is what a process has beside what is shared, at the end; peak is the most that was resident (reading a saved context, or filling
 a pool). The time is that of a decoded token, cycles included, or of a fetch into the pool.
 ]]
@@ -213,21 +212,18 @@ if opt.chunks > 0 then
 end
 if opt.directory == "none" then os.execute("rm -rf " .. folder) end
 
-if opt.csv then
-  print "run,rss_bytes,pss_bytes,peak_bytes,share,ms,fetched_bytes,answered"
-else
-  print(("%d tokens (prefilled in %.0f s of computing), %d of which decoded under a budget of %s; a pool of %d chunks, %s of them hot\n")
-    :format(prefilled.tokens + opt.steps, prefilled.prefill_ms / 1e3, opt.steps, tostring(opt.budget), opt.chunks, tostring(opt.hot)))
-  print(("%-30s %10s %8s %10s %12s %12s  %s"):format("above a loaded model", "PSS", "of that", "peak", "time", "fetched", "needle"))
-end
+local report, measured = opt.report, {}
+report:say("%d tokens (prefilled in %.0f s of computing), %d of which decoded under a budget of %s; a pool of %d chunks, %s of them hot\n",
+  prefilled.tokens + opt.steps, prefilled.prefill_ms / 1e3, opt.steps, tostring(opt.budget), opt.chunks, tostring(opt.hot))
+report:say("%-30s %10s %8s %10s %12s %12s  %s", "above a loaded model", "PSS", "of that", "peak", "time", "fetched", "needle")
 for i, row in ipairs(rows) do
   local name, r = unpack(row)
   local whole = rows[i < 4 and 1 or 4][2]
   local answered = r.right == nil and "" or r.right and "found" or "missed"
-  if opt.csv then
-    print(("%s,%.0f,%.0f,%.0f,%.4f,%.4f,%.0f,%s"):format(name, r.rss, r.pss, r.peak, r.pss / whole.pss, r.ms, r.fetched, answered))
-  else
-    print(("%-30s %10s %7.1f%% %10s %9.3f ms %12s  %s"):format(name, stats.bytes(r.pss), 100 * r.pss / whole.pss, stats.bytes(r.peak),
-      r.ms + (r.stall_ms or 0), stats.bytes(r.fetched), answered))
-  end
+  measured[i] = {run = name, rss_bytes = r.rss, pss_bytes = r.pss, peak_bytes = r.peak, share = r.pss / whole.pss, ms = r.ms,
+    fetched_bytes = r.fetched, answered = answered}
+  report:say("%-30s %10s %7.1f%% %10s %9.3f ms %12s  %s", name, stats.bytes(r.pss), 100 * r.pss / whole.pss, stats.bytes(r.peak),
+    r.ms + (r.stall_ms or 0), stats.bytes(r.fetched), answered)
 end
+report:table("memory", {"run", "rss_bytes", "pss_bytes", "peak_bytes", "share", "ms", "fetched_bytes", "answered"}, measured, "")
+report:done()

@@ -8,7 +8,7 @@ local opt = require "lsa.args" [[
 Effect of kv and compute on the logits of the last positions of a text.
   --tokens (default 8192)     length of the text
   --last (default 512)        positions compared, at its end
-  --model (default needle)    a model's directory; needle is experiments/models/needle
+  --model (default needle)    a model's short name (lsa.model) or directory
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
 ]]
 
@@ -42,8 +42,9 @@ end
 
 local reference, tokens = logits("f32", "f32")
 local a, rows, vocab = reference:pointer(), unpack(reference:shape())
-print(("%d tokens of text, last %d positions; largest logit %.1f\n"):format(opt.tokens, opt.last, reference:max()))
-print(("%-8s %-6s %12s %12s %10s %12s"):format("compute", "kv", "median diff", "max diff", "same best", "loss (nats)"))
+local report, measured = opt.report, {}
+report:say("%d tokens of text, last %d positions; largest logit %.1f\n", opt.tokens, opt.last, reference:max())
+report:say("%-8s %-6s %12s %12s %10s %12s", "compute", "kv", "median diff", "max diff", "same best", "loss (nats)")
 for _, case in ipairs {{"f32", "f32"}, {"f32", "bf16"}, {"f32", "fp8"}, {"bf16", "f32"}, {"bf16", "bf16"}, {"bf16", "fp8"}} do
   local got = logits(case[1], case[2])
   local b, worst, same = got:pointer(), {}, 0
@@ -54,6 +55,11 @@ for _, case in ipairs {{"f32", "f32"}, {"f32", "bf16"}, {"f32", "fp8"}, {"bf16",
     if got:row(t):argmax() == reference:row(t):argmax() then same = same + 1 end
   end
   table.sort(worst)
-  print(("%-8s %-6s %12.2e %12.2e %9.1f%% %12.4f"):format(case[1], case[2], worst[math.ceil(rows / 2)], worst[rows],
-    100 * same / rows, loss(got, tokens)))
+  local row = {compute = case[1], kv = case[2], median_difference = worst[math.ceil(rows / 2)], largest_difference = worst[rows],
+    same_best = same / rows, loss = loss(got, tokens)}
+  measured[#measured + 1] = row
+  report:say("%-8s %-6s %12.2e %12.2e %9.1f%% %12.4f", row.compute, row.kv, row.median_difference, row.largest_difference, 100 * row.same_best,
+    row.loss)
 end
+report:table("formats", {"compute", "kv", "median_difference", "largest_difference", "same_best", "loss"}, measured, "")
+report:done()

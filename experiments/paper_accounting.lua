@@ -6,7 +6,6 @@ local accounting = lsa.accounting
 
 local opt = require "lsa.args" [[
 The paper's bytes and FLOPs (arXiv 2606.09079) beside what V4-Flash's dimensions give.
-  --csv     rows as CSV
 ]]
 
 local flash = accounting.flash
@@ -61,24 +60,21 @@ local units, digits = {bytes = "GB", flops = "GFLOP"}, {bytes = 2, flops = 1}
 -- A number as the paper prints it.
 local function rounded(value, places) return tonumber(("%." .. places .. "f"):format(value)) end
 
-if opt.csv then print "table,column,context,paper,ours,difference,equal,assumption" end
+local report, compared = opt.report, {}
 for _, row in ipairs(rows) do
   local paper, places = printed[row.table][row.column], digits[row.table]
-  if not opt.csv then print(("\n%s, %s: %s"):format(units[row.table], row.column == "lsa" and "LSA" or "full", row.label)) end
+  report:say("\n%s, %s: %s", units[row.table], row.column == "lsa" and "LSA" or "full", row.label)
   for i, context in ipairs(contexts) do
     local ours = row.value(context[2], context[3])
     local equal = rounded(ours, places) == paper[i]
-    if opt.csv then
-      print(('%s,%s,%s,%s,%.5f,%.5f,%s,"%s"'):format(row.table, row.column, context[1], paper[i], ours, ours - paper[i], equal,
-        row.label))
-    else
-      print(("  %-5s paper %7s   ours %9.4f   difference %+8.4f   %s"):format(context[1], ("%." .. places .. "f"):format(paper[i]), ours,
-        ours - paper[i], equal and "equal as printed" or "differs"))
-    end
+    compared[#compared + 1] = {table = row.table, column = row.column, context = context[1], paper = paper[i], ours = ours,
+      difference = ours - paper[i], equal = equal, assumption = row.label}
+    report:say("  %-5s paper %7s   ours %9.4f   difference %+8.4f   %s", context[1], ("%." .. places .. "f"):format(paper[i]), ours,
+      ours - paper[i], equal and "equal as printed" or "differs")
   end
 end
-if not opt.csv then
-  print(([[
+report:table("compared", {"table", "column", "context", "paper", "ours", "difference", "equal", "assumption"}, compared, "")
+report:say("%s", ([[
 
 What this says (other assumptions may give the same digits):
   bytes   The full column comes out of 528-byte records and a bf16 window. The deployed records take 584 bytes for 512
@@ -89,4 +85,4 @@ What this says (other assumptions may give the same digits):
           attention to HCA entries, which grows with the context: %.1f GFLOP at 1M.]]):format(accounting.bytes(flash, {tokens = 2 ^ 20}).hca / 1e9,
     accounting.constant(flash) / 1e9, flash.csa_layers * flash.index_topk * flash.heads * 4 * flash.head_dim / 1e9,
     flash.hca_layers * 2 ^ 20 / flash.hca_rate * flash.heads * 4 * flash.head_dim / 1e9))
-end
+report:done()

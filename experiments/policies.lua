@@ -16,11 +16,10 @@ Needle recall, coverage and traffic of every selection policy.
   --needles (default 8)                     statements hidden in each context, all asked
   --contexts (default 1)                    how many contexts
   --every (default 64)                      steps between cycles
-  --model (default needle)                  a model's directory; needle is experiments/models/needle
+  --model (default needle)                  a model's short name (lsa.model) or directory
   --text (default bible)                    a file to cut haystacks from; bible is the text of Debian's bible-kjv
   --seed (default 1)                        of haystacks, needles and the random policy
   --results (default none)                  a file that finished rows are added to, and taken from
-  --csv                                     rows as CSV
   --plot (default none)                     a file that accuracy against resident KV is drawn into: .png, .svg or .pdf
 ]]
 
@@ -96,9 +95,8 @@ registry.warn = warn
 
 local function percent(share) return ("%.1f%%"):format(100 * share) end
 
--- The table to read: as the CSV, with units.
-local function print_table()
-  print(("%d contexts of %d tokens, %d needles each; %s\n"):format(opt.contexts, opt.tokens, opt.needles, tostring(model)))
+-- The table to read: with units.
+local function readable()
   local rows, failed = {}, {}
   for i, row in ipairs(results.rows) do
     rows[i] = {policy = row.select .. (row.error and " *" or ""), budget = row.budget, accuracy = percent(row.accuracy),
@@ -108,13 +106,16 @@ local function print_table()
       clipped = percent(row.clipped / math.max(row.cycles, 1e-9))}
     failed[row.select] = failed[row.select] or row.error
   end
-  io.write(tostring(grid.new(rows, {"policy", "budget", "accuracy", "digits", "coverage", "evidence", "fetched", "KV resident",
-    "of full", "failed", "clipped"})))
-  if next(failed) then print "\n* failed; sink and tail alone were resident:" end
-  for name, why in pairs(failed) do print(("  %s: %s"):format(name, why)) end
+  local text = tostring(grid.new(rows, {"policy", "budget", "accuracy", "digits", "coverage", "evidence", "fetched", "KV resident",
+    "of full", "failed", "clipped"}))
+  if next(failed) then text = text .. "\n* failed; sink and tail alone were resident:\n" end
+  for name, why in pairs(failed) do text = text .. ("  %s: %s\n"):format(name, why) end
+  return text
 end
 
-if opt.csv then io.write(results:csv()) else print_table() end
+opt.report:say("%d contexts of %d tokens, %d needles each; %s\n", opt.contexts, opt.tokens, opt.needles, tostring(model))
+opt.report:table("policies", results.columns, results.rows, readable())
+opt.report:done()
 if opt.plot ~= "none" then
   lsa.plot.accuracy(results, {title = ("Needles in %d tokens: accuracy against the KV cache that is resident"):format(opt.tokens)}):save(opt.plot)
 end

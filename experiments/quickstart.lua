@@ -14,11 +14,10 @@ Needle recall of the small real model under four policies at one budget.
   --needles (default 12)      statements hidden in each context, all asked
   --contexts (default 3)      how many contexts
   --budget (default 0.135)    chunks that a policy may keep: a share of all, or a count
-  --model (default needle)    a model's directory; needle is experiments/models/needle
+  --model (default needle)    a model's short name (lsa.model) or directory
   --device (default cpu)      where the model runs: cpu or cuda
   --text (default bible)      a file to cut haystacks from; bible is the text of Debian's bible-kjv
   --seed (default 1)          of haystacks, needles and the random policy
-  --csv                       rows as CSV
 ]]
 
 local model = lsa.model(opt.model, {device = opt.device})
@@ -69,22 +68,18 @@ for context = 1, opt.contexts do
 end
 bar:done()
 
-if opt.csv then
-  print "policy,accuracy,resident_bytes,resident_pct,fetched_bytes,cycles,failed,clipped,ms_per_token"
-else
-  print(("%d contexts of %d tokens, %d needles each; budget %s; %s\n"):format(opt.contexts, opt.tokens, opt.needles,
-    tostring(opt.budget), tostring(model)))
-  print(("%-16s %9s %14s %8s %12s %7s %7s %8s %9s"):format("policy", "accuracy", "KV resident", "of full", "fetched", "cycles",
-    "failed", "clipped", "ms/token"))
-end
-for _, sum in ipairs(total) do
+local report, rows = opt.report, {}
+report:say("%d contexts of %d tokens, %d needles each; budget %s; %s\n", opt.contexts, opt.tokens, opt.needles, tostring(opt.budget), tostring(model))
+report:say("%-16s %9s %14s %8s %12s %7s %7s %8s %9s", "policy", "accuracy", "KV resident", "of full", "fetched", "cycles", "failed", "clipped",
+  "ms/token")
+for i, sum in ipairs(total) do
   local n = sum.asked
-  local accuracy, bytes, fetched = sum.right / n, sum.resident / n, sum.fetched / n
-  if opt.csv then
-    print(("%s,%.4f,%.0f,%.3f,%.0f,%.2f,%d,%d,%.4f"):format(sum.policy.select, accuracy, bytes, sum.pct / n, fetched, sum.cycles / n,
-      sum.failed, sum.clipped, sum.ms / sum.steps))
-  else
-    print(("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %7d %8d %9.3f"):format(sum.policy.label, 100 * accuracy, stats.bytes(bytes),
-      sum.pct / n, stats.bytes(fetched), sum.cycles / n, sum.failed, sum.clipped, sum.ms / sum.steps))
-  end
+  local row = {policy = sum.policy.select, accuracy = sum.right / n, resident_bytes = sum.resident / n, resident_pct = sum.pct / n,
+    fetched_bytes = sum.fetched / n, cycles = sum.cycles / n, failed = sum.failed, clipped = sum.clipped, ms_per_token = sum.ms / sum.steps}
+  rows[i] = row
+  report:say("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %7d %8d %9.3f", sum.policy.label, 100 * row.accuracy, stats.bytes(row.resident_bytes),
+    row.resident_pct, stats.bytes(row.fetched_bytes), row.cycles, row.failed, row.clipped, row.ms_per_token)
 end
+report:table("policies", {"policy", "accuracy", "resident_bytes", "resident_pct", "fetched_bytes", "cycles", "failed", "clipped", "ms_per_token"},
+  rows, "")
+report:done()

@@ -54,13 +54,14 @@ a run that was stopped, or killed, goes on where it is started again.
 local C = require("lsa.ffi").C
 local began = C.lsa_clock_ns()
 
+local report = opt.report
+
 local function say(format, ...)
-  print(("[%5.0f s] "):format(tonumber(C.lsa_clock_ns() - began) / 1e9) .. format:format(...))
+  report:say("%s", ("[%5.0f s] "):format(tonumber(C.lsa_clock_ns() - began) / 1e9) .. format:format(...))
   io.stdout:flush()
 end
 
-local shipped = lsa.root .. "/experiments/models/" .. opt.model
-local directory = io.open(shipped .. "/config.json") and shipped or opt.model
+local directory = require "lsa.model".directory(opt.model)
 local model = lsa.model(directory)
 local output = opt.output ~= "none" and opt.output or "build/train_indexer/" .. directory:match "[^/]+/*$":gsub("/*$", "")
 assert(dir.makepath(output))
@@ -137,22 +138,25 @@ local trained_result = lsa.evaluate{indexer = indexer, traces = held_paths, ever
 local native_result = lsa.evaluate{indexer = native, traces = held_paths, every = 128, k = K, window = opt.window}
 
 say "evaluated"
-print(("\nGolden chunks outside the recency tail, all chunks of %d validation documents; at theta = 0.5\n"):format(#held_paths))
-print(("%-34s %9s %10s %8s %7s %11s %7s"):format("", "selected", "precision", "recall", "F1", "recall@" .. K, "ECE"))
+report:say("%s", ("\nGolden chunks outside the recency tail, all chunks of %d validation documents; at theta = 0.5\n"):format(#held_paths))
+report:say("%s", ("%-34s %9s %10s %8s %7s %11s %7s"):format("", "selected", "precision", "recall", "F1", "recall@" .. K, "ECE"))
 local rows = {{"Memory Indexer, " .. indexer.ensemble, trained_result[indexer.ensemble]}}
 for _, l in ipairs(#layers > 1 and layers or {}) do rows[#rows + 1] = {"Memory Indexer, layer " .. l, trained_result["layer " .. l]} end
 for _, l in ipairs(layers) do rows[#rows + 1] = {"native indexer, layer " .. l, native_result["layer " .. l]} end
 rows[#rows + 1] = {"random", trained_result.random}
-for _, row in ipairs(rows) do
+local retrieved = {}
+for i, row in ipairs(rows) do
   local m = row[2].outside
-  print(("%-34s %8.2f%% %10.4f %8.4f %7.4f %11.4f %7.4f"):format(row[1], 100 * m.selected / m.candidates, m.precision, m.recall, m.f1,
+  retrieved[i] = {rule = row[1], selected = m.selected / m.candidates, precision = m.precision, recall = m.recall, f1 = m.f1,
+    recall_at_k = m.recall_at_k, ece = m.ece}
+  report:say("%s", ("%-34s %8.2f%% %10.4f %8.4f %7.4f %11.4f %7.4f"):format(row[1], 100 * m.selected / m.candidates, m.precision, m.recall, m.f1,
     m.recall_at_k, m.ece))
 end
-print ""
+report:table("retrieval", {"rule", "selected", "precision", "recall", "f1", "recall_at_k", "ece"}, retrieved, "\n")
 
 -- ---- serve: accuracy against resident KV ----
 
-if opt.contexts == 0 then return end
+if opt.contexts == 0 then return report:done() end
 local serving = opt.device == "cpu" and model or lsa.model(directory, {device = opt.device})
 
 -- Under test are thresholds without a ceiling, all with one tail; then rules that keep a budget.
@@ -174,11 +178,13 @@ end
 local numbers = {}
 for i = 1, opt.contexts do numbers[i] = i end
 
+local unrelated = {output = true, contexts = true, install = true, held = true, csv = true, json = true, debug = true, report = true}
+
 -- Everything that an answer depends on.
 local function about()
   local names, texts = {}, {require("lsa.tasks.init").digest()}
   for name in pairs(opt) do
-    if name ~= "output" and name ~= "contexts" and name ~= "install" and name ~= "held" then names[#names + 1] = name end
+    if not unrelated[name] then names[#names + 1] = name end
   end
   table.sort(names)
   for i, name in ipairs(names) do
@@ -195,24 +201,31 @@ local results = lsa.sweep{grid = {context = numbers}, run = function(params) ret
 
 local full = paired.joined(results.rows, "full attention")
 say "answered"
-print(("\n%d questions in %d contexts of %d tokens, of part %s; tail of %d chunks; seed %d\n"):format(full.n, opt.contexts, opt.tokens,
+report:say("%s", ("\n%d questions in %d contexts of %d tokens, of part %s; tail of %d chunks; seed %d\n"):format(full.n, opt.contexts, opt.tokens,
   opt.part, tail, opt.seed))
 local head = ("%-24s %9s %17s %9s %9s %7s %7s"):format("", "accuracy", "against full", "of the KV", "evidence", "failed", "clipped")
 for _, kind in ipairs(#kinds > 1 and kinds or {}) do head = head .. (" %6s"):format(kind:gsub("_", ""):sub(1, 4) .. kind:sub(-2)) end
-print(head)
-for _, way in ipairs(ways) do
+report:say("%s", head)
+local answered, columns = {}, {"rule", "accuracy", "difference", "width", "resident_pct", "evidence", "failed", "clipped", "n"}
+for _, kind in ipairs(#kinds > 1 and kinds or {}) do columns[#columns + 1] = kind end
+for i, way in ipairs(ways) do
   local sum = paired.joined(results.rows, way.label)
   local difference, width = paired.against(sum, full)
   local line = ("%-24s %8.2f%% %17s %8.2f%% %8.1f%% %7d %7d"):format(way.label, 100 * sum.accuracy,
     way == ways[1] and "" or ("%+.2f ± %.2f"):format(difference, width), sum.resident_pct, 100 * sum.evidence, sum.failed * sum.n,
     sum.clipped * sum.n)
+  answered[i] = {rule = way.label, accuracy = sum.accuracy, difference = difference, width = width, resident_pct = sum.resident_pct,
+    evidence = sum.evidence, failed = sum.failed * sum.n, clipped = sum.clipped * sum.n, n = sum.n}
   for _, kind in ipairs(#kinds > 1 and kinds or {}) do
-    line = line .. (" %6.1f"):format(100 * paired.joined(results.rows, way.label, kind).accuracy)
+    answered[i][kind] = paired.joined(results.rows, way.label, kind).accuracy
+    line = line .. (" %6.1f"):format(100 * answered[i][kind])
   end
-  print(line)
+  report:say("%s", line)
 end
+report:table("accuracy", columns, answered, "")
 
 if opt.install then
   indexer:save(directory .. "/indexer.safetensors")
-  print(("\n%s is the model's indexer now"):format(path))
+  report:say("%s", ("\n%s is the model's indexer now"):format(path))
 end
+report:done()

@@ -39,6 +39,33 @@ describe("a script's options", function()
     assert.equals(0, code)
   end)
 
+  it("are there in every script: rows as JSON or CSV in the place of tables", function()
+    local path = os.tmpname()
+    process.write(path, [==[
+      local opt = require "lsa.args" "Asks.\n  --n (default 2)  how many\n  --list (numbers default 1,2)  numbers"
+      opt.report:say("for %s", "people")
+      opt.report:table("rows", {"a", "b"}, {{a = 1, b = "x"}, {a = 1 / 3, b = 0 / 0}})
+      opt.report:table("more", {"c"}, {{c = opt.n}}, "a text for people\n")
+      opt.report:done()]==])
+    assert.equals("for people\n      a    b\n      1    x\n0.33333  nan\na text for people\n", (process.lsa {path}))
+    local out, err, code = process.lsa {path, "--json", "--n", "3"}
+    assert.same({"", 0}, {err, code})
+    local read = require "cjson".decode(out)
+    assert.same({"0.3333333333333333"}, {out:match '"a": (0[%d.]+)'})
+    assert.equal("x", read.rows[1].b)
+    assert.equal(3, read.more[1].c)
+    assert.equal(3, read.options.n)
+    assert.same({1, 2}, read.options.list)
+    assert.equal(require "lsa.version", read.version)
+    assert.equals("a,b\n1,x\n0.3333333333333333,nan\n\nc\n2\n", (process.lsa {path, "--csv"}))
+    out, err, code = process.lsa {path, "--csv", "--json"}
+    assert.same({"", 2}, {out, code})
+    assert.is_truthy(err:find "^%-%-csv and %-%-json: one of them\n")
+    out = process.lsa {path, "--help"}
+    assert.is_truthy(out:find "\n  %-%-json +rows as JSON")
+    os.remove(path)
+  end)
+
   for name, words in pairs {
     ["an unknown option"] = { "m", "--nope" },
     ["what is no number"] = { "m", "--contexts", "1,x" },

@@ -15,12 +15,15 @@ local function output(script, arguments)
     write(...)
     write "\n"
   end
+  local report = require "lsa.report"
+  local written = report.write
+  report.write = write
   local saved, chunk = _G.arg, assert(loadfile(lsa.root .. "/experiments/" .. script))
   setfenv(chunk, setmetatable({print = say, io = setmetatable({write = write}, {__index = io})}, {__index = _G}))
   arguments[0] = script
   _G.arg = arguments
   local ok, why = pcall(chunk)
-  _G.arg = saved
+  _G.arg, report.write = saved, written
   assert(ok, why)
   return table.concat(out)
 end

@@ -91,14 +91,15 @@ function M.directory(name)
 end
 
 function M.new(directory, opt)
-  directory = M.directory(options.path(directory, "lsa.model: directory"))
+  local name = options.path(directory, "lsa.model: directory")
+  directory = M.directory(name)
   opt = options.check(opt, defaults, "lsa.model")
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
   options.one_of(opt.device, {"cpu", "cuda"}, "lsa.model: device")
   options.whole(opt.piece, 1, "lsa.model: piece")
   local out = ffi.new "lsa_model *[1]"
   raise.check(C.lsa_model_load(out, directory))
-  local self = setmetatable({directory = directory, compute = opt.compute, device = opt.device}, Model)
+  local self = setmetatable({directory = directory, name = name, compute = opt.compute, device = opt.device}, Model)
   self.c = ffi.gc(out[0], C.lsa_model_free)
   if opt.device == "cuda" then raise.check(C.lsa_model_to_gpu(self.c)) end
   self.config = numbers_of(self.c)
@@ -148,7 +149,7 @@ end
 function Model:__tostring()
   local c = self.config
   return ("model %s: %d layers (%d CSA, %d HCA), hidden %d, %d heads of %d, vocabulary %d, %.1f MB of weights, compute %s")
-    :format(self.directory, tonumber(c.layers), tonumber(c.csa_layers), tonumber(c.hca_layers), tonumber(c.hidden),
+    :format(self.name, tonumber(c.layers), tonumber(c.csa_layers), tonumber(c.hca_layers), tonumber(c.hidden),
     tonumber(c.heads), tonumber(c.head_dim), tonumber(c.vocab), tonumber(self.c.weight_bytes) / 1e6, self.compute)
 end
 

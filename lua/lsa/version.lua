@@ -1,1 +1,1 @@
-return "0.1"
+return "0.2"

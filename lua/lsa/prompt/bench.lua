@@ -270,7 +270,21 @@ local function parse(bench, arguments)
   return true
 end
 
+local usage = [[
+usage: lsa bench [filter] [--csv] [--threads N]
+
+Measures the machine – copy, read, arithmetic – and then each case whose "op shape" has the filter in it: the median time, GB/s,
+GFLOP/s, and the percentage of the limit that binds it. Cases are in lua/lsa/benches; there are:
+
+]]
+
 function M.main(arguments)
+  for _, argument in ipairs(arguments) do
+    if argument == "--help" or argument == "-h" then
+      io.write(usage, "  ", table.concat(registry.names "benches", " "), "\n")
+      return 0
+    end
+  end
   local bench = setmetatable({filter = "", csv = false, limits = {}, cases = 0}, Bench)
   if not parse(bench, arguments) then
     io.stderr:write "usage: lsa bench [filter] [--csv] [--threads N]\n"

@@ -187,7 +187,16 @@ local function rings(lib)
   return yes
 end
 
-function M.main()
+local usage = [[
+usage: lsa doctor    what this machine has for lsa, what is missing, and what that costs
+]]
+
+function M.main(arguments)
+  if arguments[1] then
+    local asked = arguments[1] == "--help" or arguments[1] == "-h"
+    (asked and io.stdout or io.stderr):write(usage)
+    return asked and 0 or 2
+  end
   local lib = require("lsa.ffi").C
   missing = {}
   line("lsa", require "lsa.version" .. ", " .. host.build)

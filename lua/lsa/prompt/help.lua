@@ -46,7 +46,7 @@ end
 -- Rows of a topic's options: the code has the names and defaults, the pages the words. Those that calls share are described once.
 function M.options_of(topic)
   if not topic.defaults then return {} end
-  local own, shared, list = pages.options(topic.name), pages.options "model:session", {}
+  local own, shared, list = pages.options(topic.name), topic.shares and pages.options "model:session" or {}, {}
   for name, default in pairs(topic.defaults()) do
     local row = own[name] or shared[name]
     list[#list + 1] = {name = name, default = default_text(default ~= true and default or false, row), text = row and row.text or ""}

@@ -86,7 +86,8 @@ local function json_of(value)
   local kind = type(value)
   if value == nil or kind == "number" and value - value ~= 0 then return "null" end
   if kind == "number" then return M.number(value) end
-  return cjson.encode((kind == "boolean" or kind == "string") and value or shown(value))
+  if kind == "boolean" then return tostring(value) end
+  return cjson.encode(kind == "string" and value or shown(value))
 end
 
 -- A list of rows by column. What JSON has no number for is null.

@@ -55,6 +55,17 @@ local function make_handler(options)
   return handler
 end
 
+local usage = [[
+usage: lsa test [files or folders] [options]
+
+Runs the specs, all of tests/ where none is named; its last line is `N passed, N failed`.
+  --device cpu|cuda    where models run that a spec opens without saying so
+  --operations N       operations of tests that do random ones
+  --filter PATTERN     tests whose names have it
+All other options are busted's:
+
+]]
+
 function M.main(arguments)
   local device, operations = take(arguments, "device"), take(arguments, "operations")
   if operations and not (tonumber(operations) and tonumber(operations) >= 1) then
@@ -72,6 +83,7 @@ function M.main(arguments)
   end
   for _, value in ipairs(arguments) do
     if value == "--help" then
+      io.write(usage)
       print((select(2, require "busted.modules.cli"({ standalone = false }):parse { "--help" })))
       return 0
     end

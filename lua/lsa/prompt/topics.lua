@@ -6,6 +6,7 @@
 --   topic.page     its page, lua/docs/<page>.md
 --   topic.about    one line
 --   topic.defaults()   name -> default, false where there is none
+--   topic.shares       whether options that its own table leaves out are those of model:session
 --   topic.f()      the function itself
 --   topics.of(f)   the topic of a function, or nil;  topics.list in the order of a tour;  topics["lsa.model"]
 --   topics.values  what an option can be: a list, the kind of rule that it names, or "file"
@@ -40,9 +41,12 @@ local function field(module, path)
   end
 end
 
+local shares = {["lsa.batch"] = true, ["batch:submit"] = true, ["model:restore"] = true, ["session:fork"] = true, ["lsa.replay"] = true}
+
 local function topic(name, page, call, about, f, defaults)
   local one = {name = name, page = page, call = call, about = about, f = field(unpack(f)),
     defaults = defaults and field(unpack(defaults)) or nil}
+  one.shares = shares[name] or false
   M.list[#M.list + 1] = one
   M[name] = one
 end

@@ -1,0 +1,94 @@
+-- The pages of the manual: their examples run, their tables are of the options that there are, their links lead somewhere.
+local lsa = require "lsa"
+local files = require "file_support"
+local pages = require "lsa.prompt.pages"
+local topics = require "lsa.prompt.topics"
+local unistd = require "posix.unistd"
+
+-- Calls fn in an empty folder.
+local function elsewhere(fn)
+  files.with_folder(function(folder)
+    local here = unistd.getcwd()
+    assert(unistd.chdir(folder))
+    local ok, problem = pcall(fn, folder)
+    assert(unistd.chdir(here))
+    if not ok then error(problem, 0) end
+  end)
+end
+
+-- What an example says that it prints.
+local function promised(text)
+  local out = {}
+  for line in text:gmatch "[^\n]+" do
+    local value = line:match "%-%->%s?(.*)$"
+    if value then out[#out + 1] = value end
+  end
+  return out
+end
+
+describe("the pages' examples", function()
+  for _, name in ipairs(pages.names()) do
+    it("of " .. name .. " run, and print what they say", function()
+      elsewhere(function()
+        local printed, report = {}, require "lsa.report"
+        local written = report.write
+        finally(function() report.write = written end)
+        function report.write() end
+        local function say(...)
+          local texts = {}
+          for i = 1, select("#", ...) do texts[i] = tostring((select(i, ...))) end
+          printed[#printed + 1] = table.concat(texts, "\t")
+        end
+        local quiet = setmetatable({write = function() end}, {__index = io})
+        local environment = setmetatable({lsa = lsa, print = say, io = quiet}, {__index = _G})
+        for _, example in ipairs(pages.examples(name)) do
+          local chunk = assert(loadstring(("\n"):rep(example.line - 1) .. example.text, "@lua/docs/" .. name .. ".md"))
+          local before = #printed
+          setfenv(chunk, environment)()
+          local at = before
+          for _, value in ipairs(promised(example.text)) do
+            repeat at = at + 1 until not printed[at] or printed[at] == value
+            assert.is_truthy(printed[at], ("%s:%d: %q was not printed, but %s"):format(name, example.line, value, table.concat(printed, " | ", before + 1)))
+          end
+        end
+      end)
+    end)
+  end
+end)
+
+describe("the pages' tables", function()
+  for _, topic in ipairs(topics.list) do
+    if topic.defaults then
+      it("have the options of " .. topic.name .. " with their defaults", function()
+        local own, shared, defaults = pages.options(topic.name), pages.options "model:session", topic.defaults()
+        assert.is_function(topic.f())
+        for option in pairs(own) do
+          assert.is_true(defaults[option] ~= nil, option .. " is no option")
+        end
+        for option, default in pairs(defaults) do
+          local row = own[option] or topic.shares and shared[option]
+          assert.is_truthy(row, option .. " is in no table")
+          if own[option] and not topic.shares and default and default ~= true and type(default) ~= "table" then
+            local shown = row.default:gsub("`", "")
+            assert.equal(tostring(tonumber(shown) or shown), tostring(tonumber(default) or default), option)
+          end
+        end
+      end)
+    end
+  end
+end)
+
+describe("the pages' links", function()
+  it("lead to files", function()
+    for _, name in ipairs(pages.names()) do
+      for to in pages.text(name):gmatch "%]%(([%w_./]+)%)" do
+        assert.is_truthy(io.open(pages.folder .. "/" .. to), ("%s.md links to %s"):format(name, to))
+      end
+      assert.is_truthy(files.read(lsa.root .. "/lua/README.md"):find("docs/" .. name .. ".md", 1, true), name .. " is not in lua/README.md")
+    end
+  end)
+
+  it("name pages that topics have", function()
+    for _, topic in ipairs(topics.list) do assert.is_truthy(pages.text(topic.page), topic.page) end
+  end)
+end)
