@@ -116,7 +116,7 @@ describe("lsa docs", function()
       assert.is_truthy(session:find("<td><code>granularity</code></td>", 1, true))
       assert.is_truthy(files.read(folder .. "/site/reference.html"):find('<h3 id="h2o">', 1, true))
       for _, name in ipairs(names_of(folder .. "/site")) do
-        for to in files.read(folder .. "/site/" .. name):gmatch 'href="([%w_]+%.html)' do
+        for to in files.read(folder .. "/site/" .. name):gmatch '[hs]r[ec]f?="([%w_]+%.%l+)' do
           assert.is_truthy(io.open(folder .. "/site/" .. to), ("%s links to %s"):format(name, to))
         end
       end

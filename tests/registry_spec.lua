@@ -2,7 +2,7 @@
 local registry = require "lsa.registry"
 
 describe("the registry", function()
-  local directory, home, warn, warned
+  local directory, home, warn, warned, announce, told
 
   local function put(name, text)
     local file = assert(io.open(directory .. "/" .. name, "wb"))
@@ -15,16 +15,17 @@ describe("the registry", function()
     directory = os.tmpname()
     os.remove(directory)
     assert(os.execute("mkdir -p " .. directory .. "/policies") == 0)
-    home, warn, warned = registry.home, registry.warn, {}
+    home, warn, warned, announce, told = registry.home, registry.warn, {}, registry.announce, {}
     registry.home = directory
     registry.warn = function(text) warned[#warned + 1] = text end
+    registry.announce = function(text) told[#told + 1] = text end
     put("policies/newest.lua", "return function(cycle, opt) return cycle - (opt.back or 0) end")
     put("policies/all.lua", "return function(cycle) return 'all', cycle end")
     put("policies/README.md", "not a policy")
   end)
 
   after_each(function()
-    registry.home, registry.warn = home, warn
+    registry.home, registry.warn, registry.announce = home, warn, announce
     os.execute("rm -r " .. directory)
   end)
 
@@ -67,6 +68,7 @@ describe("the registry", function()
     assert.not_equal(a.fn, b.fn)
     assert.is_true(b:refresh())
     assert.equal(a.fn, b.fn)
+    assert.same({("lsa: %s has changed; the new version is in force"):format(path)}, told)
   end)
 
   it("names what there is when a name is unknown, at the caller's line", function()

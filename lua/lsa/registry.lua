@@ -1,5 +1,5 @@
 -- Owns how a script's policy is found: by name in lua/lsa/<kind>/NAME.lua, as any file, or as a function.
--- Being there is being registered. A file that changes on disk is loaded anew by entry:refresh(); a version
+-- Being there is being registered. A file that changes on disk is loaded anew by entry:refresh(), which says so once; a version
 -- that does not load leaves the previous one in force and says why once.
 --
 --   entry = registry.open("policies", "recency")                 lua/lsa/policies/recency.lua
@@ -29,6 +29,11 @@ M.singular = {policies = "policy", evictions = "eviction policy", schedules = "s
 
 -- Where a broken new version is reported; replaceable.
 function M.warn(text)
+  io.stderr:write(text, "\n")
+end
+
+-- Where it is said that a new version is in force.
+function M.announce(text)
   io.stderr:write(text, "\n")
 end
 
@@ -228,7 +233,9 @@ function M.open(kind, spec)
   return entry
 end
 
--- Loads the file anew when its bytes changed. Returns true when a new version took over.
+local announced = {} -- path -> the text that was said to be in force
+
+-- Loads the file anew when its bytes changed, which is said. Returns true when a new version took over.
 function Entry:refresh()
   if not self.path then return false end
   local text, why = read(self.path)
@@ -258,6 +265,10 @@ function Entry:refresh()
     return false
   end
   self.fn, self.opt, self.text, self.complained = fn, opt, text, nil
+  if announced[self.path] ~= text then -- once, however many use it
+    announced[self.path] = text
+    M.announce(("lsa: %s has changed; the new version is in force"):format(self.path))
+  end
   return true
 end
 

@@ -50,6 +50,7 @@ local function linked(html)
     local id = title:gsub("<[^>]*>", ""):lower():gsub("[^%w]+", "-"):gsub("^%-+", ""):gsub("%-+$", "")
     return ('<h%s id="%s">%s</h%s>'):format(level, id, title, level)
   end)
+  html = html:gsub('src="[^":]*lua/docs/', 'src="')
   return (html:gsub('href="([^"#:]+)%.md', function(path)
     local name = path:match "[^/]*$"
     if path == "README" or path == "../../README" then return 'href="index.html' end
@@ -104,6 +105,9 @@ function M.main(arguments)
   write(folder .. "/index.html", page("lsa", linked(html_of(lib.root .. "/README.md")), all))
   for _, name in ipairs(names) do write(("%s/%s.html"):format(folder, name), page(name, linked(html_of(pages.path(name))), all)) end
   write(folder .. "/reference.html", page("reference", reference(), all))
+  for _, file in ipairs(require "posix.dirent".dir(pages.folder)) do -- pictures
+    if file:find "%.svg$" or file:find "%.png$" then os.execute(("cp %s %s"):format(quoted(pages.folder .. "/" .. file), quoted(folder))) end
+  end
   print(("%s/index.html and %d pages"):format(folder, #all))
   return 0
 end
