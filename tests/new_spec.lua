@@ -104,6 +104,13 @@ describe("lsa completion", function()
   end)
 end)
 
+describe("lsa.tasks", function()
+  it("prints a line on each task", function()
+    local lsa = require "lsa"
+    for _, name in ipairs(lsa.tasks.names()) do assert.matches("\n" .. name .. " +%a", tostring(lsa.tasks)) end
+  end)
+end)
+
 describe("lsa docs", function()
   local it = shell "command -v cmark-gfm" ~= "" and it or pending
 

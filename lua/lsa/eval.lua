@@ -22,6 +22,7 @@ local M = {}
 local passed_on = {"model", "policies", "budgets", "taus", "evictions", "hots", "seeds", "results", "about"}
 local allowed = {tasks = false, n = false, against = false, session = false}
 for _, name in ipairs(passed_on) do allowed[name] = false end
+M.options = allowed
 
 -- A task's name and options, as a table of its own.
 local function spec_of(given, spec)

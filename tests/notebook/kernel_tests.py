@@ -201,6 +201,18 @@ class Cells(Client):
         reply, _ = self.finish(msg["header"]["msg_id"])
         self.assertEqual(reply["content"]["comms"], {})
 
+    def test_help_commands_and_options(self):
+        self.client.inspect("lsa.model", cursor_pos=9)
+        text = self.client.get_shell_msg(timeout=TIMEOUT)["content"]["data"]["text/plain"]
+        self.assertIn("compute", text)
+        code = 'm:session{select = "h2'
+        self.client.complete(code, cursor_pos=len(code))
+        self.assertEqual(self.client.get_shell_msg(timeout=TIMEOUT)["content"]["matches"], ["h2o", "h2o_ema"])
+        reply, published = self.run_cell("?recency")
+        self.assertEqual(reply["content"]["status"], "ok")
+        reply, published = self.run_cell("%time 1 + 1")
+        self.assertIn("took", self.text(published))
+
     def test_the_cursor_is_counted_in_characters(self):
         code = "é = 'ü' .. string.rev .. 'x'"
         self.client.complete(code, cursor_pos=code.index(" .. 'x'"))

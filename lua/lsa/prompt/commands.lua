@@ -240,6 +240,7 @@ command("reset", "%reset                     forgets Out, so that what it holds 
 end)
 
 command("debug", "%debug                     looks into where the last error was: a prompt with its locals", function(_, prompt)
+  if not screen.is_terminal() then complain "%debug wants a terminal" end
   if not prompt.frames then complain "there was no error" end
   prompt.then_run = function() require "lsa.prompt.interact".post_mortem(prompt.frames) end
 end)

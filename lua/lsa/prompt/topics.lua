@@ -29,6 +29,8 @@ M.others = {
   kernels = "every kernel as a checked call", accounting = "bytes and FLOPs of models of any size", tasks = "what policies are judged by",
   policies = "which chunks the next steps may use", evictions = "who leaves the hot pool", schedules = "when the next cycle is due",
   samplers = "which chunks a trained indexer learns to leave out", root = "the tree's folder", version = "of lsa",
+  plot = "pictures of numbers and results", display = "shows values in the middle of a notebook's cell",
+  cuda = "kernels of a script's own on the GPU",
   interact = "a prompt at this line of a script, with its locals",
 }
 
@@ -80,6 +82,7 @@ topic("lsa.trainer", "training", "lsa.trainer{…} -> trainer", "trains a Memory
 topic("trainer:run", "training", "trainer:run{…}", "training steps, to the end or so many", {"lsa.trainer", "class.run"}, {"lsa.trainer", "run_defaults"})
 topic("lsa.evaluate", "training", "lsa.evaluate{…} -> result", "precision, recall and calibration of a Memory Indexer",
   {"lsa.evaluate", "run"}, {"lsa.evaluate", "defaults"})
+topic("lsa.eval", "eval", "lsa.eval{…} -> table", "policies on several tasks, compared question by question", {"lsa.eval", "new"}, {"lsa.eval", "options"})
 topic("lsa.sweep", "sweep", "lsa.sweep{…} -> table", "a function of some parameters, or a task, run over all their combinations",
   {"lsa.sweep", "new"}, {"lsa.sweep", "options"})
 

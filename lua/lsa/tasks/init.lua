@@ -45,4 +45,16 @@ for _, name in ipairs(M.names()) do
   end
 end
 
-return M
+local about = {
+  single = "a number behind a key", multikey = "keys that share halves", seven_digits = "longer numbers", words = "words for numbers",
+  phrasings = "said in other ways", other_words = "keys of held-out words", multivalue = "all values of a key", multiquery = "several keys at once",
+  multiquery_bare = "several keys, named alone", traced = "a variable's way back, each hop at another place", mixed = "all of these in one context",
+  needle = "needles at spread depths, answers by single forks", stream = "one long session in which the topic moves",
+  longbench = "LongBench v2, from its published file", longmemeval = "LongMemEval, from its published files",
+}
+
+return setmetatable(M, {__tostring = function()
+  local rows = {}
+  for i, name in ipairs(M.names()) do rows[i] = {name = name, what = about[name]} end
+  return (tostring(require "lsa.prompt.results_table".new(rows, {"name", "what"})):gsub("\n$", ""))
+end})
