@@ -269,8 +269,16 @@ describe("lsa.eval", function()
       local t = lsa.eval{model = model, n = 3, policies = {"recency", "none"}, against = "none", budgets = {0.2}, tasks = {task_of(folder, "single", {contexts = 3}),
         task_of(folder, "single", {tokens = 2500, contexts = 3}), {"longbench", path = path, n = 1}}}
       assert.same({3, 3, 3, 3, 1, 1}, t:column "n")
-      assert.matches("^single .*tokens=1500$", (t.rows[1].task:gsub("text=%S+ ", ""):gsub(" text=%S+", "")))
-      assert.equal("longbench", t.rows[5].task)
+      assert.same({"single", "single", "single", "single", "longbench", "longbench"}, t:column "task")
+      assert.same({1500, 1500, 2500, 2500}, t:column "tokens")
+      assert.same({"task", "tokens", "select"}, {unpack(t.columns, 1, 3)})
+      local recall = lsa.plot.recall({rows = {unpack(t.rows, 1, 4)}, axes = t.axes})
+      assert.same({2, "none"}, {#recall.panels, recall.panels[2].title})
+      assert.same({"1500", "2500"}, recall.panels[1].x.names)
+      local items = lsa.eval{model = model, policies = {"none"}, budgets = {0}, tasks = {task_of(folder, "single", {items = 1, generate = false}),
+        task_of(folder, "single", {items = 2, generate = false})}}
+      assert.same({"single items=1", "single items=2"}, items:column "task")
+      refused("lsa.eval: tasks has single 1500 twice", lsa.eval, {model = model, policies = {"none"}, tasks = {task_of(folder, "single"), task_of(folder, "single")}})
       assert.is_true(t.rows[1].change ~= nil and t.rows[2].change == nil)
     end)
   end)

@@ -33,14 +33,28 @@ local function spec_of(given, spec)
   return own
 end
 
--- What tasks are called in the table: by name, and by their options where one name comes twice.
+local function sorted(names)
+  local out = {}
+  for name in pairs(names) do out[#out + 1] = name end
+  table.sort(out)
+  return out
+end
+
+-- What tasks are called in the table: by name, and by what tells those of one name apart beside their length, which has a column.
 local function labels_of(specs)
-  local count, out = {}, {}
-  for _, spec in ipairs(specs) do count[spec[1]] = (count[spec[1]] or 0) + 1 end
+  local out, seen = {}, {}
   for i, spec in ipairs(specs) do
-    local shown = options.copy(spec)
-    shown.n, shown.session, shown.step, shown.path = nil, nil, nil, nil
-    out[i] = count[spec[1]] > 1 and grid.shown(shown) or spec[1]
+    local parts, names = {spec[1]}, {}
+    for _, other in ipairs(specs) do
+      for name in pairs(other[1] == spec[1] and other or {}) do
+        if grid.shown(other[name]) ~= grid.shown(spec[name]) and name ~= "tokens" then names[name] = true end
+      end
+    end
+    for _, name in ipairs(sorted(names)) do parts[#parts + 1] = name .. "=" .. grid.shown(spec[name]) end
+    out[i] = table.concat(parts, " ")
+    local whole = out[i] .. " " .. grid.shown(spec.tokens)
+    if seen[whole] then raise("lsa.eval: tasks has %s twice", whole) end
+    seen[whole] = true
   end
   return out
 end
@@ -92,6 +106,16 @@ local function present(names, rows)
   return out
 end
 
+-- Whether a text comes twice.
+local function repeats(list)
+  local seen = {}
+  for _, text in ipairs(list) do
+    if seen[text] then return true end
+    seen[text] = true
+  end
+  return false
+end
+
 local function joined(a, b)
   local out = {unpack(a)}
   for _, name in ipairs(b) do out[#out + 1] = name end
@@ -139,9 +163,12 @@ function M.new(given)
       if type(spec.tokens) == "number" then row.tokens = spec.tokens end
       rows[#rows + 1] = row
     end
-    for _, text in ipairs(t.notes) do notes[#notes + 1] = #specs > 1 and labels[i] .. ": " .. text or text end
+    for _, text in ipairs(t.notes) do
+      notes[#notes + 1] = #specs > 1 and labels[i] .. ": " .. text or text
+      if repeats(notes) then notes[#notes] = nil end
+    end
   end
-  axes = joined({"task"}, axes)
+  axes = joined(repeats(labels) and {"task", "tokens"} or {"task"}, axes)
   compare(rows, against, axes)
   local names = joined(axes, present(measures, rows))
   local t = grid.new(rows, names, notes, axes)

@@ -182,7 +182,7 @@ function draw.reference(layer, _, out)
   out[#out + 1] = ("set arrow from %s to %s nohead lc rgb '%s' lw 1.2 dt 2 back"):format(from, to, "#555555")
   if layer.label then
     local at = layer.x and ("first %s, graph 1 offset 0,0.6 center"):format(number(layer.x)) or
-      layer.y and ("graph 0.01, first %s offset 0,0.6 left"):format(number(layer.y)) or "graph 0.97, graph 0.93 right"
+      layer.y and ("graph 0.01, first %s offset 0,0.6 left"):format(number(layer.y)) or "graph 0.56, graph 0.5 left"
     out[#out + 1] = ("set label %s at %s textcolor rgb '#555555' font ',10'"):format(quoted(layer.label), at)
   end
 end
@@ -244,7 +244,7 @@ function M.commands(figure, kind)
       above = above + (panel.share or 1)
       out[#out + 1] = ("set lmargin at screen 0.11; set rmargin at screen %g"):format(keyed and 0.78 or 0.97)
       out[#out + 1] = ("set tmargin at screen %g; set bmargin at screen %g"):format(top - (panel.title and 44 or 10) / figure.height,
-        bottom + (panel.x.label and 54 or 24) / figure.height)
+        bottom + (panel.x.label and 66 or 30) / figure.height)
     end
     panel_commands(out, panel, i)
   end

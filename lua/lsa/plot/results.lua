@@ -157,7 +157,7 @@ local function questions_of(rows)
     for _, question in ipairs(row.questions or {}) do
       local one = options.copy(question)
       for name, value in pairs(row) do
-        if one[name] == nil and type(value) ~= "table" then one[name] = value end
+        if (one[name] == nil or name == "tokens") and type(value) ~= "table" then one[name] = value end -- a context's length, without the question's
       end
       out[#out + 1] = one
     end
