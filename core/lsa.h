@@ -26,6 +26,7 @@
 #include "core/model/model.h"
 #include "core/pool/cold_file.h"
 #include "core/pool/cow_blocks.h"
+#include "core/pool/gpu_transfer.h"
 #include "core/pool/pool.h"
 #include "core/session/run.h"
 #include "core/session/session.h"

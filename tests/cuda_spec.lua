@@ -181,44 +181,6 @@ describe("a call of the GPU that fails", function()
     assert.is_true(y:to "cpu":eq(x, {mask = true}):all())
   end)
 
-  it("at every place of a fetch leaves the pool as it was", function()
-    local box = ffi.new "lsa_pool *[1]"
-    assert.equal(0, C.lsa_pool_new(box, 2, 20, 1))
-    local pool = ffi.gc(box[0], C.lsa_pool_free)
-    assert.equal(0, C.lsa_pool_set_gpu(pool))
-    assert.equal(0, C.lsa_pool_resize(pool, 600))
-    assert.equal(0, C.lsa_pool_set_cells(pool, 40))
-    local ids, records = ffi.new("int32_t[600]"), ffi.new("uint8_t[?]", 600 * 20)
-    for i = 0, 599 do ids[i] = i end
-    for layer = 0, 1 do
-      for i = 0, 600 * 20 - 1 do records[i] = (i * 7 + layer) % 251 end
-      assert.equal(0, C.lsa_pool_write(pool, layer, ids, 600, records))
-    end
-    local want, got = ffi.new("int32_t[20]"), ffi.new("uint8_t[20]")
-    local function fetch(at)
-      for i = 0, 19 do want[i] = 29 * i end
-      C.lsa_device_fail_after(at)
-      local rc = C.lsa_pool_fetch(pool, want, 20)
-      C.lsa_device_fail_after(-1)
-      return rc
-    end
-    local refusals = 0
-    while fetch(refusals) < 0 do
-      assert.matches("refused, as a test asked for", ffi.string(C.lsa_error()))
-      assert.equal(0, tonumber(C.lsa_pool_held_cells(pool)))
-      assert.equal(40, tonumber(C.lsa_pool_free_cells(pool)))
-      refusals = refusals + 1
-      assert.is_true(refusals < 100)
-    end
-    assert.is_true(refusals > 1)
-    assert.equal(20, tonumber(C.lsa_pool_held_cells(pool)))
-    for i = 0, 19 do
-      local chunk = ffi.new("int32_t[1]", want[i])
-      assert.equal(0, C.lsa_pool_read(pool, 1, chunk, 1, got))
-      for byte = 0, 19 do assert.equal(((want[i] * 20 + byte) * 7 + 1) % 251, got[byte]) end
-    end
-  end)
-
   it("to pin memory is named, and memory that the driver moves serves", function()
     assert.equal("", ffi.string(C.lsa_device_unpinned()))
     C.lsa_device_fail_after(1)

@@ -33,6 +33,9 @@ static struct {
     lsa_device_graph_launch_fn *graph_launch;
     lsa_device_graph_free_fn *graph_free;
     lsa_device_architecture_fn *architecture;
+    lsa_device_stream_new_fn *stream_new;
+    lsa_device_copy_start_fn *copy_start;
+    lsa_device_stream_wait_fn *stream_wait;
     lsa_device_program_load_fn *program_load;
     lsa_device_program_launch_fn *program_launch;
     lsa_device_program_free_fn *program_free;
@@ -81,6 +84,9 @@ static void load(void)
         !bind(&cuda.graph_launch, "lsa_device_graph_launch_cuda") ||
         !bind(&cuda.graph_free, "lsa_device_graph_free_cuda") ||
         !bind(&cuda.architecture, "lsa_device_architecture_cuda") ||
+        !bind(&cuda.stream_new, "lsa_device_stream_new_cuda") ||
+        !bind(&cuda.copy_start, "lsa_device_copy_start_cuda") ||
+        !bind(&cuda.stream_wait, "lsa_device_stream_wait_cuda") ||
         !bind(&cuda.program_load, "lsa_device_program_load_cuda") ||
         !bind(&cuda.program_launch, "lsa_device_program_launch_cuda") ||
         !bind(&cuda.program_free, "lsa_device_program_free_cuda"))
@@ -186,6 +192,24 @@ int lsa_device_synchronize(void)
 {
     LSA_TRY(ready("device_synchronize", -1));
     return cuda.synchronize();
+}
+
+int lsa_device_stream_new(void **stream)
+{
+    LSA_TRY(ready("stream_new", -1));
+    return cuda.stream_new(stream);
+}
+
+int lsa_device_copy_start(void *to, const void *from, int64_t bytes, void *stream)
+{
+    LSA_TRY(ready("copy_start", bytes));
+    return cuda.copy_start(to, from, bytes, stream);
+}
+
+int lsa_device_stream_wait(void *stream)
+{
+    LSA_TRY(ready("stream_wait", -1));
+    return cuda.stream_wait(stream);
 }
 
 int lsa_device_capture_begin(void **stream)

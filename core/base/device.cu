@@ -152,6 +152,30 @@ int lsa_device_synchronize_cuda(void)
     return error == cudaSuccess ? LSA_OK : failed("device_synchronize", error);
 }
 
+// ---- streams ----
+
+int lsa_device_stream_new_cuda(void **stream)
+{
+    cudaStream_t made = NULL;
+    cudaError_t error = cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+    *stream = made;
+    return error == cudaSuccess ? LSA_OK : failed("stream_new", error);
+}
+
+int lsa_device_copy_start_cuda(void *to, const void *from, int64_t bytes, void *stream)
+{
+    cudaError_t error =
+        cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyDefault, (cudaStream_t)stream);
+    return error == cudaSuccess ? LSA_OK : failed_of("copy_start", bytes, error);
+}
+
+int lsa_device_stream_wait_cuda(void *stream)
+{
+    cudaError_t error = cudaStreamSynchronize((cudaStream_t)stream);
+    if (error == cudaSuccess) error = cudaGetLastError();
+    return error == cudaSuccess ? LSA_OK : failed("stream_wait", error);
+}
+
 // ---- graphs ----
 
 // The stream that work is captured on.

@@ -28,6 +28,12 @@ typedef int lsa_device_copy_fn(void *to, const void *from, int64_t bytes);
 /* Waits for everything under way, and reports the errors of what ran. */
 typedef int lsa_device_synchronize_fn(void);
 
+/* A queue of work beside the one that everything else is launched on, in order of its own. copy_start: a copy on it, under way
+ * when it returns; a stream of NULL is everything else's. stream_wait: until what is on it is done, with its errors. */
+typedef int lsa_device_stream_new_fn(void **stream);
+typedef int lsa_device_copy_start_fn(void *to, const void *from, int64_t bytes, void *stream);
+typedef int lsa_device_stream_wait_fn(void *stream);
+
 /* Work that is launched again and again: what is launched on *stream between begin and end becomes a graph, and does not run.
  * One at a time. A graph runs after everything launched before it; lsa_device_synchronize waits for it. */
 typedef int lsa_device_capture_begin_fn(void **stream);
@@ -57,6 +63,9 @@ lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda
 lsa_device_unpinned_fn lsa_device_unpinned, lsa_device_unpinned_cuda;
 lsa_device_free_fn lsa_device_free, lsa_device_free_cuda;
 lsa_device_copy_fn lsa_device_copy, lsa_device_copy_cuda;
+lsa_device_stream_new_fn lsa_device_stream_new, lsa_device_stream_new_cuda;
+lsa_device_copy_start_fn lsa_device_copy_start, lsa_device_copy_start_cuda;
+lsa_device_stream_wait_fn lsa_device_stream_wait, lsa_device_stream_wait_cuda;
 lsa_device_capture_begin_fn lsa_device_capture_begin, lsa_device_capture_begin_cuda;
 lsa_device_capture_end_fn lsa_device_capture_end, lsa_device_capture_end_cuda;
 lsa_device_graph_launch_fn lsa_device_graph_launch, lsa_device_graph_launch_cuda;

@@ -7,13 +7,12 @@
 
 #include "core/base/clock.h"
 #include "core/base/cpu.h"
-#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/parallel.h"
 #include "core/base/try.h"
+#include "core/pool/gpu_fill.h"
 #include "core/pool/pool_state.h"
-#include "kernels/table.h"
 
 enum { COPY_BYTES_NS = 8 /* of one thread, about: what is worth a second one */ };
 
@@ -103,23 +102,31 @@ static int own_cells(lsa_pool *p, const int32_t *cells, int64_t n)
     return LSA_OK;
 }
 
-/* The same on a GPU, which reads the records over the bus. */
-static int gather_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+/* Chunks of n units and their slots in n cells, each list with room for `most`; returns how many. */
+static int64_t list_chunks(const lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n,
+                           int32_t *chunks, int32_t *slots)
 {
-    const lsa_kernels *k = lsa_kernels_on(LSA_CUDA);
-    int64_t most = n * p->unit, count = 0;
-    int32_t *list = k ? lsa_alloc_in(LSA_MEMORY_BOTH, 2 * most * (int64_t)sizeof *list) : NULL;
-    if (!list) return LSA_ENOMEM;
+    int64_t count = 0;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < p->unit && units[i] * p->unit + j < p->cold.count; j++, count++) {
-            list[count] = (int32_t)(cells[i] * p->unit + j);
-            list[most + count] = (int32_t)(units[i] * p->unit + j);
+            chunks[count] = (int32_t)(units[i] * p->unit + j);
+            slots[count] = (int32_t)(cells[i] * p->unit + j);
         }
-    lsa_records to = lsa_pool_hot_records(p, 0, 0), from = lsa_pool_cold_records(p, 0, 0);
-    int rc =
-        k->gather(&to, list, &from, list + most, count, p->cold.plane[LSA_RECORDS].bytes, NULL);
-    if (!rc) rc = lsa_device_synchronize();
-    lsa_free_in(LSA_MEMORY_BOTH, list);
+    return count;
+}
+
+static int is_on_gpu(const lsa_pool *p) { return p->hot->records.memory != LSA_MEMORY_HOST; }
+
+static int fill_gpu_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, int64_t n)
+{
+    int64_t most = n * p->unit;
+    LSA_TRY(own_cells(p, cells, n));
+    int32_t *chunks = lsa_alloc(2 * most * (int64_t)sizeof *chunks), *slots = chunks + most;
+    if (!chunks) return LSA_ENOMEM;
+    int64_t count = list_chunks(p, units, cells, n, chunks, slots);
+    lsa_records to = lsa_pool_hot_records(p, 0, 0);
+    int rc = lsa_gpu_fill(&p->cold, &to, slots, chunks, count, 0);
+    lsa_free(chunks);
     return rc;
 }
 
@@ -139,8 +146,8 @@ static int fill_cells_from_memory(lsa_pool *p, const int32_t *units, const int32
                                   int64_t n)
 {
     int64_t bytes = n * p->unit * p->cold.plane[LSA_RECORDS].bytes;
+    if (is_on_gpu(p)) return fill_gpu_cells(p, units, cells, n);
     LSA_TRY(own_cells(p, cells, n));
-    if (p->hot->records.memory != LSA_MEMORY_HOST) return gather_cells(p, units, cells, n);
     lsa_parallel(lsa_threads_for(bytes / COPY_BYTES_NS), n, fill_some,
                  &(cells_to_fill){p, units, cells});
     return LSA_OK;
@@ -164,6 +171,7 @@ static int fill_cells(lsa_pool *p, const int32_t *units, const int32_t *cells, i
     filling f;
     if (chunks) *chunks = chunks_of(p, units, n);
     if (p->record == 0 && p->key == 0) return LSA_OK;
+    if (is_on_gpu(p)) return fill_gpu_cells(p, units, cells, n);
     if (!lsa_pool_spilled(p)) return fill_cells_from_memory(p, units, cells, n);
     int rc = filling_open(&f, p, units, cells, n);
     if (rc) return rc;
@@ -256,6 +264,9 @@ int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
 struct lsa_background_fetch {
     filling filling;
     lsa_cold_tier source;
+    lsa_records to; /* a GPU's cells, by a table of its own; no blocks elsewhere */
+    uint8_t **table;
+    int32_t *slots;         /* of the filling's chunks */
     int32_t *units, *cells; /* [n] */
     uint8_t *spoiled;       /* [n] */
     int64_t n;
@@ -269,8 +280,10 @@ static void *transfer_run(void *context)
 {
     lsa_background_fetch *t = context;
     int64_t start = lsa_clock_ns();
-    t->rc = lsa_cold_tier_read(&t->source, t->filling.chunks, t->filling.count, 1, fill_slot,
-                               &t->filling);
+    t->rc = t->table
+                ? lsa_gpu_fill(&t->source, &t->to, t->slots, t->filling.chunks, t->filling.count, 1)
+                : lsa_cold_tier_read(&t->source, t->filling.chunks, t->filling.count, 1, fill_slot,
+                                     &t->filling);
     if (t->rc) snprintf(t->message, sizeof t->message, "%s", lsa_error());
     t->ns = lsa_clock_ns() - start;
     return NULL;
@@ -280,10 +293,28 @@ static void transfer_delete(lsa_background_fetch *t)
 {
     filling_free(&t->filling);
     lsa_cold_tier_free(&t->source);
+    lsa_free_in(LSA_MEMORY_BOTH, t->table);
+    lsa_free(t->slots);
     lsa_free(t->units);
     lsa_free(t->cells);
     lsa_free(t->spoiled);
     lsa_free(t);
+}
+
+/* Where a GPU's cells are: the tier's table may move while the transfer is under way, its blocks do not. */
+static int note_gpu_cells(lsa_background_fetch *t, lsa_pool *p, const int32_t *units,
+                          const int32_t *cells)
+{
+    const lsa_cow_blocks *b = &p->hot->records;
+    int64_t bytes = b->blocks * (int64_t)sizeof *t->table;
+    t->slots = lsa_alloc(t->n * p->unit * (int64_t)sizeof *t->slots);
+    t->table = lsa_alloc_in(LSA_MEMORY_BOTH, bytes);
+    if (!t->slots || !t->table) return LSA_ENOMEM;
+    memcpy(t->table, b->data, (size_t)bytes);
+    list_chunks(p, units, cells, t->n, t->filling.chunks, t->slots);
+    t->to = lsa_pool_hot_records(p, 0, 0);
+    t->to.blocks = t->table;
+    return LSA_OK;
 }
 
 static int transfer_new(lsa_background_fetch **out, lsa_pool *p, const int32_t *units,
@@ -297,6 +328,7 @@ static int transfer_new(lsa_background_fetch **out, lsa_pool *p, const int32_t *
     t->spoiled = lsa_alloc_zero(n);
     int rc = t->units && t->cells && t->spoiled ? LSA_OK : LSA_ENOMEM;
     if (!rc) rc = filling_open(&t->filling, p, units, cells, n);
+    if (!rc && is_on_gpu(p) && p->record) rc = note_gpu_cells(t, p, units, cells);
     if (!rc) rc = lsa_cold_tier_fork(&t->source, &p->cold);
     if (rc) {
         transfer_delete(t);

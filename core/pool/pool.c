@@ -70,17 +70,15 @@ int lsa_pool_set_disk(lsa_pool *p, const char *directory, const uint8_t *kept_ke
 {
     uint8_t stays[LSA_COLD_PLANES] = {0};
     int64_t leaving = 0;
+    int on_gpu = p->hot->records.memory != LSA_MEMORY_HOST; /* where keys lie on it */
     if (p->hot->cells || p->hot->common)
         return lsa_fail(LSA_ESTATE, "pool: it has cells, and gets a file before");
-    if (p->hot->records.memory != LSA_MEMORY_HOST)
-        return lsa_fail(LSA_ESTATE,
-                        "pool: the cold tier of a GPU's pool is in memory, not on disk");
     for (int64_t layer = 0; p->key && layer < p->layers; layer++) {
-        stays[LSA_RECORDS + 1 + layer] = kept_keys && kept_keys[layer];
+        stays[LSA_RECORDS + 1 + layer] = on_gpu || (kept_keys && kept_keys[layer]);
         leaving += !stays[LSA_RECORDS + 1 + layer];
     }
     int rc = lsa_cold_tier_set_file(&p->cold, directory, stays);
-    if (!rc) lsa_cow_blocks_init(&p->hot->keys, leaving * p->key, p->hot->keys.shift);
+    if (!rc && leaving) lsa_cow_blocks_init(&p->hot->keys, leaving * p->key, p->hot->keys.shift);
     return rc;
 }
 

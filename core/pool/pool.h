@@ -30,7 +30,7 @@ int lsa_pool_add_keys(lsa_pool *pool, int64_t key_bytes);
 int lsa_pool_set_gpu(lsa_pool *pool);
 
 /* The cold tier gets a file in `directory`; what is in memory stays there until lsa_pool_spill. kept_keys: [layers], not
- * 0 for layers whose keys never leave memory, or NULL for none. Before there are cells. */
+ * 0 for layers whose keys never leave memory, or NULL for none; those of a GPU's pool never do. Before there are cells. */
 int lsa_pool_set_disk(lsa_pool *pool, const char *directory, const uint8_t *kept_keys);
 
 /* Writes to the file what it does not have, of whole segments of chunks; to spill lets go of them in memory, too, to load

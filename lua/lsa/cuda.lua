@@ -3,6 +3,8 @@
 --   print(lsa.cuda)                   what it is; where there is none, why, in one line
 --   lsa.cuda.missing()                nil where there is a GPU that can be used, else that line
 --   lsa.cuda.synchronize()            waits for what runs there, and raises its errors
+--   lsa.cuda.transfers()              how records come to the GPU's cells, {alone =, beside =}: alone and beside decoding: way "gather", "pack" or
+--                                     "unknown" (not measured yet), and GB/s of both (core/pool/gpu_transfer.h)
 --   k = lsa.cuda.kernel(source, name) a kernel of your own, compiled now; print(k) shows its arguments
 --   k(grid, block, shared, ...)       launches it: sizes as numbers or {x, y, z}, bytes of shared memory; then the kernel's
 --                                     arguments: numbers, tensors on the GPU, and, where it only reads (const), tensors of the host
@@ -19,6 +21,18 @@ end
 
 function M.synchronize()
   raise.check(C.lsa_device_synchronize())
+end
+
+local WAYS = {[C.LSA_TRANSFER_UNKNOWN] = "unknown", [C.LSA_TRANSFER_GATHER] = "gather", [C.LSA_TRANSFER_PACK] = "pack"}
+
+function M.transfers()
+  local out, mode = {}, ffi.new "lsa_transfer_mode[1]"
+  for beside, name in pairs {[0] = "alone", "beside"} do
+    C.lsa_transfer_mode_of(mode, beside)
+    local m = mode[0]
+    out[name] = {way = WAYS[m.way], gather = m.gather_rate, pack = m.pack_rate, gather_cost = m.gather_cost, pack_cost = m.pack_cost}
+  end
+  return out
 end
 
 function M.kernel(source, name, options)

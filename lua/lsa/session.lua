@@ -113,6 +113,9 @@ end
 
 -- Level 2's way: among all, among residents, or among all with a hot pool that is filled on demand.
 local function set_way(self)
+  if self.opt.on_demand and self.model.device == "cuda" and options.cold(self.opt.cold) then
+    raise('session: cold is "%s"; what on_demand misses on a GPU comes from memory: cold = "ram"', self.opt.cold)
+  end
   raise.check(C.lsa_session_set_tiered(self.c, (self.loop.full or self.opt.on_demand) and 0 or 1))
   raise.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0))
 end

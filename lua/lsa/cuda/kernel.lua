@@ -9,7 +9,7 @@ local signature = require "lsa.cuda.signature"
 local tensor = require "lsa.tensor.tensor"
 local check = raise.check
 
-local M = {}
+local M = {options = {file = false}}
 
 -- Of numbers: how they are written, and what fits.
 local NUMBERS = {
@@ -152,7 +152,7 @@ function M.new(source, name, given)
   if type(name) ~= "string" or name == "" or source:find("\0", 1, true) or name:find("[%z\n]") then
     raise("cuda.kernel: the kernel's name is %s; the name of a function in the source is wanted", options.shown(name))
   end
-  local opt = options.check(given, {file = false}, "cuda.kernel")
+  local opt = options.check(given, M.options, "cuda.kernel")
   if opt.file then options.path(opt.file, "cuda.kernel: file") end
   if C.lsa_device_count() == 0 then raise(ffi.string(C.lsa_error())) end
   local made = compiler.compile(source, name, {architecture = architecture(), file = opt.file})

@@ -74,6 +74,8 @@ topic("lsa.replay", "replay", "lsa.replay(path, {…}) -> replay", "any policy, 
 topic("lsa.cache", "cache", "lsa.cache{pages = ids, capacity = n, evict = …} -> {hits =, misses =}", "an eviction policy on a trace of accesses",
   {"lsa.cache", "new"}, {"lsa.cache", "options"})
 topic("lsa.pool", "pool", "lsa.pool{…} -> pool", "two tiers of chunk records, without a model", {"lsa.pool", "new"}, {"lsa.pool", "defaults"})
+topic("lsa.cuda.kernel", "cuda", "lsa.cuda.kernel(source, name, {…}) -> kernel", "a CUDA kernel of your own, compiled now",
+  {"lsa.cuda.kernel", "new"}, {"lsa.cuda.kernel", "options"})
 topic("lsa.indexer", "indexer", "lsa.indexer{…} -> indexer", "a Memory Indexer: which chunks the next steps will need",
   {"lsa.indexer", "new"}, {"lsa.indexer", "defaults"})
 topic("lsa.dump", "training", "lsa.dump(model, tokens, path, {…})", "a document's trace: hidden states, index keys, golden labels",
