@@ -1,8 +1,9 @@
-#!/bin/sh
-# Proves the CUDA half on a machine with an NVIDIA GPU, its CUDA toolkit in /usr/local/cuda, gcc and make,
-# where nothing can be installed: builds, tests, checks memory accesses, measures.
+#!/bin/bash
+# Proves the CUDA half on a machine with an NVIDIA GPU, its CUDA toolkit in /usr/local/cuda, gcc and make, where nothing can be
+# installed: builds, tests kernels and sessions on the GPU, checks memory accesses and races, measures, answers the quickstart's
+# questions, and prints a short table, in less than ten minutes.
 #
-#     experiments/gpu_check.sh --prepare     on a Debian machine with a network: fetches packages into .gpu/
+#     experiments/gpu_check.sh --prepare     on a Debian machine with a network: fetches packages and a text into .gpu/
 #     experiments/gpu_check.sh [LOGS]        on the GPU machine, with .gpu/ brought along; full logs go to LOGS
 #
 # Without .gpu/ the machine's own packages are used.
@@ -20,30 +21,20 @@ with_dependencies() {
 if [ "${1-}" = --prepare ]; then
     mkdir -p .gpu
     # shellcheck disable=SC2046 # lists of words
-    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' .packages | grep -v bible) >.gpu/wanted
+    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' .packages | grep -v -e bible -e gnuplot) >.gpu/wanted
     with_dependencies gcc g++ make libc6-dev dpkg >.gpu/there
     cd .gpu || exit 1
+    bible -l99999 gen1:1-rev22:21 2>/dev/null | sed -n 's/^ *[0-9][0-9]* \(.*\)/\1/p' >text # as lua/lsa/texts.lua has it
     # shellcheck disable=SC2046
     exec apt-get -qq download $(comm -23 wanted there) libjansson4 # Debian's linker uses it, others have their own
 fi
 
-logs=${1-build/gpu_check}
-mkdir -p "$logs"
-status=0
+logs=$(mkdir -p "${1-build/gpu_check}" && cd "${1-build/gpu_check}" && pwd)
+results=$logs/results
+began=$SECONDS
+: >"$results"
 
 say() { printf '== %s\n' "$*"; }
-
-# Runs a step, at most $1 seconds; its log is file $2. A failing step shows the end of its log.
-step() {
-    seconds=$1
-    log=$logs/$2
-    shift 2
-    if timeout "$seconds" "$@" >"$log" 2>&1; then return 0; fi
-    say "failed: $*"
-    tail -n 30 "$log"
-    status=1
-    return 1
-}
 
 # Puts the packages' files in the way of compiler, loader and Lua.
 use_packages() {
@@ -59,40 +50,73 @@ use_packages() {
     export LUA_CPATH="$lib/lua/5.1/?.so;;"
 }
 
+# check SECONDS NAME COMMAND...: one line of the table; its log is NAME.log.
+check() {
+    local seconds=$1 name=$2 start=$SECONDS code last
+    shift 2
+    timeout "$seconds" "$@" >"$logs/$name.log" 2>&1
+    code=$?
+    case $name in
+    *memcheck | *initcheck | *synccheck | *racecheck) last=$(grep -E 'SUMMARY' "$logs/$name.log" | tail -n 1 | sed 's/^=* *//') ;;
+    *) last=$(tail -n 1 "$logs/$name.log") ;;
+    esac
+    if [ "$code" -eq 124 ]; then last="not done in $seconds s"; fi
+    printf '%-6s %-32s %4d s  %s\n' "$([ "$code" -eq 0 ] && echo ok || echo FAILED)" "$name" $((SECONDS - start)) "${last:0:70}" >>"$results"
+    return "$code"
+}
+export -f check
+export logs results
+
+spec() { check "$1" "$2" "$lsa" test --device cuda "tests/$2_spec.lua"; }
+sanitized() {
+    check 200 "$1-$2" compute-sanitizer --tool "$2" --error-exitcode 9 "$lsa" test --device cuda "tests/$1_spec.lua"
+}
+export -f spec sanitized
+
+# many COMMAND: runs it with each line's words of standard input, several at a time.
+many() { xargs -P "$(($(nproc) / 2 + 1))" -L 1 bash -c "$1 \"\$@\"" _; }
+
 export PATH="$PATH:/usr/local/cuda/bin"
 [ ! -d .gpu ] || use_packages
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-gcc --version | head -n 1
-step 20 premake.log premake4 --file=premake5.lua gmake || exit 1
-step 300 build.log make -C build -j"$(nproc)" config=release || {
-    # A newer gcc may warn of more: that is a failure, but the rest is worth knowing all the same.
-    sed -i 's/-Werror//g' build/*.make
-    step 300 build_again.log make -C build -j"$(nproc)" config=release || exit 1
-}
-cuobjdump -res-usage build/liblsa_cuda.so 2>/dev/null | grep -A 1 'Function' | sed -n 's/ *Function \(.*\):/\1/p; s/.*\(REG:.*LOCAL:[0-9]*\).*/  \1/p'
+gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader)
+lsa=$PWD/build/bin/lsa
+export lsa
 
-lsa=build/bin/lsa
-# Every kernel's inputs on both halves; the sanitizers where specs are small.
-kernels="rmsnorm rope hadamard hyper_connection moe linear kv_record convert topk select ensemble softmax_sum reduce
-    pages where copy uniform spread bound_query elementwise index_score attention pick"
-for kernel in $kernels; do
-    step 120 "$kernel.log" "$lsa" test --device cuda "tests/${kernel}_spec.lua" &&
-        say "$kernel on cuda: $(tail -n 1 "$logs/$kernel.log")"
-done
-for kernel in rmsnorm rope hadamard hyper_connection moe topk spread where index_score attention pick; do
-    for tool in memcheck racecheck initcheck; do
-        step 150 "$tool.log" compute-sanitizer --tool "$tool" --error-exitcode 9 "$lsa" test --device cuda \
-            "tests/${kernel}_spec.lua" &&
-            say "$kernel, $tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$logs/$tool.log")"
-    done
-done
-step 120 cpu.log "$lsa" test tests/index_score_spec.lua tests/topk_spec.lua && say "cpu: $(tail -n 1 "$logs/cpu.log")"
-step 120 bench_cuda.log "$lsa" bench index_score_cuda && cat "$logs/bench_cuda.log"
-step 120 bench_cpu.log "$lsa" bench "index_score " && tail -n +6 "$logs/bench_cpu.log"
-step 60 bench_topk.log "$lsa" bench topk_push && tail -n +7 "$logs/bench_topk.log"
-if command -v ncu >/dev/null; then
-    step 120 ncu.log ncu --clock-control none --kernel-name regex:index_score_mma --launch-skip 2 --launch-count 1 \
-        --section SpeedOfLight --section Occupancy --section WarpStateStats "$lsa" bench "index_score_cuda 1 x 64 heads x 128, 1000000 keys fp8" &&
-        grep -E 'Duration|Throughput|Achieved Occupancy|Registers|Warp Cycles' "$logs/ncu.log"
+premake4 --file=premake5.lua gmake >"$logs/premake.log" 2>&1 || exit 1
+build() { NVCC_APPEND_FLAGS=-Xptxas=-v make -C build -O -j"$(nproc)" config=release; }
+export -f build
+if ! check 240 build bash -c build; then
+    # A newer gcc may warn of more: that is a failure, but the rest is worth knowing all the same.
+    sed -i 's/-Werror=all-warnings//g; s/-Werror//g' build/*.make
+    check 240 build_without_werror bash -c build || exit 1
 fi
-exit $status
+check 60 registers_and_instructions luajit .ci/kernels.lua "$logs/build.log" build/liblsa_cuda.so
+
+# Every kernel that has a CUDA half, on both; what stands around them; whole sessions on the GPU.
+for kernel in kernels/*.cu; do
+    name=$(basename "$kernel" .cu)
+    [ ! -e "tests/${name}_spec.lua" ] || echo "150 $name"
+done | many spec
+for name in cuda gpu_pool model_on_gpu golden session on_demand batch lsa_batch session_random session_file replay; do
+    echo "170 $name"
+done | many spec
+for name in rmsnorm hadamard moe topk where gather entropy embed; do
+    for tool in memcheck racecheck initcheck synccheck; do echo "$name $tool"; done
+done | many sanitized
+
+check 100 bench "$lsa" bench --device cuda
+text=bible
+[ ! -s .gpu/text ] || text=.gpu/text
+check 100 quickstart "$lsa" experiments/quickstart.lua --device cuda --text "$text"
+
+grep -v '^ok' "$results" | while read -r _ name _; do
+    say "the end of $name.log"
+    tail -n 15 "$logs/$name.log"
+done
+say "bench"
+cat "$logs/bench.log"
+say "quickstart"
+cat "$logs/quickstart.log"
+say "$gpu: $(grep -c '^ok' "$results") ok, $(grep -cv '^ok' "$results") failed, in $((SECONDS - began)) s"
+cat "$results"
+! grep -qv '^ok' "$results"

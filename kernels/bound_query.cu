@@ -41,5 +41,5 @@ int lsa_bound_query_cuda(float *both, float *weights, const float *q, const floa
     if (rc || rows == 0 || heads == 0) return rc;
     bound_query_head<<<lsa_blocks(rows * heads, 1), THREADS, 0, (cudaStream_t)stream>>>(
         both, weights, q, w, rows, heads, dim);
-    return lsa_launched("bound_query");
+    return lsa_launched("bound_query", rows, heads, dim);
 }

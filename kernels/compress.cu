@@ -56,5 +56,5 @@ int lsa_compress_cuda(float *out, const float *kv, const float *gate, const floa
                  position_bias, n,  m,    dim,     overlap ? 2 * dim : dim,
                  overlap != 0};
     compress_each<<<lsa_blocks(n * dim, THREADS), THREADS, 0, (cudaStream_t)stream>>>(x);
-    return lsa_launched("compress");
+    return lsa_launched("compress", n, m, dim);
 }

@@ -142,5 +142,5 @@ int lsa_convert_cuda(void *out, const void *in, int64_t n, int32_t out_dtype, in
                         s);
     else
         convert_each<<<lsa_blocks(n, THREADS), THREADS, 0, s>>>(out, in, n, out_dtype, in_dtype);
-    return lsa_launched("convert");
+    return lsa_launched("convert", n);
 }

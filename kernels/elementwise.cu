@@ -63,7 +63,7 @@ int lsa_binary_cuda(float *out, const float *a, const float *b, int64_t n, int64
     if (rc || n == 0) return rc;
     binary_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(out, a, b, n, period,
                                                                               op);
-    return lsa_launched("binary");
+    return lsa_launched("binary", n);
 }
 
 int lsa_unary_cuda(float *out, const float *a, int64_t n, int32_t op, void *stream)
@@ -71,12 +71,12 @@ int lsa_unary_cuda(float *out, const float *a, int64_t n, int32_t op, void *stre
     int rc = lsa_unary_check(n, op);
     if (rc || n == 0) return rc;
     unary_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(out, a, n, op);
-    return lsa_launched("unary");
+    return lsa_launched("unary", n);
 }
 
 int lsa_scale_cuda(float *x, float factor, int64_t n, void *stream)
 {
     if (n <= 0) return LSA_OK;
     scale_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(x, factor, n);
-    return lsa_launched("scale");
+    return lsa_launched("scale", n);
 }

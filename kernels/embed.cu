@@ -30,5 +30,5 @@ int lsa_embed_cuda(float *streams, const int32_t *tokens, const lsa_weight *tabl
     product p = product_of(NULL, NULL, *table, n, 0, 0, 0, 0, LSA_COMPUTE_F32);
     embed_each<<<lsa_blocks(n * hidden, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
         streams, tokens, p, n, hc);
-    return lsa_launched("embed");
+    return lsa_launched("embed", n, hc, hidden);
 }

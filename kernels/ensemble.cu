@@ -37,5 +37,5 @@ int lsa_ensemble_cuda(float *out, const float *logits, int64_t layers, int64_t n
     if (rc || n <= 0) return rc;
     ensemble_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(out, logits, layers,
                                                                                 n, how);
-    return lsa_launched("ensemble");
+    return lsa_launched("ensemble", layers, n);
 }

@@ -50,5 +50,5 @@ int lsa_entropy_cuda(double *out, const float *logits, int64_t n, int64_t vocab,
     int rc = lsa_entropy_check(n, vocab);
     if (rc || n == 0) return rc;
     entropy_row<<<lsa_blocks(n, 1), THREADS, 0, (cudaStream_t)stream>>>(out, logits, n, vocab);
-    return lsa_launched("entropy");
+    return lsa_launched("entropy", n, vocab);
 }

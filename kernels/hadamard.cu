@@ -49,5 +49,5 @@ int lsa_hadamard_cuda(float *x, int64_t rows, int64_t dim, void *stream)
     for (int64_t h = near; h < dim; h *= 2)
         hadamard_far<<<lsa_blocks(n / 2, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
             x, n, h, 2 * h == dim ? scale : 1.0f);
-    return lsa_launched("hadamard");
+    return lsa_launched("hadamard", rows, dim);
 }

@@ -160,7 +160,7 @@ int lsa_hc_open_cuda(float *x, float *post, float *comb, const float *streams, c
     connection k = {streams, mix, base, scale, hc, dim, (2 + hc) * hc, iters, norm_eps, hc_eps};
     hc_open_token<<<lsa_blocks(tokens, 1), THREADS, 0, (cudaStream_t)stream>>>(
         x, post, comb, k, tokens, is_whole(streams, hc * dim));
-    return lsa_launched("hc_open");
+    return lsa_launched("hc_open", tokens, hc, dim);
 }
 
 int lsa_hc_head_cuda(float *x, const float *streams, const float *mix, const float *base,
@@ -172,7 +172,7 @@ int lsa_hc_head_cuda(float *x, const float *streams, const float *mix, const flo
     connection k = {streams, mix, base, scale, hc, dim, hc, 0, norm_eps, hc_eps};
     hc_head_token<<<lsa_blocks(tokens, 1), THREADS, 0, (cudaStream_t)stream>>>(
         x, k, tokens, is_whole(streams, hc * dim));
-    return lsa_launched("hc_head");
+    return lsa_launched("hc_head", tokens, hc, dim);
 }
 
 int lsa_hc_close_cuda(float *streams, const float *y, const float *post, const float *comb,
@@ -183,5 +183,5 @@ int lsa_hc_close_cuda(float *streams, const float *y, const float *post, const f
     auto kernel = hc <= 4 ? hc_close_each<4> : hc_close_each<MOST>;
     kernel<<<lsa_blocks(tokens * dim, CLOSE_THREADS), CLOSE_THREADS, 0, (cudaStream_t)stream>>>(
         streams, y, post, comb, tokens, (int)hc, dim);
-    return lsa_launched("hc_close");
+    return lsa_launched("hc_close", tokens, hc, dim);
 }

@@ -112,7 +112,7 @@ int lsa_moe_route_cuda(int32_t *ids, float *weights, const float *logits, const 
     routing r = {ids, weights, logits, bias,    token_experts, tokens,
                  n,   experts, k,      scoring, scaling};
     moe_route_token<<<lsa_blocks(n, 1), ROUTE_THREADS, 0, (cudaStream_t)stream>>>(r);
-    return lsa_launched("moe_route");
+    return lsa_launched("moe_route", n, experts, k);
 }
 
 int lsa_swiglu_cuda(float *out, const float *gate, const float *up, int64_t n, float limit,
@@ -122,5 +122,5 @@ int lsa_swiglu_cuda(float *out, const float *gate, const float *up, int64_t n, f
     if (rc || n == 0) return rc;
     swiglu_each<<<lsa_blocks(n, SWIGLU_THREADS), SWIGLU_THREADS, 0, (cudaStream_t)stream>>>(
         out, gate, up, n, limit);
-    return lsa_launched("swiglu");
+    return lsa_launched("swiglu", n);
 }

@@ -67,12 +67,12 @@ int lsa_remember_cuda(const lsa_span *spans, int64_t count, int64_t layer, const
     if (count == 0) return LSA_OK;
     remember_span<<<(unsigned)count, THREADS, 0, (cudaStream_t)stream>>>(spans, layer, places, mass,
                                                                          counts, k);
-    return lsa_launched("remember");
+    return lsa_launched("remember", count, k);
 }
 
 int lsa_observe_cuda(const lsa_span *spans, int64_t count, int64_t layer, void *stream)
 {
     if (count == 0) return LSA_OK;
     observe_span<<<(unsigned)count, THREADS, 0, (cudaStream_t)stream>>>(spans, layer);
-    return lsa_launched("observe");
+    return lsa_launched("observe", count);
 }

@@ -50,5 +50,5 @@ int lsa_density_cuda(float *out, const uint64_t *bits, int64_t n, int64_t size, 
     int64_t pages = (n + size - 1) / size;
     density_each<<<lsa_blocks(pages, THREADS), THREADS, 0, (cudaStream_t)stream>>>(out, bits, n,
                                                                                    size, pages);
-    return lsa_launched("density");
+    return lsa_launched("density", n, size);
 }

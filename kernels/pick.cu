@@ -238,5 +238,5 @@ int lsa_locate_cuda(int32_t *ids, const int32_t *places, const int32_t *counts,
     if (count == 0 || k == 0) return LSA_OK;
     locate_picks<<<dim3(LOCATE_BLOCKS, (unsigned)count), THREADS, 0, (cudaStream_t)stream>>>(
         ids, places, counts, spans, k);
-    return lsa_launched("locate");
+    return lsa_launched("locate", count, k);
 }

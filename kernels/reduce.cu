@@ -104,7 +104,7 @@ int lsa_reduce_cuda(float *out, const float *in, int64_t outer, int64_t n, int64
     else
         reduce_columns<<<lsa_blocks(outer * inner, THREADS), THREADS, 0, s>>>(out, in, outer, n,
                                                                               inner, op);
-    return lsa_launched("reduce");
+    return lsa_launched("reduce", outer, n, inner);
 }
 
 int lsa_argmax_cuda(int32_t *ids, const float *in, int64_t rows, int64_t n, void *stream)
@@ -112,5 +112,5 @@ int lsa_argmax_cuda(int32_t *ids, const float *in, int64_t rows, int64_t n, void
     int rc = lsa_argmax_check(rows, n);
     if (rc || rows == 0) return rc;
     argmax_row<<<lsa_blocks(rows, 1), ARGMAX_THREADS, 0, (cudaStream_t)stream>>>(ids, in, rows, n);
-    return lsa_launched("argmax");
+    return lsa_launched("argmax", rows, n);
 }

@@ -78,5 +78,5 @@ int lsa_rmsnorm_cuda(float *y, const float *x, const float *weight, int64_t rows
     else
         rmsnorm_long<<<lsa_blocks(rows, 1), THREADS, 0, (cudaStream_t)stream>>>(y, x, weight, rows,
                                                                                 n, eps, whole);
-    return lsa_launched("rmsnorm");
+    return lsa_launched("rmsnorm", rows, n);
 }

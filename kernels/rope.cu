@@ -39,7 +39,7 @@ int lsa_rope_table_cuda(float *table, const float *inv_freq, const int32_t *posi
     if (rc || n == 0 || half == 0) return rc;
     rope_table_each<<<lsa_blocks(n * half, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
         table, inv_freq, positions, n, half);
-    return lsa_launched("rope_table");
+    return lsa_launched("rope_table", n, half);
 }
 
 int lsa_rope_cuda(float *x, const float *table, int64_t rows, int64_t heads, int64_t dim,
@@ -50,5 +50,5 @@ int lsa_rope_cuda(float *x, const float *table, int64_t rows, int64_t heads, int
     if (rc || pairs == 0) return rc;
     rope_pairs<<<lsa_blocks(pairs, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
         x, table, pairs, heads, dim, rope_dim / 2, inverse ? -1.0f : 1.0f);
-    return lsa_launched("rope");
+    return lsa_launched("rope", rows, heads, dim);
 }

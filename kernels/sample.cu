@@ -28,5 +28,5 @@ int lsa_sample_cuda(int32_t *tokens, const float *logits, uint64_t *states,
     if (rc || n == 0) return rc;
     sample_row<<<lsa_blocks(n, 1), SAMPLE_THREADS, 0, (cudaStream_t)stream>>>(
         tokens, logits, states, temperatures, n, (int32_t)vocab);
-    return lsa_launched("sample");
+    return lsa_launched("sample", n, vocab);
 }

@@ -57,5 +57,5 @@ int lsa_softmax_sum_cuda(float *out, const float *in, int64_t rows, int64_t n, v
     if (rc || n == 0) return rc;
     unsigned blocks = (unsigned)((n + COLUMNS - 1) / COLUMNS);
     softmax_sum_columns<<<blocks, THREADS, 0, (cudaStream_t)stream>>>(out, in, rows, n);
-    return lsa_launched("softmax_sum");
+    return lsa_launched("softmax_sum", rows, n);
 }

@@ -52,5 +52,5 @@ int lsa_spread_cuda(float *out, const float *x, int64_t n, int64_t radius, void 
     if (rc || n == 0) return rc;
     spread_block<<<lsa_blocks(n, BLOCK), THREADS, 0, (cudaStream_t)stream>>>(out, x, n,
                                                                              (int)radius);
-    return lsa_launched("spread");
+    return lsa_launched("spread", n, radius);
 }

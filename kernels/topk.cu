@@ -126,7 +126,7 @@ int lsa_topk_of_lengths(int32_t *ids, float *values, int32_t *counts, const floa
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return lsa_cuda_failed("topk", error);
     kernel<<<lsa_blocks(rows, 1), THREADS, bytes, stream>>>(c);
-    return lsa_launched("topk");
+    return lsa_launched("topk", rows, n, k);
 }
 
 int lsa_topk_cuda(int32_t *ids, float *values, int32_t *counts, const float *scores, int64_t rows,

@@ -23,5 +23,5 @@ int lsa_uniform_cuda(float *out, int64_t n, uint64_t seed, void *stream)
     int rc = lsa_uniform_check(n);
     if (rc || n == 0) return rc;
     uniform_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(out, n, seed);
-    return lsa_launched("uniform");
+    return lsa_launched("uniform", n);
 }

@@ -26,5 +26,5 @@ int lsa_where_cuda(float *out, const uint64_t *bits, const float *a, const float
     if (rc || n == 0) return rc;
     where_each<<<lsa_blocks(n, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
         (uint32_t *)out, bits, (const uint32_t *)a, (const uint32_t *)b, n, b_step);
-    return lsa_launched("where");
+    return lsa_launched("where", n);
 }

@@ -1,4 +1,5 @@
 local bench = require "lsa.prompt.bench"
+local stub = require "stub_support"
 local C = require("lsa.ffi").C
 
 -- What main(arguments) printed, by lines, and its code.
@@ -37,6 +38,30 @@ describe("bench", function()
     local _, threads = printed {"--threads", "0"}
     io.stderr = stderr                     -- luacheck: ignore
     assert.same({1, 2, 2}, {none, unknown, threads})
+  end)
+end)
+
+describe("bench of a GPU", function()
+  it("times each kernel beside the least time and a peer's", function()
+    for filter, expected in pairs {["moe_route"] = {1, "^moe_route,"}, ["linear 1 token, 512 x 4096 fp8"] = {1, ",5300$"}, ["gather 16"] = {1, ",bus,10000$"},
+      ["sparse 1 req"] = {1, ",13000$"}, ["topk 512 of 262144, 1 rows"] = {1, ",8700$"}} do
+      local out, errors, code = stub.lsa(("bench --device cuda --csv '%s'"):format(filter))
+      assert.equal(0, code, errors)
+      local lines = {}
+      for line in out:gmatch "[^\n]+" do lines[#lines + 1] = line end
+      assert.equal("op,shape,median_ns,best_ns,bytes,flops,least_ns,least_by,peer_ns", lines[1])
+      assert.equal(expected[1], #lines - 1)
+      assert.matches(expected[2], lines[2])
+      local ns, best, bytes, _, least = lines[2]:match '",(%d+),(%d+),(%d+),(%d+),(%d+),'
+      assert.is_true(tonumber(ns) >= tonumber(best) and tonumber(bytes) > 0 and tonumber(least) > 1600)
+    end
+  end)
+
+  it("says what is missing where there is none", function()
+    if C.lsa_device_count() > 0 then return end
+    local ok, message = pcall(bench.main, {"--device", "cuda"})
+    assert.is_false(ok)
+    assert.matches("no device: ", message)
   end)
 end)
 

@@ -26,13 +26,18 @@ local function make(root)
   return ("LSA_SPEC_ON_STUB=1 LD_LIBRARY_PATH=%s:$LD_LIBRARY_PATH %s/bin/lsa"):format(build, build)
 end
 
--- Runs a spec on the stub: what it printed where it failed, nil where all of it passed.
-function M.failure_of(spec)
+-- Runs lsa on the stub with these arguments: what it printed, its errors, its exit code.
+function M.lsa(arguments)
   local root = os.tmpname()
   os.remove(root)
-  local program = make(root)
-  local out, errors, code = processes.shell(("%s test tests/%s"):format(program, spec))
+  local out, errors, code = processes.shell(make(root) .. " " .. arguments)
   shell("rm -rf " .. processes.quote(root))
+  return out, errors, code
+end
+
+-- Runs a spec there: what it printed where it failed, nil where all of it passed.
+function M.failure_of(spec)
+  local out, errors, code = M.lsa("test tests/" .. spec)
   return code ~= 0 and out .. errors or nil
 end
 

@@ -33,6 +33,7 @@ static struct {
     lsa_device_graph_launch_fn *graph_launch;
     lsa_device_graph_free_fn *graph_free;
     lsa_device_architecture_fn *architecture;
+    lsa_device_clear_fn *clear;
     lsa_device_stream_new_fn *stream_new;
     lsa_device_copy_start_fn *copy_start;
     lsa_device_stream_wait_fn *stream_wait;
@@ -84,6 +85,7 @@ static void load(void)
         !bind(&cuda.graph_launch, "lsa_device_graph_launch_cuda") ||
         !bind(&cuda.graph_free, "lsa_device_graph_free_cuda") ||
         !bind(&cuda.architecture, "lsa_device_architecture_cuda") ||
+        !bind(&cuda.clear, "lsa_device_clear_cuda") ||
         !bind(&cuda.stream_new, "lsa_device_stream_new_cuda") ||
         !bind(&cuda.copy_start, "lsa_device_copy_start_cuda") ||
         !bind(&cuda.stream_wait, "lsa_device_stream_wait_cuda") ||
@@ -123,7 +125,7 @@ int lsa_device_lose(const char *cause)
     return lsa_device_check();
 }
 
-void lsa_device_fail_after(int64_t n) { atomic_store(&fail_countdown, n); }
+int64_t lsa_device_fail_after(int64_t n) { return atomic_exchange(&fail_countdown, n); }
 
 int lsa_device_fault(void)
 {
@@ -192,6 +194,12 @@ int lsa_device_synchronize(void)
 {
     LSA_TRY(ready("device_synchronize", -1));
     return cuda.synchronize();
+}
+
+int lsa_device_clear(void *block, int64_t bytes)
+{
+    LSA_TRY(ready("device_clear", bytes));
+    return cuda.clear(block, bytes);
 }
 
 int lsa_device_stream_new(void **stream)

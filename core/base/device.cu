@@ -145,6 +145,13 @@ int lsa_device_copy_cuda(void *to, const void *from, int64_t bytes)
     return error == cudaSuccess ? LSA_OK : failed_of("device_copy", bytes, error);
 }
 
+int lsa_device_clear_cuda(void *block, int64_t bytes)
+{
+    cudaError_t error = cudaMemsetAsync(block, 0, (size_t)bytes, 0);
+    if (error == cudaSuccess) error = cudaStreamSynchronize(0); // the host may be next
+    return error == cudaSuccess ? LSA_OK : failed_of("device_clear", bytes, error);
+}
+
 int lsa_device_synchronize_cuda(void)
 {
     cudaError_t error = cudaDeviceSynchronize();
@@ -220,7 +227,6 @@ int lsa_device_graph_free_cuda(void *graph)
 struct program {
     cudaLibrary_t library;
     cudaKernel_t kernel;
-    char name[128];
 };
 
 int lsa_device_program_load_cuda(void **out, const void *image, const char *kernel)
@@ -236,7 +242,6 @@ int lsa_device_program_load_cuda(void **out, const void *image, const char *kern
         free(p);
         return failed(kernel, error);
     }
-    snprintf(p->name, sizeof p->name, "%s", kernel);
     *out = p;
     return LSA_OK;
 }
@@ -255,10 +260,10 @@ int lsa_device_program_launch_cuda(void *handle, const int64_t *grid, const int6
     if (error == cudaSuccess)
         error = cudaLaunchKernel((const void *)p->kernel, g, b, arguments, (size_t)shared, 0);
     if (error == cudaSuccess) return LSA_OK;
-    char what[320];
+    char what[160];
     snprintf(what, sizeof what,
-             "%s: grid %u x %u x %u, block %u x %u x %u, %lld bytes of shared memory", p->name, g.x,
-             g.y, g.z, b.x, b.y, b.z, (long long)shared);
+             "grid %u x %u x %u, block %u x %u x %u, %lld bytes of shared memory", g.x, g.y, g.z,
+             b.x, b.y, b.z, (long long)shared);
     return failed(what, error);
 }
 

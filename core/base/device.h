@@ -25,6 +25,9 @@ typedef const char *lsa_device_unpinned_fn(void);
 /* Copies between GPU and host memory, either way and within; done when it returns. */
 typedef int lsa_device_copy_fn(void *to, const void *from, int64_t bytes);
 
+/* Zeroes memory of the GPU; done when it returns. */
+typedef int lsa_device_clear_fn(void *block, int64_t bytes);
+
 /* Waits for everything under way, and reports the errors of what ran. */
 typedef int lsa_device_synchronize_fn(void);
 
@@ -63,6 +66,7 @@ lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda
 lsa_device_unpinned_fn lsa_device_unpinned, lsa_device_unpinned_cuda;
 lsa_device_free_fn lsa_device_free, lsa_device_free_cuda;
 lsa_device_copy_fn lsa_device_copy, lsa_device_copy_cuda;
+lsa_device_clear_fn lsa_device_clear, lsa_device_clear_cuda;
 lsa_device_stream_new_fn lsa_device_stream_new, lsa_device_stream_new_cuda;
 lsa_device_copy_start_fn lsa_device_copy_start, lsa_device_copy_start_cuda;
 lsa_device_stream_wait_fn lsa_device_stream_wait, lsa_device_stream_wait_cuda;
@@ -79,8 +83,9 @@ int lsa_device_check(void);
 int lsa_device_lose(const char *cause);
 
 /* Fault injection: the n-th call of the GPU from now fails (0: the next one), once: allocations, copies, launches, graphs. -1 turns
- * it off. fault: whether this call is to fail, as launchers ask. */
-void lsa_device_fail_after(int64_t n);
+ * it off. Returns what was left of the last wish: negative where its call came, or there was none. fault: whether this call is to
+ * fail, as launchers ask. */
+int64_t lsa_device_fail_after(int64_t n);
 int lsa_device_fault(void);
 
 /* The function `name` of the CUDA library, say "lsa_index_score_cuda", to be cast to its

@@ -246,7 +246,9 @@ int lsa_pool_adopt(lsa_pool *p, int64_t chunk)
         return lsa_fail(LSA_ESTATE, "pool: no free cell for chunk %lld", (long long)chunk);
     const int32_t *cell = lsa_hot_tier_next(p->hot, 1);
     int32_t first = (int32_t)unit;
-    if (lsa_cold_tier_in_memory(&p->cold, unit * p->unit)) /* as the whole unit is, mostly */
+    if (is_on_gpu(p) && chunk % p->unit == 0) /* the pass that bears it writes all of it there */
+        rc = own_cells(p, cell, 1);
+    else if (lsa_cold_tier_in_memory(&p->cold, unit * p->unit)) /* as the whole unit is, mostly */
         rc = p->record || p->key ? fill_cells_from_memory(p, &first, cell, 1) : LSA_OK;
     else
         rc = fill_cells(p, &first, cell, 1, NULL);

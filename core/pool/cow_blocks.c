@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 
@@ -101,10 +102,26 @@ int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b)
     }
     out->blocks = blocks;
     out->count = b->count;
+    out->dirty = b->dirty;
     for (int64_t i = 0; i < blocks; i++) {
         place(out, i, b->held[i]);
         if (b->held[i]) atomic_fetch_add(&b->held[i]->references, 1);
     }
+    return LSA_OK;
+}
+
+/* In a GPU's memory by the GPU: the host's hands would move its pages to and fro. */
+static int copy_bytes(const lsa_cow_blocks *b, void *to, const void *from, int64_t bytes)
+{
+    if (b->memory == LSA_MEMORY_GPU) return lsa_device_copy(to, from, bytes);
+    memcpy(to, from, (size_t)bytes);
+    return LSA_OK;
+}
+
+static int clear_bytes(const lsa_cow_blocks *b, void *at, int64_t bytes)
+{
+    if (b->memory == LSA_MEMORY_GPU) return lsa_device_clear(at, bytes);
+    memset(at, 0, (size_t)bytes);
     return LSA_OK;
 }
 
@@ -115,7 +132,10 @@ static int make_own(lsa_cow_blocks *b, int64_t i)
     if (atomic_load(&shared->references) == 1) return LSA_OK;
     struct lsa_block *own = block_new(b);
     if (!own) return LSA_ENOMEM;
-    memcpy(own->data, shared->data, (size_t)own->bytes);
+    if (copy_bytes(b, own->data, shared->data, own->bytes)) {
+        block_release(own);
+        return LSA_ENOMEM;
+    }
     place(b, i, own);
     block_release(shared);
     return LSA_OK;
@@ -163,14 +183,18 @@ int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
         int64_t block = i >> b->shift, end = (block + 1) << b->shift;
         if (make_own(b, block)) return LSA_ENOMEM;
         if (end > count) end = count;
-        memset(b->data[block] + (i - (block << b->shift)) * b->item, 0,
-               (size_t)((end - i) * b->item));
+        int64_t used = b->dirty < end ? b->dirty : end;
+        if (used > i && clear_bytes(b, b->data[block] + (i - (block << b->shift)) * b->item,
+                                    (used - i) * b->item))
+            return LSA_ENOMEM;
         i = end;
     }
     if (add_blocks(b, need)) return LSA_ENOMEM;
     int64_t keep = blocks_of(b, b->reserved);
     cut(b, need > keep ? need : keep);
     b->count = count;
+    if (b->dirty < count) b->dirty = count;
+    if (b->dirty > b->blocks << b->shift) b->dirty = b->blocks << b->shift;
     return LSA_OK;
 }
 
@@ -183,6 +207,12 @@ uint8_t *lsa_cow_blocks_write(lsa_cow_blocks *b, int64_t i)
 {
     if (make_own(b, i >> b->shift)) return NULL;
     return (uint8_t *)lsa_cow_blocks_at(b, i);
+}
+
+int lsa_cow_blocks_clear(lsa_cow_blocks *b, int64_t i)
+{
+    uint8_t *item = lsa_cow_blocks_write(b, i);
+    return item ? clear_bytes(b, item, b->item) : LSA_ENOMEM;
 }
 
 void lsa_cow_blocks_let_go(lsa_cow_blocks *b, int64_t block)

@@ -10,6 +10,7 @@ typedef struct lsa_cow_blocks {
     int64_t blocks;   /* blocks held */
     int64_t reserved; /* items for which blocks are held whatever the count */
     int64_t room;     /* pointers that `data` has room for */
+    int64_t dirty;    /* items from here on are zero in the blocks that are there */
     uint8_t **
         data; /* [blocks], NULL where let go: item i is at data[i >> shift] + (i & (2^shift - 1)) * item */
     struct lsa_block **held; /* [blocks]: who shares them */
@@ -37,6 +38,9 @@ const uint8_t *lsa_cow_blocks_at(const lsa_cow_blocks *b, int64_t i);
 
 /* Item i, to write: its block is copied first if it is shared. NULL when memory is out. */
 uint8_t *lsa_cow_blocks_write(lsa_cow_blocks *b, int64_t i);
+
+/* Zeroes item i. */
+int lsa_cow_blocks_clear(lsa_cow_blocks *b, int64_t i);
 
 /* Lets a block's memory go, or has it again, zeroed; in between only lsa_cow_blocks_fork, _resize and _free may meet it. */
 void lsa_cow_blocks_let_go(lsa_cow_blocks *b, int64_t block);

@@ -185,8 +185,8 @@ static int clear_new(lsa_pool *p, int64_t from, int64_t to)
         uint8_t *record, *keys;
         if (slot == LSA_ABSENT) return LSA_OK;
         if (lsa_hot_tier_open_slot(p->hot, slot, &record, &keys)) return LSA_ENOMEM;
-        memset(record, 0, (size_t)p->hot->records.item);
-        if (keys) memset(keys, 0, (size_t)p->hot->keys.item);
+        if (lsa_cow_blocks_clear(&p->hot->records, slot)) return LSA_ENOMEM;
+        if (keys && lsa_cow_blocks_clear(&p->hot->keys, slot)) return LSA_ENOMEM;
     }
     return LSA_OK;
 }

@@ -105,7 +105,7 @@ int lsa_pool_under_way(const lsa_pool *pool);
 int lsa_pool_evict(lsa_pool *pool, const int32_t *units, int64_t n);
 
 /* A cell for the unit of a chunk that is being born, if it has none: taken from the free ones, filled with
- * what the cold tier holds of the unit. */
+ * what the cold tier holds of the unit; on a GPU, of the chunks before it in the unit, since the pass that bears it writes the rest. */
 int lsa_pool_adopt(lsa_pool *pool, int64_t chunk);
 
 /* 1 where the unit has a cell. */

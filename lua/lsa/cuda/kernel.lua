@@ -116,7 +116,9 @@ function Kernel:__call(grid, block, shared, ...)
     list[i - 1] = cells + i - 1
     if self.arguments[i].pointer then pointer(self, i, cells + i - 1, value, held) else number(self, i, cells + i - 1, value) end
   end
-  check(C.lsa_device_program_launch(self.program, g, b, shared, list))
+  if C.lsa_device_program_launch(self.program, g, b, shared, list) < 0 then
+    raise("%s", self.name .. ": " .. ffi.string(C.lsa_error()))
+  end
 end
 
 function Kernel:__tostring() return self.text end

@@ -1,4 +1,4 @@
--- `lsa bench [filter] [--csv] [--threads N]`: times operations and says how close they come to what this
+-- `lsa bench [filter] [--csv] [--threads N] [--device cuda]`: times operations and says how close they come to what this
 -- machine can do.
 -- The machine is measured first. An operation's cases are in lua/lsa/benches/NAME.lua, which returns
 --
@@ -19,6 +19,8 @@
 --
 --     if bench:wants(op, shape) then bench:row{op =, shape =, ns =, best =, bytes =, limit =, note = "text"} end
 --     bench.interleaved(rounds, f, g, …)        the sorted times in ns of each of them, run in turns
+--
+-- With --device cuda the cases are those of lua/lsa/benches/cuda.lua alone, by bench:gpu_case (below).
 --
 -- The filter is a part of "op shape". A time is the median over repeats of one run; the CSV has the best one, too.
 local ffi = require "ffi"
@@ -127,7 +129,7 @@ function limits.bf16() return peak(C.lsa_roofline_bf16) end
 
 limits["device copy"] = function(bench)
   if C.lsa_device_count() == 0 then return nil end
-  local bytes = 2 ^ 30
+  local bytes = 2 ^ 28
   local from, to = bench:to_device(bytes), bench:to_device(bytes)
   local best = times(function() check(C.lsa_device_copy(to, from, bytes)) end)[1]
   return 2 * bytes / best, from
@@ -211,6 +213,85 @@ function Bench:case(case)
   self:row(case)
 end
 
+-- ---- the GPU ----
+
+-- On an H100 80GB HBM3 reading n bytes of memory takes FIRST_NS + n / its rate, and so it does over the bus, of what is cold; what
+-- moves a tensor core's e4m3 and bf16 products at most, in FLOP/ns.
+local FIRST_NS, BUS_FIRST_NS, BUS, PRODUCTS = 1600, 1600, 55, {fp8 = 1305e3, bf16 = 802e3}
+local REPLAY_NS, REPLAYS, MOST_RUNS = 2e6, 31, 4096
+
+local function replay_times(run, copies)
+  local function all(rounds, stream)
+    for _ = 1, rounds do
+      for i = 0, copies - 1 do run(i, stream) end
+    end
+  end
+  local function wait() check(C.lsa_device_synchronize()) end
+  all(1)
+  wait()
+  local start = now()
+  all(1)
+  wait()
+  local rounds = math.max(1, math.min(math.floor(MOST_RUNS / copies), math.ceil(REPLAY_NS / (now() - start))))
+  local stream, box = ffi.new "void *[1]", ffi.new "void *[1]"
+  check(C.lsa_device_capture_begin(stream))
+  local ok, problem = pcall(all, rounds, stream[0])
+  local ended = C.lsa_device_capture_end(box)
+  if not ok then error(problem, 0) end
+  check(ended)
+  local graph, list = ffi.gc(box[0], C.lsa_device_graph_free), {}
+  check(C.lsa_device_graph_launch(graph))
+  wait()
+  for i = 1, REPLAYS do
+    start = now()
+    check(C.lsa_device_graph_launch(graph))
+    wait()
+    list[i] = (now() - start) / (rounds * copies)
+  end
+  table.sort(list)
+  return list
+end
+
+-- The least time for a case's bytes and products.
+local function least_ns(bench, case)
+  local memory = case.bus and BUS_FIRST_NS + case.bytes / BUS or FIRST_NS + case.bytes / bench:limit "device copy"
+  local products = case.flops and case.flops / PRODUCTS[case.rate] or 0
+  return math.max(memory, products), products > memory and case.rate or case.bus and "bus" or "memory"
+end
+
+-- A kernel of the GPU: {op =, shape =, bytes = it reads cold, flops =, rate = "fp8" | "bf16" (of its products), bus = true where the
+-- bytes come from the host, copies = what it takes turns on, setup = function(held, copies) return run end, peer = us}: run(i, stream)
+-- launches it on copy i; `held` keeps what has to live.
+function Bench:gpu_case(case)
+  if not self:wants(case.op, case.shape) then return end
+  local held = {}
+  local list = replay_times(case.setup(held, case.copies), case.copies)
+  local ns, least, by = median(list), least_ns(self, case)
+  if self.csv then
+    print(table.concat({case.op, '"' .. case.shape .. '"', ("%.0f"):format(ns), ("%.0f"):format(list[1]), case.bytes, case.flops or 0,
+      ("%.0f"):format(least), by, case.peer and ("%.0f"):format(1e3 * case.peer) or ""}, ","))
+  else
+    print(("%-12s %-50s %10s %10s %-7s %5.0f %%  %s"):format(case.op, case.shape, time_text(ns), time_text(least), by, 100 * least / ns,
+      case.peer and ("%10s  %.2f x"):format(time_text(1e3 * case.peer), ns / 1e3 / case.peer) or ""))
+  end
+  io.stdout:flush()
+  held = nil -- luacheck: ignore
+  collectgarbage()
+  collectgarbage()
+end
+
+local function write_gpu_head(bench)
+  if C.lsa_device_count() == 0 then raise(ffi.string(C.lsa_error())) end
+  local name = ffi.new "char[128]"
+  check(C.lsa_device_describe(0, name, 128, nil, nil))
+  if bench.csv then
+    print "op,shape,median_ns,best_ns,bytes,flops,least_ns,least_by,peer_ns"
+    return
+  end
+  print(("%s, copies on it %.0f GB/s; peers' times are an H100 80GB HBM3's"):format(ffi.string(name), bench:limit "device copy"))
+  print(("%-12s %-50s %10s %10s %-7s %7s  %10s  %s"):format("op", "shape", "time", "limit", "by", "of it", "peer", "of peer"))
+end
+
 function Bench.interleaved(rounds, ...)
   local runs, lists = {...}, {}
   for i = 1, #runs do lists[i] = {} end
@@ -263,6 +344,10 @@ local function parse(bench, arguments)
       if not n or n < 1 or n % 1 ~= 0 then return false end
       C.lsa_threads_set(n)
       i = i + 1
+    elseif argument == "--device" then
+      bench.device = arguments[i + 1]
+      if bench.device ~= "cpu" and bench.device ~= "cuda" then return false end
+      i = i + 1
     elseif argument:sub(1, 1) == "-" then return false
     else bench.filter = argument end
     i = i + 1
@@ -271,10 +356,11 @@ local function parse(bench, arguments)
 end
 
 local usage = [[
-usage: lsa bench [filter] [--csv] [--threads N]
+usage: lsa bench [filter] [--csv] [--threads N] [--device cpu | cuda]
 
 Measures the machine – copy, read, arithmetic – and then each case whose "op shape" has the filter in it: the median time, GB/s,
-GFLOP/s, and the percentage of the limit that binds it. Cases are in lua/lsa/benches; there are:
+GFLOP/s, and the percentage of the limit that binds it. With --device cuda, the kernels of the
+GPU beside limits and what other software takes. Cases are in lua/lsa/benches; there are:
 
 ]]
 
@@ -285,14 +371,15 @@ function M.main(arguments)
       return 0
     end
   end
-  local bench = setmetatable({filter = "", csv = false, limits = {}, cases = 0}, Bench)
+  local bench = setmetatable({filter = "", csv = false, limits = {}, cases = 0, device = "cpu"}, Bench)
   if not parse(bench, arguments) then
-    io.stderr:write "usage: lsa bench [filter] [--csv] [--threads N]\n"
+    io.stderr:write "usage: lsa bench [filter] [--csv] [--threads N] [--device cpu | cuda]\n"
     return 2
   end
-  if bench.csv then print "op,shape,median_ns,best_ns,bytes,flops,gb_per_s,gflop_per_s,limit,percent_of_limit"
+  if bench.device == "cuda" then write_gpu_head(bench)
+  elseif bench.csv then print "op,shape,median_ns,best_ns,bytes,flops,gb_per_s,gflop_per_s,limit,percent_of_limit"
   else write_machine(bench) end
-  for _, name in ipairs(registry.names "benches") do require("lsa.benches." .. name)(bench) end
+  for _, name in ipairs(bench.device == "cuda" and {"cuda"} or registry.names "benches") do require("lsa.benches." .. name)(bench) end
   if bench.cases > 0 then return 0 end
   io.stderr:write(("lsa: no benchmark's name holds %q\n"):format(bench.filter))
   return 1
