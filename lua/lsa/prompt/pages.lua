@@ -42,7 +42,7 @@ local function read_tables()
     local current
     for line in (M.text(name) .. "\n"):gmatch "(.-)\n" do
       local cells = line:sub(1, 1) == "|" and cells_of(line)
-      local call = cells and cells[1]:match "^`(%l+[.:][%w_]+)`$"
+      local call = cells and cells[1]:match "^`(%l+[.:][%w_.]+)`$"
       if not cells then
         current = nil
       elseif call and cells[2] == "default" then
