@@ -18,7 +18,9 @@ Trains a Memory Indexer for a model and measures what it is good for. What is fi
 a run that was stopped, or killed, goes on where it is started again.
   <model> (string)             a model's directory, or the name of one in experiments/models
   -o,--output (string default none) the folder of traces, checkpoint, indexer and answers; none: build/train_indexer/ and the model's name
-  --documents (default 48)    training documents, of 8,192, 16,384 and 32,768 tokens in turn
+  --traces (default none)     the folder of traces; none: the output folder
+  --documents (default 48)    training documents
+  --lengths (numbers default 8192,16384,32768)   their tokens, in turn
   --held (default 4)          validation documents, for the retrieval metrics
   --scale (default 1)         documents are so many times as long
   --voters (string default 2)   CSA ordinals whose picks make golden labels, as in 0,2; or all
@@ -29,9 +31,11 @@ a run that was stopped, or killed, goes on where it is started again.
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
   --ensemble (default mean)   of these layers: max or mean
   --heads (default 16)        of the Memory Indexer
-  --rank (default 128)        of its queries
+  --rank (default 128)        of its queries, where it starts as random; else the model's
+  --from (default native)     what it starts as: the model's Lightning Indexer, beside it random heads that count little; or random
   --window (default 64)       the steps to come whose needs are learnt
   --negatives (default 4)     chunks that are not needed, for each that is
+  --sampler (default uniform)   of these: uniform, or hard: half are those that score highest
   --loss (default bce)        bce or focal
   --pairwise (default none)   none, hinge or bpr, in addition
   --weights (default none)    of golden chunks: none, or by votes
@@ -64,7 +68,8 @@ end
 local directory = require "lsa.model".directory(opt.model)
 local model = lsa.model(directory)
 local output = opt.output ~= "none" and opt.output or "build/train_indexer/" .. directory:match "[^/]+/*$":gsub("/*$", "")
-assert(dir.makepath(output))
+local traces = opt.traces ~= "none" and opt.traces or output
+assert(dir.makepath(output) and dir.makepath(traces))
 
 local function ordinals(text, name)
   local out = {}
@@ -91,19 +96,19 @@ local function made_documents(name, part, n, seed)
   local list, source = {}, parts.open(opt.text, part)
   for i = 1, n do
     local random = rng.new(opt.seed * 1000 + seed + i)
-    local length = math.floor(({8192, 16384, 32768})[part == "train" and (i - 1) % 3 + 1 or 3] * opt.scale)
-    list[i] = {name = ("%s_%03d"):format(name, i), text = documents.document(random, source, length, 0.1 + 0.4 * random(), kinds)}
+    local length = math.floor(opt.lengths[part == "train" and (i - 1) % #opt.lengths + 1 or #opt.lengths] * opt.scale)
+    list[i] = {name = ("%s_%03d"):format(name, i), text = documents.document(random, source, length, 0.05 + 0.35 * random(), kinds)}
   end
   return list
 end
 
 local function dumped(list, folder, label)
   local bar = progress(#list, label)
-  local paths, there = dump.documents(model, list, output .. "/" .. folder, {layers = layers, voters = voters, by = opt.by,
+  local paths, there = dump.documents(model, list, traces .. "/" .. folder, {layers = layers, voters = voters, by = opt.by,
     least = opt.by == "attention" and opt.least or 0, top_p = opt.top_p, min_layers = opt.min_layers},
     function(_, state) if state ~= "begun" then bar:step() end end)
   bar:done()
-  say("%s: %d traces in %s/%s, %d of them were there", label, #paths, output, folder, there)
+  say("%s: %d traces in %s/%s, %d of them were there", label, #paths, traces, folder, there)
   return paths
 end
 
@@ -112,7 +117,30 @@ local held_paths = dumped(made_documents("held", "validation", opt.held, 500), "
 
 -- ---- train ----
 
-local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers, from = "random", heads = opt.heads, rank = opt.rank,
+-- The Lightning Indexer's weights with more heads: the new ones are random, and weigh little. The factor makes up for heads^-0.5.
+local function grown_native()
+  local tensors = lsa.indexer{model = model, layers = layers}:tensors()
+  for i, layer in ipairs(layers) do
+    local prefix = ("retrievers.l%d."):format(layer)
+    local b, w = tensors[prefix .. "wq_b.weight"], tensors[prefix .. "weights_proj.weight"]
+    local had, rank, hidden = w:shape()[1], b:shape()[2], w:shape()[2]
+    local more, dim = opt.heads - had, b:shape()[1] / had
+    if more < 0 then error(("--heads: %d; the model's indexer has %d"):format(opt.heads, had), 0) end
+    w = w:mul(math.sqrt(opt.heads / had))
+    if more > 0 then
+      local seed = opt.seed * 1000 + i
+      b = lsa.cat({b, lsa.randn({more * dim, rank}, seed):mul(b:norm() / math.sqrt(b:count()))}, 0)
+      w = lsa.cat({w, lsa.randn({more, hidden}, seed + 500):mul(0.2 * w:norm() / math.sqrt(w:count()))}, 0)
+    end
+    tensors[prefix .. "wq_b.weight"], tensors[prefix .. "weights_proj.weight"] = b, w
+  end
+  local start = output .. "/start.safetensors"
+  lsa.save(start, tensors)
+  return start
+end
+
+local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers, from = opt.from == "native" and grown_native() or "random",
+  heads = opt.heads, rank = opt.from == "native" and tonumber(model.config.q_rank) or opt.rank, sampler = opt.sampler,
   steps = opt.steps, batch = opt.batch, rate = opt.rate, warmup = math.min(50, opt.steps), positives = 256, negatives = opt.negatives,
   window = opt.window, loss = opt.loss, pairwise = opt.pairwise, weights = opt.weights, min_layers = opt.min_layers,
   ensemble = opt.ensemble, seed = opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500}
@@ -178,7 +206,7 @@ end
 local numbers = {}
 for i = 1, opt.contexts do numbers[i] = i end
 
-local unrelated = {output = true, contexts = true, install = true, held = true, csv = true, json = true, debug = true, report = true}
+local unrelated = {output = true, traces = true, contexts = true, install = true, held = true, csv = true, json = true, debug = true, report = true}
 
 -- Everything that an answer depends on.
 local function about()

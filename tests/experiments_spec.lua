@@ -138,6 +138,68 @@ describe("experiments/train_indexer.lua", function()
   end)
 end)
 
+describe("experiments/paper_table.lua", function()
+  it("has every way at every length, paired, and the same from two processes' results", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local function run(...)
+          return output("paper_table.lua", {"--model", "needle", "--tokens", "1500,1800", "--contexts", "2", "--items", "1", "--kinds",
+            "single,words", "--budgets", "0.1", "--text", text, ...})
+        end
+        local csv = run "--csv"
+        local lines, found = {}, {}
+        for line in csv:gmatch "[^\n]+" do lines[#lines + 1] = line end
+        assert.equal(1 + 2 * 7 * 3, #lines)        -- lengths, ways, kinds and all of them
+        for i = 2, #lines do
+          local policy, tokens, task, n, accuracy, low, high = lines[i]:match '^"?([^,"]+[^,]*)"?,(%d+),(%w+),(%d+),([%d.]+),([%d.]+),([%d.]+)'
+          if policy then
+            found[policy .. tokens .. task] = tonumber(n)
+            assert.is_true(tonumber(low) <= tonumber(accuracy) and tonumber(accuracy) <= tonumber(high))
+          end
+        end
+        assert.same({4, 2}, {found["full attention1500all"], found["random1800words"]})
+        assert.equal(42, #require("cjson").decode(run "--json").accuracy)
+        local rest = {}
+        for i = 1, 2 do
+          assert.equal("", run("--results", folder .. "/" .. i, "--share", i .. "/2"))
+          rest[i] = files.read(folder .. "/" .. i)
+        end
+        files.write(folder .. "/joined", table.concat(rest))
+        local function without_times(text_of) return (text_of:gsub("([^\n]*),[^,\n]*(,[^,\n]*,[^,\n]*,[^,\n]*)\n", "%1%2\n")) end
+        assert.equal(without_times(csv), without_times(run("--csv", "--results", folder .. "/joined")))
+        assert.equal(files.read(folder .. "/joined"), table.concat(rest)) -- nothing was asked again
+        assert.matches("all lengths.*full attention +8 .*Of the paper's claim", run("--results", folder .. "/joined"))
+        assert.matches("1500 tokens: 2 questions in 1 contexts", run("--results", folder .. "/1", "--finished"))
+      end)
+    end)
+  end)
+end)
+
+describe("experiments/tradeoff.lua", function()
+  it("has every combination, and resumes; evictions never fetch less than belady", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local function run(...)
+          return output("tradeoff.lua", {"--model", "needle", "--tokens", "1500", "--needles", "4", "--stay", "2", "--items", "1", "--taus", "8,64",
+            "--budgets", "0.1", "--evictions", "lru,belady", "--reserves", "1.5", "--text", text, "-o", folder, ...})
+        end
+        local out = run()
+        assert.matches("\nstream +tau +8 +[%d.]+%%", out)
+        assert.matches("\ntraced +async +yes +", out)
+        local csv = run "--csv"
+        local _, streams = csv:gsub("\nlsa_threshold,", "")
+        local _, rows = csv:gsub("\nlsa_topk,[^\n]*", "")
+        assert.same({0, 16}, {streams, rows})
+        for tau, lru, belady in csv:gmatch "\n(%d+),1.5,lru,0.1,(%d+),[^\n]*\n%d+,1.5,belady,0.1,(%d+)" do
+          assert.is_true(tonumber(belady) <= tonumber(lru), tau)
+        end
+        local _, lines = files.read(folder .. "/stream.jsonl"):gsub("\n", "")
+        assert.equal(8, lines)
+      end)
+    end)
+  end)
+end)
+
 describe("experiments/batch.lua", function()
   it("has more LSA requests than full ones in the same memory, and the paper's counts", function()
     with_text(function(text)

@@ -289,6 +289,74 @@ describe("policies of index scores", function()
   end)
 end)
 
+describe("linked", function()
+  local filler = "abcd efgh ijkl mnop qrst uvwx yz01 2345 6789 "
+
+  -- Running text without repetitions of five letters, with statements at given offsets.
+  local function context(statements, question)
+    local random, parts = rng.new(9), {}
+    for i = 1, 500 do
+      local n = 1 + random(#filler)
+      parts[i] = filler:sub(n, n)
+    end
+    local text = table.concat(parts)
+    for _, one in ipairs(statements) do
+      text = text:sub(1, one[1]) .. one[2] .. text:sub(one[1] + #one[2] + 1)
+    end
+    text = text .. question
+    local ids = {}
+    for i = 1, #text do ids[i] = text:byte(i) end
+    return text, {n = math.floor(#text / 4), t = #text, tokens = lsa.tensor(ids, "i32"), scores = lsa.zeros{math.floor(#text / 4)}}
+  end
+
+  -- Whether the chunks of a statement are all among the ids.
+  local function has(ids, from, text)
+    local found = {}
+    for _, id in ipairs(ids) do found[id] = true end
+    for chunk = math.floor(from / 4), math.floor((from + #text - 1) / 4) do
+      if not found[chunk] then return false end
+    end
+    return true
+  end
+
+  local a, b, c, other = " VAR NARCY = 56222. ", " VAR EUTND = VAR NARCY. ", " VAR BBLZN = VAR EUTND. ", " VAR QQWXK = 99999. "
+  local options = {"linked", w = 24, indexed = 0}
+
+  it("finds what the latest text repeats, what follows there, and what that leads to, hop by hop", function()
+    local _, given = context({{40, a}, {200, other}, {280, b}, {400, c}}, "Trace VAR BBLZN: ")
+    local ids = ask(options, given)
+    assert.same({true, true, true, false}, {has(ids, 40, a:sub(1, -3)), has(ids, 280, b), has(ids, 400, c), has(ids, 200, other)})
+    assert.is_true(#ids < 45, "much beside them")
+    local one = ask({"linked", w = 24, indexed = 0, hops = 0}, given)
+    assert.same({false, false, true}, {has(one, 40, a:sub(1, -3)), has(one, 280, b), has(one, 400, c)})
+  end)
+
+  it("is silent about what is said often, keeps the latest text, and gives the indexer its share", function()
+    local said = {}
+    for i = 0, 5 do said[i + 1] = {40 + 60 * i, " VAR BBLZN = "} end
+    local _, given = context(said, "Trace VAR BBLZN: ")
+    local newest = {}
+    for chunk = given.n - 6, given.n - 1 do newest[#newest + 1] = chunk end
+    assert.same(newest, ask(options, given))
+    given.scores, given.budget = lsa.arange(0, given.n, 1, "f32"):mul(-1), 8
+    local ids = ask({"linked", w = 8, indexed = 0.5}, given)
+    assert.same({0, 1, 2, 3, given.n - 2, given.n - 1}, ids)
+  end)
+
+  it("goes on with its index as the context grows, as if it were made anew", function()
+    local text, given = context({{40, a}, {280, b}, {400, c}}, "Trace VAR BBLZN: EUTND = ")
+    local whole, state = ask(options, given), {}
+    for t = #text - 9, #text, 3 do
+      given.t, given.n, given.state = t, math.floor(t / 4), state
+      given.scores = lsa.zeros{given.n}
+      local grown = ask(options, given)
+      given.state = {}
+      assert.same(ask(options, given), grown)
+    end
+    assert.is_true(#whole > 0)
+  end)
+end)
+
 describe("policies of observed attention", function()
   local function masses(...)
     local list = {...}

@@ -328,7 +328,7 @@ function M.new(given)
     if not given.model then raise "lsa.sweep: there is neither run nor model" end
     local kind, settings = "needle", {}
     for name, value in pairs(given.task or {}) do
-      if name == 1 then kind = value elseif name ~= "step" then settings[name] = value end
+      if name == 1 then kind = value elseif name ~= "step" and name ~= "opened" then settings[name] = value end
     end
     task = M.task(kind, given.model, given.task)
     if given.results then

@@ -13,6 +13,7 @@ local LAYERS, DIM, HEADS, WINDOW = 3, 32, 4, 16
 local function fields_of(n)
   local uniform = require("lsa.tensor.kernels").uniform
   local f = {scores = uniform(n, 1), window = uniform(WINDOW * n, 2):reshape {WINDOW, n}, native = {}, mass = {}, keys = {}}
+  f.tokens = uniform(4 * n, 43):mul(256):floor():to "i32"
   for layer = 0, LAYERS - 1 do
     f.native[layer], f.mass[layer] = uniform(n, 3 + layer), uniform(n, 13 + layer)
     f.keys[layer] = uniform(n * DIM, 23 + layer):reshape {n, DIM}
@@ -25,7 +26,7 @@ local function cycle_of(n, f, number, state)
   local cycles, set, rng = require "lsa.cycle.cycle", require "lsa.tensor.set", require "lsa.cycle.rng"
   local tail = math.floor(n / 128)
   return cycles.new({csa_layers = LAYERS}, {
-    t = 4 * n, n = n, number = number, budget = math.floor(0.135 * n), page = 64, state = state, rng = rng.new(1),
+    t = 4 * n, tokens = f.tokens, n = n, number = number, budget = math.floor(0.135 * n), page = 64, state = state, rng = rng.new(1),
     keep = set.new(n):range(n - tail, n), resident = set.new(n), observed = set.new(n):range(0, tail), entropy = 1,
     scores = f.scores, csa_layers = LAYERS, future = {native = set.new(n), counts = f.scores, golden = set.new(n)},
     native = function(layer) return f.native[layer] end, mass = function(layer) return f.mass[layer] end,

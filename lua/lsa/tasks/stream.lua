@@ -19,11 +19,11 @@ local Task = {}
 Task.__index = Task
 
 local defaults = {tokens = 16384, needles = 64, stay = 4, contexts = 1, text = "bible", part = "test", seed = 1, session = false,
-  step = false}
+  step = false, opened = false}
 
 -- tokens, needles, contexts: of each context, how many there are; stay: questions before the topic moves. text, part: what to cut from,
 -- and which part of it (lua/lsa/tasks/parts.lua); session: options of the sessions that are forked; step: called after each prefill and
--- question.
+-- question; opened: called with each session that is about to be asked, to record it, say.
 function M.task(model, opt)
   local self = setmetatable(options.check(opt, defaults, "stream.task"), Task)
   for _, name in ipairs {"tokens", "needles", "stay", "contexts"} do options.whole(self[name], 1, "stream.task: " .. name) end
@@ -105,6 +105,7 @@ function Task:run(params)
   for i = 1, self.contexts do
     local base, questions = context(self, seed, i)
     local fork, last = base:fork(params), nil
+    if self.opened then self.opened(fork) end
     for _, one in ipairs(questions) do
       all[#all + 1], last = ask(fork, one, last)
       if self.step then self.step() end
