@@ -273,6 +273,25 @@ void lsa_topk_push(lsa_topk_state *s, const float *scores, int64_t n, int32_t fi
     }
 }
 
+void lsa_topk_expect(lsa_topk_state *s, float least)
+{
+    float below = nextafterf(least, -INFINITY);
+    if (below > s->threshold) s->threshold = below;
+}
+
+float lsa_topk_least(const float *scores, int32_t n, int32_t k)
+{
+    float at, most;
+    int32_t reached;
+    if (k < 1 || n < k) return -INFINITY;
+    if (n > k)
+        at = kth_largest(scores, n, k);
+    else
+        bounds(scores, n, &at, &most);
+    count_from(scores, n, at, &reached);
+    return reached >= k ? at : -INFINITY;
+}
+
 int32_t lsa_topk_finish(lsa_topk_state *s, int32_t *ids, float *values)
 {
     cut(s);

@@ -16,6 +16,12 @@ int32_t lsa_topk_capacity(int32_t k);
 
 void lsa_topk_begin(lsa_topk_state *state, int32_t k, float *values, int32_t *ids);
 
+/* At least k of all that will be offered are `least` or more. */
+void lsa_topk_expect(lsa_topk_state *state, float least);
+
+/* What at least k of n scores are, and at most k exceed; -inf where there is nothing such. */
+float lsa_topk_least(const float *scores, int32_t n, int32_t k);
+
 /* Offers scores[i] for id first_id + i, i < n. Ids come in ascending order over all calls. */
 void lsa_topk_push(lsa_topk_state *state, const float *scores, int64_t n, int32_t first_id);
 

@@ -211,6 +211,82 @@ describe("pick", function()
     end)
   end)
 
+  -- So many that a group first looks at the newest, and scores twice where one pass is in bf16. Scores are index_score's, one query
+  -- at a time, since no sum of these numbers is exact.
+  local function proves_many(t)
+    new_pass(t)
+    local s, size = t.spans[1], tonumber(C.lsa_index_key_bytes(t.format, t.dim))
+    local n, random = s.keys.n, support.uniform(t.seed)
+    local values = support.buffer("float", n * t.dim)
+    for i = 0, n * t.dim - 1 do values[i] = t.key(random, math.floor(i / t.dim), i % t.dim) end
+    for i = 0, t.rows * t.heads * t.dim - 1 do t.queries[i] = t.query(random, i) end
+    for i = 0, t.rows * t.heads - 1 do t.weights[i] = random() * 2 - 0.7 end
+    check(C.lsa_index_encode_cpu(s.keys.packed, values, n, t.dim, size, t.format, nil))
+    if t.spoil then t.spoil(s.keys.packed, size) end
+    for i = 0, n - 1 do
+      ffi.copy(s.keys.held[math.floor(i / 2 ^ t.shift)] + i % 2 ^ t.shift * s.keys.stride, s.keys.packed + i * size, size)
+    end
+    each_path(function(path)
+      if path.cuda then return end
+      local got = support.shared("float", t.rows * t.k)
+      local places, counts = run(t, path, got)
+      local scores = support.buffer("float", n)
+      local work = support.workspace(C.lsa_index_score_workspace(1, n, t.heads, t.dim, t.format, t.compute))
+      for row = 0, s.rows - 1, t.every or 1 do
+        check(C.lsa_index_score_cpu(scores, t.queries + row * t.heads * t.dim, t.weights + row * t.heads, s.keys.packed, 1, n,
+          t.heads, t.dim, size, n, t.format, t.compute, work, nil))
+        local all = {}
+        for j = 0, candidates_at(t, s, row) - 1 do
+          if scores[j] > -math.huge then all[#all + 1] = j end
+        end
+        table.sort(all, function(a, b)
+          if scores[a] ~= scores[b] then return scores[a] > scores[b] end
+          return a < b
+        end)
+        local best = {}
+        for i = 1, math.min(t.k, #all) do best[i] = all[i] end
+        table.sort(best)
+        assert.equal(#best, counts[row])
+        for j, place in ipairs(best) do
+          local at = row * t.k + j - 1
+          assert(places[at] == place and got[at] == scores[place], ("%s, %s: row %d's pick %d is %d, not %d"):format(t.what,
+            path.name, row, j - 1, places[at], place))
+        end
+      end
+    end)
+  end
+
+  it("has the same picks among many candidates, whatever it looks at first", function()
+    local function normal(random) return random() + random() + random() - 1.5 end
+    local kinds = {
+      {what = "in no order", key = normal},
+      {what = "rising", key = function(random, i) return normal(random) * (0.2 + i / 9000) end},
+      {what = "tied by pairs", key = function(_, i, d) return math.sin((i - i % 2 + 1) * (d + 1) * 12.9898) end},
+      {what = "few different ones", key = function(_, i, d) return math.sin((i % 20 + 1) * (d + 1) * 12.9898) end},
+      {what = "all equal", key = function(_, _, d) return math.cos(d) end},
+      {what = "NaN and infinite keys", key = normal, spoil = function(keys, size)
+        for i = 0, 8000, 13 do keys[i * size + 1] = 0x7f end
+        ffi.cast("float *", keys + 5000 * size + size - 4)[0] = math.huge
+        ffi.cast("float *", keys + 700 * size + size - 4)[0] = 0 / 0
+      end},
+      {what = "huge queries", key = normal, query = function(random) return normal(random) * 1e37 end},
+      {what = "tiny queries", key = normal, query = function(random) return normal(random) * 1e-38 end},
+      {what = "an infinite query", key = normal, query = function(random, i) return i == 77 and math.huge or normal(random) end},
+    }
+    for seed, t in ipairs(kinds) do
+      for name, value in pairs {heads = 4, dim = 32, k = 32, rate = 4, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 10, seed = seed,
+        query = t.query or normal, spans = {{tokens = 4 * 9100 + 2, rows = 37}}} do t[name] = value end
+      t.every = 3
+      proves_many(t)
+    end
+    proves_many {what = "among residents", heads = 3, dim = 16, k = 100, rate = 4, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 5,
+      seed = 3, key = normal, query = normal, every = 4, spans = {{tokens = 400, rows = 33, residents = 9000, chunks = 100}}}
+    proves_many {what = "very many", heads = 2, dim = 8, k = 20, rate = 1, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 10, seed = 4,
+      key = normal, query = normal, every = 16, spans = {{tokens = 35000, rows = 33}}}
+    proves_many {what = "very many, bf16", heads = 2, dim = 8, k = 20, rate = 1, format = BF16, compute = C.LSA_COMPUTE_BF16, shift = 10,
+      seed = 5, key = normal, query = normal, every = 16, spans = {{tokens = 35000, rows = 33}}}
+  end)
+
   it("gives the same whatever bound it is told", function()
     for _, more in ipairs {0, 1, 1000, 60000} do
       proves {heads = 2, dim = 8, k = 9, rate = 2, format = F32, compute = C.LSA_COMPUTE_F32, shift = 10, more = more,

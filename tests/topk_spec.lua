@@ -164,4 +164,38 @@ describe("topk", function()
     assert.equal(tonumber(C.LSA_EARG), rc)
     assert.truthy(ffi.string(C.lsa_error()):find("k is -2", 1, true))
   end)
+
+  it("says what k of many reach, and takes as many where it is told what to expect", function()
+    local random = support.uniform(9)
+    support.for_each_cpu_level(function()
+      for _, n in ipairs {1, 5, 16, 100, 1000} do
+        local scores, sorted = support.buffer("float", n), {}
+        for i = 0, n - 1 do
+          scores[i] = math.floor(random() * 50) / 8
+          sorted[i + 1] = scores[i]
+        end
+        table.sort(sorted, function(a, b) return a > b end)
+        for _, k in ipairs {1, 3, 16, 99} do
+          local least = C.lsa_topk_least(scores, n, k)
+          if n < k then assert.equal(-math.huge, least)
+          else assert.is_true(least <= sorted[k] and (k == n or least > sorted[k + 1] or sorted[k + 1] == sorted[k])) end
+          local capacity = C.lsa_topk_capacity(k)
+          local values, ids, out, want = support.buffer("float", capacity), support.buffer("int32_t", capacity),
+            support.buffer("int32_t", k), support.buffer("int32_t", k)
+          local function best(into, expected)
+            local state = ffi.new "lsa_topk_state"
+            C.lsa_topk_begin(state, k, values, ids)
+            if expected then C.lsa_topk_expect(state, expected) end
+            C.lsa_topk_push(state, scores, n, 0)
+            return C.lsa_topk_finish(state, into, nil)
+          end
+          local count = best(want)
+          assert.equal(count, best(out, least))
+          for i = 0, count - 1 do assert.equal(want[i], out[i]) end
+        end
+        for i = 0, n - 1 do scores[i] = 0 / 0 end
+        assert.equal(-math.huge, C.lsa_topk_least(scores, n, 1))
+      end
+    end)
+  end)
 end)
