@@ -389,6 +389,40 @@ describe("the prompt", function()
     assert.equals(1, terminal:wait())
   end)
 
+  it("opens where a script failed that was given --debug, and only then", function()
+    terminal:stop()
+    os.execute("mkdir -p " .. folder)
+    local script = process.write(folder .. "/go.lua", [[
+      local opt = require "lsa.args" "Fails.\n  --n (default 3)  a number"
+      local function f(twice) error("no " .. twice) end
+      f(2 * opt.n)]])
+    terminal = Terminal.start(folder, {script, "--debug", "--n", "4"})
+    assert.is_truthy(terminal:expect "In[1]> ":find("go.lua:2: no 8", 1, true))
+    assert.equals("8\n", terminal:enter "twice")
+    terminal:enter "%up"
+    assert.equals("4\n", terminal:enter "opt.n")
+    terminal:send "\4"
+    assert.equals(1, terminal:wait())
+    local _, err, code = process.lsa {script, "--debug"} -- no terminal: nobody to ask
+    assert.equals(1, code)
+    assert.is_truthy(err:find("no 6", 1, true))
+  end)
+
+  it("pages long texts on a terminal", function()
+    local stdlib = require "posix.stdlib"
+    terminal:send "exit\r"
+    terminal:wait()
+    stdlib.setenv("PAGER", "sed s/^/paged:/")
+    terminal = Terminal.start(folder, nil, "xterm")
+    stdlib.setenv("PAGER", nil)
+    terminal:expect "In[1]> "
+    terminal:send "?policies\r"
+    terminal:expect "paged:recency "
+    terminal:expect "In[2]> "
+    terminal:send "?recency\r" -- short
+    terminal:expect "\nThe newest chunks"
+  end)
+
   it("has colours on a terminal that knows them, and none elsewhere", function()
     assert.is_nil(terminal.screen:find("\27", 1, true))
     terminal:send "exit\r"
