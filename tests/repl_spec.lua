@@ -71,6 +71,15 @@ describe("values at the prompt", function()
     assert.equals("{ 1, [3] = 3 }", text { 1, nil, 3 })
   end)
 
+  it("are tables where they are lists of records, and functions show what they take", function()
+    assert.equals("a    b  c\n1    2  x\n3  0.5  y", text {{a = 1, b = 2, c = "x"}, {a = 3, b = 0.5, c = "y"}})
+    assert.equals("{ { a = 1 } }", text {{a = 1}})
+    assert.equals("{ f = function(x, y) }", text {f = function(x, y) return x, y end})
+    local lsa = require "lsa"
+    assert.matches("^single: 1 contexts of 1000 tokens; model needle", text(lsa.tasks.single {model = lsa.model "needle", tokens = 1000}))
+    assert.matches("\nlayers +7\n", text(lsa.model "needle".config))
+  end)
+
   it("print themselves where they can", function()
     local object = setmetatable({}, { __tostring = function() return "an object" end })
     assert.equals("an object", text(object))

@@ -1,7 +1,7 @@
 -- Shows values at the prompt: objects by their own tostring, plain tables with their contents, bounded.
 local M = {}
 
-local MAX_DEPTH, MAX_ITEMS, MAX_NUMBERS, MAX_STRING, WIDTH, SHORT = 3, 40, 240, 200, 100, 24
+local MAX_DEPTH, MAX_ITEMS, MAX_NUMBERS, MAX_STRING, MAX_RECORDS, WIDTH, SHORT = 3, 40, 240, 200, 1000, 100, 24
 
 local keywords = {}
 for word in ("and break do else elseif end false for function goto if in local nil not or repeat return then true until while")
@@ -77,8 +77,15 @@ local function on_lines(parts, pad)
   return table.concat(out, ",\n" .. pad)
 end
 
+-- A function by its parameters, which tell more than where it lies.
+local function function_text(f)
+  if debug.getinfo(f, "S").what == "C" then return tostring(f) end
+  return ("function(%s)"):format(require "lsa.prompt.sources".parameters(f))
+end
+
 function show(value, depth, seen)
   if type(value) == "string" then return quoted(value) end
+  if type(value) == "function" then return function_text(value) end
   if not is_plain(value) then
     local text = tostring(value)
     local first = depth > 0 and text:match "^([^\n]*)\n"
@@ -96,10 +103,31 @@ function show(value, depth, seen)
   return "{\n" .. pad .. on_lines(parts, pad) .. "\n" .. ("  "):rep(depth) .. "}"
 end
 
+-- A list of records – tables of the same few names with simple values – as a table; nil where it is none.
+local function records_text(list)
+  if type(list) ~= "table" or getmetatable(list) ~= nil or #list == 0 or #list > MAX_RECORDS then return nil end
+  local columns, known, count = {}, {}, 0
+  for key in next, list do
+    if type(key) ~= "number" then return nil end
+    count = count + 1
+  end
+  if count ~= #list then return nil end
+  for _, row in ipairs(list) do
+    if type(row) ~= "table" or getmetatable(row) ~= nil or next(row) == nil then return nil end
+    for name, value in next, row do
+      if type(name) ~= "string" or type(value) == "table" or type(value) == "function" then return nil end
+      if not known[name] then columns[#columns + 1], known[name] = name, true end
+    end
+  end
+  if #columns < 3 then return nil end
+  table.sort(columns)
+  return (tostring(require "lsa.prompt.results_table".new(list, columns)):gsub("\n$", ""))
+end
+
 -- The text for one value. Strings are quoted inside tables, and bare by themselves.
 function M.text(value)
   if type(value) == "string" then return value end
-  return show(value, 0, {})
+  return records_text(value) or show(value, 0, {})
 end
 
 -- As it is written in Lua, where it can be.

@@ -102,6 +102,12 @@ local Task = {}
 Task.__index = Task
 M.Task = Task
 
+-- What is asked of whom.
+function Task:__tostring()
+  return ("%s: %d contexts%s; %s"):format(self.kinds and table.concat(self.kinds, ", ") or "a task", self.contexts,
+    self.tokens and (" of %d tokens"):format(self.tokens) or "", tostring(self.model))
+end
+
 M.defaults = {tokens = 8192, contexts = 1, n = false, seed = 1, session = false, step = false, generate = true}
 M.of_text = {text = "bible", part = "test"}
 

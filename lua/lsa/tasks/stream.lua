@@ -18,6 +18,11 @@ local M = {}
 local Task = {}
 Task.__index = Task
 
+function Task:__tostring()
+  return ("stream: %d contexts of %d tokens, %d questions each, %d of a topic; %s"):format(self.contexts, self.tokens, self.needles, self.stay,
+    tostring(self.model))
+end
+
 local defaults = {tokens = 16384, needles = 64, stay = 4, contexts = 1, text = "bible", part = "test", seed = 1, session = false,
   step = false, opened = false}
 
