@@ -163,6 +163,38 @@ end)
 
 if not here then return end
 
+describe("tensors on the GPU", function()
+  it("meet those of the host there", function()
+    local x, y = lsa.arange(100):to "f32", lsa.arange(100):to "f32":to "cuda"
+    for _, sum in ipairs {lsa.kernels.binary(x, y, "add"), lsa.kernels.binary {a = y, b = x, op = "add"}} do
+      assert.equal("cuda", sum:device())
+      assert.is_true(sum:to "cpu":eq(x:add(x), {mask = true}):all())
+    end
+    assert.equal("cpu", x:device())
+  end)
+
+  it("are read element by element at one copy, until they are written to", function()
+    local y, copies = lsa.arange(100):to "f32":to "cuda", nil
+    if stub.here then
+      ffi.cdef "extern int64_t stub_copies;"
+      copies = ffi.load(lib.root .. "/" .. lib.build .. "/liblsa_cuda.so")
+    end
+    local before = copies and copies.stub_copies
+    for i = 0, 99 do assert.equal(i, y:get(i)) end
+    if copies then assert.equal(1, tonumber(copies.stub_copies - before)) end
+    lsa.kernels.scale(y, 2)
+    for i = 0, 99 do assert.equal(2 * i, y:get(i)) end
+    y:set(3, -1)
+    assert.equal(-1, y:get(3))
+    y:fill(5)
+    assert.equal(5, y:get(99))
+    if compiler.version() and not stub.here then
+      lsa.cuda.kernel(SCALE, "fill<float>")(1, 32, 0, y, 7, 100)
+      assert.equal(7, y:get(50))
+    end
+  end)
+end)
+
 describe("a call of the GPU that fails", function()
   local function refused(pattern, f, ...)
     C.lsa_device_fail_after(0)

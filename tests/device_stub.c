@@ -12,6 +12,7 @@ enum { MOST_ARGUMENTS = 16 };
 lsa_kernels lsa_kernels_cuda;
 int64_t stub_grid[3], stub_block[3], stub_shared, stub_arguments[MOST_ARGUMENTS];
 int64_t stub_blocks; /* of memory that are not freed */
+int64_t stub_copies;
 int32_t stub_argument_count, stub_faulty;
 static char unpinned[64];
 
@@ -79,6 +80,7 @@ int lsa_device_free_cuda(void *block)
 int lsa_device_copy_cuda(void *to, const void *from, int64_t bytes)
 {
     memcpy(to, from, (size_t)bytes);
+    stub_copies++;
     return LSA_OK;
 }
 

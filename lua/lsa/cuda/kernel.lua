@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local compiler = require "lsa.cuda.compiler"
+local device = require "lsa.tensor.device"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
@@ -116,6 +117,7 @@ function Kernel:__call(grid, block, shared, ...)
     list[i - 1] = cells + i - 1
     if self.arguments[i].pointer then pointer(self, i, cells + i - 1, value, held) else number(self, i, cells + i - 1, value) end
   end
+  device.written()
   if C.lsa_device_program_launch(self.program, g, b, shared, list) < 0 then
     raise("%s", self.name .. ": " .. ffi.string(C.lsa_error()))
   end

@@ -3,7 +3,9 @@ local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"
 
-local M = {}
+local M = {writes = 0}           -- how often something on a device was written to
+
+function M.written() M.writes = M.writes + 1 end
 local check = raise.check
 local box = ffi.new "lsa_tensor *[1]"
 local codes = {cpu = C.LSA_CPU, cuda = C.LSA_CUDA}
@@ -48,6 +50,7 @@ function M.copy(t, into)
   if into:device() == "cpu" then return into:copy(t:to "cpu") end
   if not into:is_contiguous() then raise "copy: the tensor is a view with gaps on a device, which nothing writes to" end
   local source = t:to(into:dtype()):contiguous()
+  M.written()
   check(C.lsa_device_copy(into.c.data, source.c.data, source:bytes()))
   return into
 end

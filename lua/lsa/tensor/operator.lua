@@ -264,10 +264,31 @@ local function by_name(op, given)
   return given
 end
 
+-- Arguments of which one is on the GPU, with those that the op reads from the host copied there, too.
+local function on_one_device(op, given)
+  local where, moved
+  for _, arg in ipairs(op.args) do
+    local t = given[arg.name]
+    if arg.kind == "tensor" and not arg.result and tensor.is(t) and t:device() == "cuda" then where = arg.name end
+  end
+  for _, arg in ipairs(where and op.args or {}) do
+    local t = given[arg.name]
+    if arg.kind == "tensor" and not arg.result and not arg.changed and tensor.is(t) and t:device() == "cpu" then
+      if not moved then
+        moved = {}
+        for name, value in pairs(given) do moved[name] = value end
+      end
+      moved[arg.name] = t:to "cuda"
+    end
+  end
+  if where then require("lsa.tensor.device").written() end
+  return moved or given
+end
+
 local function call(op, ...)
   local first = ...
   local named = select("#", ...) == 1 and type(first) == "table"
-  local given = named and by_name(op, first) or by_position(op, ...)
+  local given = on_one_device(op, named and by_name(op, first) or by_position(op, ...))
   local a = {kernel = op.name, bound_by = {}, given = {}, tensors = {}, workspace = workspace}
   local results = {}
   for _, arg in ipairs(op.args) do

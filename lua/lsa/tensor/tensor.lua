@@ -390,11 +390,24 @@ local function offset_of(c, what, n, ...)
   return offset
 end
 
--- What was looked up on a device costs a copy of one element.
+-- What a tensor on a device is in host memory, for who reads it element by element: until something there is written to.
+local MOST_MIRRORED = 2 ^ 26     -- bytes; of a larger one, elements come one by one
+local mirrors = setmetatable({}, {__mode = "k"})
+
+local function mirror(t)
+  local device, known = require "lsa.tensor.device", mirrors[t]
+  if not known or known.writes ~= device.writes then
+    known = {writes = device.writes, host = t:to "cpu"}
+    mirrors[t] = known
+  end
+  return known.host
+end
+
 local function element(t, what, n, ...)
   local c = t.c
   local offset = offset_of(c, what, n, ...)
   if c.device == C.LSA_CPU then return load_element(c, offset) end
+  if t:bytes() <= MOST_MIRRORED then return load_element(mirror(t).c, offset) end
   return view(c, offset, 0, dims, dims):to "cpu":item()
 end
 
