@@ -198,7 +198,8 @@ end
 
 local function panel_commands(out, panel, number_of)
   out[#out + 1] = "unset arrow; unset label; unset colorbox"
-  out[#out + 1] = ("set title %s font ':Bold,14' textcolor rgb '%s'"):format(quoted(panel.title or ""), INK)
+  local title = panel.title or ""
+  out[#out + 1] = ("set title %s font ':Bold,%d' textcolor rgb '%s'"):format(quoted(title), #title <= 60 and 14 or #title <= 75 and 12 or 10, INK)
   axis(out, "x", panel.x)
   axis(out, "y", panel.y)
   local labels, image = 0, false
@@ -236,13 +237,15 @@ function M.commands(figure, kind)
   if #panels > 1 then out[#out + 1] = "set multiplot" end
   local total, above = 0, 0
   for _, panel in ipairs(panels) do total = total + (panel.share or 1) end
-  local keyed = false
-  for _, panel in ipairs(panels) do keyed = keyed or #panel.layers > 1 end
+  local right = 0.97
+  for _, panel in ipairs(panels) do
+    for _, layer in ipairs(panel.layers) do right = math.min(right, layer.kind == "image" and 0.86 or #panel.layers > 1 and 0.78 or 0.97) end
+  end
   for i, panel in ipairs(panels) do
     if #panels > 1 then
       local top, bottom = 1 - above / total, 1 - (above + (panel.share or 1)) / total
       above = above + (panel.share or 1)
-      out[#out + 1] = ("set lmargin at screen 0.11; set rmargin at screen %g"):format(keyed and 0.78 or 0.97)
+      out[#out + 1] = ("set lmargin at screen 0.11; set rmargin at screen %g"):format(right)
       out[#out + 1] = ("set tmargin at screen %g; set bmargin at screen %g"):format(top - (panel.title and 44 or 10) / figure.height,
         bottom + (panel.x.label and 66 or 30) / figure.height)
     end

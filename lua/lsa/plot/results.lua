@@ -78,6 +78,7 @@ local function series_of(rows, names)
       local value = row[name]
       if value ~= nil then
         local text = grid.shown(value)
+        text = text:match "([^/]+)%.lua$" or text -- a rule's file
         parts[#parts + 1] = (type(value) == "string" and not name:find "%.") and text or name:gsub("^select%.", "") .. " " .. text
       end
     end
@@ -238,7 +239,7 @@ function M.traffic(given, opt)
   return plot().stack{fetched, stalled}
 end
 
-local MOST_COLUMNS, MOST_ROWS = 400, 240
+local MOST_COLUMNS, MOST_ROWS = 480, 400
 
 function M.residency(path, opt)
   local what = "lsa.plot.residency"

@@ -78,11 +78,18 @@ function Canvas:line(x0, y0, x1, y1)
   end
 end
 
+local function place(x, y)
+  local column, row = math.floor(x / 2), HEIGHT - 1 - math.floor(y / 4)
+  return column >= 0 and row >= 0 and column < WIDTH and row < HEIGHT and row * WIDTH + column
+end
+
 -- A character in the place of dots; x and y as dots.
 function Canvas:put(x, y, character)
-  local column, row = math.floor(x / 2), HEIGHT - 1 - math.floor(y / 4)
-  if column >= 0 and row >= 0 and column < WIDTH and row < HEIGHT then self.over[row * WIDTH + column] = character end
+  local at = place(x, y)
+  if at then self.over[at] = character end
 end
+
+function Canvas:taken(x, y) return self.over[place(x, y)] ~= nil end
 
 function Canvas:row(row)
   local out = {}
@@ -101,7 +108,9 @@ function paint.line(c, layer, x, y, letter)
   for i = 1, #layer.x do
     c:line(x(layer.x[math.max(1, i - 1)]), y(layer.y[math.max(1, i - 1)]), x(layer.x[i]), y(layer.y[i]))
   end
-  if letter then c:put(x(layer.x[#layer.x]), y(layer.y[#layer.y]), letter) end
+  local at = #layer.x
+  while letter and at > 1 and c:taken(x(layer.x[at]), y(layer.y[at])) do at = at - 1 end -- where another's letter is not
+  if letter then c:put(x(layer.x[at]), y(layer.y[at]), letter) end
 end
 
 function paint.points(c, layer, x, y, letter)
@@ -165,8 +174,8 @@ local function drawn(out, panel)
     if labelled > 1 and layer.label and (layer.kind == "line" or layer.kind == "points") then
       letter = string.char(97 + #legend % 26)
       legend[#legend + 1] = letter .. " " .. plain(layer.label)
-    elseif layer.label and layer.kind == "stripes" then
-      legend[#legend + 1] = "◄ " .. plain(layer.label)
+    elseif layer.label and (layer.kind == "stripes" or layer.kind == "reference") then
+      legend[#legend + 1] = (layer.kind == "stripes" and "◄ " or "⠂⠂ ") .. plain(layer.label)
     elseif layer.kind == "image" then
       legend[#legend + 1] = ("%s to █: %s to %s %s"):format("' '", shown(layer.least, layer.unit), shown(layer.most, layer.unit), plain(layer.label or ""))
     end
