@@ -78,18 +78,18 @@ function Canvas:line(x0, y0, x1, y1)
   end
 end
 
-local function place(x, y)
+local function cell(x, y)
   local column, row = math.floor(x / 2), HEIGHT - 1 - math.floor(y / 4)
   return column >= 0 and row >= 0 and column < WIDTH and row < HEIGHT and row * WIDTH + column
 end
 
 -- A character in the place of dots; x and y as dots.
 function Canvas:put(x, y, character)
-  local at = place(x, y)
+  local at = cell(x, y)
   if at then self.over[at] = character end
 end
 
-function Canvas:taken(x, y) return self.over[place(x, y)] ~= nil end
+function Canvas:taken(x, y) return self.over[cell(x, y)] ~= nil end
 
 function Canvas:row(row)
   local out = {}
