@@ -44,6 +44,23 @@ describe("the notebook kernel", function()
     assert.is_true(tonumber(out:match "Ran (%d+) tests") >= 34)
   end)
 
+  -- What each shows at least.
+  for name, shown in pairs {
+    first_policy = {["image/png"] = 1, ["text/html"] = 2, stream = 3},
+    eviction_study = {["image/png"] = 3, ["text/html"] = 2, stream = 1},
+    traces_to_indexer = {["image/png"] = 3, ["text/html"] = 6},
+  } do
+    it(("runs experiments/notebooks/%s.ipynb"):format(name), function()
+      install()
+      local out, _, code = jupyter(("run_notebook.py %s/experiments/notebooks/%s.ipynb"):format(process.root, name))
+      assert.equals(0, code, out)
+      for kind, least in pairs(shown) do
+        local count = tonumber((" " .. out):match("[ \n]" .. kind .. "=(%d+)"))
+        assert.is_true(count ~= nil and count >= least, out)
+      end
+    end)
+  end
+
   it("says what is wrong with a connection file", function()
     local path = os.tmpname()
     for text, message in pairs {
@@ -78,6 +95,11 @@ describe("lsa.display", function()
     assert.same({["text/plain"] = "one", ["text/html"] = "<b>1</b>"}, display.representations(object))
     assert.same({["text/plain"] = "5"}, display.representations(5))
     assert.same({["text/plain"] = "x"}, display.representations "x")
+    assert.is_nil(display.representations {1, 2} ["text/html"])
+    assert.is_nil(display.representations {{1}} ["text/html"])
+    local rows = display.representations {{n = 1, evict = "lru"}, {n = 2.5}} ["text/html"]
+    assert.is_truthy(rows:find('<th style="text-align:left">evict</th><th>n</th>', 1, true))
+    assert.is_truthy(rows:find('<td style="text-align:left"></td><td>2.5</td>', 1, true))
   end)
 
   it("shows tensors as tables, the first and the last places of many", function()

@@ -14,7 +14,7 @@ local BAR = 20
 
 local HTML = '<div style="display:flex;align-items:center;gap:8px"><div style="width:160px;height:8px;border-radius:4px;' ..
   'background:rgba(128,128,128,0.25)"><div style="width:%.1f%%;height:8px;border-radius:4px;background:#0072b2"></div></div>' ..
-  '<code style="background:none">%s</code></div>'
+  '<code style="background:none;font-size:90%%">%s</code></div>'
 
 local Bar = {}
 Bar.__index = Bar

@@ -1,10 +1,12 @@
 -- A Jupyter kernel: answers a front end's messages with what the prompt makes of them. `lsa.notebook.channels` is the other
 -- thread, which goes on while a cell runs. https://jupyter-client.readthedocs.io/en/stable/messaging.html
 local cjson = require "cjson"
+local commands = require "lsa.prompt.commands"
 local display = require "lsa.display"
 local fcntl = require "posix.fcntl"
 local host = require "lsa.host"
 local interrupts = require "lsa.interrupts"
+local locals = require "lsa.prompt.session_locals"
 local messages = require "lsa.notebook.messages"
 local repl = require "lsa.prompt.repl"
 local sockets = require "lsa.notebook.sockets"
@@ -16,7 +18,7 @@ local words = require "lsa.notebook.words"
 local M = {}
 
 local ENDPOINT = "inproc://channels"
-local FOREVER, QUEUED_MS = -1, 20
+local FOREVER, QUEUED_MS, INDENT = -1, 20, 2
 
 local session, shell, channels, standard_input
 local current          -- the message that is being answered
@@ -97,13 +99,23 @@ end
 
 -- ---- execution ----
 
-local function pack(...) return {n = select("#", ...), ...} end
+-- The prompt that cells are typed at: what it would print is kept, to be shown when the cell has ended.
+local prompt = repl.new()
+repl.furnish(prompt)
 
--- The values' representations, in a list.
-local function shown_values(values)
-  local list = {}
-  for i = 1, values.n do list[i] = display.representations(values[i]) end
-  return list
+function prompt:show(run, quiet)
+  local function kept(...)
+    local values = {n = select("#", ...), ...}
+    if values.n == 0 then return end
+    if values[1] ~= nil then
+      rawset(_G, "___", rawget(_G, "__"))
+      rawset(_G, "__", rawget(_G, "_"))
+      rawset(_G, "_", values[1])
+      self.outputs[self.number] = values[1]
+    end
+    for i = 1, quiet and 0 or values.n do self.values[#self.values + 1] = display.representations(values[i]) end
+  end
+  kept(run())
 end
 
 local RED, PLAIN = "\27[31m", "\27[0m"
@@ -118,15 +130,26 @@ end
 
 -- Runs code: the representations of its values, or nil and the content of an error.
 local function evaluate(code, name)
-  local run, problem = repl.compile(code, name)
-  if not run then return nil, failure("syntax", problem) end
+  local run, problem, quiet
+  if not commands.is_one(code) then
+    run, problem, quiet = prompt:compile(code, name)
+    if not run then return nil, failure("syntax", problem) end
+  end
+  prompt.values = {}
   local ok, result, interrupted = host.call("prompt", function()
-    local values = pack(run())
-    if values.n > 0 then rawset(_G, "_", values[1]) end
-    return shown_values(values)
+    if run then prompt:show(run, quiet) else commands.run(code, prompt) end
   end)
-  host.flush()
-  if ok then return result end
+  if prompt.after then prompt.after() end
+  if prompt.then_run then
+    prompt.then_run = nil
+    return nil, failure("error", "a notebook has no prompt for that")
+  end
+  if ok or prompt.left == 0 then
+    prompt.left = nil
+    return prompt.values
+  end
+  prompt.left = nil
+  if not run and not interrupted and commands.complaint then return nil, failure("error", commands.complaint) end
   result = trace.trim((result:gsub("\n\t[^\n]*/lua/lsa/notebook/kernel%.lua:.*$", "")))
   return nil, failure(interrupted and "interrupted" or "error", result)
 end
@@ -161,6 +184,7 @@ function answers.execute_request(message)
   if stored then
     count = count + 1
     history[#history + 1] = {count, code}
+    prompt.number, prompt.inputs[count] = count, code
   end
   if not silent then publish("execute_input", {code = code, execution_count = count}) end
   local payload = {}
@@ -217,21 +241,25 @@ end
 function answers.complete_request(message)
   local code, cursor = message.content.code, message.content.cursor_pos
   local pos = byte_place(code, cursor or math.huge)
-  local list, from = words.complete(code, pos)
+  local list, from = words.complete(code, pos, prompt.environment)
   reply(message, "complete_reply", {matches = messages.list(list), cursor_start = character_place(code, from - 1),
     cursor_end = character_place(code, pos), metadata = {}})
 end
 
 function answers.inspect_request(message)
   local code = message.content.code
-  local text = words.describe(code, byte_place(code, message.content.cursor_pos or math.huge), message.content.detail_level == 1)
+  local pos = byte_place(code, message.content.cursor_pos or math.huge)
+  local text = words.describe(code, pos, prompt.environment, message.content.detail_level == 1)
   reply(message, "inspect_reply", {found = text ~= nil, data = text and {["text/plain"] = messages.text(text)} or {}, metadata = {}})
 end
 
 function answers.is_complete_request(message)
-  local run, _, incomplete = repl.compile(message.content.code, "=cell")
+  local code = message.content.code
+  local run, _, incomplete
+  if commands.is_one(code) then run = true else run, _, incomplete = prompt:compile(code) end
   if run then return reply(message, "is_complete_reply", {status = "complete"}) end
-  reply(message, "is_complete_reply", incomplete and {status = "incomplete", indent = "  "} or {status = "invalid"})
+  reply(message, "is_complete_reply", incomplete and {status = "incomplete", indent = (" "):rep(INDENT * locals.depth(code))} or
+    {status = "invalid"})
 end
 
 -- The shell's patterns: * and ?.

@@ -178,17 +178,6 @@ end
 
 M.furnish = furnish
 
--- What is typed in a notebook runs in this one's environment.
-local shared = M.new()
-shared.plain = true
-M.environment = shared.environment
-
--- As compile.chunk; a command is a chunk, too.
-function M.compile(text, name, line)
-  if commands.is_one(text) then return function() commands.run(text, shared) end end
-  return shared:compile(text, name, line)
-end
-
 local function prompt()
   return M.new():loop(("lsa %s, %s. ? is help, Ctrl-C interrupts, Ctrl-D leaves."):format(require "lsa.version", jit.version))
 end
