@@ -78,6 +78,49 @@ describe("the pages' tables", function()
   end
 end)
 
+describe("help", function()
+  it("has a line on everything that the library offers", function()
+    local shown = tostring(lsa)
+    for name in pairs(getmetatable(lsa).__names) do
+      assert.matches("%f[^\n%z]lsa." .. name .. " +%S", shown .. "\n")
+    end
+    for _, kind in ipairs {"policies", "evictions", "schedules", "samplers"} do
+      for _, rule in ipairs(lsa[kind]:list()) do
+        assert.is_true(#rule.about > 10, rule.name)
+        for _, option in ipairs(rule:option_list()) do assert.is_string(option.text) end
+      end
+    end
+  end)
+
+  it("finds calls, methods, rules, kernels, options and pages by name", function()
+    local help = require "lsa.prompt.help"
+    for name, words in pairs {
+      ["lsa.batch"] = "requests at once", ["session:fork"] = "shares what is cached", recency = "sliding window", rmsnorm = "kernels/rmsnorm.h",
+      granularity = "unit of residency", softmax = "x:softmax%(%)", tensors = "A tensor is a view", ["lsa.accounting.bytes"] = "cached bytes by kind",
+      event = "A cycle soon after an event", slru = "Segmented LRU", hard = "negatives", ["lsa.policies"] = "quest_pages",
+    } do
+      local facts = help.find(name, _G)
+      assert.is_table(facts, name)
+      assert.matches(words, help.text(facts), 1, false, name)
+    end
+    assert.is_nil(help.find("no_such_thing", _G))
+    assert.matches("return cycle.newest", help.source(help.find("recency", _G)))
+  end)
+end)
+
+describe("models of the tree", function()
+  it("have short names, which a folder of that name does not take over in silence", function()
+    local models = require "lsa.model"
+    assert.equal("needle", models.names()[1])
+    elsewhere(function()
+      assert.equal(lsa.root .. "/experiments/models/needle", models.directory "needle")
+      files.make_folder "needle"
+      assert.error_matches(function() models.directory "needle" end, '"needle" is a model of the tree, and there is a needle here; "./needle" would be')
+      assert.equal("./needle", models.directory "./needle")
+    end)
+  end)
+end)
+
 describe("the pages' links", function()
   it("lead to files", function()
     for _, name in ipairs(pages.names()) do

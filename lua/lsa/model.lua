@@ -85,7 +85,15 @@ end
 -- The directory that a name or a path stands for: a name without a slash is that of a model of the tree where there is one.
 function M.directory(name)
   for _, known in ipairs(M.names()) do
-    if known == name then return lib.root .. "/experiments/models/" .. name end
+    local path = lib.root .. "/experiments/models/" .. name
+    if known == name then
+      local realpath = require "posix.stdlib".realpath
+      local here = realpath(name)
+      if here and here ~= realpath(path) then
+        raise('lsa.model: "%s" is a model of the tree, and there is a %s here; "./%s" would be the latter', name, name, name)
+      end
+      return path
+    end
   end
   return name
 end

@@ -102,7 +102,7 @@ local function of_function(f, name)
   end
   facts.lines = sources.mentions(path, short)
   for _, comment in ipairs(sources.above(path, line)) do facts.lines[#facts.lines + 1] = comment end
-  if #facts.lines == 0 then facts.lines = sources.mentions(path:gsub("/[^/]*$", "/tensor.lua"), short) end
+  if #facts.lines == 0 then facts.lines = pages.mentions(short) end
   return facts
 end
 

@@ -2,6 +2,7 @@
 --
 --   pages.names()                  sorted;  pages.path "session";  pages.text "session"
 --   pages.options("lsa.model")     name -> {default =, text =} of the table whose first cell is `lsa.model`, in whatever page
+--   pages.mentions "softmax"       lines of examples that call it
 --   pages.examples "session"       the page's Lua code, a list of {text =, line =}; what is marked `lua` and nothing else
 local files = require "posix.dirent"
 local root = require("lsa.ffi").root
@@ -74,6 +75,19 @@ function M.examples(name)
     end
   end
   return list
+end
+
+-- Lines of examples that call .name or :name, each with its page.
+function M.mentions(name)
+  local out = {}
+  for _, page in ipairs(M.names()) do
+    for _, example in ipairs(M.examples(page)) do
+      for line in example.text:gmatch "[^\n]+" do
+        if line:find("[.:]" .. name .. "%f[^%w_]%s*[%({\"']") then out[#out + 1] = ("  %s   (lua/docs/%s.md)"):format(line, page) end
+      end
+    end
+  end
+  return out
 end
 
 return M
