@@ -38,9 +38,12 @@ end
 
 -- ---- what has options ----
 
+-- Text of a page as a terminal shows it: without links and code marks.
+local function unmarked(text) return (text:gsub("%[([^%]]*)%]%([^%)]*%)", "%1"):gsub("`", "")) end
+
 local function default_text(default, row)
   if default then return inspect.literal(default) end
-  return row and row.default or ""
+  return row and unmarked(row.default) or ""
 end
 
 -- Rows of a topic's options: the code has the names and defaults, the pages the words. Those that calls share are described once.
@@ -49,7 +52,7 @@ function M.options_of(topic)
   local own, shared, list = pages.options(topic.name), topic.shares and pages.options "model:session" or {}, {}
   for name, default in pairs(topic.defaults()) do
     local row = own[name] or shared[name]
-    list[#list + 1] = {name = name, default = default_text(default ~= true and default or false, row), text = row and row.text or ""}
+    list[#list + 1] = {name = name, default = default_text(default ~= true and default or false, row), text = row and unmarked(row.text) or ""}
   end
   table.sort(list, function(a, b) return a.name < b.name end)
   return list
@@ -94,7 +97,9 @@ end
 local function of_function(f, name)
   local text, path, line = sources.text(f)
   local short = name and name:match "[%w_]+$" or "function"
-  local facts = {title = name or "function", signature = ("%s(%s)"):format(name or "function", sources.parameters(f)), f = f,
+  local parameters = sources.parameters(f)
+  if name and name:find ":" then parameters = parameters:gsub("^self,? ?", "") end
+  local facts = {title = name or "function", signature = ("%s(%s)"):format(name or "function", parameters), f = f,
     path = path, line = line, source = text}
   if not path then
     facts.lines = {debug.getinfo(f, "S").what == "C" and "a function of C" or "a function that was typed"}
@@ -102,6 +107,7 @@ local function of_function(f, name)
   end
   facts.lines = sources.mentions(path, short)
   for _, comment in ipairs(sources.above(path, line)) do facts.lines[#facts.lines + 1] = comment end
+  if path:find "/tasks/init%.lua$" then facts.lines = sources.header((path:gsub("init%.lua$", short .. ".lua"))) end
   if #facts.lines == 0 then facts.lines = pages.mentions(short) end
   return facts
 end
@@ -136,6 +142,14 @@ local function of_object(value, name, methods)
   return {title = name or type(value), lines = lines, path = path, line = 1}
 end
 
+local function of_page(name)
+  local text = pages.text(name)
+  if not text then return nil end
+  local lines = {}
+  for line in text:gmatch "([^\n]*)\n" do lines[#lines + 1] = line end
+  return {title = name, lines = lines, path = pages.path(name), line = 1}
+end
+
 function M.about(value, name)
   local catalogue = package.loaded["lsa.catalogue"]
   local kernels = package.loaded["lsa.tensor.kernels"]
@@ -147,6 +161,10 @@ function M.about(value, name)
   end
   local methods = methods_of(value)
   if methods then return of_object(value, name, methods) end
+  local meta = debug.getmetatable(value)
+  local is_module = type(value) == "table" and name and not (type(meta) == "table" and meta.__tostring)
+  local page = is_module and of_page(name:match "[%w_]+$")
+  if page then return page end
   local lines = {}
   for line in (inspect.text(value) .. "\n"):gmatch "(.-)\n" do lines[#lines + 1] = line end
   return {title = name or type(value), signature = "a " .. type(value), lines = lines}
@@ -166,14 +184,6 @@ local function of_option(name)
   end
   if #lines == 1 then return nil end
   return {title = name, lines = lines, options = options}
-end
-
-local function of_page(name)
-  local text = pages.text(name)
-  if not text then return nil end
-  local lines = {}
-  for line in text:gmatch "([^\n]*)\n" do lines[#lines + 1] = line end
-  return {title = name, lines = lines, path = pages.path(name), line = 1}
 end
 
 function M.find(text, environment)
