@@ -8,6 +8,12 @@
 #
 # Without .gpu/ the machine's own packages are used.
 set -u
+case ${1-} in
+-h | --help)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.." || exit 1
 
 # The packages "$@" and what they depend on, one a line.
@@ -21,7 +27,7 @@ with_dependencies() {
 if [ "${1-}" = --prepare ]; then
     mkdir -p .gpu
     # shellcheck disable=SC2046 # lists of words
-    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' .packages | grep -v -e bible -e gnuplot) >.gpu/wanted
+    with_dependencies $(sed -n 's/^\(build\|run\) *\([^ ]*\).*/\2/p' .packages | grep -v -e bible -e gnuplot -e cmark) >.gpu/wanted
     with_dependencies gcc g++ make libc6-dev dpkg >.gpu/there
     cd .gpu || exit 1
     bible -l99999 gen1:1-rev22:21 2>/dev/null | sed -n 's/^ *[0-9][0-9]* \(.*\)/\1/p' >text # as lua/lsa/texts.lua has it
