@@ -255,6 +255,22 @@ describe("the prompt", function()
     assert.equals("kept = {1, 2}\n", files.read(folder .. "/saved.lua"))
   end)
 
+  it("tells where the time goes, and Ctrl-C works as before", function()
+    local spin = "f = function(s) local e, x = os.clock() + s, 0; while os.clock() < e do x = x + 1 end end"
+    os.execute("mkdir -p " .. folder)
+    terminal:enter("%run " .. process.write(folder .. "/spin.lua", spin))
+    assert.is_truthy(terminal:enter "%prof f(0.3)":find "%d+%% +spin.lua:1")
+    for _, line in ipairs {"while true do end", "%prof f(1e9)", "while true do end"} do
+      terminal:send(("io.write('run', 'ning\\n')\r%s\r"):format(line))
+      terminal:expect "running\n"
+      terminal:expect(line .. "\n")
+      terminal:pause(0.2)
+      terminal:send "\3"
+      terminal:expect "interrupted\n"
+      terminal:expect "]> "
+    end
+  end)
+
   it("looks into where an error was", function()
     terminal:enter "f = function(a) local b = a * 2; error 'bad' end"
     terminal:enter "g = function() local c = 1; f(20) return c end"

@@ -13,6 +13,7 @@
  *                      that came meanwhile is raised when the outermost masked call returns
  *   unmasked(f, ...)   f(...), in which interrupts are raised again: a script's function that is
  *                      called in the middle of such a change
+ *   profiled()         LuaJIT's profiler was used for its own sake: the next call takes it back
  *   at_prompt()        whether what runs goes on after Ctrl-C
  *   interrupted()      whether Ctrl-C was pressed since the last question, outside of call
  *   flush()            writes what the standard output has gathered
@@ -174,10 +175,12 @@ static void ignore_profile(void *data, lua_State *L, int samples, int vm_state)
 /* LuaJIT's compiled code looks at no hooks, but at its profiler: with one that profiles by lines, every
  * line of a compiled loop leaves for the interpreter when the profiler's signal came, and the
  * interpreter sees the hook. The profiler's own timer is not wanted. */
+static int can_stop_compiled_code;
+
 static void let_compiled_code_stop(lua_State *L)
 {
-    static int done;
-    if (done++) return;
+    if (can_stop_compiled_code) return;
+    can_stop_compiled_code = 1;
     luaJIT_profile_start(L, "li1000000", ignore_profile, NULL);
     setitimer(ITIMER_PROF, &(struct itimerval){.it_value.tv_sec = 0}, NULL);
 }
@@ -299,6 +302,13 @@ static int host_call(lua_State *L)
     lua_replace(L, 1);
     if (failed) lua_pushboolean(L, presses > 0);
     return lua_gettop(L);
+}
+
+static int host_profiled(lua_State *L)
+{
+    (void)L;
+    can_stop_compiled_code = 0;
+    return 0;
 }
 
 static int host_at_prompt(lua_State *L)
@@ -572,6 +582,8 @@ static int push_host(lua_State *L)
     lua_setfield(L, -2, "masked");
     lua_pushcfunction(L, host_unmasked);
     lua_setfield(L, -2, "unmasked");
+    lua_pushcfunction(L, host_profiled);
+    lua_setfield(L, -2, "profiled");
     lua_pushcfunction(L, host_at_prompt);
     lua_setfield(L, -2, "at_prompt");
     lua_pushcfunction(L, host_interrupted);

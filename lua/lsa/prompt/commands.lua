@@ -6,6 +6,7 @@
 -- A command is a function of the rest of its line and of the prompt; about[name] says what it does.
 local compile = require "lsa.prompt.compile"
 local help = require "lsa.prompt.help"
+local host = require "lsa.host"
 local inspect = require "lsa.prompt.inspect"
 local screen = require "lsa.prompt.screen"
 local unistd = require "posix.unistd"
@@ -142,6 +143,17 @@ command("bench", "%bench STATEMENT           runs it again and again: the median
   local list = got.list
   print(("%s median of %d runs in %d samples; best %s, worst %s%s"):format(duration(list[math.floor((#list + 1) / 2)]), #list * got.n, #list,
     duration(list[1]), duration(list[#list]), how ~= "" and "; " .. how or ""))
+end)
+
+command("prof", "%prof STATEMENT            where the time goes, line by line", function(text, prompt)
+  local run, profiler = chunk_of(text, prompt), require "jit.p"
+  function prompt.after() -- Ctrl-C breaks the statement off, not this
+    prompt.after = nil
+    profiler.stop()
+    host.profiled()
+  end
+  profiler.start "li1"
+  prompt:show(run)
 end)
 
 -- ---- files ----
