@@ -255,6 +255,11 @@ describe("a GPU that a kernel made the driver give up", function()
     local host, there = lsa.arange(50):to "f32", lsa.arange(50):to "f32":to "cuda"
     local cold = ffi.cast("uint8_t *", C.lsa_alloc_in(C.LSA_MEMORY_BOTH, 2 ^ 20))
     ffi.fill(cold, 2 ^ 20, 7)
+    local session
+    if not stub.here then
+      session = lsa.model(lib.root .. "/tests/golden/csa", {device = "cuda"}):session{select = "recency", budget = 4}
+      session:prefill {1, 2, 3, 4, 5, 6, 7, 8, 9}
+    end
     if stub.here then
       local S = ffi.load(lib.root .. "/" .. lib.build .. "/liblsa_cuda.so")
       S.stub_faulty = 1
@@ -265,6 +270,13 @@ describe("a GPU that a kernel made the driver give up", function()
     for _, f in ipairs {function() return there:to "cpu" end, function() return host:to "cuda" end, function() return there:get(3) end,
       function() return lsa.kernels.unary(there, "exp") end, function() return lsa.cuda.kernel(SCALE, "scale") end} do
       fails("the GPU is lost", f)
+    end
+    if session then
+      for _, f in ipairs {function() return session:decode(3) end, function() return session:fork() end, function() return session:resident() end,
+        function() return session:save(os.tmpname()) end} do
+        fails("the GPU is lost", f)
+      end
+      session:close()
     end
     assert.matches("the GPU is lost", lsa.cuda.missing())
     assert.equal(49, host:max())

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local rng = require "lsa.cycle.rng"
+local files = require "file_support"
 
 local C = lib.C
 local golden = lib.root .. "/tests/golden/"
@@ -82,5 +83,35 @@ describe("a model on a GPU", function()
     end
     batch:run()
     for i = 1, 5 do assert.same(alone[i], batch:result(i - 1).tokens) end
+  end)
+
+  it("answers alike with its cold tier on disk, at once and in the background", function()
+    local model, prompt = lsa.model("needle", {device = "cuda"}), {}
+    for i = 1, 6000 do prompt[i] = (i * i * 7 + i) % 250 end
+    local function answer(options)
+      local s = model:session{select = "lsa_topk", budget = 0.1, every = 8, cold = options.cold, async = options.async}
+      s:prefill(prompt)
+      local ids = s:generate{n = 40}
+      assert.is_true(s:stats().fetched_chunks > 100)
+      return ids
+    end
+    files.with_folder(function(folder)
+      for _, async in ipairs {false, true} do
+        assert.same(answer{async = async}, answer{async = async, cold = "disk:" .. folder})
+      end
+      local ok, message = pcall(model.session, model, {on_demand = true, cold = "disk:" .. folder})
+      assert.is_false(ok)
+      assert.matches('cold is "disk:.*"; what on_demand misses on a GPU comes from memory', message)
+    end)
+  end)
+
+  it("decodes under a policy that scores with a kernel of its own", function()
+    if not require("lsa.cuda.compiler").version() then return end
+    local s = lsa.model(golden .. "flash", {device = "cuda"}):session{select = lib.root .. "/experiments/own_kernel.lua", budget = 6, every = 3,
+      strict = true}
+    s:prefill(tokens(s.model, 70, 1))
+    s:generate{n = 9}
+    assert.equal(0, s:stats().failed)
+    assert.is_true(s:resident():count() > 0)
   end)
 end)

@@ -165,6 +165,7 @@ local function gpus(lib)
   thing("nvcc", nvcc, "no CUDA toolkit in /usr/local/cuda: kernels for the GPU cannot be built")
   thing("cuda", cuda_version("cudaRuntimeGetVersion", { "libcudart.so.13", "libcudart.so.12",
     "/usr/local/cuda/lib64/libcudart.so" }), "no CUDA runtime: kernels for the GPU cannot run")
+  thing("NVRTC", require("lsa.cuda.compiler").version(), "no NVRTC, which comes with the CUDA toolkit: no kernels of a script's own")
   local nccl, version = symbol("ncclGetVersion", { "libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2" }), ffi.new "int[1]"
   if nccl then nccl(version) end
   local n = version[0]
