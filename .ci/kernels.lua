@@ -109,13 +109,15 @@ local function wanted_of(base)
 end
 
 local log, library = arg[1], arg[2]
-local kernels, list, problems = read_log(log), {}, {}
-for _, k in pairs(kernels) do list[#list + 1] = k end
+local tool = library and has_tool "cuobjdump"
+local code = tool and read_library(tool, library)
+local list, problems = {}, {}
+for _, k in pairs(read_log(log)) do
+  if not code or code[k.name] then list[#list + 1] = k end -- the log may have kernels that are gone
+end
 table.sort(list, function(a, b) return a.name < b.name end)
 if #list == 0 then problems[1] = log .. " tells of no kernel; make liblsa_cuda from the beginning" end
 
-local tool = library and has_tool "cuobjdump"
-local code = tool and read_library(tool, library)
 print(("%-44s %9s %7s %7s %7s  %s"):format("kernel", "registers", "stack", "spills", "shared", "in its loop"))
 for _, k in ipairs(list) do
   local wanted = wanted_of(k.base)

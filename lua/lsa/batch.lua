@@ -128,6 +128,7 @@ end
 
 local function open(self)
   if self.closed then raise "the batch is closed" end
+  if self.model.device == "cuda" then raise.check(C.lsa_device_check()) end
 end
 
 -- In a step, scripts' functions are called, which may look at the batch and submit to it.
