@@ -62,6 +62,21 @@ describe("lsa.cache", function()
     assert.equal(1, cache{pages = {ids = ffi.new("int64_t[3]", {1, 2147483647, 1}), n = 3}, capacity = 2}.hits)
   end)
 
+  it("counts the same whatever the ids are, small, large and of both kinds", function()
+    local random, small = require("lsa.cycle.rng").new(7), {}
+    for i = 1, 6000 do small[i] = math.floor(random(60) * random(60) / 30) end
+    for _, name in ipairs {"lru", "fifo", "sieve", "s3fifo", "arc", "lfu", "clock", "slru", "belady"} do
+      local want = cache{pages = small, capacity = 30, evict = name}
+      assert.is_true(want.hits > 100 and want.evicted > 100)
+      for _, of in ipairs {function(id) return 2 ^ 20 - 40 + id end, function(id) return 2 ^ 30 + 7919 * id end,
+        function(id) return id % 2 == 0 and id or 2 ^ 31 - 1 - id end} do
+        local pages = {}
+        for i, id in ipairs(small) do pages[i] = of(id) end
+        assert.same(want, cache{pages = pages, capacity = 30, evict = name}, name)
+      end
+    end
+  end)
+
   it("knows no hit without room, and no eviction with room for all", function()
     for _, name in ipairs(registry.names "evictions") do
       assert.same({hits = 0, misses = 4, evicted = 0}, cache{pages = {1, 1, 2, 2}, capacity = 0, evict = name})

@@ -1,5 +1,6 @@
--- Owns what eviction policies are made of: a compact map from ids to slots, and doubly linked lists of slots.
--- Everything is int32 arrays, so that LuaJIT compiles a replay to loads and stores. Ids are 0 .. 2^31 - 1 and may be sparse; memory follows the number of ids held.
+-- Owns what eviction policies are made of: which slot an id has, and doubly linked lists of slots.
+-- Everything is int32 arrays, so that LuaJIT compiles a replay to loads and stores. Ids are 0 .. 2^31 - 1 and may be sparse: small ones
+-- find their slot in an array, the others in a compact map, whose memory follows the number of ids held.
 --
 --   l = lists.new(2, 1000)     lists 1 and 2, room for 1000 ids at first; grows
 --   slot = l:add(id)           a slot for a new id, on no list; mark[slot] is 0
@@ -25,6 +26,8 @@ local Lists = {}
 Lists.__index = Lists
 
 local int32s = ffi.typeof "int32_t[?]"
+
+local SMALL_IDS = 2 ^ 20 -- of the array: 4 MiB at most
 
 -- Spreads ids over the table: two multiplications that stay below 2^51, where tobit is exact.
 local function hash(id)
@@ -56,7 +59,7 @@ local function resize(self, room)
   local cells = power_of_two(3 * room)
   self.mask, self.map = cells - 1, int32s(cells)
   for slot = self.lists + 1, self.top do
-    if self.list[slot] >= 0 then
+    if self.list[slot] >= 0 and self.id[slot] >= SMALL_IDS then
       local i = band(hash(self.id[slot]), self.mask)
       while self.map[i] ~= 0 do i = band(i + 1, self.mask) end
       self.map[i] = slot
@@ -66,6 +69,7 @@ end
 
 function M.new(count, room)
   local self = setmetatable({lists = count, top = count, free = 0, n = 0, size = int32s(count + 1)}, Lists)
+  self.small = 0 -- ids below it have a place in self.slot_of
   resize(self, count + math.max(room or 0, 8))
   for list = 1, count do self.prev[list], self.next[list] = list, list end
   return self
@@ -98,7 +102,16 @@ local function search(self, id)
   return probe(self, id, band(i + 1, mask))
 end
 
+local function widen(self, id)
+  local n = power_of_two(math.max(id + 1, 1024))
+  self.slot_of, self.small = grown(self.slot_of, self.small, n), n
+end
+
 function Lists:find(id)
+  if id < self.small and id >= 0 then
+    local slot = self.slot_of[id]
+    return slot ~= 0 and self.id[slot] == id and slot or 0 -- no slot for 1.5
+  end
   return (search(self, id))
 end
 
@@ -107,7 +120,13 @@ function Lists:add(id)
     raise("eviction: id is %s, ids are integers from 0 to 2147483647", tostring(id))
   end
   if self.free == 0 and self.top == self.room then resize(self, 2 * self.room) end
-  local slot, i = search(self, id)
+  local slot, i
+  if id < SMALL_IDS then
+    if id >= self.small then widen(self, id) end
+    slot = self.slot_of[id]
+  else
+    slot, i = search(self, id)
+  end
   if slot ~= 0 then raise("eviction: id %d is inserted, and is there already", id) end
   slot = self.free
   if slot ~= 0 then
@@ -116,7 +135,7 @@ function Lists:add(id)
     slot = self.top + 1
     self.top = slot
   end
-  self.map[i] = slot
+  if i then self.map[i] = slot else self.slot_of[id] = slot end
   self.id[slot], self.list[slot], self.mark[slot] = id, 0, 0
   self.n = self.n + 1
   return slot
@@ -142,8 +161,17 @@ function Lists:unlink(slot)
 end
 
 function Lists:move(list, slot)
-  self:unlink(slot)
-  self:push(list, slot)
+  if self.list[slot] ~= list then
+    self:unlink(slot)
+    self:push(list, slot)
+    return
+  end
+  local prev, next = self.prev, self.next
+  local p, n = prev[slot], next[slot]
+  next[p], prev[n] = n, p
+  local first = next[list]
+  prev[slot], next[slot] = list, first
+  next[list], prev[first] = slot, slot
 end
 
 -- A sentinel is a slot that no id has: it is 0 to the callers.
@@ -191,12 +219,16 @@ end
 function Lists:drop(slot)
   self:unlink(slot)
   local id = self.id[slot]
-  local _, i = search(self, id)
-  local after = band(i + 1, self.mask)
-  if self.map[after] == 0 then
-    self.map[i] = 0
+  if id < SMALL_IDS then
+    self.slot_of[id] = 0
   else
-    close_gap(self, i, after)
+    local _, i = search(self, id)
+    local after = band(i + 1, self.mask)
+    if self.map[after] == 0 then
+      self.map[i] = 0
+    else
+      close_gap(self, i, after)
+    end
   end
   self.list[slot], self.next[slot] = -1, self.free
   self.free, self.n = slot, self.n - 1
