@@ -30,7 +30,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --min_layers (default 1)    and how many of the voters have to keep a chunk
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
   --ensemble (default mean)   of these layers: max or mean
-  --heads (default 16)        of the Memory Indexer
+  --heads (default 32)        of the Memory Indexer
   --rank (default 128)        of its queries, where it starts as random; else the model's
   --from (default native)     what it starts as: the model's Lightning Indexer, beside it random heads that count little; or random
   --window (default 64)       the steps to come whose needs are learnt
@@ -39,7 +39,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --loss (default bce)        bce or focal
   --pairwise (default none)   none, hinge or bpr, in addition
   --weights (default none)    of golden chunks: none, or by votes
-  --steps (default 6000)      of training
+  --steps (default 20000)     of training
   --batch (default 32)        decode steps in a training step
   --rate (default 0.002)      of AdamW
   --part (default test)       where questions come from: test, or validation, by which options are to be chosen
