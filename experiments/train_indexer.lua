@@ -19,6 +19,8 @@ a run that was stopped, or killed, goes on where it is started again.
   <model> (string)             a model's directory, or the name of one in experiments/models
   -o,--output (string default none) the folder of traces, checkpoint, indexer and answers; none: build/train_indexer/ and the model's name
   --traces (default none)     the folder of traces; none: the output folder
+  --share (string default 1/1)   i/n: dump every n-th training document from the i-th, and stop: n processes, each with traces of its own,
+                              share the work, and the files are moved into one folder
   --documents (default 48)    training documents
   --lengths (numbers default 8192,16384,32768)   their tokens, in turn
   --held (default 4)          validation documents, for the retrieval metrics
@@ -112,7 +114,14 @@ local function dumped(list, folder, label)
   return paths
 end
 
-local train_paths = dumped(made_documents("train", "train", opt.documents, 0), "train", "training documents")
+local own, shares = opt.share:match "^(%d+)/(%d+)$"
+own, shares = tonumber(own), tonumber(shares)
+if not own or own < 1 or own > shares then error(("--share: %q is not i/n"):format(opt.share), 0) end
+local all_documents = made_documents("train", "train", opt.documents, 0)
+local documents_here = {}
+for i = own, #all_documents, shares do documents_here[#documents_here + 1] = all_documents[i] end
+local train_paths = dumped(documents_here, "train", "training documents")
+if shares > 1 then return report:done() end
 local held_paths = dumped(made_documents("held", "validation", opt.held, 500), "held", "validation documents")
 
 -- ---- train ----
@@ -206,7 +215,7 @@ end
 local numbers = {}
 for i = 1, opt.contexts do numbers[i] = i end
 
-local unrelated = {output = true, traces = true, contexts = true, install = true, held = true, csv = true, json = true, debug = true, report = true}
+local unrelated = {output = true, share = true, traces = true, contexts = true, install = true, held = true, csv = true, json = true, debug = true, report = true}
 
 -- Everything that an answer depends on.
 local function about()
