@@ -29,6 +29,7 @@ from replays of recordings, in which the recorded eviction gives the recorded co
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
   --part (default test)       of the text and words: test or validation
   --seed (default 1)          of contexts
+  --plot (default none)       a file that accuracy against tau is drawn into: .png, .svg or .pdf
   -o,--output (default build/tradeoff)   the folder of results and recordings: what is there is not run again
 ]]
 
@@ -204,6 +205,31 @@ if #replayed > 0 then
   end
   out(tostring(results_table.new(shown, {"tau", "reserve", "evict", "fetched", "hits", "misses"})))
 end
+
+-- Accuracy against tau, a line a budget, a panel a task.
+local function draw(path)
+  local panels = {}
+  for i, name in ipairs {"stream", "traced"} do
+    panels[i] = {title = ("%s: accuracy of %d questions"):format(name, found[name].rows[1].n), xlabel = "tau, steps between cycles", xlog = true,
+      ylabel = "accuracy", yunit = "%", yrange = {0, 103}}
+    for k, budget in ipairs(opt.budgets) do
+      local line = {x = {}, y = {}, low = {}, high = {}, label = ("%g %% of the chunks"):format(100 * budget)}
+      for _, tau in ipairs(taus) do
+        local row = type(tau) == "number" and pick(found[name].rows, {every = tau, budget = budget, async = opt.asyncs[1],
+          granularity = opt.granularities[1]})
+        if row then
+          table.insert(line.x, tau)
+          for column, value in pairs {y = row.accuracy, low = row.low, high = row.high} do table.insert(line[column], 100 * value) end
+        end
+      end
+      panels[i][k] = line
+    end
+    panels[i] = lsa.plot.line(panels[i])
+  end
+  lsa.plot.stack(panels):save(path)
+end
+
+if opt.plot ~= "none" then draw(opt.plot) end
 
 local columns = {"select", "every", "budget", "granularity", "async", "n", "accuracy", "low", "high", "evidence", "resident_pct",
   "fetched_bytes", "stall_ms", "cycles", "steps", "moved", "stayed", "failed", "clipped"}
