@@ -84,7 +84,7 @@ end)
 -- A small run of train_indexer.lua; with n: killed where its n-th file operation would begin.
 local function train(folder, text, n)
   local script = lsa.root .. "/experiments/train_indexer.lua"
-  local words = ("needle -o %s --text %s --documents 3 --held 1 --scale 0.06 --steps 700 --batch 8 --tokens 1500 --contexts 3 --items 1 " ..
+  local words = ("needle -o %s --text %s --documents 3 --held 1 --scale 0.06 --steps 600 --heads 4 --batch 8 --tokens 1500 --contexts 3 --items 1 " ..
     "--kinds single,words --voters all --layers all --thetas 0.5,0.7 --budgets 0.1"):format(folder, text)
   return process.shell(n and process.killed_at(n, script, words) or ("%s %s %s"):format(process.program, process.quote(script), words))
 end
@@ -195,6 +195,23 @@ describe("experiments/tradeoff.lua", function()
         end
         local _, lines = files.read(folder .. "/stream.jsonl"):gsub("\n", "")
         assert.equal(8, lines)
+      end)
+    end)
+  end)
+end)
+
+describe("experiments/ablate_indexer.lua", function()
+  it("has a row for each finished variation, and runs none twice", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local function run(only)
+          return output("ablate_indexer.lua", {"needle", "-o", folder, "--only", only, "--with", ("--text %s --documents 1 --held 1 --lengths 600 " ..
+            "--steps 5 --batch 4 --tokens 1500 --contexts 1 --items 1 --kinds single --thetas 0.3 --budgets 0.1"):format(text)})
+        end
+        assert.matches("variation +seed +recall@64 +theta 0.3 +best 10 %%\nbase +1 +[%d.]+ +[%d.]+%% of 1 at [%d.]+%%", run "base")
+        local both = run "heads_4"
+        assert.matches("\nbase +1 .*\nheads_4 +1 ", both)
+        assert.equal(both, run "nothing")
       end)
     end)
   end)
