@@ -349,6 +349,7 @@ int lsa_pool_start(lsa_pool *p, const int32_t *units, int64_t n)
     if (p->transfer) return lsa_fail(LSA_ESTATE, "pool: a transfer is under way");
     int rc = check_fetch(p, units, n);
     if (rc || n == 0) return rc;
+    if (is_on_gpu(p) && p->record) LSA_TRY(lsa_gpu_prepare(1));
     if ((rc = transfer_new(&t, p, units, lsa_hot_tier_next(p->hot, n), n))) return rc;
     if (pthread_create(&t->thread, NULL, transfer_run, t)) {
         transfer_delete(t);

@@ -298,6 +298,21 @@ void lsa_transfer_choose(int32_t beside, int32_t way)
 
 /* ---- both ---- */
 
+static int prepare(ring *r)
+{
+    LSA_TRY(open_ring(r));
+    return find_way(r);
+}
+
+int lsa_gpu_prepare(int beside)
+{
+    ring *r = &rings[beside != 0];
+    pthread_mutex_lock(&r->lock);
+    int rc = prepare(r);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
 int lsa_gpu_fill(const lsa_cold_tier *from, const lsa_records *to, const int32_t *slots,
                  const int32_t *chunks, int64_t n, int beside)
 {
@@ -305,8 +320,7 @@ int lsa_gpu_fill(const lsa_cold_tier *from, const lsa_records *to, const int32_t
     if (!k) return LSA_EDEVICE;
     ring *r = &rings[beside != 0];
     pthread_mutex_lock(&r->lock);
-    int rc = open_ring(r);
-    if (!rc) rc = find_way(r);
+    int rc = prepare(r);
     if (!rc)
         rc = from->away_count || r->mode.way == LSA_TRANSFER_PACK
                  ? pack(r, k, from, to, slots, chunks, n)
