@@ -24,29 +24,19 @@ local PEERS = {
 
 -- ---- memory of the GPU ----
 
--- Random bytes there, the same few again and again: no e4m3 NaN, and floats near 1 where `ctype` is float.
-local function filled(bench, held, bytes, ctype)
-  local piece = math.min(bytes, 2 ^ 20)
-  local size = ctype == "float" and 4 or 1
-  local host, owner = bench:random(ctype or "uint8_t", math.ceil(piece / size), 1)
-  if ctype == "bf16" then
-    for i = 1, piece - 1, 2 do host[i] = 0x3f + host[i] % 2 * 0x80 end
-  end
+-- Random bytes there, `piece` of them again and again: no e4m3 NaN, bf16 and floats around 1 where `what` is "bf16" or "float".
+local function filled(bench, held, bytes, what, piece)
+  piece = math.min(bytes, piece or 2 ^ 20)
+  local is_float = what == "float"
+  local host, owner = bench:random(is_float and "float" or "uint8_t", math.ceil(piece / (is_float and 4 or 1)), 1)
+  for i = 1, what == "bf16" and piece - 1 or 0, 2 do host[i] = 0x3f + host[i] % 2 * 0x80 end
   local there = bench:to_device(bytes)
   for at = 0, bytes - 1, piece do check(C.lsa_device_copy(there + at, host, math.min(piece, bytes - at))) end
   held[#held + 1], held[#held + 2] = there, owner
   return there
 end
 
-local function random(bench, held, bytes, ctype)
-  if ctype ~= "bf16" then return filled(bench, held, bytes, ctype) end
-  local host, owner = bench:random("uint8_t", bytes, 1)
-  for i = 1, bytes - 1, 2 do host[i] = 0x3f + host[i] % 2 * 0x80 end
-  held[#held + 1] = owner
-  local there = bench:to_device(bytes, host)
-  held[#held + 1] = there
-  return there
-end
+local function random(bench, held, bytes) return filled(bench, held, bytes, nil, bytes) end
 
 local function floats(bench, held, n) return ffi.cast("float *", filled(bench, held, 4 * math.max(n, 1), "float")) end
 
@@ -86,7 +76,7 @@ local function linear(bench, k, rows, cols, name)
     setup = function(held, copies)
       local w, x, y = ffi.new("lsa_weight[?]", copies), floats(bench, held, cols), floats(bench, held, rows)
       for i = 0, copies - 1 do
-        w[i].data, w[i].rows, w[i].cols, w[i].dtype = filled(bench, held, bytes, name == "bf16" and "bf16" or nil), rows, cols, format.dtype
+        w[i].data, w[i].rows, w[i].cols, w[i].dtype = filled(bench, held, bytes, name), rows, cols, format.dtype
         if format.block then
           local count = math.ceil(rows / 128) * math.ceil(cols / 128)
           local host, owner = bench:alloc("uint8_t", count)
