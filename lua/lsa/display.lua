@@ -24,38 +24,14 @@ local function find_mime(value)
   return type(meta) == "table" and rawget(meta, "__mime")
 end
 
-local MOST_ROWS, MOST_COLUMNS = 200, 20
-
--- The names that a plain list of plain rows has, sorted: {{select = "lru", misses = 3}, …}; nil where the value is something else.
-local function names_of_rows(value)
-  if type(value) ~= "table" or getmetatable(value) or not value[1] or #value > MOST_ROWS then return nil end
-  local names, seen, count = {}, {}, 0
-  for i, row in pairs(value) do
-    count = count + 1
-    if type(i) ~= "number" or type(row) ~= "table" or getmetatable(row) then return nil end
-    for name, cell in pairs(row) do
-      if type(name) ~= "string" or type(cell) == "table" or type(cell) == "cdata" then return nil end
-      if not seen[name] then names[#names + 1] = name end
-      seen[name] = true
-    end
-  end
-  if count ~= #value or #names == 0 or #names > MOST_COLUMNS then return nil end
-  table.sort(names, function(a, b)
-    local text_a, text_b = type(value[1][a]) == "string", type(value[1][b]) == "string"
-    if text_a ~= text_b then return text_a end
-    return a < b
-  end)
-  return names
-end
-
 -- The value's representations by MIME type; there always is "text/plain".
 function M.representations(value)
-  local f, names = find_mime(value), nil
-  if not f then names = names_of_rows(value) end
-  local found = f and f(value) or names and require("lsa.prompt.results_table").new(value, names):__mime() or {}
+  local f, inspect = find_mime(value), require "lsa.prompt.inspect"
+  local records = not f and inspect.records(value)
+  local found = f and f(value) or records and records:__mime() or {}
   local out = {}
   for kind, data in pairs(found) do out[kind] = data end
-  if not out["text/plain"] then out["text/plain"] = require("lsa.prompt.inspect").text(value) end
+  if not out["text/plain"] then out["text/plain"] = inspect.text(value) end
   return out
 end
 

@@ -20,7 +20,7 @@ local M = {}
 local ENDPOINT = "inproc://channels"
 local FOREVER, QUEUED_MS, INDENT = -1, 20, 2
 
-local session, shell, channels, standard_input
+local session, context, shell, channels, standard_input
 local current          -- the message that is being answered
 local count, history = 0, {}
 local ending = false   -- a front end asked for the end
@@ -391,11 +391,13 @@ local function read_connection(path)
   return given
 end
 
+-- What was sent is delivered first.
 local function say_goodbye()
-  if not channels then return end
+  if not context then return end
   send("end", {})
-  channels:close()
-  channels = nil
+  for _, socket in ipairs {channels, shell, standard_input} do socket:close() end
+  context:close()
+  context = nil
 end
 
 -- Serves the front end whose connection file is `path` until it asks for the end.
@@ -406,7 +408,7 @@ function M.run(path)
   end
   host.in_notebook()
   session = messages.session(given.key)
-  local context = sockets.context()
+  context = sockets.context()
   channels = context:socket("PAIR", {limit = 0})
   channels:bind(ENDPOINT)
   shell, standard_input = context:socket "ROUTER", context:socket "ROUTER"
@@ -442,8 +444,6 @@ function M.run(path)
   serve()
   say_goodbye()
   unistd.dup2(complaints, 2)
-  shell:close()
-  standard_input:close()
   return 0
 end
 

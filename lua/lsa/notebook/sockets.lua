@@ -74,7 +74,9 @@ function Context:socket(kind, options)
   return setmetatable({c = c, message = ffi.new "lsa_zmq_msg"}, Socket)
 end
 
-function Context:close() lib.zmq_ctx_term(self.c) end
+function Context:close()
+  while lib.zmq_ctx_term(self.c) < 0 and lib.zmq_errno() == EINTR do end -- a signal came
+end
 
 function Socket:bind(endpoint) check("bind " .. endpoint, lib.zmq_bind(self.c, endpoint) ~= 0) end
 

@@ -47,7 +47,7 @@ local zsh = [[
 autoload -U +X bashcompinit && bashcompinit
 ]]
 
-local commands = "new test bench doctor docs kernel completion -i -e --help --version --with-checks --with-mpi --debug --sanitize"
+local commands = "new test bench doctor docs kernel completion -i -e --help --version --with-checks --with-mpi --with-jupyter --debug --sanitize"
 
 function M.main(arguments)
   local shell = arguments[1]

@@ -103,8 +103,9 @@ function show(value, depth, seen)
   return "{\n" .. pad .. on_lines(parts, pad) .. "\n" .. ("  "):rep(depth) .. "}"
 end
 
--- A list of records – tables of the same few names with simple values – as a table; nil where it is none.
-local function records_text(list)
+-- A list of records – tables of the same few names with simple values – as a table of results (results_table.lua), texts in the first
+-- columns; nil where it is none.
+function M.records(list)
   if type(list) ~= "table" or getmetatable(list) ~= nil or #list == 0 or #list > MAX_RECORDS then return nil end
   local columns, known, count = {}, {}, 0
   for key in next, list do
@@ -115,13 +116,22 @@ local function records_text(list)
   for _, row in ipairs(list) do
     if type(row) ~= "table" or getmetatable(row) ~= nil or next(row) == nil then return nil end
     for name, value in next, row do
-      if type(name) ~= "string" or type(value) == "table" or type(value) == "function" then return nil end
+      if type(name) ~= "string" or type(value) == "table" or type(value) == "function" or type(value) == "cdata" then return nil end
       if not known[name] then columns[#columns + 1], known[name] = name, true end
     end
   end
-  if #columns < 3 then return nil end
-  table.sort(columns)
-  return (tostring(require "lsa.prompt.results_table".new(list, columns)):gsub("\n$", ""))
+  table.sort(columns, function(a, b)
+    local text_a, text_b = type(list[1][a]) == "string", type(list[1][b]) == "string"
+    if text_a ~= text_b then return text_a end
+    return a < b
+  end)
+  return require "lsa.prompt.results_table".new(list, columns)
+end
+
+-- As lines, where there are more than a pair of values in each.
+local function records_text(list)
+  local found = M.records(list)
+  return found and #found.columns > 2 and tostring(found):gsub("\n$", "") or nil
 end
 
 -- The text for one value. Strings are quoted inside tables, and bare by themselves.
