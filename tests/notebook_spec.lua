@@ -120,5 +120,8 @@ describe("lsa.display", function()
     local html = grid.new({{name = "<a>", n = 3}}, {"name", "n"}, {"a note"}):__mime()["text/html"]
     assert.is_truthy(html:find('<td style="text-align:left">&lt;a&gt;</td><td>3</td>', 1, true))
     assert.is_truthy(html:find("a note", 1, true))
+    for _, list in ipairs {"policies", "evictions", "tasks"} do
+      assert.is_truthy(require "lsa.display".representations(require "lsa"[list])["text/html"]:find("<th[^>]*>what</th>"))
+    end
   end)
 end)

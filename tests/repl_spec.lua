@@ -72,7 +72,7 @@ describe("values at the prompt", function()
   end)
 
   it("are tables where they are lists of records, and functions show what they take", function()
-    assert.equals("a    b  c\n1    2  x\n3  0.5  y", text {{a = 1, b = 2, c = "x"}, {a = 3, b = 0.5, c = "y"}})
+    assert.equals("c  a    b\nx  1    2\ny  3  0.5", text {{a = 1, b = 2, c = "x"}, {a = 3, b = 0.5, c = "y"}})
     assert.equals("{ { a = 1 } }", text {{a = 1}})
     assert.equals("{ f = function(x, y) }", text {f = function(x, y) return x, y end})
     local lsa = require "lsa"

@@ -95,7 +95,7 @@ local function find(kind, name)
   raise("lsa.%s: there is no '%s'; there are: %s", kind, name, table.concat(registry.names(kind), ", "))
 end
 
-local function described(kind)
+local function grid_of(kind)
   local rows = {}
   for i, one in ipairs(list(kind)) do
     local parts = {}
@@ -104,13 +104,14 @@ local function described(kind)
     end
     rows[i] = {name = one.name, options = table.concat(parts, ", "), what = one.about}
   end
-  return (tostring(grid.new(rows, {"name", "options", "what"})):gsub("\n$", ""))
+  return grid.new(rows, {"name", "options", "what"})
 end
 
 for _, kind in ipairs {"policies", "evictions", "schedules", "samplers"} do
   M[kind] = setmetatable({list = function() return list(kind) end}, {
     __index = function(_, name) return find(kind, name) end,
-    __tostring = function() return described(kind) end,
+    __tostring = function() return (tostring(grid_of(kind)):gsub("\n$", "")) end,
+    __mime = function() return grid_of(kind):__mime() end,
     __names = function() return registry.names(kind) end,
   })
 end

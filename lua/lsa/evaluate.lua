@@ -10,6 +10,7 @@
 -- resident whatever the scores.
 local ffi = require "ffi"
 local documents = require "lsa.train.documents"
+local grid = require "lsa.prompt.results_table"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
@@ -209,6 +210,21 @@ function Result:__tostring()
     end
   end
   return table.concat(lines, "\n")
+end
+
+-- As a notebook shows it.
+function Result:__mime()
+  local recall_at_k, rows = "recall@" .. self.k, {}
+  for _, row in ipairs(self) do
+    for _, part in ipairs{"all", "outside"} do
+      local m = row[part]
+      rows[#rows + 1] = {name = row.name, chunks = part, selected = share(m.selected, m.candidates), precision = m.precision,
+        recall = m.recall, F1 = m.f1, [recall_at_k] = m.recall_at_k, ECE = m.ece}
+    end
+  end
+  local found = grid.new(rows, {"name", "chunks", "selected", "precision", "recall", "F1", recall_at_k, "ECE"},
+    {("at theta = %g"):format(self.theta)}):__mime()
+  return {["text/plain"] = tostring(self), ["text/html"] = found["text/html"]}
 end
 
 return M

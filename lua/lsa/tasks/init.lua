@@ -53,8 +53,13 @@ local about = {
   longbench = "LongBench v2, from its published file", longmemeval = "LongMemEval, from its published files",
 }
 
-return setmetatable(M, {__tostring = function()
+local function described()
   local rows = {}
   for i, name in ipairs(M.names()) do rows[i] = {name = name, what = about[name]} end
-  return (tostring(require "lsa.prompt.results_table".new(rows, {"name", "what"})):gsub("\n$", ""))
-end})
+  return require "lsa.prompt.results_table".new(rows, {"name", "what"})
+end
+
+return setmetatable(M, {
+  __tostring = function() return (tostring(described()):gsub("\n$", "")) end,
+  __mime = function() return described():__mime() end,
+})
