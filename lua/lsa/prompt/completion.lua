@@ -12,33 +12,36 @@ usage: lsa completion bash|zsh
 
 local bash = [[
 _lsa() {
-    local current=${COMP_WORDS[COMP_CWORD]} first=${COMP_WORDS[1]} words= plain=
+    local current=${COMP_WORDS[COMP_CWORD]} first=${COMP_WORDS[1]} choices='' plain=''
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="COMMANDS"
+        choices="COMMANDS"
     else
         case $first in
         new)
-            words="policy eviction schedule experiment"
+            choices="policy eviction schedule experiment"
             [ "$COMP_CWORD" -ne 2 ] || plain=1
-            [ "$COMP_CWORD" -eq 2 ] || words=
+            [ "$COMP_CWORD" -eq 2 ] || choices=''
             ;;
-        completion) words="bash zsh" plain=1 ;;
-        test) words="--device --operations --filter --help" ;;
-        bench) words="--csv --threads --help" ;;
-        kernel) words="--install --prefix --help" ;;
-        *.lua) [ ! -r "$first" ] || words="--help --json --csv --debug $(sed -n 's/^  *\(-[a-z],\)\{0,1\}\(--[a-z][a-z_-]*\).*/\2/p' "$first")" ;;
+        completion) choices="bash zsh" plain=1 ;;
+        test) choices="--device --operations --filter --help" ;;
+        bench) choices="--csv --threads --help" ;;
+        kernel) choices="--install --prefix --help" ;;
+        *.lua) [ ! -r "$first" ] || choices="--help --json --csv --debug $(sed -n 's/^  *\(-[a-z],\)\{0,1\}\(--[a-z][a-z_-]*\).*/\2/p' "$first")" ;;
         esac
     fi
     local word
-    for word in $words; do
+    for word in $choices; do
         case $word in "$current"*) COMPREPLY+=("$word") ;; esac
     done
     case $plain$current in 1* | -*) return ;; esac
-    while IFS= read -r word; do
-        [ -d "$word" ] && word=$word/
-        COMPREPLY+=("$word")
-    done < <(compgen -f -- "$current")
+    for word in "$current"*; do # not compgen -f, which zsh's stand-in has otherwise
+        if [ -d "$word" ]; then
+            COMPREPLY+=("$word/")
+        elif [ -e "$word" ]; then
+            COMPREPLY+=("$word")
+        fi
+    done
 }
 complete -o nospace -F _lsa lsa ./lsa
 ]]
