@@ -386,12 +386,14 @@ describe("the prompt", function()
     terminal = Terminal.start(folder, {script})
     assert.is_truthy(terminal:expect "In[1]> ":find("> +4 +require \"lsa\".interact"))
     assert.equals("10\t11\t1\n", terminal:enter "x, y, up")
+    assert.is_truthy(terminal:enter "%who":find "\nup +number +1\n")
+    assert.equals("prompt:1: no\n", terminal:enter "error 'no'")
     terminal:send "while true do end\r"
     terminal:expect "end\n"
     terminal:pause(0.1)
     terminal:send "\3"
     terminal:expect "interrupted\n"
-    terminal:expect "In[3]> "
+    terminal:expect "In[5]> "
     terminal:enter "y = 100; up = 5"
     terminal:send "\4"
     terminal:expect "f is\t110\t5\n"

@@ -37,6 +37,7 @@ function Prompt:variables()
   for name, value in next, _G do
     if type(name) == "string" and not self.known[name] and not name:find "^_" then found[name] = value end
   end
+  for name, variable in pairs(self.stack and self.stack[self.at].variables or {}) do found[name] = variable.value end
   for name, value in next, self.environment do
     if not ours[name] then found[name] = value end
   end

@@ -5,17 +5,26 @@ local M = {}
 
 local FAILED, INTERRUPTED = 1, 130
 
--- The message with its traceback, less the last frames, which are the command line's and the prompt's.
+local own = {"cli", "commands", "compile", "interact", "repl", "traceback"}
+
+-- Whether a frame is the command line's or the prompt's.
+local function ours(frame)
+  for _, name in ipairs(own) do
+    if frame:find("/lua/lsa/prompt/" .. name .. ".lua:", 1, true) then return true end
+  end
+  return frame:find "^%s*%[C%]: at " ~= nil
+end
+
+-- The message with its traceback as far as the first frame that is ours; what is beyond is ours, or the script in whose middle a prompt is.
 function M.trim(message)
   local head, frames = message:match "^(.*)\nstack traceback:\n(.*)$"
   if not head then return message end
   local list = {}
-  for frame in frames:gmatch "[^\n]+" do list[#list + 1] = frame end
-  local function ours(frame)
-    return frame:find("/lua/lsa/prompt/", 1, true) or frame:find "^%s*%[C%]: in function 'call'" or
-      frame:find "^%s*%[C%]: at "
+  for frame in frames:gmatch "[^\n]+" do
+    if ours(frame) then break end
+    list[#list + 1] = frame
   end
-  while list[1] and ours(list[#list]) do list[#list] = nil end
+  while list[1] and list[#list]:find "^%s*%[C%]: in function 'call'" do list[#list] = nil end
   if list[1] and list[1]:find "^%s*%[C%]: in function 'error'" then table.remove(list, 1) end
   if #list < 2 then return head end -- the message has that line
   return head .. "\nstack traceback:\n" .. table.concat(list, "\n")
