@@ -190,9 +190,15 @@ int lsa_device_copy(void *to, const void *from, int64_t bytes)
     return cuda.copy(to, from, bytes);
 }
 
+int lsa_device_copy_back(void *to, const void *from, int64_t bytes)
+{
+    return lsa_device_copy(to, from, bytes) ? lsa_device_copy(to, from, bytes) : LSA_OK;
+}
+
 int lsa_device_synchronize(void)
 {
-    LSA_TRY(ready("device_synchronize", -1));
+    LSA_TRY(loaded());
+    LSA_TRY(lsa_device_check());
     return cuda.synchronize();
 }
 
@@ -216,7 +222,8 @@ int lsa_device_copy_start(void *to, const void *from, int64_t bytes, void *strea
 
 int lsa_device_stream_wait(void *stream)
 {
-    LSA_TRY(ready("stream_wait", -1));
+    LSA_TRY(loaded());
+    LSA_TRY(lsa_device_check());
     return cuda.stream_wait(stream);
 }
 

@@ -25,6 +25,9 @@ typedef const char *lsa_device_unpinned_fn(void);
 /* Copies between GPU and host memory, either way and within; done when it returns. */
 typedef int lsa_device_copy_fn(void *to, const void *from, int64_t bytes);
 
+/* The same of what cannot be computed again, since its work has changed what it was computed from: tried twice. */
+int lsa_device_copy_back(void *to, const void *from, int64_t bytes);
+
 /* Zeroes memory of the GPU; done when it returns. */
 typedef int lsa_device_clear_fn(void *block, int64_t bytes);
 
@@ -82,8 +85,8 @@ lsa_device_synchronize_fn lsa_device_synchronize, lsa_device_synchronize_cuda;
 int lsa_device_check(void);
 int lsa_device_lose(const char *cause);
 
-/* Fault injection: the n-th call of the GPU from now fails (0: the next one), once: allocations, copies, launches, graphs. -1 turns
- * it off. Returns what was left of the last wish: negative where its call came, or there was none. fault: whether this call is to
+/* Fault injection: the n-th call of the GPU from now fails (0: the next one), once: allocations, copies, launches, graphs; waiting for
+ * work fails by the work alone. -1 turns it off. Returns what was left of the last wish: negative where its call came, or there was none. fault: whether this call is to
  * fail, as launchers ask. */
 int64_t lsa_device_fail_after(int64_t n);
 int lsa_device_fault(void);

@@ -207,6 +207,7 @@ int lsa_pool_fetch(lsa_pool *p, const int32_t *units, int64_t n)
 {
     int rc = check_fetch(p, units, n);
     if (rc || n == 0) return rc;
+    if (is_on_gpu(p) && p->record) LSA_TRY(lsa_gpu_prepare(0)); /* which is no transfer */
     int64_t start = lsa_clock_ns(), chunks = 0;
     const int32_t *cells = lsa_hot_tier_next(p->hot, n);
     if ((rc = fill_cells(p, units, cells, n, &chunks))) return rc; /* data first, published below */

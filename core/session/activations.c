@@ -281,5 +281,5 @@ int lsa_activations_upload(lsa_activations *a, int64_t count, int64_t rows, lsa_
 int lsa_activations_download(lsa_activations *a, int64_t count, const lsa_pass_rows *from)
 {
     if (from->steps == a->steps) return LSA_OK;
-    return lsa_device_copy(a->steps, from->steps, count * (int64_t)sizeof *a->steps);
+    return lsa_device_copy_back(a->steps, from->steps, count * (int64_t)sizeof *a->steps);
 }

@@ -465,8 +465,12 @@ static int is_fixed(const lsa_pass *p)
 static int run(lsa_pass *p, int64_t rows, float *logits)
 {
     LSA_TRY(place_rows(p));
-    for (int64_t i = 0; i < p->steps; i++)
-        LSA_TRY(is_fixed(p) ? launch(p, rows, logits) : call_all(p, rows, logits));
+    for (int64_t i = 0; i < p->steps; i++) {
+        int rc = is_fixed(p) ? launch(p, rows, logits) : call_all(p, rows, logits);
+        if (rc && !i) return rc;
+        if (rc)
+            break; /* steps before it have begun, and count; the next call says what is wrong, if it is no accident */
+    }
     LSA_TRY(finish(p));
     return p->decoding ? lsa_activations_download(p->w, p->count, &p->rows) : LSA_OK;
 }

@@ -210,11 +210,11 @@ static int fetch_logits(const lsa_pass *p, const float **logits)
     int64_t row = p->c->vocab * (int64_t)sizeof **logits;
     *logits = w->host_logits ? w->host_logits : w->logits;
     if (!w->host_logits || !p->count) return LSA_OK;
-    LSA_TRY(lsa_device_copy(w->host_logits, w->logits, p->count * row));
+    LSA_TRY(lsa_device_copy_back(w->host_logits, w->logits, p->count * row));
     for (int64_t i = 0; i < p->count; i++) {
         int64_t kept = (w->logit_rows + p->segments[i].row) * p->c->vocab;
         if (p->segments[i].ended)
-            LSA_TRY(lsa_device_copy(w->host_logits + kept, w->logits + kept, row));
+            LSA_TRY(lsa_device_copy_back(w->host_logits + kept, w->logits + kept, row));
     }
     return LSA_OK;
 }

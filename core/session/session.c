@@ -186,7 +186,7 @@ static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t r
     } else { /* the GPU writes to its own memory */
         LSA_TRY(lsa_activations_reserve(w, n, 0, 0, rows));
         LSA_TRY(lsa_forward(&pass, rows, w->logits));
-        if (rows) LSA_TRY(lsa_device_copy(to, w->logits, rows * vocab * (int64_t)sizeof *to));
+        if (rows) LSA_TRY(lsa_device_copy_back(to, w->logits, rows * vocab * (int64_t)sizeof *to));
     }
     return w->segments->code ? lsa_fail(w->segments->code, "%s", w->segments->message) : LSA_OK;
 }
