@@ -1,10 +1,12 @@
-// Sparse multi-query attention on the GPU, in f32.
+// Sparse multi-query attention on the GPU, in f32; in bf16 where attention_wgmma.h takes it.
 //
 // A query's keys are taken in sections of 128, first its window's, then its records': within a section an online softmax
 // goes on from tile to tile, and the sections' sums are joined in order, beginning with the sink. Where a call has few
 // queries, a block takes one section and a second kernel joins them; where it has many, a block takes a query's sections
 // one after the other and joins as it goes. Both do the same operations in the same order, so the bits are the same.
 #include <cuda_fp8.h>
+
+#include <algorithm>
 
 #include "kernels/cuda_launch.h"
 #include "kernels/number_formats.h"
@@ -33,7 +35,8 @@ struct call {
     int32_t *counts;
     int64_t heads, dim, rope_dim, window_size, id_stride, rows, most;
     float scale;
-    int32_t source;
+    int32_t source, compute;
+    int64_t record_bytes;  // what a record has
     const lsa_span *spans; // NULL: one
     int64_t count, layer, rate;
     const float *window;
@@ -455,20 +458,35 @@ __global__ static void __launch_bounds__(THREADS) attend_join(call c, int pitch)
     }
 }
 
-// Grid: (queries), block: 128.
+// A block has 32 records, and each of its warps a quarter of the heads. Grid: (queries, parts of 32 records), block: 128.
 __global__ static void __launch_bounds__(THREADS) attend_mass(call c)
 {
-    int64_t row = blockIdx.x, n = c.counts[row];
+    __shared__ float parts[WARPS][LSA_WARP];
+    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
+    int64_t row = blockIdx.x, n = c.counts[row], each = (c.heads + WARPS - 1) / WARPS;
+    int64_t from = warp * each, to = min(c.heads, from + each);
     const float *finals = c.finals + row * c.heads * 2,
                 *kept = c.kept + row * c.heads * c.id_stride;
-    for (int64_t j = threadIdx.x; j < n; j += THREADS) {
+    for (int64_t j0 = blockIdx.y * LSA_WARP; j0 < n; j0 += gridDim.y * LSA_WARP) {
+        int64_t j = j0 + lane;
         float total = 0;
-        for (int64_t h = 0; h < c.heads; h++)
-            total = fmaf(expf(kept[h * c.id_stride + j] - finite_max(finals[h * 2])),
-                         factor_of(finals[h * 2 + 1]), total);
-        c.mass[row * c.id_stride + j] = total / (float)c.heads;
+#pragma unroll 8
+        for (int64_t h = from; h < to; h++) {
+            float score = j < n ? kept[h * c.id_stride + j] : -INFINITY;
+            total =
+                fmaf(expf(score - finite_max(finals[h * 2])), factor_of(finals[h * 2 + 1]), total);
+        }
+        parts[warp][lane] = total;
+        __syncthreads();
+        if (warp == 0 && j < n) {
+            for (int i = 1; i < WARPS; i++) total += parts[i][lane];
+            c.mass[row * c.id_stride + j] = total / (float)c.heads;
+        }
+        __syncthreads();
     }
 }
+
+#include "kernels/attention_wgmma.h"
 
 // ---- launchers ----
 
@@ -486,6 +504,8 @@ static layout layout_of(int64_t rows, int64_t heads, int64_t dim, int64_t sectio
 {
     int64_t split = (rows < SPLIT_ROWS ? rows : (int64_t)SPLIT_ROWS) * sections * heads;
     layout l = {split * chunks_of(dim) * 128, split * 2, 0, 0};
+    l.parts = std::max(l.parts, wg_part_floats(rows, heads, dim, WG_DIM));
+    l.part_sums = std::max(l.part_sums, wg_part_floats(rows, heads, dim, 2));
     if (masses > 0) {
         l.finals = rows * heads * 2;
         l.kept = rows * heads * masses;
@@ -540,12 +560,15 @@ static int launch(call &c, void *workspace, void *stream)
     c.kept = l.kept ? c.finals + l.finals : NULL;
     cudaStream_t s = (cudaStream_t)stream;
     int chunks = chunks_of(c.dim);
-    cudaError_t error = chunks == 1   ? launch_chunks<1>(c, s)
+    cudaError_t error = wg_takes(c)   ? wg_launch(c, s)
+                        : chunks == 1 ? launch_chunks<1>(c, s)
                         : chunks == 2 ? launch_chunks<2>(c, s)
                         : chunks == 3 ? launch_chunks<3>(c, s)
                                       : launch_chunks<4>(c, s);
     if (error == cudaSuccess && c.kept) {
-        attend_mass<<<(unsigned)c.rows, THREADS, 0, s>>>(c);
+        dim3 grid((unsigned)c.rows,
+                  (unsigned)std::max((c.id_stride + LSA_WARP - 1) / LSA_WARP, (int64_t)1));
+        attend_mass<<<grid, THREADS, 0, s>>>(c);
         error = lsa_cuda_last();
     }
     return error == cudaSuccess ? LSA_OK : lsa_cuda_failed("attention", error);
@@ -582,5 +605,6 @@ int lsa_attend_cuda(float *out, float *mass, const lsa_span *spans, int64_t coun
     c.id_stride = a->k, c.rows = a->rows, c.most = picked ? a->k : a->most, c.scale = a->scale;
     c.source = a->source, c.rate = a->rate, c.spans = spans, c.count = count, c.layer = layer;
     c.bounded = true;
+    c.compute = a->compute;
     return launch(c, workspace, stream);
 }

@@ -1,6 +1,7 @@
 /* Sparse multi-query attention over a sliding window and selected records, with a sink. */
 #ifndef LSA_KERNELS_ATTENTION_H
 #define LSA_KERNELS_ATTENTION_H
+#include "kernels/linear.h"
 #include "kernels/span.h"
 
 /* out[t, h] = sum_j p_j v_j over the keys of query t, K = V, p = softmax of q[t, h] . k_j * scale with
@@ -53,6 +54,8 @@ typedef struct lsa_attending {
     int64_t rows; /* of the pass */
     int64_t most; /* at least the entries that any row sees */
     float scale;
+    int32_t
+        compute; /* LSA_COMPUTE_BF16: queries, keys and what keys weigh may be rounded to bf16; sums are f32 */
 } lsa_attending;
 
 /* out [rows of the pass, heads, dim] and mass (NULL, or [rows of the pass, k]) as lsa_attention gives them for each span.

@@ -11,8 +11,8 @@
 
 #include "core/base/error.h"
 #include "core/base/parallel.h"
+#include "kernels/kv_record_private.h"
 #include "kernels/linear.h"
-#include "kernels/number_formats.h"
 
 enum {
     BLOCK = 8, /* rows of a register tile */
@@ -22,7 +22,7 @@ enum {
     PART = 64 /* tokens of a task, a multiple of BLOCK: a block never straddles two tasks */
 };
 
-typedef struct scoring {
+typedef struct job {
     float *scores;
     const float *q, *w;
     const uint8_t *keys;
@@ -30,10 +30,10 @@ typedef struct scoring {
     int32_t format, compute;
     void *packed;  /* queries */
     int64_t depth; /* steps of the product: numbers, or pairs of them */
-} scoring;
+} job;
 
 /* Packs the keys from .. from + count - 1 and scores them with the tokens t0 .. t1 - 1. */
-typedef void tile_fn(const scoring *s, int64_t from, int64_t count, int64_t t0, int64_t t1);
+typedef void tile_fn(const job *s, int64_t from, int64_t count, int64_t t0, int64_t t1);
 
 static int64_t number_bytes(int32_t format)
 {
@@ -41,7 +41,7 @@ static int64_t number_bytes(int32_t format)
 }
 
 /* The scale that multiplies key i's finished sum. */
-static inline LSA_BODY float key_scale(const scoring *s, int64_t i)
+static inline LSA_BODY float scale_of_key(const job *s, int64_t i)
 {
     float scale = 1.0f;
     if (s->format == LSA_KV_FP8) memcpy(&scale, s->keys + i * s->key_stride + s->dim, sizeof scale);
@@ -67,7 +67,7 @@ static inline LSA_BODY float key_number(const uint8_t *key, int64_t d, int32_t f
 
 /* Queries for the f32 paths: [block][dim][8]. Rows past the last one are zero and never looked
  * at. */
-static void pack_queries_f32(const scoring *s, int64_t block)
+static void pack_queries_f32(const job *s, int64_t block)
 {
     float *out = (float *)s->packed + block * s->dim * BLOCK;
     int64_t rows = s->tokens * s->heads - block * BLOCK;
@@ -82,14 +82,14 @@ static void pack_queries_f32(const scoring *s, int64_t block)
 
 /* ---- plain C ---- */
 
-static void tile_generic(const scoring *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
+static void tile_generic(const job *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
 {
     float keys[MOST_DIM * TILE], scale[TILE] = {0}, sum[TILE];
     for (int64_t j = 0; j < TILE; j++) {
         const uint8_t *key = s->keys + (from + j) * s->key_stride;
         for (int64_t d = 0; d < s->dim; d++)
             keys[d * TILE + j] = j < count ? key_number(key, d, s->format, s->compute) : 0.0f;
-        if (j < count) scale[j] = key_scale(s, from + j);
+        if (j < count) scale[j] = scale_of_key(s, from + j);
     }
     for (int64_t t = t0; t < t1; t++) {
         memset(sum, 0, sizeof sum);
@@ -135,7 +135,7 @@ static inline LSA_BODY void transpose8(__m256 r[8])
 
 /* Eight numbers of a key. */
 LSA_TARGET_AVX2
-static inline LSA_BODY __m256 key_numbers_avx2(const uint8_t *key, int64_t d, const scoring *s)
+static inline LSA_BODY __m256 key_numbers_avx2(const uint8_t *key, int64_t d, const job *s)
 {
     if (s->format == LSA_KV_FP8)
         return e4m3x8_to_f32_avx2(_mm_loadl_epi64((const void *)(key + d)));
@@ -147,9 +147,9 @@ static inline LSA_BODY __m256 key_numbers_avx2(const uint8_t *key, int64_t d, co
 
 /* out: [dim][TILE_AVX2] */
 LSA_TARGET_AVX2
-static void pack_keys_avx2(float *out, float *scale, const scoring *s, int64_t from, int64_t count)
+static void pack_keys_avx2(float *out, float *scale, const job *s, int64_t from, int64_t count)
 {
-    for (int64_t j = 0; j < TILE_AVX2; j++) scale[j] = j < count ? key_scale(s, from + j) : 0;
+    for (int64_t j = 0; j < TILE_AVX2; j++) scale[j] = j < count ? scale_of_key(s, from + j) : 0;
     for (int64_t j = 0; j < TILE_AVX2; j += 8) {
         const uint8_t *key[8];
         for (int i = 0; i < 8; i++) {
@@ -170,7 +170,7 @@ static void pack_keys_avx2(float *out, float *scale, const scoring *s, int64_t f
 }
 
 LSA_TARGET_AVX2
-static void tile_avx2(const scoring *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
+static void tile_avx2(const job *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
 {
     float keys[MOST_DIM * TILE_AVX2], scale[TILE_AVX2];
     pack_keys_avx2(keys, scale, s, from, count);
@@ -217,7 +217,7 @@ static void tile_avx2(const scoring *s, int64_t from, int64_t count, int64_t t0,
 /* Bytes at .. at + bytes - 1 (64 at most) of 16 keys from `from` on, of which `count` exist:
  * word w of each key in x[w]; zero where there is nothing. */
 LSA_TARGET_AVX512
-static inline LSA_BODY void load_words(__m512i x[16], const scoring *s, int64_t from, int64_t count,
+static inline LSA_BODY void load_words(__m512i x[16], const job *s, int64_t from, int64_t count,
                                        int64_t at, int64_t bytes)
 {
     const uint8_t *key = s->keys + from * s->key_stride + at;
@@ -230,14 +230,14 @@ static inline LSA_BODY void load_words(__m512i x[16], const scoring *s, int64_t 
 }
 
 LSA_TARGET_AVX512
-static inline LSA_BODY void load_scales(float *scale, const scoring *s, int64_t from, int64_t count)
+static inline LSA_BODY void load_scales(float *scale, const job *s, int64_t from, int64_t count)
 {
-    for (int64_t j = 0; j < TILE; j++) scale[j] = j < count ? key_scale(s, from + j) : 0;
+    for (int64_t j = 0; j < TILE; j++) scale[j] = j < count ? scale_of_key(s, from + j) : 0;
 }
 
 /* The word's numbers of 16 keys as f32, one vector a number; returns how many there are. */
 LSA_TARGET_AVX512
-static inline LSA_BODY int widen(__m512 out[4], __m512i word, const scoring *s)
+static inline LSA_BODY int widen(__m512 out[4], __m512i word, const job *s)
 {
     if (s->format == LSA_KV_FP8) {
         for (int i = 0; i < 4; i++)
@@ -257,8 +257,7 @@ static inline LSA_BODY int widen(__m512 out[4], __m512i word, const scoring *s)
 
 /* out: [dim][TILE] */
 LSA_TARGET_AVX512
-static void pack_keys_avx512(float *out, float *scale, const scoring *s, int64_t from,
-                             int64_t count)
+static void pack_keys_avx512(float *out, float *scale, const job *s, int64_t from, int64_t count)
 {
     int64_t bytes = s->dim * number_bytes(s->format);
     load_scales(scale, s, from, count);
@@ -278,8 +277,8 @@ static void pack_keys_avx512(float *out, float *scale, const scoring *s, int64_t
 }
 
 LSA_TARGET_AVX512
-static inline LSA_BODY void store_scores(const scoring *s, int64_t token, int64_t from,
-                                         int64_t count, const __m512 sum[3], const float *scale)
+static inline LSA_BODY void store_scores(const job *s, int64_t token, int64_t from, int64_t count,
+                                         const __m512 sum[3], const float *scale)
 {
     float *out = s->scores + token * s->score_stride + from;
     for (int v = 0; v < 3; v++) {
@@ -329,8 +328,7 @@ typedef struct fetch {
     int64_t share; /* bytes with each block of rows */
 } fetch;
 
-static inline LSA_BODY fetch fetch_after(const scoring *s, int64_t from, int64_t count,
-                                         int64_t rows)
+static inline LSA_BODY fetch fetch_after(const job *s, int64_t from, int64_t count, int64_t rows)
 {
     int64_t left = s->n - from - count, blocks = (rows + BLOCK - 1) / BLOCK;
     int64_t bytes = (left < TILE ? left : TILE) * s->key_stride;
@@ -377,7 +375,7 @@ static inline LSA_BODY void fetch_some(fetch *f)
     }
 
 LSA_TARGET_AVX512
-static void tile_avx512(const scoring *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
+static void tile_avx512(const job *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
 {
     uint32_t keys[MOST_DIM * TILE] __attribute__((aligned(64)));
     float scale[TILE];
@@ -400,7 +398,7 @@ static int64_t pairs(int64_t dim, int32_t format)
 }
 
 /* [block][pairs][8], zero beyond dim */
-static void pack_queries_bf16(const scoring *s, int64_t block)
+static void pack_queries_bf16(const job *s, int64_t block)
 {
     uint32_t *out = (uint32_t *)s->packed + block * s->depth * BLOCK;
     int64_t rows = s->tokens * s->heads - block * BLOCK, apart = s->format == LSA_KV_FP8 ? 2 : 1;
@@ -423,8 +421,7 @@ static inline LSA_BODY __m512i rounded_bits(__m512i x)
 
 /* out: [pairs][TILE] */
 LSA_TARGET_AVX512_BF16
-static void pack_keys_bf16(uint32_t *out, float *scale, const scoring *s, int64_t from,
-                           int64_t count)
+static void pack_keys_bf16(uint32_t *out, float *scale, const job *s, int64_t from, int64_t count)
 {
     int64_t bytes = s->dim * number_bytes(s->format);
     const __m512i low_byte = _mm512_set1_epi16(0xff);
@@ -463,7 +460,7 @@ static void pack_keys_bf16(uint32_t *out, float *scale, const scoring *s, int64_
 }
 
 LSA_TARGET_AVX512_BF16
-static void tile_bf16(const scoring *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
+static void tile_bf16(const job *s, int64_t from, int64_t count, int64_t t0, int64_t t1)
 {
     uint32_t keys[(MOST_DIM / 2 + 1) * TILE] __attribute__((aligned(64)));
     float scale[TILE];
@@ -480,25 +477,41 @@ static int64_t blocks_of(int64_t tokens, int64_t heads)
     return (tokens * heads + BLOCK - 1) / BLOCK;
 }
 
-int64_t lsa_index_score_workspace(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
-                                  int32_t key_format, int32_t compute)
+static int64_t packed_bytes(int64_t tokens, int64_t heads, int64_t dim)
 {
-    (void)n, (void)key_format, (void)compute;
+    return blocks_of(tokens, heads) * BLOCK * ((dim + 3) & ~3LL) * (int64_t)sizeof(float);
+}
+
+/* Rounded queries and their weights. */
+static int64_t rounded_bytes(int64_t tokens, int64_t heads, int64_t dim, int32_t scoring)
+{
+    return scoring == LSA_SCORE_FP8 ? tokens * heads * (dim + 1) * (int64_t)sizeof(float) : 0;
+}
+
+int64_t lsa_index_score_workspace(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
+                                  int32_t key_format, int32_t scoring)
+{
+    (void)n, (void)key_format;
     if (tokens < 1 || heads < 1 || dim < 1) return 0;
-    int64_t cpu = blocks_of(tokens, heads) * BLOCK * ((dim + 3) & ~3LL) * (int64_t)sizeof(float);
+    int64_t cpu = packed_bytes(tokens, heads, dim);
     /* The GPU's fragments: heads by 8, bf16, dim as 32, 64 or 128, and a weight. */
     int64_t depth = dim <= 32 ? 32 : dim <= 64 ? 64 : 128;
     int64_t gpu = dim <= 128 ? tokens * ((heads + 7) & ~7LL) * (2 * depth + 4) : 0;
-    return cpu > gpu ? cpu : gpu;
+    /* Or rows of its tensor cores: heads as 64 or 128, in one, two or six panels, and weights. */
+    int64_t panels = scoring == LSA_SCORE_FP8 ? 1 : scoring == LSA_SCORE_BF16 ? 2 : 6;
+    int64_t rows =
+        dim == 128 && heads <= 128 ? tokens * ((heads <= 64 ? 64 : 128) * 128 * panels + 1024) : 0;
+    int64_t most = cpu > gpu ? cpu : gpu;
+    return (most > rows ? most : rows) + rounded_bytes(tokens, heads, dim, scoring);
 }
 
 int lsa_index_score_check(int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
-                          int64_t score_stride, int32_t key_format, int32_t compute)
+                          int64_t score_stride, int32_t key_format, int32_t scoring)
 {
     if (key_format < LSA_KV_F32 || key_format > LSA_KV_FP8)
         return lsa_fail(LSA_EARG, "index_score: key format %d is unknown", key_format);
-    if (compute != LSA_COMPUTE_F32 && compute != LSA_COMPUTE_BF16)
-        return lsa_fail(LSA_EARG, "index_score: compute %d is unknown", compute);
+    if (scoring < LSA_SCORE_F32 || scoring > LSA_SCORE_FP8)
+        return lsa_fail(LSA_EARG, "index_score: scoring %d is unknown", scoring);
     if (tokens < 0 || n < 0 || n > INT32_MAX || heads < 1 || heads > INT32_MAX)
         return lsa_fail(LSA_ESHAPE, "index_score: %lld tokens, %lld keys, %lld heads",
                         (long long)tokens, (long long)n, (long long)heads);
@@ -517,9 +530,9 @@ int lsa_index_score_check(int64_t tokens, int64_t n, int64_t heads, int64_t dim,
 
 /* How a call is shared out. */
 typedef struct shared {
-    const scoring *s;
+    const job *s;
     tile_fn *score_tile;
-    void (*pack_queries)(const scoring *, int64_t);
+    void (*pack_queries)(const job *, int64_t);
     int64_t tile, parts, part; /* keys of a tile; parts of the tokens, and the tokens of one */
 } shared;
 
@@ -542,31 +555,50 @@ static void score_part(void *context, int64_t first, int64_t end, int thread)
     }
 }
 
+/* A query in e4m3 numbers, as fp8 keys are; returns what they are to be multiplied by. */
+static float round_query(float *out, const float *q, int64_t dim)
+{
+    uint32_t amax = LSA_KV_LEAST_AMAX;
+    for (int64_t d = 0; d < dim; d++) amax = larger_bits(amax, q[d]);
+    float scale = key_scale(amax);
+    for (int64_t d = 0; d < dim; d++) out[d] = e4m3_to_f32(key_code(q[d], scale));
+    return scale;
+}
+
 int lsa_index_score_cpu(float *scores, const float *q, const float *w, const void *keys,
                         int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
-                        int64_t score_stride, int32_t key_format, int32_t compute, void *workspace,
+                        int64_t score_stride, int32_t key_format, int32_t scoring, void *workspace,
                         void *stream)
 {
     (void)stream;
     int rc =
-        lsa_index_score_check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
+        lsa_index_score_check(tokens, n, heads, dim, key_stride, score_stride, key_format, scoring);
     if (rc || tokens == 0 || n == 0) return rc;
-    scoring s = {.scores = scores,
-                 .q = q,
-                 .w = w,
-                 .keys = keys,
-                 .tokens = tokens,
-                 .n = n,
-                 .heads = heads,
-                 .dim = dim,
-                 .key_stride = key_stride,
-                 .score_stride = score_stride,
-                 .format = key_format,
-                 .compute = compute,
-                 .packed = workspace,
-                 .depth = dim};
+    int32_t compute = scoring == LSA_SCORE_F32 ? LSA_COMPUTE_F32 : LSA_COMPUTE_BF16;
+    if (scoring == LSA_SCORE_FP8) {
+        float *rounded = (float *)((uint8_t *)workspace + packed_bytes(tokens, heads, dim));
+        float *weights = rounded + tokens * heads * dim;
+        for (int64_t row = 0; row < tokens * heads; row++)
+            weights[row] = w[row] * round_query(rounded + row * dim, q + row * dim, dim);
+        q = rounded;
+        w = weights;
+    }
+    job s = {.scores = scores,
+             .q = q,
+             .w = w,
+             .keys = keys,
+             .tokens = tokens,
+             .n = n,
+             .heads = heads,
+             .dim = dim,
+             .key_stride = key_stride,
+             .score_stride = score_stride,
+             .format = key_format,
+             .compute = compute,
+             .packed = workspace,
+             .depth = dim};
     tile_fn *score_tile = tile_generic;
-    void (*pack_queries)(const scoring *, int64_t) = pack_queries_f32;
+    void (*pack_queries)(const job *, int64_t) = pack_queries_f32;
     int64_t tile = TILE;
 #if defined(__x86_64__)
     int level = lsa_cpu_level();

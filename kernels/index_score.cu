@@ -1,11 +1,9 @@
 // Index scoring on the GPU: what index_score_cuda.h does, for one array of keys.
-#include "kernels/index_score_cuda.h"
+#include "kernels/index_score_wgmma.h"
 
 extern "C" {
 #include "core/base/error.h"
-#include "kernels/index_score.h"
 }
-#include "kernels/cuda_launch.h"
 
 // ---- kernels ----
 
@@ -27,6 +25,29 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
     index_score_mma(scoring s, const uint4 *packed, int group, int tiles, bool direct)
 {
     score_mma<STEPS, FP8>(s, packed, group, tiles, direct);
+}
+
+// Grid: (blocks), block: 256.
+__global__ static void index_score_round(float *to, float *weights, scoring s)
+{
+    round_queries(to, weights, s);
+}
+
+// Grid: (parts of the heads, tokens up to 65535), block: 256.
+template <int HEADS, int SCORING> __global__ static void index_score_rows(uint8_t *to, scoring s)
+{
+    lsa_let_next_launch_start();
+    for (int64_t t = blockIdx.y; t < s.tokens; t += gridDim.y)
+        pack_token<HEADS, SCORING>(to + t * wg_shape<HEADS, SCORING>::TOKEN_BYTES,
+                                   s.q + t * s.heads * WG_DIM, s.w + t * s.heads, s.heads);
+}
+
+// Grid: (blocks of tiles, groups of tokens), block and shared: as score_wgmma says.
+template <int HEADS, int SCORING>
+__global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
+    index_score_wgmma(scoring s, const uint8_t *packed, int group)
+{
+    score_wgmma<HEADS, SCORING>(s, packed, group);
 }
 
 // ---- launcher ----
@@ -64,28 +85,76 @@ static cudaError_t launch_steps(const scoring &s, int steps, int tiles, void *wo
     return launch_mma<8, FP8>(s, tiles, workspace, stream);
 }
 
+template <int HEADS, int SCORING>
+static cudaError_t launch_wgmma(const scoring &s, void *workspace, cudaStream_t stream)
+{
+    using shape = wg_shape<HEADS, SCORING>;
+    auto kernel = index_score_wgmma<HEADS, SCORING>;
+    int64_t group = (WG_MOST_SHARED - shape::FIXED_BYTES) / shape::TOKEN_BYTES, room;
+    if (group > s.tokens) group = s.tokens;
+    int bytes = shape::FIXED_BYTES + (int)group * shape::TOKEN_BYTES;
+    cudaError_t error = processors_of(&room);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    dim3 parts(HEADS / WG_PACKED_HEADS, (unsigned)(s.tokens < 65535 ? s.tokens : 65535));
+    index_score_rows<HEADS, SCORING><<<parts, 256, 0, stream>>>((uint8_t *)workspace, s);
+    error = lsa_cuda_last();
+    if (error != cudaSuccess) return error;
+    int64_t wanted = (s.n + WG_KEYS - 1) / WG_KEYS, groups = (s.tokens + group - 1) / group,
+            across = wanted < room ? wanted : room, down = (room + across - 1) / across;
+    dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down));
+    return lsa_launch_early(kernel, grid, shape::THREADS, bytes, 1, stream, s,
+                            (const uint8_t *)workspace, (int)group);
+}
+
+template <int HEADS>
+static cudaError_t launch_rows(const scoring &s, int32_t how, void *workspace, cudaStream_t stream)
+{
+    if (how == LSA_SCORE_FP8) return launch_wgmma<HEADS, LSA_SCORE_FP8>(s, workspace, stream);
+    if (how == LSA_SCORE_BF16) return launch_wgmma<HEADS, LSA_SCORE_BF16>(s, workspace, stream);
+    return launch_wgmma<HEADS, LSA_SCORE_F32>(s, workspace, stream);
+}
+
 int lsa_index_score_cuda(float *scores, const float *q, const float *w, const void *keys,
                          int64_t tokens, int64_t n, int64_t heads, int64_t dim, int64_t key_stride,
-                         int64_t score_stride, int32_t key_format, int32_t compute, void *workspace,
+                         int64_t score_stride, int32_t key_format, int32_t how, void *workspace,
                          void *stream)
 {
     int rc =
-        lsa_index_score_check(tokens, n, heads, dim, key_stride, score_stride, key_format, compute);
+        lsa_index_score_check(tokens, n, heads, dim, key_stride, score_stride, key_format, how);
     if (rc || tokens == 0 || n == 0) return rc;
     scoring s = {};
     s.scores = scores, s.q = q, s.w = w, s.keys = (const uint8_t *)keys;
     s.tokens = tokens, s.n = n, s.key_stride = key_stride, s.score_stride = score_stride;
-    s.heads = (int32_t)heads, s.dim = (int32_t)dim, s.format = key_format, s.compute = compute;
+    s.heads = (int32_t)heads, s.dim = (int32_t)dim, s.format = key_format;
+    s.compute = how == LSA_SCORE_F32 ? LSA_COMPUTE_F32 : LSA_COMPUTE_BF16;
     int64_t tiles = (heads + 7) / 8, steps = dim <= 32 ? 2 : dim <= 64 ? 4 : 8;
+    cudaStream_t to = (cudaStream_t)stream;
     cudaError_t error;
-    if (on_tensor_cores(heads, dim, compute)) {
-        error = (key_format == LSA_KV_FP8 ? launch_steps<true>
-                                          : launch_steps<false>)(s, (int)steps, (int)tiles,
-                                                                 workspace, (cudaStream_t)stream);
+    if (wg_takes(heads, dim, key_format)) {
+        error = heads <= 64 ? launch_rows<64>(s, how, workspace, to)
+                            : launch_rows<128>(s, how, workspace, to);
+        return error == cudaSuccess ? LSA_OK : failed(error);
+    }
+    if (how == LSA_SCORE_FP8) {
+        int64_t packed =
+            on_tensor_cores(heads, dim, s.compute) ? tokens * packed_bytes(heads, dim) : 0;
+        float *rounded = (float *)((uint8_t *)workspace + packed),
+              *weights = rounded + tokens * heads * dim;
+        index_score_round<<<lsa_blocks(tokens * heads, 8), 256, 0, to>>>(rounded, weights, s);
+        error = lsa_cuda_last();
+        if (error != cudaSuccess) return failed(error);
+        s.q = rounded, s.w = weights;
+    }
+    if (on_tensor_cores(heads, dim, s.compute)) {
+        error = (key_format == LSA_KV_FP8
+                     ? launch_steps<true>
+                     : launch_steps<false>)(s, (int)steps, (int)tiles, workspace, to);
     } else {
         dim3 grid((unsigned)((n + PLAIN_KEYS - 1) / PLAIN_KEYS),
                   (unsigned)(tokens < 65535 ? tokens : 65535));
-        index_score_plain<<<grid, PLAIN_THREADS, 0, (cudaStream_t)stream>>>(s);
+        index_score_plain<<<grid, PLAIN_THREADS, 0, to>>>(s);
         error = lsa_cuda_last();
     }
     return error == cudaSuccess ? LSA_OK : failed(error);

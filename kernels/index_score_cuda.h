@@ -7,8 +7,10 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "kernels/kv_record_private.h"
+
 extern "C" {
-#include "kernels/kv_record.h"
+#include "kernels/index_score.h"
 #include "kernels/linear.h"
 }
 
@@ -53,15 +55,6 @@ __device__ static uint32_t bytes_at(const uint8_t *p, int count)
     return u;
 }
 
-// The exponent's bias is put right by a multiplication, which also normalises the subnormals.
-__device__ static float e4m3_to_f32(uint32_t code)
-{
-    uint32_t magnitude = code & 0x7f;
-    float x = magnitude == 0x7f ? __uint_as_float(0x7fc00000)
-                                : __uint_as_float(magnitude << 20) * 0x1p120f;
-    return code & 0x80 ? -x : x;
-}
-
 __device__ static float bf16_rounded(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 
 __device__ static uint32_t bf16_pair(float low, float high)
@@ -92,6 +85,23 @@ __device__ static float key_scale(const scoring &s, int64_t i)
 }
 
 // ---- what blocks do ----
+
+// Queries in e4m3 numbers, and their weights: a warp a query. Grid: any; block: whole warps.
+__device__ static void round_queries(float *to, float *weights, const scoring &s)
+{
+    int lane = threadIdx.x % WARP;
+    int64_t warps = (int64_t)gridDim.x * blockDim.x / WARP, rows = s.tokens * s.heads;
+    for (int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP; row < rows;
+         row += warps) {
+        const float *q = s.q + row * s.dim;
+        uint32_t amax = LSA_KV_LEAST_AMAX;
+        for (int d = lane; d < s.dim; d += WARP) amax = larger_bits(amax, q[d]);
+        float scale = key_scale(__reduce_max_sync(0xffffffff, amax));
+        for (int d = lane; d < s.dim; d += WARP)
+            to[row * s.dim + d] = e4m3_to_f32(key_code(q[d], scale));
+        if (lane == 0) weights[row] = s.w[row] * scale;
+    }
+}
 
 // Any shape, f32 products. Grid: (at least ceil(n / 64), tokens up to 65535), block: 128, shared: 14.3 KB.
 __device__ static void score_plain(const scoring &s)

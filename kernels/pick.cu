@@ -1,11 +1,12 @@
 // Level 2 on the GPU: the scores of as many rows as fit in the workspace's 64 MiB, then an exact selection of each. How many
 // rows and candidates a span has only the GPU knows: grids are for the most there can be.
+#include <algorithm>
+
 #include "kernels/cuda_launch.h"
-#include "kernels/index_score_cuda.h"
+#include "kernels/index_score_wgmma.h"
 #include "kernels/topk_cuda.h"
 
 extern "C" {
-#include "kernels/index_score.h"
 #include "kernels/pick.h"
 }
 
@@ -15,10 +16,11 @@ enum { THREADS = 256, LOCATE_BLOCKS = 32, SCORES = 16 << 20 };
 struct call {
     lsa_picking p;
     const lsa_span *spans;
-    int64_t count, layer, key_bytes, first, rows, stride;
+    int64_t count, layer, key_bytes, first, rows, most_rows, stride;
     float *scores;    // [rows, stride]
     int32_t *lengths; // [rows]
     const uint4 *packed;
+    int32_t compute; // what products are in, once queries are rounded
 };
 
 // ---- helpers ----
@@ -52,7 +54,7 @@ __device__ static int64_t scoring_of(scoring *shared, const call &c, const lsa_s
         x.n = x.tokens ? candidates_at(c, s, s.progress->tokens + to - 1) : 0;
         x.score_stride = c.stride;
         x.heads = (int32_t)c.p.heads, x.dim = (int32_t)c.p.dim;
-        x.format = c.p.key_format, x.compute = c.p.compute;
+        x.format = c.p.key_format, x.compute = c.compute;
         if (s.among_residents) {
             x.keys = store.resident_keys;
             x.key_stride = c.key_bytes;
@@ -69,15 +71,21 @@ __device__ static int64_t scoring_of(scoring *shared, const call &c, const lsa_s
 
 // ---- kernels ----
 
-// Grid: (spans), block: 256.
-__global__ static void __launch_bounds__(THREADS) pick_lengths(call c)
+// Candidates of a span's rows, noted by one block of those that score them.
+__device__ static void note_lengths(const call &c, const lsa_span &s)
 {
-    const lsa_span &s = c.spans[blockIdx.x];
+    if (blockIdx.x > 0 || blockIdx.y > 0) return;
     int64_t from, to;
     rows_of(c, s, &from, &to);
-    for (int64_t t = from + threadIdx.x; t < to; t += THREADS)
+    for (int64_t t = from + threadIdx.x; t < to; t += blockDim.x)
         c.lengths[s.row + t - c.first] =
             (int32_t)max((int64_t)0, candidates_at(c, s, s.progress->tokens + t));
+}
+
+// Grid: (1, 1, spans), block: 256.
+__global__ static void __launch_bounds__(THREADS) pick_lengths(call c)
+{
+    note_lengths(c, c.spans[blockIdx.z]);
 }
 
 // Grid: (ceil(most candidates / 64), rows, spans), block: 128, shared: 14.4 KB.
@@ -86,6 +94,7 @@ __global__ static void __launch_bounds__(PLAIN_THREADS) pick_score_plain(call c)
     __shared__ scoring s;
     scoring_of(&s, c, c.spans[blockIdx.z]);
     score_plain(s);
+    note_lengths(c, c.spans[blockIdx.z]);
 }
 
 // Grid: (tiles, rows of the pass up to 65535), block: 32 STEPS.
@@ -102,6 +111,34 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
     __shared__ scoring s;
     int64_t row = scoring_of(&s, c, c.spans[blockIdx.z]);
     score_mma<STEPS, FP8>(s, c.packed + row * tiles * (STEPS / 2 * WARP + 2), group, tiles, direct);
+    note_lengths(c, c.spans[blockIdx.z]);
+}
+
+// Grid: (parts of the heads, rows up to 65535), block: 256.
+template <int HEADS, int SCORING> __global__ static void pick_rows(uint8_t *to, scoring s)
+{
+    lsa_let_next_launch_start();
+    for (int64_t t = blockIdx.y; t < s.tokens; t += gridDim.y)
+        pack_token<HEADS, SCORING>(to + t * wg_shape<HEADS, SCORING>::TOKEN_BYTES,
+                                   s.q + t * s.heads * WG_DIM, s.w + t * s.heads, s.heads);
+}
+
+// Grid: (blocks of tiles, groups of rows, spans), block and shared: as score_wgmma says.
+template <int HEADS, int SCORING>
+__global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
+    pick_score_wgmma(call c, int group)
+{
+    __shared__ scoring s;
+    int64_t row = scoring_of(&s, c, c.spans[blockIdx.z]);
+    score_wgmma<HEADS, SCORING>(
+        s, (const uint8_t *)c.packed + row * wg_shape<HEADS, SCORING>::TOKEN_BYTES, group);
+    note_lengths(c, c.spans[blockIdx.z]);
+}
+
+// Grid: (blocks), block: 256.
+__global__ static void pick_round(float *to, float *weights, scoring s)
+{
+    round_queries(to, weights, s);
 }
 
 // Grid: (blocks of a span's picks, spans), block: 256.
@@ -133,16 +170,28 @@ static int64_t rows_together(int64_t rows, int64_t most)
     return n < 1 ? 1 : n < rows ? n : rows;
 }
 
-int64_t lsa_pick_workspace_cuda(int64_t rows, int64_t most, int64_t k, int64_t heads, int64_t dim,
-                                int32_t key_format, int32_t compute)
+// Bytes of a row's queries as scoring takes them: packed, or rounded and then packed.
+static int64_t query_bytes(int64_t heads, int64_t dim, int32_t key_format, int32_t how)
 {
-    (void)k, (void)key_format;
+    int64_t rounded = how == LSA_SCORE_FP8 ? heads * (dim + 1) * 4 : 0;
+    int32_t compute = how == LSA_SCORE_F32 ? LSA_COMPUTE_F32 : LSA_COMPUTE_BF16;
+    int64_t packed = on_tensor_cores(heads, dim, compute) ? packed_bytes(heads, dim) : 0;
+    int64_t most = round_up(rounded) + packed;
+    if (dim == WG_DIM && heads <= WG_MOST_HEADS && key_format == LSA_KV_FP8)
+        most = std::max(most, wg_token_bytes(heads, how));
+    return round_up(most);
+}
+
+int64_t lsa_pick_workspace_cuda(int64_t rows, int64_t most, int64_t k, int64_t heads, int64_t dim,
+                                int32_t key_format, int32_t how)
+{
+    (void)k;
     if (rows < 1 || heads < 1 || dim < 1) return 0;
     int64_t stride = stride_of(most),
             scores = rows * stride; // no call of fewer rows or candidates takes more
     if (scores > SCORES) scores = stride > SCORES ? stride : (int64_t)SCORES;
-    int64_t packed = on_tensor_cores(heads, dim, compute) ? rows * packed_bytes(heads, dim) : 0;
-    return round_up(scores * 4) + round_up(rows * 4) + packed;
+    return round_up(scores * 4) + round_up(rows * 4) +
+           rows * query_bytes(heads, dim, key_format, how);
 }
 
 template <int STEPS, bool FP8> static cudaError_t pack_mma(const call &c, cudaStream_t stream)
@@ -183,15 +232,67 @@ template <bool FP8> static cudaError_t on_mma(const call &c, bool pack, cudaStre
     return pack ? pack_mma<8, FP8>(c, stream) : score_rows_mma<8, FP8>(c, stream);
 }
 
+template <int HEADS, int SCORING>
+static cudaError_t on_wgmma(const call &c, bool pack, cudaStream_t stream)
+{
+    using shape = wg_shape<HEADS, SCORING>;
+    if (pack) {
+        scoring s = {};
+        s.q = c.p.queries, s.w = c.p.weights, s.tokens = c.p.rows, s.heads = (int32_t)c.p.heads;
+        dim3 parts(HEADS / WG_PACKED_HEADS, (unsigned)(c.p.rows < 65535 ? c.p.rows : 65535));
+        pick_rows<HEADS, SCORING><<<parts, 256, 0, stream>>>((uint8_t *)c.packed, s);
+        return lsa_cuda_last();
+    }
+    auto kernel = pick_score_wgmma<HEADS, SCORING>;
+    int64_t group = (WG_MOST_SHARED - shape::FIXED_BYTES) / shape::TOKEN_BYTES, room;
+    if (group > c.most_rows) group = c.most_rows;
+    int bytes = shape::FIXED_BYTES + (int)group * shape::TOKEN_BYTES;
+    cudaError_t error = processors_of(&room);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error != cudaSuccess) return error;
+    int64_t wanted = (c.p.most + WG_KEYS - 1) / WG_KEYS, each = (room + c.count - 1) / c.count,
+            across = wanted < each ? wanted : each, groups = (c.most_rows + group - 1) / group,
+            down = each / across;
+    if (down < 1) down = 1;
+    dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down), (unsigned)c.count);
+    return lsa_launch_early(kernel, grid, shape::THREADS, bytes, 1, stream, c, (int)group);
+}
+
+template <int HEADS> static cudaError_t on_warpgroups(const call &c, bool pack, cudaStream_t stream)
+{
+    if (c.p.compute == LSA_SCORE_FP8) return on_wgmma<HEADS, LSA_SCORE_FP8>(c, pack, stream);
+    if (c.p.compute == LSA_SCORE_BF16) return on_wgmma<HEADS, LSA_SCORE_BF16>(c, pack, stream);
+    return on_wgmma<HEADS, LSA_SCORE_F32>(c, pack, stream);
+}
+
+// Packs all queries; or scores the call's rows.
 static cudaError_t score_rows(const call &c, bool pack, cudaStream_t stream)
 {
-    if (on_tensor_cores(c.p.heads, c.p.dim, c.p.compute))
+    if (wg_takes(c.p.heads, c.p.dim, c.p.key_format))
+        return c.p.heads <= 64 ? on_warpgroups<64>(c, pack, stream)
+                               : on_warpgroups<128>(c, pack, stream);
+    if (on_tensor_cores(c.p.heads, c.p.dim, c.compute))
         return c.p.key_format == LSA_KV_FP8 ? on_mma<true>(c, pack, stream)
                                             : on_mma<false>(c, pack, stream);
     if (pack) return cudaSuccess;
     dim3 grid((unsigned)((c.p.most + PLAIN_KEYS - 1) / PLAIN_KEYS),
               (unsigned)(c.rows < 65535 ? c.rows : 65535), (unsigned)c.count);
     pick_score_plain<<<grid, PLAIN_THREADS, 0, stream>>>(c);
+    return lsa_cuda_last();
+}
+
+// Has the call go on with queries in e4m3 numbers, which lie before those that are packed.
+static cudaError_t with_rounded(call *c, cudaStream_t stream)
+{
+    scoring s = {};
+    s.q = c->p.queries, s.w = c->p.weights, s.tokens = c->p.rows;
+    s.heads = (int32_t)c->p.heads, s.dim = (int32_t)c->p.dim;
+    float *rounded = (float *)c->packed, *weights = rounded + c->p.rows * c->p.heads * c->p.dim;
+    pick_round<<<lsa_blocks(c->p.rows * c->p.heads, 8), 256, 0, stream>>>(rounded, weights, s);
+    c->p.queries = rounded, c->p.weights = weights;
+    c->packed =
+        (const uint4 *)((uint8_t *)rounded + round_up(c->p.rows * c->p.heads * (c->p.dim + 1) * 4));
     return lsa_cuda_last();
 }
 
@@ -211,18 +312,24 @@ int lsa_pick_cuda(int32_t *places, float *values, int32_t *counts, const lsa_spa
     if (!rc) rc = lsa_topk_check(p->rows, p->most, (int32_t)p->k);
     if (rc) return rc;
     int64_t together = rows_together(p->rows, p->most);
+    c.compute = p->compute == LSA_SCORE_F32 ? LSA_COMPUTE_F32 : LSA_COMPUTE_BF16;
     c.lengths = (int32_t *)workspace;
     c.packed = (const uint4 *)((uint8_t *)workspace + round_up(p->rows * 4));
-    int64_t packed = on_tensor_cores(p->heads, p->dim, p->compute)
-                         ? p->rows * packed_bytes(p->heads, p->dim)
-                         : 0;
-    c.scores = (float *)((uint8_t *)c.packed + packed);
-    cudaError_t error = score_rows(c, true, to);
+    c.scores = (float *)((uint8_t *)c.packed +
+                         p->rows * query_bytes(p->heads, p->dim, p->key_format, p->compute));
+    c.most_rows = p->rows < together ? p->rows : together;
+    cudaError_t error = cudaSuccess;
+    if (p->compute == LSA_SCORE_FP8 && !wg_takes(p->heads, p->dim, p->key_format))
+        error = with_rounded(&c, to);
+    if (error == cudaSuccess) error = score_rows(c, true, to);
     for (; error == cudaSuccess && c.first < p->rows; c.first += together) {
         c.rows = p->rows - c.first < together ? p->rows - c.first : together;
-        pick_lengths<<<(unsigned)count, THREADS, 0, to>>>(c);
-        error = lsa_cuda_last();
-        if (error == cudaSuccess && p->most > 0) error = score_rows(c, false, to);
+        if (p->most > 0) {
+            error = score_rows(c, false, to);
+        } else {
+            pick_lengths<<<dim3(1, 1, (unsigned)count), THREADS, 0, to>>>(c);
+            error = lsa_cuda_last();
+        }
         if (error != cudaSuccess) break;
         rc = lsa_topk_of_lengths(places + c.first * p->k, values ? values + c.first * p->k : NULL,
                                  counts + c.first, c.scores, c.lengths, c.rows, p->most, c.stride,

@@ -10,7 +10,7 @@ typedef struct lsa_picking {
     int64_t heads, dim, k, rate; /* rate: tokens a chunk */
     int64_t rows;                /* of the pass */
     int64_t most;                /* at least the candidates of any row */
-    int32_t key_format, compute; /* LSA_KV_*, LSA_COMPUTE_* */
+    int32_t key_format, compute; /* LSA_KV_*; LSA_SCORE_* */
 } lsa_picking;
 
 /* The k best candidates of every row, scored as index_score.h says, ties to the lower place; -inf and NaN are never picked;

@@ -33,6 +33,8 @@ static lsa_kernels all(void)
     k.topk = lsa_topk_cuda;
     k.topk_workspace = lsa_topk_workspace;
     k.ensemble = lsa_ensemble_cuda;
+    k.lookahead = lsa_lookahead_cuda;
+    k.lookahead_workspace = lsa_lookahead_workspace_cuda;
     k.softmax_sum = lsa_softmax_sum_cuda;
     k.bound_query = lsa_bound_query_cuda;
 

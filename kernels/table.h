@@ -30,6 +30,7 @@
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
 #include "kernels/linear.h"
+#include "kernels/lookahead.h"
 #include "kernels/moe.h"
 #include "kernels/normal.h"
 #include "kernels/observe.h"
@@ -89,6 +90,8 @@ typedef struct lsa_kernels {
     lsa_topk_fn *topk;
     lsa_topk_workspace_fn *topk_workspace;
     lsa_ensemble_fn *ensemble;
+    lsa_lookahead_fn *lookahead;
+    lsa_lookahead_workspace_fn *lookahead_workspace;
     lsa_softmax_sum_fn *softmax_sum;
     lsa_bound_query_fn *bound_query;
     lsa_golden_labels_fn *golden_labels;

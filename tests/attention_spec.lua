@@ -404,13 +404,13 @@ describe("attention", function()
   end
 
   it("attends to every span's own window and records, and gives a span the same bits in any pass", function()
-    local k = 9
     local lengths = {{700, 1}, {0, 3}, {20, 17}, {3, 1}, {1100, 2}}
     for format in pairs(FORMATS) do
       for _, source in ipairs {C.LSA_ATTEND_WINDOW, C.LSA_ATTEND_PICKED, C.LSA_ATTEND_ENTRIES} do
-        for _, shape in ipairs {{3, 20, 4}, {18, 192, 64}} do
-          local heads, dim, rope_dim = unpack(shape)
+        for _, shape in ipairs {{3, 20, 4, 9}, {18, 192, 64, 9}, {70, 512, 64, 150, rounded = true}} do   -- in bf16, the last
+          local heads, dim, rope_dim, k = unpack(shape)
           local p = new_pass(source, format, heads, dim, rope_dim, k, lengths)
+          p.attending.compute = shape.rounded and C.LSA_COMPUTE_BF16 or C.LSA_COMPUTE_F32
           local wants, masses = {}, {}
           for i, t in ipairs(p.spans) do wants[i], masses[i] = oracle(t) end
           each_path(function(path)
@@ -419,10 +419,11 @@ describe("attention", function()
             for i, t in ipairs(p.spans) do
               local at, n = t.row * heads * dim, t.tokens * heads * dim
               local err = support.max_error(out + at, wants[i], n, 1)
-              assert.is_true(err <= 3e-6, ("%s span %d: %g"):format(path.name, i, err))
+              local bound = path.cuda and shape.rounded and 2e-2 or 3e-6
+              assert.is_true(err <= bound, ("%s span %d: %g"):format(path.name, i, err))
               for r = 0, mass and t.tokens - 1 or -1 do
                 err = support.max_error(mass + (t.row + r) * k, masses[i] + r * k, t.counts[r], 1e-3)
-                assert.is_true(err <= 1e-4, ("%s span %d mass: %g"):format(path.name, i, err))
+                assert.is_true(err <= (bound > 1e-3 and 6e-2 or 1e-4), ("%s span %d mass: %g"):format(path.name, i, err))
               end
               for r = 0, source == C.LSA_ATTEND_ENTRIES and t.tokens - 1 or -1 do
                 assert.equal(math.floor((lengths[i][1] + r + 1) / 4), p.counts[t.row + r])

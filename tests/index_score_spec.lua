@@ -7,7 +7,7 @@ local C, check = lsa.C, require("lsa.raise").check
 local INF, NAN = math.huge, 0 / 0
 local F32, BF16, FP8 = tonumber(C.LSA_KV_F32), tonumber(C.LSA_KV_BF16), tonumber(C.LSA_KV_FP8)
 local FORMAT = {[F32] = "f32", [BF16] = "bf16", [FP8] = "fp8"}
-local COMPUTE = {[0] = "f32", "bf16"}
+local COMPUTE = {[0] = "f32", "bf16", "fp8"}
 
 local word = ffi.new "union { float f; uint32_t u; uint8_t b[4]; }"
 
@@ -28,6 +28,16 @@ local function e4m3(byte)
   if exponent == 15 and mantissa == 7 then return NAN end
   if exponent == 0 then return sign * mantissa * 2 ^ -9 end
   return sign * (1 + mantissa / 8) * 2 ^ (exponent - 7)
+end
+
+-- The e4m3 number nearest to x, ties to even; |x| is at most 448.
+local function round_e4m3(x)
+  local size = math.abs(x)
+  local step = 2 ^ (math.max(select(2, math.frexp(size)) - 1, -6) - 3)
+  local n = size / step
+  local low = math.floor(n)
+  if n - low > 0.5 or n - low == 0.5 and low % 2 == 1 then low = low + 1 end
+  return x < 0 and -low * step or low * step
 end
 
 -- Keys as records, and as the numbers that they stand for. The last record ends where its buffer ends.
@@ -109,32 +119,44 @@ local function score(q, w, keys, tokens, n, heads, dim, compute, key_data, score
   return scores
 end
 
--- Queries and keys as the product takes them.
-local function operands(q, keys, rows, n, dim, compute)
-  local round = compute == 1 and round_bf16 or function(x) return x end
-  local qs, ks = ffi.new("double[?]", rows * dim), ffi.new("double[?]", n * dim)
-  for i = 0, rows * dim - 1 do qs[i] = round(q[i]) end
+-- Queries and keys as the product takes them, and weights.
+local function operands(q, w, keys, rows, n, dim, compute)
+  local round = compute >= 1 and round_bf16 or function(x) return x end
+  local qs, ks, ws = ffi.new("double[?]", rows * dim), ffi.new("double[?]", n * dim), ffi.new("double[?]", rows)
+  for row = 0, rows - 1 do
+    local amax, scale = f32(1e-4), 1
+    for d = 0, dim - 1 do amax = math.max(amax, math.abs(q[row * dim + d])) end
+    if compute == 2 then scale = f32(amax / 448) end
+    for d = 0, dim - 1 do
+      local x = q[row * dim + d]
+      qs[row * dim + d] = compute == 2 and round_e4m3(f32(x / scale)) or round(x)
+    end
+    ws[row] = f32(w[row] * scale)
+  end
   for s = 0, n - 1 do
     for d = 0, dim - 1 do ks[s * dim + d] = round(keys.values[s][d]) end
   end
-  return qs, ks
+  return qs, ks, ws
 end
 
--- The definition, in doubles; and how far off f32 sums of that many terms may be.
-local function oracle(qs, ks, w, scale, t, s, heads, dim)
-  local sum, size = 0, 0
+-- The definition, in doubles; and how far off f32 sums of that many terms may be. coarse: sums of tensor cores that multiply
+-- e4m3, which keep 13 bits behind the largest of 33 numbers.
+local function oracle(qs, ks, w, scale, t, s, heads, dim, coarse)
+  local sum, size, cut = 0, 0, 0
   for h = 0, heads - 1 do
-    local dot, dot_size = 0, 0
+    local dot, dot_size, largest = 0, 0, 0
     local q, k = (t * heads + h) * dim, s * dim
     for d = 0, dim - 1 do
       local product = qs[q + d] * ks[k + d]
       dot, dot_size = dot + product, dot_size + math.abs(product)
+      largest = math.max(largest, math.abs(product), math.abs(dot))
     end
+    cut = cut + math.abs(w[t * heads + h]) * largest * 33 * dim / 32 * 2 ^ -13
     local weight = w[t * heads + h]
     if not (dot <= 0) then sum = sum + weight * dot end
     size = size + math.abs(weight) * dot_size
   end
-  return sum * scale, size * scale * (dim + heads) * 2 ^ -24 + 1e-30
+  return sum * scale, (size * (dim + heads) * 2 ^ -24 + (coarse and cut or 0)) * scale + 1e-30
 end
 
 local function compare(case)
@@ -143,11 +165,12 @@ local function compare(case)
   local q, w = random_floats(tokens * heads * dim), random_floats(tokens * heads)
   local stride = n + (case.gap or 0)
   local scores = score(q, w, keys, tokens, n, heads, dim, compute, nil, stride)
-  local qs, ks = operands(q, keys, tokens * heads, n, dim, compute)
+  local qs, ks, ws = operands(q, w, keys, tokens * heads, n, dim, compute)
+  local coarse = support.device == "cuda" and compute == 2 and format == FP8 and dim == 128
   local worst = 0
   for t = 0, tokens - 1 do
     for s = 0, n - 1 do
-      local want, tolerance = oracle(qs, ks, w, keys.scales[s], t, s, heads, dim)
+      local want, tolerance = oracle(qs, ks, ws, keys.scales[s], t, s, heads, dim, coarse)
       local off = math.abs(scores[t * stride + s] - want) / tolerance
       if not (off <= worst) then worst = off == off and off or math.huge end
     end
@@ -170,14 +193,14 @@ for level = support.device == "cpu" and 0 or C.lsa_cpu_best(), C.lsa_cpu_best() 
     teardown(function() C.lsa_cpu_limit(C.lsa_cpu_best()) end)
 
     for format = F32, FP8 do
-      for compute = 0, 1 do
+      for compute = 0, 2 do
         local kind = FORMAT[format] .. " keys in " .. COMPUTE[compute]
 
         it("equals the definition on " .. kind, function()
           for _, shape in ipairs {
             {1, 1, 1, 1}, {1, 1, 1, 2}, {1, 2, 1, 3}, {2, 5, 3, 5}, {1, 17, 4, 32}, {3, 49, 4, 32}, {1, 100, 5, 30},
             {2, 47, 7, 33}, {9, 48, 2, 16}, {1, 97, 64, 128}, {2, 31, 9, 72}, {1, 3, 2, 1024}, {130, 25, 1, 7},
-            {2, 70, 5, 64}, {9, 33, 17, 128},
+            {2, 70, 5, 64}, {9, 33, 17, 128}, {1, 331, 65, 128}, {3, 64, 128, 128},
           } do
             local whole = shape[4] % 16 == 0   -- as they come from a cache; the others lie apart
             compare {shape[1], shape[2], shape[3], shape[4], format, compute, spare = not whole and 3, gap = not whole and 2}
@@ -185,7 +208,7 @@ for level = support.device == "cpu" and 0 or C.lsa_cpu_best(), C.lsa_cpu_best() 
         end)
 
         it("gives a score whose bits depend on its query and key alone, on " .. kind, function()
-          for _, dim in ipairs {21, 32} do
+          for _, dim in ipairs {21, 32, support.device == "cuda" and 128 or nil} do
             local tokens, n, heads = 70, 131, 3
             local keys = make_keys(n, dim, format)
             local apart = spread(keys, n, dim == 21 and 3 or 1)
@@ -237,8 +260,8 @@ for level = support.device == "cpu" and 0 or C.lsa_cpu_best(), C.lsa_cpu_best() 
     end)
 
     it("takes the e4m3 codes of NaN for NaN, wherever they are", function()
-      local heads, dim, n = 3, 32, 50
-      for compute = 0, 1 do
+      for case = 0, 5 do
+        local compute, heads, dim, n = case % 3, 3, case < 3 and 32 or 128, 150
         local keys = make_keys(n, dim, FP8)
         for s = 0, dim - 1 do keys.data[s * keys.stride + s] = s % 2 == 0 and 0x7f or 0xff end
         local scores = score(random_floats(heads * dim), random_floats(heads), keys, 1, n, heads, dim, compute)
@@ -247,17 +270,23 @@ for level = support.device == "cpu" and 0 or C.lsa_cpu_best(), C.lsa_cpu_best() 
     end)
 
     it("gives long rows the bits of short ones", function()
-      local n, dim = 150001, 32
-      local tokens, heads = 2, 3
-      if support.device == "cuda" then tokens, heads = 8, 200 end   -- more than a block's share of tokens
-      for format, bytes in pairs {[BF16] = 2 * dim, [FP8] = dim + 4} do
+      local n = 150001
+      for _, case in ipairs {{BF16, 32, 1}, {FP8, 32, 1}, {FP8, 128, 1}, {FP8, 128, 2}} do
+        local format, dim, scoring = unpack(case)
+        local tokens, heads = 2, 3
+        if support.device == "cpu" then
+          if dim == 128 then break end
+        else   -- more than a block's share of tokens
+          if dim == 32 then tokens, heads = 8, 200 else tokens, heads = 30, 64 end
+        end
+        local bytes = format == BF16 and 2 * dim or dim + 4
         local data = support.buffer("uint8_t", n * bytes)
         for i = 0, n * bytes - 1 do data[i] = (i * 7919 % 65537) % 120 end
         local keys = {data = data, stride = bytes, bytes = bytes, format = format}
         local q, w = random_floats(tokens * heads * dim), random_floats(tokens * heads)
-        local long = score(q, w, keys, tokens, n, heads, dim, 1)
+        local long = score(q, w, keys, tokens, n, heads, dim, scoring)
         for _, from in ipairs {0, 31, 67500, 67584, 70001, 135168, 149901} do
-          local short = score(q, w, keys, tokens, 100, heads, dim, 1, data + from * bytes)
+          local short = score(q, w, keys, tokens, 100, heads, dim, scoring, data + from * bytes)
           for t = 0, tokens - 1 do
             assert.is_true(support.same_bits(short + t * 100, long + t * n + from, 400))
           end
@@ -294,7 +323,7 @@ describe("index_score", function()
       assert.truthy(ffi.string(C.lsa_error()):find(words, 1, true))
     end
     refusal(C.LSA_EARG, "key format 9", 1, 1, 1, 8, 8, 1, 9, 0)
-    refusal(C.LSA_EARG, "compute 2", 1, 1, 1, 8, 32, 1, 0, 2)
+    refusal(C.LSA_EARG, "scoring 3", 1, 1, 1, 8, 32, 1, 0, 3)
     refusal(C.LSA_ESHAPE, "dim is 0", 1, 1, 1, 0, 8, 1, 0, 0)
     refusal(C.LSA_ESHAPE, "dim is 1025", 1, 1, 1, 1025, 8000, 1, 0, 0)
     refusal(C.LSA_ESHAPE, "keys of 12 bytes are 11 apart", 1, 1, 1, 8, 11, 1, FP8, 0)

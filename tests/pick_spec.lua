@@ -188,11 +188,13 @@ describe("pick", function()
 
   it("has the tensor cores' shapes: keys one behind the other, and in blocks with gaps", function()
     for _, gap in ipairs {0, 4, 1} do
-      for format in pairs(FORMATS) do
-        proves {heads = 10, dim = 128, k = 16, rate = 1, format = format, compute = C.LSA_COMPUTE_BF16, shift = 6, gap = gap,
+      each_kind(function(format, compute)
+        proves {heads = 10, dim = 128, k = 16, rate = 1, format = format, compute = compute, shift = 6, gap = gap,
           spans = {{tokens = 299, rows = 2}, {tokens = 70, rows = 3, residents = 300, chunks = 60}}}
-      end
+      end)
     end
+    proves {heads = 70, dim = 128, k = 5, rate = 1, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 4, nan = true,
+      infinite = true, spans = {{tokens = 130, rows = 1}, {tokens = 9, rows = 2, residents = 30, chunks = 9}}}
     proves {heads = 3, dim = 64, k = 8, rate = 1, format = FP8, compute = C.LSA_COMPUTE_BF16, shift = 3,
       spans = {{tokens = 130, rows = 1}}}
   end)

@@ -144,6 +144,7 @@ static int check_kernels(const lsa_kernels *k)
                   {"observe", k->observe != NULL},
                   {"gather", k->gather != NULL},
                   {"index_score", k->index_score != NULL},
+                  {"lookahead", k->lookahead != NULL},
                   {"advance", k->advance != NULL}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!wanted[i].here)

@@ -9,6 +9,7 @@
 #include "core/base/memory.h"
 #include "core/base/try.h"
 #include "core/session/session.h"
+#include "kernels/index_score.h"
 #include "kernels/table.h"
 
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -194,10 +195,11 @@ static int64_t most_workspace(const lsa_kernels *k, const lsa_model *m, int64_t 
         most = max(most, linear_most(k, head, 2, max(rows, logit_rows), compute));
         for (int64_t i = 0; i < c->layers; i++)
             most = max(most, layer_workspace(k, c, &m->layers[i], rows, compute));
-        for (int32_t format = LSA_KV_F32; c->csa_layers && format <= LSA_KV_FP8; format++)
-            most = max(most, k->pick_workspace(rows, chunks, c->index_topk, c->index_heads,
-                                               c->index_dim, format, compute));
     }
+    for (int32_t how = LSA_SCORE_F32; c->csa_layers && how <= LSA_SCORE_FP8; how++)
+        for (int32_t format = LSA_KV_F32; format <= LSA_KV_FP8; format++)
+            most = max(most, k->pick_workspace(rows, chunks, c->index_topk, c->index_heads,
+                                               c->index_dim, format, how));
     most = max(most, k->attention_workspace(rows, c->heads, c->head_dim, c->window, records,
                                             c->index_topk));
     most = max(most, k->extend_workspace(rows, c->csa_rate, c->head_dim, c->rope_dim, 1));

@@ -191,7 +191,7 @@ static int pick(lsa_pass *p, int64_t layer)
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     lsa_picking picking = {w->index_q,  w->index_w, c->index_heads, c->index_dim, c->index_topk,
-                           c->csa_rate, p->n,       w->chunks,      p->kv_format, p->compute};
+                           c->csa_rate, p->n,       w->chunks,      p->kv_format, p->scoring};
     /* Attention fills the masses later. */
     float *logits = lsa_trace_wants(p->trace, layer, "index_topk_logits") ? w->mass : NULL;
     LSA_TRY(traced_scores(p, layer));
@@ -234,7 +234,8 @@ static int attend(lsa_pass *p, int64_t layer, int32_t source)
                        .rate = c->hca_rate,
                        .rows = p->n,
                        .most = w->records,
-                       .scale = 1.0f / sqrtf((float)c->head_dim)};
+                       .scale = 1.0f / sqrtf((float)c->head_dim),
+                       .compute = p->compute};
     return p->k->attend(w->attended, w->mass, p->rows.spans, p->count, layer, &a, w->workspace,
                         p->stream);
 }
@@ -427,13 +428,14 @@ static int call_all(lsa_pass *p, int64_t rows, float *logits)
  * launched again as long as nothing of that changes (activations.h). */
 static int launch(lsa_pass *p, int64_t rows, float *logits)
 {
-    lsa_graph *all = p->w->graphs, found = {p->count, p->kv_format, p->compute, NULL};
+    lsa_graph *all = p->w->graphs, found = {p->count, p->kv_format, p->compute, p->scoring, NULL};
     int64_t n = sizeof p->w->graphs / sizeof *all, at = 0;
     while (at < n - 1 && (!all[at].graph || all[at].count != found.count ||
-                          all[at].kv_format != found.kv_format || all[at].compute != found.compute))
+                          all[at].kv_format != found.kv_format ||
+                          all[at].compute != found.compute || all[at].scoring != found.scoring))
         at++;
     if (all[at].graph && all[at].count == found.count && all[at].kv_format == found.kv_format &&
-        all[at].compute == found.compute)
+        all[at].compute == found.compute && all[at].scoring == found.scoring)
         found = all[at];
     else
         lsa_device_graph_free(all[at].graph);

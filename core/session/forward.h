@@ -12,7 +12,7 @@ typedef struct lsa_pass {
     const lsa_config *c;
     lsa_activations *w;
     lsa_pass_rows rows; /* as kernels read them */
-    int32_t compute, kv_format;
+    int32_t compute, scoring, kv_format;
     int decoding;
     int64_t
         steps; /* of decoding, 1 .. LSA_STEPS_AHEAD: passes that follow one another; over 1 on a GPU alone */

@@ -63,10 +63,10 @@ static int check(const lsa_run *runs, int64_t n)
     for (int64_t i = 1; i < n; i++) {
         const lsa_session *s = runs[i].session;
         if (s->model != first->model || s->activations != first->activations ||
-            s->compute != first->compute)
+            s->compute != first->compute || s->scoring != first->scoring)
             return lsa_fail(LSA_EARG,
-                            "run: sessions 0 and %lld are of different models, activations or "
-                            "computes",
+                            "run: sessions 0 and %lld are of different models, activations, "
+                            "computes or scorings",
                             (long long)i);
         for (int64_t j = 0; j < i; j++)
             if (runs[j].session == s)
@@ -309,6 +309,7 @@ int lsa_session_run(lsa_run *runs, int64_t n)
                              .c = &first->model->config,
                              .w = w,
                              .compute = first->compute,
+                             .scoring = first->scoring,
                              .decoding = 1,
                              .segments = w->segments};
             open_segments(runs, n, format, &pass);

@@ -9,6 +9,7 @@
 #include "core/base/memory.h"
 #include "core/base/try.h"
 #include "core/session/forward.h"
+#include "kernels/index_score.h"
 #include "kernels/kv_record.h"
 
 enum { BORN_ROOM = 64 };
@@ -70,6 +71,7 @@ int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *
     if (!s) return rc;
     s->kv_format = kv_format;
     s->compute = compute;
+    s->scoring = compute;
     for (int64_t i = 0; !rc && i < c->layers; i++)
         lsa_cow_blocks_init_in(&s->entries[i], record, LSA_ENTRY_SHIFT, s->memory_kind);
     if (!rc && c->csa_layers) rc = lsa_pool_new(&s->pool, c->csa_layers, record, unit);
@@ -111,6 +113,7 @@ int lsa_session_fork(lsa_session **out, lsa_session *s)
     if (!t) return rc;
     t->kv_format = s->kv_format;
     t->compute = s->compute;
+    t->scoring = s->scoring;
     t->tiered = s->tiered;
     t->progress = s->progress;
     t->resident_count = s->resident_count;
@@ -174,6 +177,7 @@ static int run_piece(lsa_session *s, const int32_t *tokens, int64_t n, int64_t r
                      .c = &s->model->config,
                      .w = w,
                      .compute = s->compute,
+                     .scoring = s->scoring,
                      .segments = w->segments,
                      .count = 1,
                      .trace = trace};
@@ -246,6 +250,14 @@ static int need_chunks(const lsa_session *s)
     return s->pool ? LSA_OK
                    : lsa_fail(LSA_ESTATE,
                               "session: the model has no CSA layers, so no chunks to choose among");
+}
+
+int lsa_session_set_scoring(lsa_session *s, int32_t scoring)
+{
+    if (scoring < LSA_SCORE_F32 || scoring > LSA_SCORE_FP8)
+        return lsa_fail(LSA_EARG, "session: scoring %d is unknown", scoring);
+    s->scoring = scoring;
+    return LSA_OK;
 }
 
 int lsa_session_set_tiered(lsa_session *s, int32_t tiered)

@@ -84,6 +84,10 @@ int64_t lsa_session_recent(const lsa_session *session);
 int lsa_session_queries(const lsa_session *session, int64_t csa, int64_t w, float *queries,
                         float *weights);
 
+/* How index keys are scored from now on, by Level 2 and by lsa_session_index_scores: LSA_SCORE_*; at first the session's
+ * compute. Forks have it, too. LSA_EARG. */
+int lsa_session_set_scoring(lsa_session *s, int32_t scoring);
+
 /* Index scores of `heads` query heads (see index_score.h) against all keys of a layer: scores [rows, chunks]. */
 int lsa_session_index_scores(const lsa_session *session, int64_t csa, const float *q,
                              const float *w, int64_t rows, int64_t heads, float *scores);

@@ -130,7 +130,7 @@ static int scores_on_gpu(const lsa_session *s, int64_t csa, const float *q, cons
     const lsa_kernels *k = s->model->kernels;
     int64_t key = lsa_pool_key_bytes(s->pool), f = sizeof(float), n;
     int64_t bytes = k->index_score_workspace(rows, LSA_POOL_KEY_RUN, heads, c->index_dim,
-                                             s->kv_format, s->compute);
+                                             s->kv_format, s->scoring);
     int64_t queries = (rows * heads * c->index_dim * f + 255) / 256 * 256,
             weights = (rows * heads * f + 255) / 256 * 256;
     uint8_t *block =
@@ -145,7 +145,7 @@ static int scores_on_gpu(const lsa_session *s, int64_t csa, const float *q, cons
         n = chunks - from < LSA_POOL_KEY_RUN ? chunks - from : LSA_POOL_KEY_RUN;
         rc = k->index_score(out + from, (float *)block, (float *)(block + queries),
                             lsa_pool_keys(s->pool, csa, from), rows, n, heads, c->index_dim, key,
-                            chunks, s->kv_format, s->compute, workspace, NULL);
+                            chunks, s->kv_format, s->scoring, workspace, NULL);
     }
     if (!rc) rc = lsa_device_synchronize();
     if (!rc) memcpy(scores, out, (size_t)(rows * chunks * f));
@@ -177,7 +177,7 @@ static int score_run(const scoring *c, int64_t run, uint8_t *memory)
         LSA_TRY(lsa_kernels_cpu.index_score(
             c->how >= 0 ? logits + i * n : c->out + from, l->q, l->w,
             lsa_pool_keys(s->pool, l->csa, from), c->rows, n, l->heads, s->model->config.index_dim,
-            lsa_pool_key_bytes(s->pool), c->chunks, s->kv_format, s->compute, memory, NULL));
+            lsa_pool_key_bytes(s->pool), c->chunks, s->kv_format, s->scoring, memory, NULL));
     }
     if (c->how < 0) return LSA_OK;
     return lsa_kernels_cpu.ensemble(c->out + from, logits, c->count, n, c->how, NULL);
@@ -198,7 +198,7 @@ static int score_in_memory(const lsa_session *s, const lsa_index_queries *layers
     scoring c = {s, layers, count, rows, chunks, how, out, NULL, 0, 0, {0}};
     for (int64_t i = 0; i < count; i++) {
         bytes = lsa_index_score_workspace(rows, LSA_POOL_KEY_RUN, layers[i].heads, dim,
-                                          s->kv_format, s->compute);
+                                          s->kv_format, s->scoring);
         if (bytes > c.workspace) c.workspace = bytes;
         work += rows * chunks * layers[i].heads * dim / 64;
     }
@@ -219,7 +219,7 @@ static int score_from_disk(const lsa_session *s, const lsa_index_queries *l, int
     const lsa_config *c = &s->model->config;
     int64_t key = lsa_pool_key_bytes(s->pool), run = KEYS_FROM_DISK / key;
     int64_t bytes =
-        lsa_index_score_workspace(rows, run, l->heads, c->index_dim, s->kv_format, s->compute);
+        lsa_index_score_workspace(rows, run, l->heads, c->index_dim, s->kv_format, s->scoring);
     void *workspace = lsa_alloc(bytes + 64);
     uint8_t *keys = lsa_alloc(run * key);
     int rc = workspace && keys ? LSA_OK : LSA_ENOMEM;
@@ -228,7 +228,7 @@ static int score_from_disk(const lsa_session *s, const lsa_index_queries *l, int
         rc = lsa_pool_read_keys(s->pool, l->csa, from, n, keys);
         if (!rc)
             rc = lsa_kernels_cpu.index_score(scores + from, l->q, l->w, keys, rows, n, l->heads,
-                                             c->index_dim, key, chunks, s->kv_format, s->compute,
+                                             c->index_dim, key, chunks, s->kv_format, s->scoring,
                                              workspace, NULL);
     }
     lsa_free(keys);
@@ -261,16 +261,66 @@ static int ensemble_of_layers(const lsa_session *s, const lsa_index_queries *lay
     return rc;
 }
 
+/* On a GPU, in one launch: queries go there, scores come back. Layers have as many heads as the first. */
+static int ensemble_on_gpu(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                           int32_t how, float *scores)
+{
+    const lsa_kernels *k = s->model->kernels;
+    int64_t f = sizeof(float), heads = layers->heads, dim = s->model->config.index_dim;
+    lsa_lookahead l = {.count = 1,
+                       .layers = count,
+                       .heads = heads,
+                       .dim = dim,
+                       .most = lsa_session_chunks(s),
+                       .key_format = s->kv_format,
+                       .scoring = s->scoring,
+                       .ensemble = how};
+    LSA_TRY(lsa_lookahead_check(&l));
+    int64_t sizes[] = {sizeof(lsa_lookahead_request),
+                       count * (int64_t)sizeof(lsa_records),
+                       count * heads * dim * f,
+                       count * heads * f,
+                       l.most * f,
+                       k->lookahead_workspace(&l)};
+    enum { PARTS = sizeof sizes / sizeof *sizes };
+    int64_t at[PARTS], bytes = 0;
+    for (int i = 0; i < PARTS; i++) {
+        at[i] = bytes;
+        bytes += (sizes[i] + 255) / 256 * 256;
+    }
+    uint8_t *block = lsa_alloc_in(s->memory_kind, bytes);
+    if (!block) return LSA_ENOMEM;
+    lsa_lookahead_request *r = (lsa_lookahead_request *)block;
+    lsa_records *keys = (lsa_records *)(block + at[1]);
+    float *q = (float *)(block + at[2]), *w = (float *)(block + at[3]);
+    for (int64_t i = 0; i < count; i++) {
+        keys[i] = lsa_pool_key_records(s->pool, layers[i].csa, s->kv_format);
+        memcpy(q + i * heads * dim, layers[i].q, (size_t)(heads * dim * f));
+        memcpy(w + i * heads, layers[i].w, (size_t)(heads * f));
+    }
+    *r = (lsa_lookahead_request){
+        .q = q, .w = w, .keys = keys, .n = l.most, .scores = (float *)(block + at[4])};
+    l.requests = r;
+    int rc = k->lookahead(&l, block + at[5], NULL);
+    if (!rc) rc = lsa_device_synchronize();
+    if (!rc) memcpy(scores, r->scores, (size_t)(l.most * f));
+    lsa_free_in(s->memory_kind, block);
+    return rc;
+}
+
 int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
                          int32_t how, float *scores)
 {
     LSA_TRY(lsa_ensemble_check(count, how));
-    int here = s->memory_kind == LSA_MEMORY_HOST;
+    int here = 1, alike = count <= LSA_LOOKAHEAD_MOST_LAYERS,
+        host = s->memory_kind == LSA_MEMORY_HOST;
     for (int64_t i = 0; i < count; i++) {
         if (!store_of(s, layers[i].csa)) return LSA_EARG;
         here = here && lsa_pool_has_keys(s->pool, layers[i].csa);
+        alike = alike && layers[i].heads == layers->heads;
     }
-    if (!here) return ensemble_of_layers(s, layers, count, how, scores);
+    if (here && alike && !host) return ensemble_on_gpu(s, layers, count, how, scores);
+    if (!here || !host) return ensemble_of_layers(s, layers, count, how, scores);
     return score_in_memory(s, layers, count, 1, lsa_session_chunks(s), how, scores);
 }
 
@@ -354,7 +404,7 @@ static int topk_from_memory(const lsa_session *s, int64_t layer, const float *q,
                            1,
                            s->progress.tokens / c->csa_rate,
                            s->kv_format,
-                           s->compute};
+                           s->scoring};
     LSA_TRY(lsa_activations_reserve(a, 1, 0, picking.most, 1));
     lsa_pass_rows there;
     *a->steps = (lsa_steps){.progress = {.tokens = s->progress.tokens - 1}};

@@ -64,7 +64,7 @@ typedef struct lsa_state_room {
 struct lsa_session {
     const lsa_model *model;
     lsa_activations *activations;
-    int32_t kv_format, compute, tiered;
+    int32_t kv_format, compute, scoring, tiered;
     int32_t memory_kind; /* LSA_MEMORY_*: of arena and blocks */
     lsa_progress progress;
     lsa_cow_blocks token_ids; /* [tokens]: 1, 2 or 4 bytes each, as the vocabulary needs */

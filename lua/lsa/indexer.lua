@@ -23,6 +23,9 @@ local M = {}
 
 M.formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
 
+-- How index keys are scored (kernels/index_score.h).
+M.scorings = {f32 = C.LSA_SCORE_F32, bf16 = C.LSA_SCORE_BF16, fp8 = C.LSA_SCORE_FP8}
+
 local parts = {a = "wq_a.weight", b = "wq_b.weight", norm = "q_norm_weight", w = "weights_proj.weight"}
 
 local stored = {f32 = true, bf16 = true, f16 = true}

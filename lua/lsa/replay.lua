@@ -93,12 +93,12 @@ function Replay:coverage() return covered_in_rows(self, self.row, 1) end
 function Replay:hidden_state(layer) return row_of(self, "hidden_layer_", layer) end
 
 function Replay:score_into(out, layer, q, w, heads, n, rows)
-  local bytes = lib.C.lsa_index_score_workspace(rows, n, heads, self.dim, self.format, self.compute)
+  local bytes = lib.C.lsa_index_score_workspace(rows, n, heads, self.dim, self.format, self.scoring)
   if not self.workspace or self.workspace_bytes < bytes then
     self.workspace, self.workspace_bytes = tensor.zeros({tonumber(bytes)}, "u8"), bytes
   end
   raise.check(C.lsa_index_score_cpu(out, q, w, self.trace["compk_layer_" .. layer].c.data, rows, n, heads, self.dim,
-    self.key_bytes, n, self.format, self.compute, self.workspace.c.data, nil))
+    self.key_bytes, n, self.format, self.scoring, self.workspace.c.data, nil))
 end
 
 function Replay:index_scores(layer, q, w, heads, n, rows)
@@ -400,7 +400,7 @@ local function replayed(recording, path, opt)
     covered = 0, coverable = 0, steps = 0, resident_sum = 0, resident_share = 0, ahead = {}}, Replay)
   self.kept, self.rows, self.csa_layers, self.topk, self.dim = recording.scores, recording.rows, about.csa_layers,
     about.index_topk, about.index_dim
-  self.format, self.compute = indexers.formats[about.kv], about.compute == "bf16" and 1 or 0
+  self.format, self.scoring = indexers.formats[about.kv], indexers.scorings[about.scoring or about.compute]
   self.key_bytes = tonumber(C.lsa_index_key_bytes(self.format, self.dim))
   open_columns(self)
   self.indexer, self.watch = opt.indexer or recorded_indexer(self), opt.watch

@@ -34,7 +34,7 @@ Session.__index = Session
 local M = {}
 
 -- What api names; false: no default. The loop's options are lua/lsa/cycle/loop.lua's.
-local defaults = {indexer = false, ensemble = false, kv = "fp8", cold = "ram", on_demand = false}
+local defaults = {indexer = false, ensemble = false, kv = "fp8", scoring = false, cold = "ram", on_demand = false}
 for name, value in pairs(loops.options) do defaults[name] = value end
 
 -- What a fork may change; changing one makes a cycle due.
@@ -62,6 +62,7 @@ end
 
 local function check_options(opt)
   options.one_of(opt.kv, {"f32", "bf16", "fp8"}, "session: kv")
+  if opt.scoring then options.one_of(opt.scoring, {"f32", "bf16", "fp8"}, "session: scoring") end
   options.cold(opt.cold, "session: cold")
   if opt.ensemble then options.one_of(opt.ensemble, {"max", "mean"}, "session: ensemble") end
   loops.check_options(opt)
@@ -103,6 +104,7 @@ local function bare(model, opt)
   local out = ffi.new "lsa_session *[1]"
   raise.check(C.lsa_session_new(out, model.c, model.scratch, self.format, model.compute == "bf16" and 1 or 0, loops.unit(opt)))
   self.c = wrap(out)
+  raise.check(C.lsa_session_set_scoring(self.c, require("lsa.indexer").scorings[opt.scoring or model.compute]))
   self.pool = C.lsa_session_pool(self.c)
   if self.csa_layers > 0 then
     self.indexer = open_indexer(self, opt)

@@ -8,13 +8,13 @@ local C, check = lsa.C, require("lsa.raise").check
 local COLD = 128 * 2 ^ 20        -- bytes that together outgrow the cache
 local FP8, BF16 = C.LSA_KV_FP8, C.LSA_COMPUTE_BF16
 
--- What peers take, in us: medians on one H100 80GB HBM3 (CUDA 13.0, cold L2, graph replays). Level 1: DeepGEMM's kernel with 128 heads
--- in one call; Level 2: DeepGEMM and SGLang's top-k; top-k: SGLang; attention: FlashMLA; linear: cublasLt. Fetches: what the bus gave
+-- What peers take, in us: medians on one H100 80GB HBM3 (CUDA 13.0, cold L2, graph replays). Level 1: a fused kernel in
+-- Triton; Level 2: DeepGEMM and SGLang's top-k; top-k: SGLang; attention: FlashMLA; linear: cublasLt. Fetches: what the bus gave
 -- a gather of 16-byte loads.
 local PEERS = {
   linear_bf16 = {["1024 x 4096"] = 7.5, ["32768 x 1024"] = 24.7, ["512 x 4096"] = 6.4, ["8192 x 4096"] = 24.7, ["4096 x 8192"] = 26.9},
   linear_fp8 = {["1024 x 4096"] = 5.5, ["32768 x 1024"] = 13.9, ["512 x 4096"] = 5.3, ["8192 x 4096"] = 13.7, ["4096 x 8192"] = 14.1},
-  level1 = {[16384] = 10.1, [65536] = 18.0, [262144] = 47.0},
+  level1 = {[16384] = 6.6, [65536] = 15.2, [262144] = 45.9},
   level2 = {12.5, [8] = 21.6, [32] = 53.2},
   topk = {8.7, [32] = 25.6},
   sparse = {13.0, [32] = 25.4, [128] = 46.0},
@@ -92,26 +92,33 @@ local function linear(bench, k, rows, cols, name)
   }
 end
 
--- Level 1 as a cycle has it: scores of three layers, their maximum, what reaches a threshold.
-local function level1(bench, k, n)
+-- One block of n records.
+local function records(bench, held, n, bytes)
+  local blocks = shared(held, "uint8_t *", 1)
+  blocks[0] = random(bench, held, n * bytes)
+  return ffi.new("lsa_records", {blocks = blocks, stride = bytes, offset = 0, block_shift = 31, format = FP8})
+end
+
+-- Level 1 as a cycle has it: scores of three layers, their maximum, what reaches a threshold as a set.
+local function level1(bench, k, n, scoring)
   local layers, heads, dim, key = 3, 128, 128, 132
   bench:gpu_case {
-    op = "level1", shape = ("%d layers x %d heads, %d keys"):format(layers, heads, n), bytes = layers * n * key,
-    flops = 2 * layers * n * heads * dim, rate = "fp8", copies = copies_of(layers * n * key), peer = PEERS.level1[n],
+    op = "level1", shape = ("%d layers x %d heads, %d keys, %s"):format(layers, heads, n, scoring), bytes = layers * n * key,
+    flops = 2 * layers * n * heads * dim, rate = scoring, copies = copies_of(layers * n * key),
+    peer = scoring == "fp8" and PEERS.level1[n] or nil,
     setup = function(held, copies)
-      local keys = {}
-      for i = 0, copies - 1 do keys[i] = random(bench, held, layers * n * key) end
-      local q, w, scores = floats(bench, held, layers * heads * dim), floats(bench, held, layers * heads), floats(bench, held, layers * n)
-      local best, bits = floats(bench, held, n), ffi.cast("uint64_t *", room(bench, held, n / 8 + 8))
-      local work = room(bench, held, k.index_score_workspace(1, n, heads, dim, FP8, BF16))
-      return function(i, stream)
-        for layer = 0, layers - 1 do
-          check(k.index_score(scores + layer * n, q + layer * heads * dim, w + layer * heads, keys[i] + layer * n * key, 1, n, heads, dim,
-            key, n, FP8, BF16, work, stream))
-        end
-        check(k.ensemble(best, scores, layers, n, C.LSA_ENSEMBLE_MAX, stream))
-        check(k.select_above(bits, best, n, 0.5, 0, stream))
+      local q, w = floats(bench, held, layers * heads * dim), floats(bench, held, layers * heads)
+      local calls, how = {}, scoring == "fp8" and C.LSA_SCORE_FP8 or C.LSA_SCORE_BF16
+      local bits = ffi.cast("uint64_t *", room(bench, held, n / 8 + 8))
+      for i = 0, copies - 1 do
+        local request, keys = shared(held, "lsa_lookahead_request", 1), shared(held, "lsa_records", layers)
+        for layer = 0, layers - 1 do keys[layer] = records(bench, held, n, key) end
+        request.q, request.w, request.keys, request.n, request.bits = q, w, keys, n, bits
+        calls[i] = ffi.new("lsa_lookahead", {requests = request, count = 1, layers = layers, heads = heads, dim = dim, most = n,
+          key_format = FP8, scoring = how, ensemble = C.LSA_ENSEMBLE_MAX, theta = 0.5})
       end
+      local work = room(bench, held, k.lookahead_workspace(calls[0]))
+      return function(i, stream) check(k.lookahead(calls[i], work, stream)) end
     end,
   }
 end
@@ -125,13 +132,6 @@ local function spans_of(held, count, tokens, fill)
     fill(stores + i, spans + i, i)
   end
   return spans
-end
-
--- One block of n records.
-local function records(bench, held, n, bytes)
-  local blocks = shared(held, "uint8_t *", 1)
-  blocks[0] = random(bench, held, n * bytes)
-  return ffi.new("lsa_records", {blocks = blocks, stride = bytes, offset = 0, block_shift = 31, format = FP8})
 end
 
 local function level2(bench, k, requests)
@@ -150,9 +150,9 @@ local function level2(bench, k, requests)
         end)
       end
       local picking = ffi.new("lsa_picking", {queries = floats(bench, held, requests * heads * dim), weights = floats(bench, held,
-        requests * heads), heads = heads, dim = dim, k = picks, rate = 4, rows = requests, most = residents, key_format = FP8, compute = BF16})
+        requests * heads), heads = heads, dim = dim, k = picks, rate = 4, rows = requests, most = residents, key_format = FP8, compute = C.LSA_SCORE_FP8})
       local places, counts = ffi.cast("int32_t *", room(bench, held, 4 * requests * picks)), ffi.cast("int32_t *", room(bench, held, 4 * requests))
-      local work = room(bench, held, k.pick_workspace(requests, residents, picks, heads, dim, FP8, BF16))
+      local work = room(bench, held, k.pick_workspace(requests, residents, picks, heads, dim, FP8, C.LSA_SCORE_FP8))
       return function(i, stream) check(k.pick(places, nil, counts, spans[i], requests, 0, picking, work, stream)) end
     end,
   }
@@ -199,7 +199,7 @@ local function attend(bench, k, requests, name, entries)
       local attending = ffi.new("lsa_attending", {source = entries and C.LSA_ATTEND_ENTRIES or C.LSA_ATTEND_PICKED,
         q = floats(bench, held, requests * heads * dim), sinks = floats(bench, held, heads), ids = not entries and ids or nil, counts = counts,
         heads = heads, dim = dim, rope_dim = rope, window_size = window, k = 512, rate = entries and 128 or 4, rows = requests,
-        most = seen, scale = dim ^ -0.5})
+        most = seen, scale = dim ^ -0.5, compute = BF16})
       local out, mass = floats(bench, held, requests * heads * dim), not entries and floats(bench, held, requests * 512) or nil
       local work = room(bench, held, k.attention_workspace(requests, heads, dim, window, seen, entries and 0 or 512))
       return function(i, stream) check(k.attend(out, mass, spans[i], requests, 0, attending, work, stream)) end
@@ -312,7 +312,9 @@ return function(bench)
       linear(bench, k, shape[1], shape[2], name)
     end
   end
-  for _, n in ipairs {16384, 65536, 262144} do level1(bench, k, n) end
+  for _, n in ipairs {16384, 65536, 262144} do
+    for _, scoring in ipairs {"fp8", "bf16"} do level1(bench, k, n, scoring) end
+  end
   for _, requests in ipairs {1, 8, 32} do level2(bench, k, requests) end
   for _, rows in ipairs {1, 32} do topk(bench, k, rows) end
   for _, requests in ipairs {1, 32, 128} do attend(bench, k, requests, "sparse") end

@@ -6,8 +6,10 @@
 local ffi = require "ffi"
 local cjson = require "cjson"
 local C = require("lsa.ffi").C
-local formats = require("lsa.indexer").formats
+local indexers = require "lsa.indexer"
 local raise = require "lsa.raise"
+
+local formats, scorings = indexers.formats, indexers.scorings
 
 local M = {}
 
@@ -50,6 +52,7 @@ local function check_about(self)
   whole(self, "csa_layers", 1, 2 ^ 16)
   if not formats[about.kv] then refuse(self, "kv is %s; f32, bf16 or fp8 is wanted", tostring(about.kv)) end
   if about.compute ~= "f32" and about.compute ~= "bf16" then refuse(self, "compute is %s", tostring(about.compute)) end
+  if about.scoring ~= nil and not scorings[about.scoring] then refuse(self, "scoring is %s", tostring(about.scoring)) end
   if about.ensemble ~= "max" and about.ensemble ~= "mean" then refuse(self, "ensemble is %s", tostring(about.ensemble)) end
   if type(about.options) ~= "table" or type(about.layers) ~= "table" then refuse(self, "no options, or no target layers") end
   for _, layer in ipairs(about.layers) do
