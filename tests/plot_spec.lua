@@ -59,6 +59,30 @@ describe("a plot", function()
     assert.same({4, 0, 0, 4, -0.368, 0.368, 3, 6}, bars[2])
   end)
 
+  it("of a million points draws what shows: the ends and extremes of each column", function()
+    local n, random, y = 200000, require("lsa.cycle.rng").new(1), {}
+    for i = 1, n do y[i] = random() end
+    y[77777], y[99] = 50, -50
+    local rows = block(plot.line{y = y}, 1)
+    assert.is_true(#rows <= 4004 and #rows > 3000)
+    local before, seen = 0, {}
+    for _, row in ipairs(rows) do
+      assert.is_true(row[1] > before and math.abs(y[row[1]] - row[2]) < 1e-9)
+      before, seen[row[1]] = row[1], true
+    end
+    assert.is_true(seen[1] and seen[n] and seen[77777] and seen[99])
+    for i = 1, n, 97 do -- no column has anything beyond what was kept of it
+      local low, high = 1 / 0, -1 / 0
+      for j = math.max(1, i - 201), math.min(n, i + 201) do
+        local same = math.floor((j - 1) / (n - 1) * 1000) == math.floor((i - 1) / (n - 1) * 1000)
+        if seen[j] and same then low, high = math.min(low, y[j]), math.max(high, y[j]) end
+      end
+      assert.is_true(low <= y[i] and y[i] <= high)
+    end
+    svg(plot.line{y = y, low = y, high = y})
+    assert.equal(9000, #block(plot.line{x = lsa.rand({9000}, 1), y = lsa.rand({9000}, 2)}, 1)) -- x does not ascend
+  end)
+
   it("is saved as what the ending says, and nothing else is left", function()
     files.with_folder(function(folder)
       local p = plot.line{{y = {1, 3, 2}, label = "a"}, {y = {2, 2, 2}, label = "b"}, title = "T", size = {640, 400}}

@@ -30,9 +30,10 @@ local shared = {title = false, xlabel = false, ylabel = false, xunit = false, yu
 
 ---- checks ----
 
-local function finite(value, what)
+local function finite(value, what, at)
   value = type(value) == "cdata" and tonumber(value) or value
   if type(value) == "number" and value - value == 0 then return value end
+  if at then what = ("%s[%d]"):format(what, at) end
   raise("%s is %s; a finite number is wanted", what, type(value) == "number" and (value ~= value and "nan" or tostring(value)) or options.shown(value))
 end
 
@@ -45,7 +46,7 @@ local function column(value, what)
     raise("%s is %s; a list of numbers or a tensor is wanted", what, options.shown(value))
   end
   local out = {}
-  for i = 1, #value do out[i] = finite(value[i], ("%s[%d]"):format(what, i)) end
+  for i = 1, #value do out[i] = finite(value[i], what, i) end
   if #out == 0 then raise("%s is empty", what) end
   return out
 end
