@@ -99,6 +99,7 @@ describe("help", function()
       ["lsa.batch"] = "requests at once", ["session:fork"] = "shares what is cached", recency = "sliding window", rmsnorm = "kernels/rmsnorm.h",
       granularity = "unit of residency", softmax = "x:softmax%(%)", tensors = "A tensor is a view", ["lsa.accounting.bytes"] = "cached bytes by kind",
       event = "A cycle soon after an event", slru = "Segmented LRU", hard = "negatives", ["lsa.policies"] = "quest_pages", ["lsa.tasks.stream"] = "in which questions about different places", ["lsa.plot"] = "# Pictures",
+      cycle = "Owns what a policy is given", ["cycle.scores"] = "Memory Indexer's ensemble", ["cycle.keep"] = "sink and tail",
       matmul = "x:matmul%(y%)", ["lsa.tasks.single"] = "lsa.tasks.single%(given%)",
     } do
       local facts = help.find(name, _G)

@@ -253,7 +253,8 @@ command("who", "%who                       variables of this session", function(
   io.write(tostring(require "lsa.prompt.results_table".new(rows, {"name", "kind", "value"})))
 end)
 
-command("reset", "%reset                     forgets Out, so that what it holds can go", function(_, prompt)
+command("reset", "%reset                     forgets Out and the last error, so that what they hold can go", function(_, prompt)
+  prompt.frames = nil
   for n in pairs(prompt.outputs) do prompt.outputs[n] = nil end
   for _, name in ipairs {"_", "__", "___"} do rawset(_G, name, nil) end
   collectgarbage()

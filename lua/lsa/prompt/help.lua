@@ -186,6 +186,25 @@ local function of_option(name)
   return {title = name, lines = lines, options = options}
 end
 
+local rooms = {"", "cycle/", "session/", "serve/", "train/", "files/", "text/", "tensor/", "tasks/"}
+
+-- A module by its name, such as `cycle`, which policies are given; or what its header says of a field: `cycle.scores`.
+local function of_module(text)
+  local module, field = text:match "^([%a_][%w_]*)%.?([%w_]*)$"
+  for _, room in ipairs(module and rooms or {}) do
+    local path = ("%s/lua/lsa/%s%s.lua"):format(lib.root, room, module)
+    local lines = sources.header(path)
+    if #lines > 0 and field ~= "" then
+      local about = {}
+      for _, line in ipairs(lines) do
+        if line:match "^%s*(.-)%s%s%s" and line:match "^%s*(.-)%s%s%s":find("%f[%w_]" .. field .. "%f[^%w_]") then about[#about + 1] = line end
+      end
+      lines = about
+    end
+    if #lines > 0 then return {title = text, lines = lines, path = path, line = 1} end
+  end
+end
+
 function M.find(text, environment)
   text = text:match "^%s*[\"']?(.-)[\"']?%s*$"
   if text == "" then return nil end
@@ -209,7 +228,7 @@ function M.find(text, environment)
   for _, topic in ipairs(topics.list) do
     if topic.name:match "[.:]([%w_]+)$" == text then return of_topic(topic) end
   end
-  return of_option(text) or of_page(text)
+  return of_option(text) or of_page(text) or of_module(text)
 end
 
 -- ---- text ----
