@@ -152,6 +152,9 @@ local function random_options(self)
   if u < 0.15 then
     out.on_demand = true
     if self.random() < 0.6 then out.hot = self.need + self.random(40) end
+    if self.random() < 0.5 then
+      out.select, out.budget, out.every = pick(self, {self.policy, "recency", "h2o_ema"}), pick(self, {0.1, 0.6, 1, 5}), pick(self, {1, 2, 5, "stagger"})
+    end
     return out
   elseif u < 0.25 then
     out.select = "full"

@@ -26,9 +26,8 @@ enum {
     CONTROL_SLACK = 4 * 64 /* alignment of what control packs */
 };
 
-static int arrays_of(lsa_activations *a, array out[ARRAYS])
+static int arrays_of(lsa_activations *a, const lsa_config *c, array out[ARRAYS])
 {
-    const lsa_config *c = &a->model->config;
     int64_t f = sizeof(float), d = c->hidden, hc = c->hc_mult, wide = c->heads * c->head_dim,
             e = c->experts_per_token;
     const array all[] = {
@@ -95,11 +94,13 @@ static void drop_graphs(lsa_activations *a)
     }
 }
 
+/* The model may be gone before: a collector ends what refers to each other in no order. */
 static void activations_free(lsa_activations *a)
 {
+    static const lsa_config none;
     array all[ARRAYS];
-    int n = arrays_of(a, all);
-    int32_t kind = a->model->memory_kind;
+    int n = arrays_of(a, &none, all);
+    int32_t kind = a->memory_kind;
     for (int i = 0; i < n; i++)
         lsa_free_in(i < HOST_ARRAYS ? LSA_MEMORY_HOST : kind, pointer_at(&all[i]));
     drop_graphs(a);
@@ -118,9 +119,10 @@ int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t p
     if (!a) return LSA_ENOMEM;
     atomic_init(&a->references, 1);
     a->model = model;
+    a->memory_kind = model->memory_kind;
     a->piece = piece;
     array all[ARRAYS];
-    int n = arrays_of(a, all), rc = LSA_OK;
+    int n = arrays_of(a, &model->config, all), rc = LSA_OK;
     for (int i = 0; !rc && i < n; i++) {
         int64_t bytes = piece * all[i].bytes + CONTROL_SLACK;
         void *block = i < HOST_ARRAYS ? lsa_alloc_zero(bytes) : allocate(a, bytes);

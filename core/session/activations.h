@@ -40,6 +40,7 @@ typedef struct lsa_graph {
 typedef struct lsa_activations {
     atomic_int references;
     const lsa_model *model;
+    int32_t memory_kind; /* the model's */
     int64_t piece, bytes;
     lsa_segment *segments;       /* [P] */
     lsa_span *spans;             /* [P] */

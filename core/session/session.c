@@ -243,6 +243,26 @@ int lsa_session_check_demand(const lsa_session *s, int64_t tokens)
                     (long long)cells, (long long)need);
 }
 
+int lsa_session_prefetch(lsa_session *s, const int32_t *chunks, int64_t n, int64_t *hits)
+{
+    if (!s->demand) return lsa_fail(LSA_ESTATE, "prefetch: the session fetches nothing on demand");
+    int64_t all = lsa_session_chunks(s), cells = lsa_pool_cells(s->pool),
+            picks = lsa_session_demand_cells(s, all);
+    for (int64_t i = 0; i < n; i++)
+        if (chunks[i] < 0 || chunks[i] >= all || (i && chunks[i] <= chunks[i - 1]))
+            return lsa_fail(LSA_EARG,
+                            "prefetch: place %lld is chunk %d; ascending ids below %lld are needed",
+                            (long long)i, chunks[i], (long long)all);
+    if (n + picks > cells)
+        return lsa_fail(
+            LSA_ESTATE,
+            "prefetch: %lld chunks, and a step can pick %lld; the hot pool has %lld cells",
+            (long long)n, (long long)picks, (long long)cells);
+    LSA_TRY(lsa_on_demand_use(s->demand, s->pool, chunks, n, hits));
+    lsa_session_forget_observed(s);
+    return LSA_OK;
+}
+
 /* ---- residents ---- */
 
 static int need_chunks(const lsa_session *s)

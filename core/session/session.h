@@ -51,6 +51,11 @@ int lsa_session_set_tiered(lsa_session *session, int32_t tiered);
 int lsa_session_set_on_demand(lsa_session *session, int32_t on);
 int64_t lsa_session_demand_cells(const lsa_session *session, int64_t chunks);
 
+/* On demand: has n chunks (ascending) in cells before a step asks for them, as if they were used now; they leave like any other.
+ * *hits gains the number of those that had one. Resets what is observed. LSA_ESTATE where the session is not on demand, and, with
+ * nothing moved, where less cells would be left than a step can pick chunks. A failed transfer loses no chunk. */
+int lsa_session_prefetch(lsa_session *session, const int32_t *chunks, int64_t n, int64_t *hits);
+
 /* The resident set, for the steps to come: n chunk ids, ascending, each with a cell in the pool (LSA_ESTATE names the
  * first that has none; the old set then stays). Chunks born later join by themselves, as long as the pool has
  * free cells. Resets what is observed. */

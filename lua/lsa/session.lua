@@ -48,16 +48,15 @@ local dtypes = {f32 = "f32", bf16 = "bf16"}
 
 ---- options ----
 
--- Replay does not know this option: on demand there are no cycles.
+-- Replay does not know this option. With a policy, what it names is fetched ahead, into a hot pool that is least recently used.
 local function check_on_demand(opt)
-  for _, name in ipairs {"async", "select"} do
-    local value = opt[name]
-    if value and value ~= "full" then
-      raise("session: %s is %s; on_demand has neither policy nor cycles", name, type(value) == "string" and value or
-        "a " .. type(value))
-    end
-  end
   if opt.granularity == "page" then raise "session: granularity is page; on_demand fetches chunks" end
+  if opt.async then raise "session: async is true; on_demand has a cycle's set at once" end
+  if not opt.select or opt.select == "full" then return end
+  if opt.coverage then raise "session: coverage is true; on_demand counts hits and misses" end
+  if opt.evict ~= "lru" then
+    raise("session: evict is %s; on_demand evicts by lru", type(opt.evict) == "string" and opt.evict or "a " .. type(opt.evict))
+  end
 end
 
 local function check_options(opt)
@@ -122,6 +121,13 @@ local function set_way(self)
   raise.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0))
 end
 
+-- A GPU's hot pool has not been seen to be filled ahead of its steps.
+local function check_ahead(self)
+  if self.opt.on_demand and not self.loop.full and self.model.device ~= "cpu" then
+    raise("session: on_demand with a policy (select is %s) is not there on %s; without select it is", self.loop.policy.name, self.model.device)
+  end
+end
+
 -- A hot pool that a later step would find too small.
 local function check_demand(self)
   local cells = self.opt.on_demand and self.tier and self.tier.fixed
@@ -133,7 +139,7 @@ end
 function M.new(model, opt)
   opt = options.check(opt, defaults, "session")
   check_options(opt)
-  if opt.on_demand then opt.select = "full" end
+  if opt.on_demand and not opt.select then opt.select = "full" end
   if not opt.select then
     opt.select = model:indexer_file() and "lsa_threshold" or "lsa_topk"
     if #model.csa_layers == 0 then opt.select = "full" end
@@ -143,6 +149,7 @@ function M.new(model, opt)
     self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self)))
   end
   self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier)
+  check_ahead(self)
   set_way(self)
   check_demand(self)
   return self
@@ -362,6 +369,14 @@ function Session:demand_cells(n)
   return tonumber(C.lsa_session_demand_cells(self.c, n))
 end
 
+-- On demand: a cycle's set comes into the hot pool; returns how many of it were there.
+function Session:prefetch(chunks)
+  if not set.is(chunks) then raise("prefetch: chunks is %s, a set is wanted", raise.kind(chunks)) end
+  local ids, hits = chunks:ids(), ffi.new "int64_t[1]"
+  raise.check(C.lsa_session_prefetch(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count(), hits))
+  return tonumber(hits[0])
+end
+
 function Session:set_resident(chunks)
   local ids = chunks:ids()
   raise.check(C.lsa_session_set_residents(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count()))
@@ -478,8 +493,8 @@ function Session:fork(opt)
     end
     merged[name] = value
   end
-  if opt.select and opt.on_demand == nil then merged.on_demand = false end
-  if opt.on_demand and not opt.select then merged.select = "full" end
+  if opt.select and opt.on_demand == nil and self.loop.full then merged.on_demand = false end -- on demand without a policy
+  if opt.on_demand and not opt.select and not self.opt.on_demand then merged.select = "full" end
   check_options(merged)
   if merged.on_demand ~= self.opt.on_demand then
     opt = options.copy(opt)
@@ -499,6 +514,7 @@ function Session:fork(opt)
     if fork.tier and merged.on_demand ~= self.opt.on_demand then fork.tier:rebuild() end
     fork.loop = self.loop:fork(merged, opt, fork.tier)
   end)
+  check_ahead(fork)
   if next(opt) then set_way(fork) end
   check_demand(fork)
   return fork
@@ -637,7 +653,11 @@ function Session:stats()
     transfer_stall_ms = tonumber(moved.stall_ns) / 1e6,
     decode_ms = tonumber(count.decode_ns) / 1e6, prefill_ms = tonumber(count.prefill_ns) / 1e6,
   }
-  if self.opt.on_demand then values.hits = tonumber(count.hits) end
+  if self.opt.on_demand then
+    values.hits, values.prefetched_chunks = tonumber(count.hits), self.loop:sum "fetched_chunks"
+    values.misses = values.fetched_chunks - values.prefetched_chunks
+    values.miss_stall_ms = math.max(0, values.transfer_stall_ms - self.loop:sum "transfer_stall_ms")
+  end
   values.flops = flops_of(self, count)
   values.eviction_rebuilt = self.tier and self.tier.rebuilt
   values.ms_per_token = steps > 0 and (values.decode_ms + out.stall_ms) / steps or 0

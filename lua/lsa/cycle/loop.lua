@@ -151,12 +151,17 @@ function Loop:spare_cells(tau)
   return self.unit == 1 and room or math.ceil(room / self.unit) + 1
 end
 
--- Chunks that a policy may select of n candidates, its sink and tail included.
-local function budget_of(self, n)
+-- Cells that stay for what a step on demand picks, while chunks are born for tau steps.
+local function picks_of(self, source, n, tau)
+  return self.opt.on_demand and source:demand_cells(n + self:born_room(tau)) or 0
+end
+
+-- Chunks that a policy may select of n candidates, its sink and tail included. picks: see picks_of.
+local function budget_of(self, n, picks)
   local wanted = self.opt.budget <= 1 and math.floor(self.opt.budget * n) or self.opt.budget
   local cells = self.tier.fixed
   if not cells then return wanted end
-  return math.max(0, math.min(wanted, cells * self.unit - self:born_room(self.tau)))
+  return math.max(0, math.min(wanted, cells * self.unit - self:born_room(self.tau) - picks))
 end
 
 local function keep_of(self, n, budget)
@@ -194,8 +199,24 @@ local function next_tau(self, cycle)
   return math.min(tau, self.tier.longest or tau)
 end
 
+-- On demand: a set comes into the hot pool, as what was used last, and leaves like any other. Returns the hits.
+local function prefetch(self, source, chunks, tau)
+  local _, n = source:position()
+  local count, picks, born = chunks:count(), picks_of(self, source, n, tau), self:born_room(tau)
+  if not self.tier.fixed and count + picks + born > self.tier:cells() then self.tier:resize(count + picks + born) end
+  if count > 0 and count + picks + born > self.tier:cells() then
+    raise("the set has %d chunks, a step can pick %d, and %d can be born; the hot pool has %d cells", count, picks, born, self.tier:cells())
+  end
+  return source:prefetch(chunks)
+end
+
 -- Makes a chunk set resident: transfers, then Level 2's list, all at once. Returns the set in force and the hits.
 local function make_resident(self, source, chunks, tau)
+  if self.opt.on_demand then
+    local hits = prefetch(self, source, chunks, tau)
+    source.observed_all = true -- of the steps from here on
+    return chunks, hits
+  end
   local units = self.unit == 1 and chunks or chunks:pages(self.unit)
   local hits = self.tier:apply(units, self:spare_cells(tau))
   if self.unit > 1 then chunks = units:chunks(self.unit, chunks:size()) end
@@ -250,6 +271,7 @@ end
 -- for what is born in so many steps has its next cycle sooner.
 local function fall_back(self, source, own, row)
   spill(self, row)
+  if self.opt.on_demand then return end -- what is there stays, and what is missed is fetched
   local wanted, cells = self.appended and own.resident:union(own.keep) or own.resident:copy(), self.tier.fixed
   if cells then
     self.tau = math.min(self.tau, longest_tau(self, cells))
@@ -268,7 +290,7 @@ local function sample_coverage(self, source)
 end
 
 local function new_cycle(self, source, t, n)
-  local budget, resident = budget_of(self, n), source:resident()
+  local budget, resident = budget_of(self, n, picks_of(self, source, n, self.tau)), source:resident()
   local own = {n = n, budget = budget, resident = resident, keep = keep_of(self, n, budget)}
   local residents = resident:copy()
   return cycles.new(source, {t = t, n = n, number = self.number, budget = budget, page = self.opt.page, unit = self.unit,
@@ -395,11 +417,11 @@ function Loop:cycle(source)
   self:guarded("a cycle", cycle_of, self, source)
 end
 
--- On demand there are no cycles. Before a step: cells for what it can pick, at least, and after a prefill for the budget; the
--- cold tier to its file, as far as it has come.
+-- On demand, before a step: cells for what it can pick, at least, and after a prefill for the budget; the cold tier to its file, as
+-- far as it has come.
 local function before_demand(self, source)
   local _, n = source:position()
-  local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n) or 0,
+  local wanted = self.tier.fixed or math.max(self.fresh and budget_of(self, n, 0) or 0,
     source:demand_cells(n + math.ceil(DEMAND_STEPS / self.rate) + 1))
   if wanted > self.tier:cells() or (self.tier.fixed and wanted < self.tier:cells()) then self.tier:resize(wanted) end
   local whole = math.floor(n / SEGMENT)
@@ -413,7 +435,7 @@ end
 
 -- Before a step: the cycle, when one is due. After it, or after n steps of which none made a cycle due: so many less.
 function Loop:before_step(source)
-  if self.opt.on_demand then return before_demand(self, source) end
+  if self.opt.on_demand then before_demand(self, source) end
   if not self.full and self.due <= 0 then self:cycle(source) end
 end
 
@@ -423,8 +445,8 @@ end
 
 -- Steps that can be taken before the loop has to be asked again.
 function Loop:steps_left()
-  if self.opt.on_demand then return DEMAND_STEPS end
-  return self.full and math.huge or math.max(1, self.due)
+  local most = self.full and math.huge or math.max(1, self.due)
+  return self.opt.on_demand and math.min(DEMAND_STEPS, most) or most
 end
 
 -- A column's sum over all cycles.
@@ -446,7 +468,7 @@ end
 -- What the loop knows of s:stats().
 function Loop:stats()
   return {churn = self:mean "churn", jaccard = self:mean "jaccard",
-    policy = self.opt.on_demand and "on demand" or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
+    policy = self.opt.on_demand and (self.full and "on demand" or "on demand, " .. self.policy.name) or self.policy.name, cycles = #self.rows, hits = self:sum "hits", stall_ms = self:sum "stall_ms",
     policy_ms = self:sum "policy_ms", coverage = self.coverable > 0 and self.covered / self.coverable or nil,
     coverage_measured = self.opt.coverage or false,
     policy_errors = self.policy_errors, failed = self.policy_errors, clipped = self.clipped or 0,

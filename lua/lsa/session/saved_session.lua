@@ -480,8 +480,11 @@ local function restore(path, model, given, bare)
   for _, name in ipairs {"select", "every", "evict"} do -- what is given anew is not looked for in the file
     if given[name] ~= nil then opt[name], about.unsaved[name] = given[name], "given anew" end
   end
-  if given.on_demand then opt.on_demand = true end -- keys then stay in memory from the start
-  if opt.on_demand then opt.select, about.unsaved.select = "full", "given anew" end
+  if opt.on_demand or given.on_demand then -- its keys stay in memory from the start; other rules are the affair of a fork of it
+    if not opt.on_demand or about.options.select == "full" then opt.select, about.unsaved.select = "full", "given anew" end
+    if given.evict ~= nil then opt.evict = "lru" end
+    opt.on_demand = true
+  end
   opt.cold, opt.indexer = given.cold or opt.cold, indexer_option(about, model, given) or opt.indexer
   local session = bare(opt)
   local ok, problem = pcall(restore_exactly, file, session, about, given)

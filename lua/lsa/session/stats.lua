@@ -46,6 +46,10 @@ function Stats:__tostring()
     ("  time          prefill %.1f ms, decode %.3f ms/token, cycles %.2f ms, of which policy %.2f, transfer %.2f of %.2f"):format(
       self.prefill_ms, self.ms_per_token, self.stall_ms, self.policy_ms, self.transfer_stall_ms, self.transfer_ms),
   }
+  if self.misses then
+    lines[#lines + 1] = ("  on demand     hits %d, misses %d, prefetched %d; stalled %.2f ms by misses, %.2f by cycles"):format(self.hits, self.misses,
+      self.prefetched_chunks, self.miss_stall_ms, self.stall_ms)
+  end
   if self.coverage then
     lines[#lines + 1] = ("  coverage      %.1f %% of the native top-k resident (sampled at cycles)"):format(100 * self.coverage)
   elseif self.cycles > 0 and self.coverage_measured == false then
