@@ -155,6 +155,15 @@ __device__ static void place(uint32_t (&count)[VECTORS], uint32_t *before, uint3
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) count[v] += r.places[v * WARPS + warp];
     *before = 0, *all = 0;
+    if constexpr (VECTORS < MOST_VECTORS) {
+        if (t.size > 1) { // a lane asks a block: the answers are waited for together
+            uint32_t total =
+                lane < (int)t.size ? lsa_load_shared(lsa_shared_of(&r.total, lane)) : 0;
+            *all = __reduce_add_sync(0xffffffff, total);
+            *before = __reduce_add_sync(0xffffffff, lane < (int)t.rank ? total : 0);
+            return;
+        }
+    }
     for (uint32_t rank = 0; rank < t.size; rank++) {
         uint32_t total = t.size == 1 ? r.total : lsa_load_shared(lsa_shared_of(&r.total, rank));
         if (rank < t.rank) *before += total;
@@ -232,7 +241,9 @@ __device__ static void select_exact(const choice &c, int64_t row,
 // ---- kernels ----
 
 // A row a cluster; a block has VECTORS * STRIDE scores of it. Grid: (rows * cluster), block: 512, shared: a room.
-template <int VECTORS> __global__ static void __launch_bounds__(THREADS, 1) topk_cluster(choice c)
+template <int VECTORS>
+__global__ static void __launch_bounds__(THREADS, VECTORS == LEAST_VECTORS ? 2 : 1)
+    topk_cluster(choice c)
 {
     extern __shared__ uint4 shared[];
     room &r = *(room *)shared;
