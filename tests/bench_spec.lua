@@ -26,7 +26,7 @@ describe("bench", function()
       assert.is_true(0 < best and best <= ns)
       assert.equal(16384 * 4, bytes)
       assert.equal("0", flops)
-      assert.is_true(math.abs(speed - bytes / ns) <= 0.01 * speed)
+      assert.is_true(math.abs(speed - bytes / ns) <= 0.01 * speed + 0.0005) -- it has three digits
     end
   end)
 

@@ -612,4 +612,22 @@ describe("the small real model", function()
     assert.equal("48213", answer {select = "native_topk", budget = 0.135})
     assert.not_equal("48213", answer {select = "none"})
   end)
+
+  it("and its working memory outlive their model, as a collector ends what refers to each other in no order", function()
+    collectgarbage()
+    collectgarbage()
+    local before = tonumber(C.lsa_memory_in_use())
+    local model = lsa.model(golden .. "flash")
+    local s = model:session{select = "recency", budget = 0.5}
+    s:prefill {1, 2, 3, 4, 5, 6, 7, 8, 9}
+    s:decode(1)
+    local c, scratch = s.c, model.scratch
+    C.lsa_model_free(ffi.gc(model.c, nil))
+    C.lsa_activations_release(ffi.gc(scratch, nil))
+    C.lsa_session_free(ffi.gc(c, nil))
+    s.c, model.c, model.scratch, s.indexer, s.loop, s.tier = nil, nil, nil, nil, nil, nil
+    collectgarbage()
+    collectgarbage()
+    assert.equal(before, tonumber(C.lsa_memory_in_use()))
+  end)
 end)
