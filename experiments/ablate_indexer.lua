@@ -25,7 +25,7 @@ local variations = {
   {"by_scores", "--by scores --top_p 0.3"}, {"by_scores_0.6", "--by scores --top_p 0.6"}, {"the_paper", "--by scores --top_p 0.6 " ..
     "--voters all --layers all --min_layers 2 --weights votes --negatives 1 --ensemble max"},
   {"least_0.02", "--least 0.02"}, {"least_0.1", "--least 0.1"},
-  {"heads_4", "--heads 4"}, {"heads_64", "--heads 64"}, {"random_start", "--from random"}, {"rank_256", "--from random --rank 256"},
+  {"heads_4", "--heads 4"}, {"heads_64", "--heads 64"}, {"native_start", "--from native"}, {"rank_64", "--rank 64"},
   {"negatives_1", "--negatives 1"}, {"negatives_16", "--negatives 16"},
   {"window_16", "--window 16"}, {"window_256", "--window 256"},
   {"focal", "--loss focal"}, {"hinge", "--pairwise hinge"},

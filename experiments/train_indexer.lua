@@ -21,9 +21,9 @@ a run that was stopped, or killed, goes on where it is started again.
   --traces (default none)     the folder of traces; none: the output folder
   --share (string default 1/1)   i/n: dump every n-th training document from the i-th, and stop: n processes, each with traces of its own,
                               share the work, and the files are moved into one folder
-  --documents (default 48)    training documents
-  --lengths (numbers default 8192,16384,32768)   their tokens, in turn
-  --held (default 4)          validation documents, for the retrieval metrics
+  --documents (default 42)    training documents
+  --lengths (numbers default 4096,8192,16384,32768)   their tokens, in turn
+  --held (default 2)          validation documents, for the retrieval metrics
   --scale (default 1)         documents are so many times as long
   --voters (string default 2)   CSA ordinals whose picks make golden labels, as in 0,2; or all
   --by (default attention)    what these picks are weighed by: the attention that they got, or their index scores (the paper's way)
@@ -33,15 +33,15 @@ a run that was stopped, or killed, goes on where it is started again.
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
   --ensemble (default mean)   of these layers: max or mean
   --heads (default 32)        of the Memory Indexer
-  --rank (default 128)        of its queries, where it starts as random; else the model's
-  --from (default native)     what it starts as: the model's Lightning Indexer, beside it random heads that count little; or random
+  --rank (default 256)        of its queries, where it starts as random; else the model's
+  --from (default random)     what it starts as: random, or native: the model's Lightning Indexer, beside it random heads that count little
   --window (default 64)       the steps to come whose needs are learnt
   --negatives (default 4)     chunks that are not needed, for each that is
   --sampler (default uniform)   of these: uniform, or hard: half are those that score highest
   --loss (default bce)        bce or focal
   --pairwise (default none)   none, hinge or bpr, in addition
   --weights (default none)    of golden chunks: none, or by votes
-  --steps (default 20000)     of training
+  --steps (default 16000)     of training
   --batch (default 32)        decode steps in a training step
   --rate (default 0.002)      of AdamW
   --part (default test)       where questions come from: test, or validation, by which options are to be chosen
