@@ -9,12 +9,12 @@ local rng = require "lsa.cycle.rng"
 local stats = require "lsa.session.stats"
 
 local opt = require "lsa.args" [[
-Needle recall of the small real model under four policies at one budget.
+Needle recall of a small real model under four policies at one budget.
   --tokens (default 32768)    length of a context
   --needles (default 12)      statements hidden in each context, all asked
-  --contexts (default 3)      how many contexts
+  --contexts (default 2)      how many contexts
   --budget (default 0.135)    chunks that a policy may keep: a share of all, or a count
-  --model (default needle)    a model's short name (lsa.model) or directory
+  --model (default ruler)     a model's short name (lsa.model) or directory
   --device (default cpu)      where the model runs: cpu or cuda
   --text (default bible)      a file to cut haystacks from; bible is the text of Debian's bible-kjv
   --seed (default 1)          of haystacks, needles and the random policy
