@@ -20,6 +20,7 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS, 1)
     advance_session(lsa_span *spans, lsa_steps *steps, int32_t *tokens, int32_t *positions,
                     const float *rows, float *kept, int32_t vocab)
 {
+    lsa_after_previous();
     lsa_steps &s = steps[blockIdx.x];
     lsa_span &span = spans[blockIdx.x];
     int64_t row = span.row;
@@ -56,7 +57,7 @@ int lsa_advance_cuda(lsa_span *spans, lsa_steps *steps, int32_t *tokens, int32_t
 {
     int rc = lsa_sample_check(count, vocab);
     if (rc || count == 0) return rc;
-    advance_session<<<(unsigned)count, SAMPLE_THREADS, 0, (cudaStream_t)stream>>>(
-        spans, steps, tokens, positions, logits, kept, (int32_t)vocab);
-    return lsa_launched("advance");
+    lsa_launch(advance_session, (unsigned)count, SAMPLE_THREADS, 0, (cudaStream_t)stream, spans,
+               steps, tokens, positions, logits, kept, (int32_t)vocab);
+    return lsa_launched("advance", count, vocab);
 }

@@ -14,6 +14,7 @@
 #include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "kernels/attention_tile.h"
+#include "kernels/rope.h"
 
 enum {
     TILE = LSA_ATTENTION_TILE,
@@ -470,10 +471,9 @@ static void attend_spans(void *context, int64_t from, int64_t to, int thread)
                                                   b->attending, b->workspace + thread * b->share));
 }
 
-int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count, int64_t layer,
-                   const lsa_attending *attending, void *workspace, void *stream)
+static int attend_spans_of_pass(float *out, float *mass, const lsa_span *spans, int64_t count,
+                                int64_t layer, const lsa_attending *attending, void *workspace)
 {
-    (void)stream;
     int64_t work = 0, most = 0, rows = 0;
     for (int64_t i = 0; i < count; i++) {
         const lsa_span *s = &spans[i];
@@ -494,6 +494,15 @@ int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count
     side_by_side b = {out, mass, workspace, spans, attending, layer, share, {0}};
     lsa_parallel(threads, count, attend_spans, &b);
     return lsa_failure_raise(&b.failure);
+}
+
+int lsa_attend_cpu(float *out, float *mass, const lsa_span *spans, int64_t count, int64_t layer,
+                   const lsa_attending *attending, void *workspace, void *stream)
+{
+    const lsa_attending *a = attending;
+    LSA_TRY(attend_spans_of_pass(out, mass, spans, count, layer, a, workspace));
+    return a->table ? lsa_rope_cpu(out, a->table, a->rows, a->heads, a->dim, a->rope_dim, 1, stream)
+                    : LSA_OK;
 }
 
 int64_t lsa_attention_workspace(int64_t tokens, int64_t heads, int64_t dim, int64_t window_size,

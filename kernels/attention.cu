@@ -10,9 +10,11 @@
 
 #include "kernels/cuda_launch.h"
 #include "kernels/number_formats.h"
+#include "kernels/rope_cuda.h"
 
 extern "C" {
 #include "kernels/attention.h"
+#include "kernels/rope.h"
 }
 
 enum {
@@ -45,7 +47,8 @@ struct call {
     // workspace
     float *parts, *part_sums, *finals, *kept; // as layout_of has them
     int64_t sections, window_sections;
-    bool bounded; // records by `most`
+    bool bounded;       // records by `most`
+    const float *table; // NULL, or what out is rotated back by
 };
 
 // One query.
@@ -353,6 +356,7 @@ __global__ static void __launch_bounds__(THREADS, 2) attend_keys(call c)
     float4 *p = (float4 *)(tile + TILE * CHUNKS * 128 + GROUP * TILE) + warp * TILE;
     float4 *total = (float4 *)(tile + TILE * CHUNKS * 128 + 2 * GROUP * TILE) +
                     warp * WARP_HEADS * CHUNKS * LSA_WARP;
+    lsa_after_previous();
     int64_t groups = (c.heads + GROUP - 1) / GROUP, row = blockIdx.x / groups;
     int first_head = (int)(blockIdx.x % groups) * GROUP + warp * WARP_HEADS;
     int present = min((int)c.heads - first_head, (int)WARP_HEADS), dim = (int)c.dim;
@@ -434,6 +438,7 @@ __global__ static void __launch_bounds__(THREADS, 2) attend_keys(call c)
 // Joins the sections of a query's head. Grid: (queries times heads), block: 128.
 __global__ static void __launch_bounds__(THREADS) attend_join(call c, int pitch)
 {
+    lsa_after_previous();
     int64_t head = blockIdx.x, row = head / c.heads;
     int dim = (int)c.dim, i = threadIdx.x;
     query q = query_at(c, row);
@@ -462,6 +467,7 @@ __global__ static void __launch_bounds__(THREADS) attend_join(call c, int pitch)
 __global__ static void __launch_bounds__(THREADS) attend_mass(call c)
 {
     __shared__ float parts[WARPS][LSA_WARP];
+    lsa_after_previous();
     int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
     int64_t row = blockIdx.x, n = c.counts[row], each = (c.heads + WARPS - 1) / WARPS;
     int64_t from = warp * each, to = min(c.heads, from + each);
@@ -487,6 +493,143 @@ __global__ static void __launch_bounds__(THREADS) attend_mass(call c)
 }
 
 #include "kernels/attention_wgmma.h"
+// ---- a head a block ----
+
+// Small heads in decode: a block takes one head of a query, a thread a key, then a number of the sum. Sections as above.
+enum { HEAD_DIM = 128, HEAD_MOST = 16, HEAD_PITCH = HEAD_DIM + 4 };
+
+struct alignas(16) head_shared {
+    float q[HEAD_DIM], weights[SECTION], sums[THREADS], maxima[WARPS], totals[WARPS];
+};
+
+// One section of a head: the return value is number `threadIdx.x` of its sum, for threads below dim. tile: [128, dim + 4].
+__device__ static float head_section(float *max, float *sum, head_shared &h, float *tile,
+                                     const call &c, const query &q, int64_t head, bool records,
+                                     int64_t from, int64_t end)
+{
+    int n = (int)(end - from), dim = (int)c.dim, pitch = dim + 4, quads = dim / 4;
+    int at = threadIdx.x, warp = at / LSA_WARP, lane = at % LSA_WARP;
+    __syncthreads(); // the tile is free, and h.q there
+    for (int i = at; i < n * quads; i += THREADS) {
+        int key = i / quads, d = 4 * (i % quads), format = LSA_KV_F32;
+        const uint8_t *from_key;
+        if (records) {
+            from_key = record_at(q.where, q.ids ? q.ids[from + key] : from + key);
+            format = q.where.format;
+        } else {
+            from_key = (const uint8_t *)(q.window + (q.first + from + key) % q.room * dim);
+        }
+        bool aligned = vectors_fit(from_key, format, dim, (int)c.rope_dim);
+        *(float4 *)(tile + key * pitch + d) =
+            numbers_of(from_key, format, dim, (int)c.rope_dim, d, aligned);
+    }
+    __syncthreads();
+    float score = -INFINITY;
+    if (at < n) {
+        score = 0;
+#pragma unroll 4
+        for (int d = 0; d < dim; d += 4)
+            score =
+                dot4(*(const float4 *)(h.q + d), *(const float4 *)(tile + at * pitch + d), score);
+        score *= c.scale;
+        if (c.kept && records) c.kept[head * c.id_stride + from + at] = score;
+    }
+    float largest = warp_max(score);
+    if (lane == 0) h.maxima[warp] = largest;
+    __syncthreads();
+    largest = fmaxf(fmaxf(h.maxima[0], h.maxima[1]), fmaxf(h.maxima[2], h.maxima[3]));
+    float weight = at < n ? expf(score - finite_max(largest)) : 0.0f;
+    h.weights[at] = weight;
+    float all = lsa_warp_sum(weight);
+    if (lane == 0) h.totals[warp] = all;
+    __syncthreads();
+    *max = largest;
+    *sum = (h.totals[0] + h.totals[1]) + (h.totals[2] + h.totals[3]);
+    int parts = THREADS / dim, d = at % dim, part = at / dim;
+    float own = 0;
+    if (part < parts)
+#pragma unroll 4
+        for (int j = part; j < n; j += parts) own = fmaf(h.weights[j], tile[j * pitch + d], own);
+    h.sums[at] = own;
+    __syncthreads();
+    for (int i = 1; at < dim && i < parts; i++) own += h.sums[at + i * dim];
+    return own;
+}
+
+// A head's number, times what its sum makes of it, rotated back where a table is given.
+__device__ static void put_head(const call &c, head_shared &h, int64_t head, float value)
+{
+    int at = threadIdx.x, dim = (int)c.dim, turned = c.table ? (int)c.rope_dim : 0;
+    h.sums[at] = value;
+    __syncthreads();
+    if (at >= dim) return;
+    if (at >= dim - turned) {
+        int pair = (at - (dim - turned)) / 2, first = dim - turned + 2 * pair;
+        const float *turn = c.table + (head / c.heads * (turned / 2) + pair) * 2;
+        float two[2] = {h.sums[first], h.sums[first + 1]};
+        lsa_rope_pair(two, turn[0], -turn[1]);
+        value = two[at - first];
+    }
+    c.out[head * dim + at] = value;
+}
+
+// SPLIT: one section a block, whose sums go to the workspace. Grid: (queries times heads, sections or 1), block: 128, shared:
+// 128 keys.
+template <bool SPLIT>
+__global__ static void __launch_bounds__(THREADS) attend_head(const __grid_constant__ call c)
+{
+    extern __shared__ float4 shared[];
+    float *tile = (float *)shared;
+    __shared__ head_shared h;
+    lsa_after_previous();
+    int64_t head = blockIdx.x, row = head / c.heads, from, end;
+    int at = threadIdx.x, dim = (int)c.dim;
+    query q = query_at(c, row);
+    if (at < dim) h.q[at] = c.q[head * dim + at];
+    if (c.source == LSA_ATTEND_ENTRIES && head % c.heads == 0 && blockIdx.y == 0 && at == 0)
+        c.counts[row] = (int32_t)q.records;
+    float max = c.sinks[head % c.heads], sum = max == -INFINITY ? 0.0f : 1.0f, total = 0;
+    int64_t sections = SPLIT ? blockIdx.y + 1 : c.window_sections + sections_for(q.records);
+    for (int64_t index = SPLIT ? blockIdx.y : 0; index < sections; index++) {
+        bool records;
+        if (!section_at(c, q, index, &records, &from, &end)) continue;
+        float part_max, part_sum, mine, other;
+        float part = head_section(&part_max, &part_sum, h, tile, c, q, head, records, from, end);
+        if (SPLIT) {
+            int64_t place = (row * c.sections + index) * c.heads + head % c.heads;
+            if (at < dim) c.parts[place * HEAD_DIM + at] = part;
+            if (at == 0) c.part_sums[place * 2] = part_max, c.part_sums[place * 2 + 1] = part_sum;
+            return;
+        }
+        join(max, sum, part_max, part_sum, &mine, &other);
+        total = joined(total, mine, part, other);
+    }
+    if (SPLIT) return;
+    put_head(c, h, head, total * factor_of(sum));
+    if (c.kept && at == 0) c.finals[head * 2] = max, c.finals[head * 2 + 1] = sum;
+}
+
+// Joins the sections of a head. Grid: (queries times heads), block: 128.
+__global__ static void __launch_bounds__(THREADS) attend_join_head(const __grid_constant__ call c)
+{
+    __shared__ head_shared h;
+    lsa_after_previous();
+    int64_t head = blockIdx.x, row = head / c.heads, from, end;
+    int at = threadIdx.x;
+    query q = query_at(c, row);
+    float max = c.sinks[head % c.heads], sum = max == -INFINITY ? 0.0f : 1.0f, total = 0;
+    int64_t sections = c.window_sections + sections_for(q.records);
+    for (int64_t index = 0; index < sections; index++) {
+        bool records;
+        if (!section_at(c, q, index, &records, &from, &end)) continue;
+        int64_t place = (row * c.sections + index) * c.heads + head % c.heads;
+        float mine, other;
+        join(max, sum, c.part_sums[place * 2], c.part_sums[place * 2 + 1], &mine, &other);
+        if (at < c.dim) total = joined(total, mine, c.parts[place * HEAD_DIM + at], other);
+    }
+    put_head(c, h, head, total * factor_of(sum));
+    if (c.kept && at == 0) c.finals[head * 2] = max, c.finals[head * 2 + 1] = sum;
+}
 
 // ---- launchers ----
 
@@ -531,10 +674,10 @@ template <int CHUNKS, bool SPLIT> static cudaError_t launch_keys(const call &c, 
     if (error != cudaSuccess) return error;
     int64_t groups = (c.heads + GROUP - 1) / GROUP;
     dim3 grid((unsigned)(c.rows * groups), SPLIT ? (unsigned)c.sections : 1);
-    attend_keys<CHUNKS, SPLIT><<<grid, THREADS, bytes, stream>>>(c);
+    lsa_launch(attend_keys<CHUNKS, SPLIT>, grid, THREADS, bytes, stream, c);
     error = lsa_cuda_last();
     if (error != cudaSuccess || !SPLIT) return error;
-    attend_join<<<(unsigned)(c.rows * c.heads), THREADS, 0, stream>>>(c, CHUNKS * 128);
+    lsa_launch(attend_join, (unsigned)(c.rows * c.heads), THREADS, 0, stream, c, CHUNKS * 128);
     return lsa_cuda_last();
 }
 
@@ -542,6 +685,28 @@ template <int CHUNKS> static cudaError_t launch_chunks(const call &c, cudaStream
 {
     bool split = c.bounded && c.rows <= SPLIT_ROWS && c.sections > 0 && c.sections <= 65535;
     return split ? launch_keys<CHUNKS, true>(c, stream) : launch_keys<CHUNKS, false>(c, stream);
+}
+
+// A step of decoding with small heads.
+static bool is_by_heads(const call &c)
+{
+    return c.spans && c.rows == c.count && c.dim <= HEAD_DIM && c.dim % 4 == 0 &&
+           c.heads <= HEAD_MOST;
+}
+
+static cudaError_t launch_heads(const call &c, cudaStream_t stream)
+{
+    dim3 grid((unsigned)(c.rows * c.heads));
+    size_t bytes = SECTION * (c.dim + 4) * sizeof(float);
+    bool split = c.source == LSA_ATTEND_ENTRIES && c.rows <= SPLIT_ROWS && c.sections <= 65535;
+    auto kernel = split ? attend_head<true> : attend_head<false>;
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (error != cudaSuccess) return error;
+    if (split) grid.y = (unsigned)c.sections;
+    lsa_launch(kernel, grid, THREADS, bytes, stream, c);
+    if (split) lsa_launch(attend_join_head, dim3(grid.x), THREADS, 0, stream, c);
+    return cudaGetLastError();
 }
 
 static int launch(call &c, void *workspace, void *stream)
@@ -560,7 +725,9 @@ static int launch(call &c, void *workspace, void *stream)
     c.kept = l.kept ? c.finals + l.finals : NULL;
     cudaStream_t s = (cudaStream_t)stream;
     int chunks = chunks_of(c.dim);
-    cudaError_t error = wg_takes(c)   ? wg_launch(c, s)
+    bool by_heads = is_by_heads(c);
+    cudaError_t error = by_heads      ? launch_heads(c, s)
+                        : wg_takes(c) ? wg_launch(c, s)
                         : chunks == 1 ? launch_chunks<1>(c, s)
                         : chunks == 2 ? launch_chunks<2>(c, s)
                         : chunks == 3 ? launch_chunks<3>(c, s)
@@ -568,7 +735,7 @@ static int launch(call &c, void *workspace, void *stream)
     if (error == cudaSuccess && c.kept) {
         dim3 grid((unsigned)c.rows,
                   (unsigned)std::max((c.id_stride + LSA_WARP - 1) / LSA_WARP, (int64_t)1));
-        attend_mass<<<grid, THREADS, 0, s>>>(c);
+        lsa_launch(attend_mass, grid, THREADS, 0, s, c);
         error = lsa_cuda_last();
     }
     return error == cudaSuccess ? LSA_OK : lsa_cuda_failed("attention", error);
@@ -606,5 +773,8 @@ int lsa_attend_cuda(float *out, float *mass, const lsa_span *spans, int64_t coun
     c.source = a->source, c.rate = a->rate, c.spans = spans, c.count = count, c.layer = layer;
     c.bounded = true;
     c.compute = a->compute;
-    return launch(c, workspace, stream);
+    c.table = a->table;
+    int rc = launch(c, workspace, stream);
+    if (rc || !c.table || is_by_heads(c)) return rc;
+    return lsa_rope_cuda(out, a->table, a->rows, a->heads, a->dim, a->rope_dim, 1, stream);
 }

@@ -56,6 +56,7 @@ typedef struct lsa_attending {
     float scale;
     int32_t
         compute; /* LSA_COMPUTE_BF16: queries, keys and what keys weigh may be rounded to bf16; sums are f32 */
+    const float *table; /* NULL, or what out is rotated back by, by row (kernels/rope.h) */
 } lsa_attending;
 
 /* out [rows of the pass, heads, dim] and mass (NULL, or [rows of the pass, k]) as lsa_attention gives them for each span.

@@ -32,6 +32,40 @@ template <typename... N> static inline int lsa_launched(const char *op, N... siz
     return lsa_fail(LSA_EDEVICE, "%s: refused, as a test asked for", what);
 }
 
+/* Programmatic dependent launch: a kernel of lsa_launch may begin while what was launched before it still runs. It calls
+ * lsa_after_previous, in all threads, before it reads what that writes, and before it writes anything. */
+__device__ static inline void lsa_after_previous(void)
+{
+    cudaTriggerProgrammaticLaunchCompletion();
+    cudaGridDependencySynchronize();
+}
+
+/* Asks for bytes that no kernel writes, say a weight's, while the kernel before still runs: they are near when they are read. All
+ * threads of `of`, of which the caller is number `thread`, share the work. */
+__device__ static inline void lsa_warm(const void *data, int64_t bytes, int thread, int of)
+{
+    const int64_t line = 128;
+    for (int64_t at = line * thread; at < bytes; at += line * of)
+        asm volatile("prefetch.global.L1 [%0];" ::"l"((const char *)data + at));
+}
+
+template <typename... PARAMETERS, typename... ARGUMENTS>
+static inline void lsa_launch(void (*kernel)(PARAMETERS...), dim3 grid, unsigned threads,
+                              size_t shared, void *stream, ARGUMENTS... arguments)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = (cudaStream_t)stream;
+    config.attrs = &early;
+    config.numAttrs = 1;
+    cudaLaunchKernelEx(&config, kernel, (PARAMETERS)arguments...);
+}
+
 /* Blocks that take `each` of n things; threads go on to further ones where that would be too many. */
 static inline unsigned lsa_blocks(int64_t n, int64_t each)
 {

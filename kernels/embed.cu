@@ -13,6 +13,7 @@ enum { THREADS = 256 };
 __global__ static void embed_each(float *streams, const int32_t *tokens, product table, int64_t n,
                                   int64_t hc)
 {
+    lsa_after_previous();
     for (int64_t i = lsa_thread(); i < n * table.cols; i += lsa_threads()) {
         int64_t row = i / table.cols, col = i % table.cols;
         float v = weight_at(table, tokens[row], col);
@@ -28,7 +29,7 @@ int lsa_embed_cuda(float *streams, const int32_t *tokens, const lsa_weight *tabl
     int rc = lsa_embed_check(table, n, hc, hidden);
     if (rc || n * hc * hidden == 0) return rc;
     product p = product_of(NULL, NULL, *table, n, 0, 0, 0, 0, LSA_COMPUTE_F32);
-    embed_each<<<lsa_blocks(n * hidden, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
-        streams, tokens, p, n, hc);
+    lsa_launch(embed_each, lsa_blocks(n * hidden, THREADS), THREADS, 0, (cudaStream_t)stream,
+               streams, tokens, p, n, hc);
     return lsa_launched("embed", n, hc, hidden);
 }

@@ -12,10 +12,11 @@ extern "C" {
 enum {
     THREADS = WARPS * LSA_WARP,
     PLAN_THREADS = 1024,
-    MANY = 8,       // tokens of a tile where experts have several
-    CHUNK = 1024,   // tokens in the workspace at a time
-    MOST_Y = 65535, // of a grid
-    ROWS = 2        // that a warp takes
+    MANY = 8,          // tokens of a tile where experts have several
+    CHUNK = 1024,      // tokens in the workspace at a time
+    MOST_Y = 65535,    // of a grid
+    ROWS = 2,          // that a warp takes
+    SHORT_TOKENS = 128 // with short rows: a warp a row and pick
 };
 
 // Picks of one expert: `members` from .. from + n - 1.
@@ -49,6 +50,7 @@ struct call {
     int32_t compute;
     plan p;
     uint32_t kinds[2]; // of what a launch makes: those of its weights, a bit each
+    bool is_short;     // rows of all weights are short
 };
 
 // What a launch of products makes.
@@ -112,6 +114,7 @@ __device__ static void hold(const call &c, int64_t e, int lane)
 __global__ static void __launch_bounds__(PLAN_THREADS, 1)
     group_picks(const __grid_constant__ call c, int32_t each)
 {
+    lsa_after_previous();
     int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
     for (int64_t e = warp; e <= c.count; e += PLAN_THREADS / LSA_WARP) {
         int32_t n = picks_of(c, e, NULL, lane);
@@ -130,28 +133,34 @@ __global__ static void __launch_bounds__(PLAN_THREADS, 1)
 
 // ---- products ----
 
-// A tile's rows: of x a token's, or the pick's own; of y the pick's.
-template <int TOKENS> struct picked_rows {
-    const int32_t *members;
-    int32_t from[TOKENS];
-    __device__ picked_rows(const call &c, const tile &t, bool of_picks)
-        : members(c.p.members + t.from)
-    {
-        int32_t picks = (int32_t)(c.tokens * c.k), k = (int32_t)c.k;
-#pragma unroll
-        for (int i = 0; i < TOKENS; i++) {
-            int32_t pick = members[min(i, t.n - 1)];
-            from[i] = of_picks ? pick : pick < picks ? pick / k : pick - picks;
-        }
-    }
-    __device__ int64_t x(int t) const { return from[t]; }
-    __device__ int64_t y(int t) const { return members[t]; }
-};
-
 __device__ static const lsa_expert_weights &expert_of(const call &c, const tile &t)
 {
     return c.p.held[t.expert];
 }
+
+// A tile's rows: of x a token's, or the pick's own; of y the pick's.
+template <int TOKENS> struct picked_rows {
+    int32_t picks[TOKENS], from[TOKENS];
+    __device__ picked_rows(const call &c, const tile &t, bool of_picks)
+    {
+        int32_t all = (int32_t)(c.tokens * c.k), k = (int32_t)c.k;
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++) {
+            int32_t pick = c.p.members[t.from + min(i, t.n - 1)];
+            picks[i] = pick;
+            from[i] = of_picks ? pick : pick < all ? pick / k : pick - all;
+        }
+    }
+    __device__ int64_t x(int t) const { return from[t]; }
+    __device__ int64_t y(int t) const
+    {
+        int32_t pick = picks[0]; // by selection: an index would put them in memory
+#pragma unroll
+        for (int i = 1; i < TOKENS; i++)
+            if (t == i) pick = picks[i];
+        return pick;
+    }
+};
 
 // How a weight's numbers are read; of each kind that a call has there is a launch, with registers for it alone.
 enum { ANY, IN_F32, IN_BF16, IN_F16, IN_E4M3, IN_E2M1 };
@@ -189,9 +198,11 @@ __device__ static product product_of_tile(const call &c, const tile &t, int32_t 
     const lsa_expert_weights &e = expert_of(c, t);
     const lsa_weight &w = what == DOWN ? e.down : blockIdx.z ? e.up : e.gate;
     float *y = what == DOWN ? c.p.down : blockIdx.z ? c.p.up : c.p.gate;
-    return product_of(y, what == DOWN ? c.p.gate : c.x, w, t.n, 0, w.rows,
-                      what == DOWN ? c.width : c.hidden, what == DOWN ? c.hidden : c.width,
-                      c.compute);
+    product p =
+        product_of(y, what == DOWN ? c.p.gate : c.x, w, t.n, 0, w.rows,
+                   what == DOWN ? c.width : c.hidden, what == DOWN ? c.hidden : c.width, c.compute);
+    if (what == DOWN) p.up = c.p.up, p.limit = c.limit;
+    return p;
 }
 
 // The products of one kind. Grid: (blocks of rows, tiles, 2 for gate and up), block: 256.
@@ -200,6 +211,7 @@ __global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2)
     expert_products(const __grid_constant__ call c, int32_t what)
 {
     __shared__ product p; // registers are for numbers
+    lsa_after_previous();
     int32_t tiles = c.p.before[c.count + 1];
     for (int32_t i = blockIdx.y; i < tiles; i += gridDim.y) {
         tile t = c.p.tiles[i];
@@ -216,19 +228,35 @@ __global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2)
     }
 }
 
-// Grid: (ceil(width / 256), tiles), block: 256.
-__global__ static void activate(const __grid_constant__ call c)
+// Few tokens, short rows: a warp a row of a pick's gate and up, or of its down, as each pick were a tile of its own. Grid:
+// (ceil(rows / 8), picks and, behind them, the shared expert's tokens), block: 256.
+__global__ static void __launch_bounds__(THREADS)
+    expert_rows(const __grid_constant__ call c, int32_t what)
 {
-    int32_t tiles = c.p.before[c.count + 1];
-    for (int32_t i = blockIdx.y; i < tiles; i += gridDim.y) {
-        tile t = c.p.tiles[i];
-        int64_t inner = expert_of(c, t).gate.rows;
-        for (int32_t j = 0; j < t.n; j++) {
-            int64_t row = c.p.members[t.from + j] * c.width;
-            for (int64_t at = lsa_thread(); at < inner; at += lsa_threads())
-                c.p.gate[row + at] = lsa_swiglu_of(c.p.gate[row + at], c.p.up[row + at], c.limit);
-        }
-    }
+    lsa_after_previous();
+    int32_t row = blockIdx.x * WARPS + threadIdx.x / LSA_WARP, pick = blockIdx.y;
+    int32_t all = (int32_t)(c.tokens * c.k), token = pick < all ? pick / (int32_t)c.k : pick - all;
+    const lsa_expert_weights &e = pick < all ? c.experts[c.ids[pick]] : c.shared;
+    int32_t inner = (int32_t)e.gate.rows, rows = what == DOWN ? (int32_t)c.hidden : 2 * inner;
+    if (row >= rows) return;
+    bool of_up = what != DOWN && row >= inner;
+    const lsa_weight &w = what == DOWN ? e.down : of_up ? e.up : e.gate;
+    int32_t at = of_up ? row - inner : row;
+    bool f32 = w.dtype == LSA_F32, round = c.compute == LSA_COMPUTE_BF16;
+    short_row r = {(const uint8_t *)w.data + at * w.cols * (f32 ? 4 : 2),
+                   what == DOWN ? c.p.gate + pick * c.width : c.x + token * c.hidden,
+                   NULL,
+                   what == DOWN ? c.p.up + pick * c.width : NULL,
+                   (int32_t)w.cols,
+                   1,
+                   c.limit,
+                   f32,
+                   round,
+                   round && f32};
+    float sum = short_product(r);
+    float *y =
+        what == DOWN ? c.p.down + pick * c.hidden : (of_up ? c.p.up : c.p.gate) + pick * c.width;
+    if (threadIdx.x % LSA_WARP == 0) y[at] = sum;
 }
 
 // A token's picks in the order of their experts, those of one in their own. Every block of a token finds it.
@@ -246,6 +274,7 @@ __device__ static void order_picks(const call &c, int64_t t)
 // Grid: (ceil(hidden / 256), tokens), block: 256.
 __global__ static void sum_picks(const __grid_constant__ call c)
 {
+    lsa_after_previous();
     for (int64_t t = blockIdx.y; t < c.tokens; t += gridDim.y) {
         order_picks(c, t);
         for (int64_t at = lsa_thread(); at < c.hidden; at += lsa_threads()) {
@@ -332,7 +361,7 @@ template <int KIND, int TOKENS>
 static void launch(const call &c, int32_t what, dim3 grid, cudaStream_t stream)
 {
     if (c.kinds[what] >> KIND & 1)
-        expert_products<KIND, TOKENS><<<grid, THREADS, 0, stream>>>(c, what);
+        lsa_launch(expert_products<KIND, TOKENS>, grid, THREADS, 0, stream, c, what);
 }
 
 template <int TOKENS>
@@ -351,21 +380,23 @@ template <int TOKENS> static void launch_experts(const call &c, cudaStream_t str
     unsigned tiles = (unsigned)smaller(most_tiles(c.tokens, c.count, c.k), MOST_Y);
     int64_t wide = WARPS / splits_of(c.hidden) * ROWS;
     dim3 up((unsigned)((c.width + wide - 1) / wide), tiles, 2);
-    dim3 between((unsigned)((c.width + THREADS - 1) / THREADS), tiles);
     wide = WARPS / splits_of(c.width) * ROWS;
     dim3 down((unsigned)((c.hidden + wide - 1) / wide), tiles);
-    if (c.width > 0) {
-        launch_kinds<TOKENS>(c, GATE_AND_UP, up, stream);
-        activate<<<between, THREADS, 0, stream>>>(c);
-    }
+    if (c.width > 0) launch_kinds<TOKENS>(c, GATE_AND_UP, up, stream);
     launch_kinds<TOKENS>(c, DOWN, down, stream);
 }
 
 static void run(const call &c, cudaStream_t stream)
 {
     int32_t each = tile_of(c.tokens, c.count, c.k);
-    group_picks<<<1, PLAN_THREADS, 0, stream>>>(c, each);
-    if (most_tiles(c.tokens, c.count, c.k) > 0) {
+    if (c.tokens <= SHORT_TOKENS && c.is_short) {
+        unsigned picks = (unsigned)(c.tokens * (c.k + c.has_shared));
+        unsigned rows[] = {(unsigned)(2 * c.width + WARPS - 1) / WARPS,
+                           (unsigned)(c.hidden + WARPS - 1) / WARPS};
+        for (int32_t what = GATE_AND_UP; what <= DOWN; what++)
+            lsa_launch(expert_rows, dim3(rows[what], picks), THREADS, 0, stream, c, what);
+    } else if (most_tiles(c.tokens, c.count, c.k) > 0) {
+        lsa_launch(group_picks, 1, PLAN_THREADS, 0, stream, c, each);
         if (each == 1)
             launch_experts<1>(c, stream);
         else if (each == 2)
@@ -374,7 +405,7 @@ static void run(const call &c, cudaStream_t stream)
             launch_experts<MANY>(c, stream);
     }
     dim3 grid((unsigned)((c.hidden + THREADS - 1) / THREADS), (unsigned)c.tokens);
-    sum_picks<<<grid, THREADS, 0, stream>>>(c);
+    lsa_launch(sum_picks, grid, THREADS, 0, stream, c);
 }
 
 int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *weights,
@@ -391,12 +422,13 @@ int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *
     if (rc || hidden == 0) return rc;
     call c = {y,      x,      ids,   weights, experts,         {},           shared != NULL,
               tokens, hidden, count, k,       width_of(inner), swiglu_limit, compute,
-              {},     {0, 0}};
+              {},     {0, 0}, true};
     if (shared) c.shared = *shared;
     for (int64_t e = shared ? -1 : 0; e < count; e++) {
         const lsa_expert_weights &w = e < 0 ? *shared : experts[e];
         c.kinds[GATE_AND_UP] |= kinds_of(w.gate) | kinds_of(w.up);
         c.kinds[DOWN] |= kinds_of(w.down);
+        c.is_short &= is_short_row(w.gate) && is_short_row(w.up) && is_short_row(w.down);
     }
     c.p = lay_out((char *)workspace, smaller(tokens, CHUNK), hidden, count, k, c.width);
     for (int64_t t = 0; t < tokens; t += CHUNK) {

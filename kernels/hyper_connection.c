@@ -3,6 +3,8 @@
 
 #include "core/base/error.h"
 #include "core/base/parallel.h"
+#include "core/base/try.h"
+#include "kernels/rmsnorm.h"
 #include "kernels/vector_math.h"
 
 enum { MOST_STREAMS = LSA_HC_MOST_STREAMS, LANES = 16 };
@@ -302,4 +304,20 @@ int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const floa
     lsa_parallel(lsa_threads_for(tokens * hc * dim / 8), groups_of(tokens), head_part,
                  &(shared){x, NULL, NULL, streams, mix, &k, tokens});
     return LSA_OK;
+}
+
+int lsa_hc_turn_cpu(const lsa_hc_turning *turning, int64_t tokens, void *workspace, void *stream)
+{
+    const lsa_hc_turning *u = turning;
+    if (u->y)
+        LSA_TRY(
+            lsa_hc_close_cpu(u->streams, u->y, u->post, u->comb, tokens, u->hc, u->dim, stream));
+    LSA_TRY(lsa_linear_cpu(u->mix, u->streams, u->fn, tokens, 0, u->fn->rows, u->fn->cols,
+                           u->fn->rows, u->compute, workspace, stream));
+    LSA_TRY(u->head
+                ? lsa_hc_head_cpu(u->x, u->streams, u->mix, u->base, u->scale, tokens, u->hc,
+                                  u->dim, u->norm_eps, u->hc_eps, stream)
+                : lsa_hc_open_cpu(u->x, u->post, u->comb, u->streams, u->mix, u->base, u->scale,
+                                  tokens, u->hc, u->dim, u->iters, u->norm_eps, u->hc_eps, stream));
+    return lsa_rmsnorm_cpu(u->x, u->x, u->norm, tokens, u->dim, u->norm_eps, stream);
 }

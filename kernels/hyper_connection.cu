@@ -1,12 +1,20 @@
 // Hyper-connections on the GPU: a block a token, the small algebra by as many threads as it has numbers.
-#include "kernels/cuda_launch.h"
+#include "kernels/linear_cuda.h"
 #include "kernels/vector_math.h"
 
 extern "C" {
 #include "kernels/hyper_connection.h"
+#include "kernels/rmsnorm.h"
 }
 
-enum { THREADS = 512, CLOSE_THREADS = 256, MOST = LSA_HC_MOST_STREAMS };
+enum {
+    THREADS = 512,
+    CLOSE_THREADS = 256,
+    MOST = LSA_HC_MOST_STREAMS,
+    // A token's turn is one block's work where it is short.
+    TURN_FLOATS = 8192,
+    TURN_NUMBERS = 1 << 17
+};
 
 struct connection {
     const float *streams, *mix, *base, *scale;
@@ -54,11 +62,12 @@ __device__ static float shared_out(const float *m, float own, int first, int ste
     return own / (sum + eps);
 }
 
-// Sinkhorn's rounds on m [hc, hc], a number a thread; others only pass the barriers.
+// Sinkhorn's rounds on m [hc, hc], a number a thread, by the warps that have one; a barrier precedes it and follows it.
 __device__ static void balance(float *m, int hc, int64_t iters, float eps)
 {
     int at = threadIdx.x, row = at / hc * hc, column = at % hc;
-    bool mine = at < hc * hc;
+    bool mine = at < hc * hc, alone = hc * hc <= LSA_WARP;
+    if (alone && at >= LSA_WARP) return;
     float own = 0;
     if (mine) {
         f32x16 max = m[row], sum = 0.0f;
@@ -69,9 +78,9 @@ __device__ static void balance(float *m, int hc, int64_t iters, float eps)
     }
     int64_t halves = 2 * (iters > 1 ? iters : 1) - 1; // columns, rows, ..., columns
     for (int64_t step = 0; step <= halves; step++) {
-        __syncthreads();
+        alone ? __syncwarp() : __syncthreads();
         if (mine) m[at] = own;
-        __syncthreads();
+        alone ? __syncwarp() : __syncthreads();
         if (!mine || step == halves) continue;
         own = step % 2 ? shared_out(m, own, row, 1, hc, eps)
                        : shared_out(m, own, column, hc, hc, eps);
@@ -144,6 +153,101 @@ __global__ static void hc_close_each(float *streams, const float *y, const float
     }
 }
 
+// What a turn is about: a connection, and what stands around it.
+struct turn {
+    connection k;
+    product fn;
+    float *x, *streams, *post, *comb;
+    const float *y, *norm;
+    bool head;
+};
+
+// f32 or bf16, without scales.
+__device__ static float4 weights4(const product &p, int64_t row, int64_t col)
+{
+    const uint8_t *at = p.data + (row * p.cols + col) * (p.dtype == LSA_F32 ? 4 : 2);
+    float4 v;
+    if (p.dtype == LSA_F32) {
+        v = *(const float4 *)at;
+    } else {
+        uint2 u = *(const uint2 *)at;
+        v = make_float4(__uint_as_float(u.x << 16), __uint_as_float(u.x & 0xffff0000),
+                        __uint_as_float(u.y << 16), __uint_as_float(u.y & 0xffff0000));
+    }
+    if (p.round_w)
+        v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z), bf16_rounded(v.w));
+    return v;
+}
+
+// mix [rows of fn] = fn held; a warp an output.
+__device__ static void project(float *mix, const turn &u, const float *held)
+{
+    int lane = threadIdx.x % LSA_WARP;
+    for (int o = threadIdx.x / LSA_WARP; o < u.fn.rows; o += THREADS / LSA_WARP) {
+        float sum = 0;
+        for (int64_t i = 4 * lane; i < u.fn.cols; i += 4 * LSA_WARP) {
+            float4 v = *(const float4 *)(held + i), w = weights4(u.fn, o, i);
+            if (u.fn.round_x)
+                v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z),
+                                bf16_rounded(v.w));
+            sum = fmaf(v.w, w.w, fmaf(v.z, w.z, fmaf(v.y, w.y, fmaf(v.x, w.x, sum))));
+        }
+        sum = lsa_warp_sum(sum);
+        if (lane == 0) mix[o] = sum;
+    }
+}
+
+// held [hc, dim]: a token's streams, after y has joined them where there is one; old [hc, dim]. Ends with a barrier.
+__device__ static void take_streams(float *held, float *old, const turn &u, int64_t t)
+{
+    int hc = (int)u.k.hc, dim = (int)u.k.dim;
+    float *at = u.streams + t * hc * dim, *to = u.y ? old : held;
+    const float *post = u.post + t * hc, *comb = u.comb + t * hc * hc;
+    for (int i = threadIdx.x; i < hc * dim; i += THREADS) to[i] = at[i];
+    __syncthreads();
+    if (!u.y) return;
+    for (int i = threadIdx.x; i < hc * dim; i += THREADS) {
+        int k = i / dim, d = i % dim;
+        float sum = __fmul_rn(u.y[t * dim + d], post[k]);
+#pragma unroll 1
+        for (int j = 0; j < hc; j++)
+            sum = __fadd_rn(sum, __fmul_rn(old[j * dim + d], comb[j * hc + k]));
+        held[i] = at[i] = sum;
+    }
+    __syncthreads();
+}
+
+// Grid: (tokens), block: 512, shared: a token's streams, its x, and its streams before.
+__global__ static void __launch_bounds__(THREADS, 1) hc_turn_token(const __grid_constant__ turn u)
+{
+    extern __shared__ float4 shared[];
+    float *held = (float *)shared;
+    __shared__ float sums[THREADS / LSA_WARP], pre[MOST], m[MOST * MOST], mix[(2 + MOST) * MOST];
+    const connection &k = u.k;
+    int hc = (int)k.hc, i = threadIdx.x;
+    int64_t t = blockIdx.x;
+    float *own_x = held + hc * k.dim;
+    lsa_warm(u.fn.data, u.fn.rows * u.fn.cols * (u.fn.dtype == LSA_F32 ? 4 : 2), i, THREADS);
+    lsa_warm(u.norm, k.dim * 4, i, THREADS);
+    lsa_after_previous();
+    take_streams(held, own_x + k.dim, u, t);
+    project(mix, u, held);
+    float norm = norm_of(held, hc * k.dim, k.norm_eps, true, sums); // has a barrier
+    if (i < hc) pre[i] = (f32x16_sigmoid(mixed(k, mix, i, norm, 0)) + k.hc_eps).lane;
+    if (!u.head) {
+        if (i < hc)
+            u.post[t * hc + i] = (f32x16_sigmoid(mixed(k, mix, hc + i, norm, 1)) * 2.0f).lane;
+        if (i < hc * hc) m[i] = mixed(k, mix, 2 * hc + i, norm, 2).lane;
+    }
+    __syncthreads();
+    if (!u.head) balance(m, hc, k.iters, k.hc_eps);
+    collapse(own_x, held, pre, hc, k.dim);
+    __syncthreads();
+    if (!u.head && i < hc * hc) u.comb[t * hc * hc + i] = m[i];
+    float scale = norm_of(own_x, k.dim, k.norm_eps, true, sums);
+    for (int64_t j = i; j < k.dim; j += THREADS) u.x[t * k.dim + j] = own_x[j] * scale * u.norm[j];
+}
+
 // ---- launchers ----
 
 static bool is_whole(const float *streams, int64_t n)
@@ -184,4 +288,47 @@ int lsa_hc_close_cuda(float *streams, const float *y, const float *post, const f
     kernel<<<lsa_blocks(tokens * dim, CLOSE_THREADS), CLOSE_THREADS, 0, (cudaStream_t)stream>>>(
         streams, y, post, comb, tokens, (int)hc, dim);
     return lsa_launched("hc_close", tokens, hc, dim);
+}
+
+static int turn_by_parts(const lsa_hc_turning &u, int64_t tokens, void *workspace, void *stream)
+{
+    int rc = LSA_OK;
+    if (u.y) rc = lsa_hc_close_cuda(u.streams, u.y, u.post, u.comb, tokens, u.hc, u.dim, stream);
+    if (!rc)
+        rc = lsa_linear_cuda(u.mix, u.streams, u.fn, tokens, 0, u.fn->rows, u.fn->cols, u.fn->rows,
+                             u.compute, workspace, stream);
+    if (!rc)
+        rc = u.head ? lsa_hc_head_cuda(u.x, u.streams, u.mix, u.base, u.scale, tokens, u.hc, u.dim,
+                                       u.norm_eps, u.hc_eps, stream)
+                    : lsa_hc_open_cuda(u.x, u.post, u.comb, u.streams, u.mix, u.base, u.scale,
+                                       tokens, u.hc, u.dim, u.iters, u.norm_eps, u.hc_eps, stream);
+    if (!rc) rc = lsa_rmsnorm_cuda(u.x, u.x, u.norm, tokens, u.dim, u.norm_eps, stream);
+    return rc;
+}
+
+int lsa_hc_turn_cuda(const lsa_hc_turning *turning, int64_t tokens, void *workspace, void *stream)
+{
+    const lsa_hc_turning &u = *turning;
+    int rc = lsa_hc_check("hc_turn", tokens, u.hc, u.dim);
+    if (rc || tokens == 0) return rc;
+    int64_t floats = (2 * u.hc + 1) * u.dim;
+    bool is_short = u.dim % 4 == 0 && floats <= TURN_FLOATS && u.fn->cols == u.hc * u.dim &&
+                    u.fn->rows == (u.head ? u.hc : (2 + u.hc) * u.hc) &&
+                    u.fn->rows * u.fn->cols <= TURN_NUMBERS && (uintptr_t)u.fn->data % 16 == 0 &&
+                    !u.fn->scale && (u.fn->dtype == LSA_F32 || u.fn->dtype == LSA_BF16);
+    if (!is_short) return turn_by_parts(u, tokens, workspace, stream);
+    rc = lsa_linear_check(u.fn, tokens, 0, u.fn->rows, u.fn->cols, u.fn->rows, u.compute);
+    if (rc) return rc;
+    turn all = {
+        {u.streams, u.mix, u.base, u.scale, u.hc, u.dim, u.fn->rows, u.iters, u.norm_eps, u.hc_eps},
+        product_of(NULL, NULL, *u.fn, tokens, 0, u.fn->rows, u.fn->cols, u.fn->rows, u.compute),
+        u.x,
+        u.streams,
+        u.post,
+        u.comb,
+        u.y,
+        u.norm,
+        u.head != 0};
+    lsa_launch(hc_turn_token, dim3((unsigned)tokens), THREADS, floats * sizeof(float), stream, all);
+    return lsa_launched("hc_turn", tokens, u.hc, u.dim);
 }

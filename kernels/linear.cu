@@ -8,8 +8,6 @@
 #include "kernels/linear_cuda.h"
 
 enum {
-    FEW_TOKENS = 32,        // more than these are a matrix product
-    GROUP = 8,              // tokens that share a pass
     TILE_NUMBERS = 1 << 24, // weights, or rounded x, in the workspace at a time
     PINNED_TOKENS = 512,    // that the product's algorithm is chosen for
     PRODUCT_BYTES = 32 << 20,

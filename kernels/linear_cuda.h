@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda_launch.h"
+#include "kernels/moe_cuda.h"
 #include "kernels/number_formats.h"
 
 extern "C" {
@@ -13,8 +14,10 @@ extern "C" {
 }
 
 enum {
-    WARPS = 8, // of a block
-    EIGHT = 8, // columns of a lane's step
+    FEW_TOKENS = 32, // more than these are a matrix product
+    GROUP = 8,       // tokens that share a pass
+    WARPS = 8,       // of a block
+    EIGHT = 8,       // columns of a lane's step
     STEP = EIGHT * LSA_WARP,
     STEPS_AHEAD = 4 // loads in flight a row
 };
@@ -28,6 +31,9 @@ struct product {
     int64_t cols, row_from, rows, x_stride, y_stride, block_rows, block_cols, across;
     int32_t dtype, scale_dtype, tokens, row_shift, col_shift;
     bool round_x, round_w, x_whole;
+    const float *norm; // NULL, or [cols]: x is normed, its rows with scales that the block has
+    const float *up; // NULL, or rows like those of x, with which x is gated (swiglu, with `limit`)
+    float limit;
 };
 
 // The exponent of a power of two; -1 for other numbers.
@@ -68,7 +74,10 @@ __host__ __device__ static inline product product_of(float *y, const float *x, c
             shift_of(w.block_cols),
             bf16,
             bf16 && !exact,
-            (uintptr_t)x % 16 == 0 && x_stride % 4 == 0 && w.cols % EIGHT == 0};
+            (uintptr_t)x % 16 == 0 && x_stride % 4 == 0 && w.cols % EIGHT == 0,
+            NULL,
+            NULL,
+            0};
 }
 
 __host__ __device__ static inline bool in_eights(const product &p)
@@ -207,7 +216,9 @@ __device__ static inline void part_of(int64_t *from, int64_t *to, int64_t cols, 
     *to = min(steps, *from + each);
 }
 
-__device__ static inline void load_x(float *x, const product &p, int64_t row, int64_t col)
+// row_scale: of a row that is normed.
+__device__ static inline void load_x(float *x, const product &p, int64_t row, int64_t col,
+                                     const float *row_scale)
 {
     const float *at = p.x + row * p.x_stride + col;
     if (p.x_whole) {
@@ -217,6 +228,15 @@ __device__ static inline void load_x(float *x, const product &p, int64_t row, in
 #pragma unroll
         for (int i = 0; i < EIGHT; i++) x[i] = col + i < p.cols ? at[i] : 0.0f;
     }
+    if (p.up)
+#pragma unroll
+        for (int i = 0; i < EIGHT; i++)
+            if (col + i < p.cols)
+                x[i] = lsa_swiglu_of(x[i], p.up[row * p.x_stride + col + i], p.limit);
+    if (p.norm)
+#pragma unroll
+        for (int i = 0; i < EIGHT; i++)
+            if (col + i < p.cols) x[i] = x[i] * row_scale[row] * p.norm[col + i];
     if (p.round_x)
 #pragma unroll
         for (int i = 0; i < EIGHT; i++) x[i] = bf16_rounded(x[i]);
@@ -248,7 +268,8 @@ __device__ static inline void finish(const product &p, const PLACES &places,
 // Rows 8 / splits ROWS block .. of a product in eights: columns on their boundaries, scales constant over eight.
 template <typename NUMBERS, int ROWS, int TOKENS, typename PLACES>
 __device__ static __forceinline__ void rows_in_eights(const product &p, const PLACES &places,
-                                                      int64_t block, int splits)
+                                                      int64_t block, int splits,
+                                                      const float *row_scale = NULL)
 {
     constexpr int AHEAD = TOKENS >= 4 || sizeof(NUMBERS) > 16 ? STEPS_AHEAD / 2 : STEPS_AHEAD;
     int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP;
@@ -290,7 +311,7 @@ __device__ static __forceinline__ void rows_in_eights(const product &p, const PL
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
                 float x[EIGHT];
-                load_x(x, p, places.x(t), col);
+                load_x(x, p, places.x(t), col, row_scale);
 #pragma unroll
                 for (int r = 0; r < ROWS; r++)
 #pragma unroll
@@ -304,7 +325,7 @@ __device__ static __forceinline__ void rows_in_eights(const product &p, const PL
 // Rows 8 / splits block .. of any product, number by number.
 template <int TOKENS, typename PLACES>
 __device__ static inline void rows_of_any(const product &p, const PLACES &places, int64_t block,
-                                          int splits)
+                                          int splits, const float *row_scale = NULL)
 {
     int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP;
     int64_t row0 = block * (WARPS / splits) + warp / splits, from, to;
@@ -322,13 +343,77 @@ __device__ static inline void rows_of_any(const product &p, const PLACES &places
         for (int t = 0; t < TOKENS; t++) {
             float x[EIGHT];
             if (t >= p.tokens) continue;
-            load_x(x, p, places.x(t), col);
+            load_x(x, p, places.x(t), col, row_scale);
 #pragma unroll
             for (int i = 0; i < EIGHT; i++)
                 if (col + i < p.cols) sum[0][t] = fmaf(w[i], x[i], sum[0][t]);
         }
     }
     finish<1, TOKENS>(p, places, sum, row0, splits);
+}
+
+// A short row of f32 or bf16 without scales: its product with x, in all lanes, summed as rows_in_eights sums it with one warp a
+// row. A loop of few instructions: what a step of small layers waits for is their being fetched.
+struct short_row {
+    const uint8_t *data;        // on a boundary of eight numbers
+    const float *x, *norm, *up; // as product has them
+    int32_t cols;
+    float row_scale, limit;
+    bool f32, round_x, round_w;
+};
+
+__host__ __device__ static inline bool is_short_row(const lsa_weight &w)
+{
+    return !w.scale && (w.dtype == LSA_F32 || w.dtype == LSA_BF16) && w.cols % EIGHT == 0 &&
+           w.cols <= 4 * STEP && (uintptr_t)w.data % 32 == 0;
+}
+
+__device__ static inline void four_numbers(float *w, const short_row &r, int col)
+{
+    if (r.f32) {
+        float4 v = *(const float4 *)(r.data + 4 * (int64_t)col);
+        w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+    } else {
+        uint2 u = *(const uint2 *)(r.data + 2 * (int64_t)col);
+        w[0] = __uint_as_float(u.x << 16), w[1] = __uint_as_float(u.x & 0xffff0000);
+        w[2] = __uint_as_float(u.y << 16), w[3] = __uint_as_float(u.y & 0xffff0000);
+    }
+}
+
+__device__ static inline float short_product(const short_row &r)
+{
+    float sum = 0;
+#pragma unroll 1
+    for (int col = threadIdx.x % LSA_WARP * EIGHT; col < r.cols; col += STEP)
+#pragma unroll 1
+        for (int half = col; half < col + EIGHT; half += 4) {
+            float w[4], x[4];
+            four_numbers(w, r, half);
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[i] = r.x[half + i];
+            if (r.up)
+#pragma unroll
+                for (int i = 0; i < 4; i++) x[i] = lsa_swiglu_of(x[i], r.up[half + i], r.limit);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (r.norm) x[i] = x[i] * r.row_scale * r.norm[half + i];
+                if (r.round_x) x[i] = bf16_rounded(x[i]);
+                if (r.round_w) w[i] = bf16_rounded(w[i]);
+                sum = fmaf(w[i], x[i], sum);
+            }
+        }
+    return lsa_warp_sum(sum);
+}
+
+// 1 / sqrt(mean(x^2) + eps), in all lanes.
+__device__ static inline float scale_of_row(const float *x, int64_t cols, float eps, bool whole)
+{
+    float sum = 0;
+    for (int64_t i = 4 * (threadIdx.x % LSA_WARP); i < cols; i += 4 * LSA_WARP) {
+        float4 v = lsa_load4(x, i, cols, whole);
+        sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+    }
+    return 1.0f / sqrtf(lsa_warp_sum(sum) / (float)cols + eps);
 }
 
 // Warps that share a row: as many as leave each a full round of loads.

@@ -68,6 +68,7 @@ __device__ static candidate next_expert(const routing &r, const float *logits, c
 // Grid: (tokens), block: 128, shared: 32 B. As many rounds as experts are chosen.
 __global__ static void moe_route_token(routing r)
 {
+    lsa_after_previous();
     __shared__ candidate shared[ROUTE_THREADS / LSA_WARP];
     for (int64_t t = blockIdx.x; t < r.n; t += gridDim.x) {
         const float *logits = r.logits + t * r.experts;
@@ -111,7 +112,7 @@ int lsa_moe_route_cuda(int32_t *ids, float *weights, const float *logits, const 
     if (rc || n == 0 || k == 0) return rc;
     routing r = {ids, weights, logits, bias,    token_experts, tokens,
                  n,   experts, k,      scoring, scaling};
-    moe_route_token<<<lsa_blocks(n, 1), ROUTE_THREADS, 0, (cudaStream_t)stream>>>(r);
+    lsa_launch(moe_route_token, lsa_blocks(n, 1), ROUTE_THREADS, 0, (cudaStream_t)stream, r);
     return lsa_launched("moe_route", n, experts, k);
 }
 

@@ -31,6 +31,7 @@ __device__ static void count_picks(const lsa_span &s, const lsa_layer_store &sto
 __global__ static void remember_span(const lsa_span *spans, int64_t layer, const int32_t *places,
                                      const float *mass, const int32_t *counts, int64_t k)
 {
+    lsa_after_previous();
     const lsa_span &s = spans[blockIdx.x];
     const lsa_layer_store &store = s.layers[layer];
     int64_t last = s.row + s.rows - 1, next = (s.progress->passes + 1) & 1;
@@ -50,6 +51,7 @@ __global__ static void remember_span(const lsa_span *spans, int64_t layer, const
 // Grid: (spans), block: 512.
 __global__ static void observe_span(const lsa_span *spans, int64_t layer)
 {
+    lsa_after_previous();
     const lsa_span &s = spans[blockIdx.x];
     const lsa_layer_store &store = s.layers[layer];
     if (s.unobserved) return;
@@ -65,14 +67,14 @@ int lsa_remember_cuda(const lsa_span *spans, int64_t count, int64_t layer, const
                       const float *mass, const int32_t *counts, int64_t k, void *stream)
 {
     if (count == 0) return LSA_OK;
-    remember_span<<<(unsigned)count, THREADS, 0, (cudaStream_t)stream>>>(spans, layer, places, mass,
-                                                                         counts, k);
+    lsa_launch(remember_span, (unsigned)count, THREADS, 0, (cudaStream_t)stream, spans, layer,
+               places, mass, counts, k);
     return lsa_launched("remember", count, k);
 }
 
 int lsa_observe_cuda(const lsa_span *spans, int64_t count, int64_t layer, void *stream)
 {
     if (count == 0) return LSA_OK;
-    observe_span<<<(unsigned)count, THREADS, 0, (cudaStream_t)stream>>>(spans, layer);
+    lsa_launch(observe_span, (unsigned)count, THREADS, 0, (cudaStream_t)stream, spans, layer);
     return lsa_launched("observe", count);
 }

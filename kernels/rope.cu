@@ -14,6 +14,7 @@ enum { THREADS = 128 };
 __global__ static void rope_table_each(float *table, const float *inv_freq,
                                        const int32_t *positions, int64_t n, int64_t half)
 {
+    lsa_after_previous();
     for (int64_t i = lsa_thread(); i < n * half; i += lsa_threads())
         lsa_rope_turn(table + 2 * i, table + 2 * i + 1, positions[i / half], inv_freq[i % half]);
 }
@@ -22,6 +23,7 @@ __global__ static void rope_table_each(float *table, const float *inv_freq,
 __global__ static void rope_pairs(float *x, const float *table, int64_t pairs, int64_t heads,
                                   int64_t dim, int64_t half, float sign)
 {
+    lsa_after_previous();
     for (int64_t i = lsa_thread(); i < pairs; i += lsa_threads()) {
         int64_t vector = i / half, pair = i % half;
         float *at = x + vector * dim + dim - 2 * half + 2 * pair;
@@ -37,8 +39,8 @@ int lsa_rope_table_cuda(float *table, const float *inv_freq, const int32_t *posi
 {
     int rc = lsa_rope_table_check(n, half);
     if (rc || n == 0 || half == 0) return rc;
-    rope_table_each<<<lsa_blocks(n * half, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
-        table, inv_freq, positions, n, half);
+    lsa_launch(rope_table_each, lsa_blocks(n * half, THREADS), THREADS, 0, (cudaStream_t)stream,
+               table, inv_freq, positions, n, half);
     return lsa_launched("rope_table", n, half);
 }
 
@@ -48,7 +50,7 @@ int lsa_rope_cuda(float *x, const float *table, int64_t rows, int64_t heads, int
     int rc = lsa_rope_check(rows, heads, dim, rope_dim);
     int64_t pairs = rows * heads * (rope_dim / 2);
     if (rc || pairs == 0) return rc;
-    rope_pairs<<<lsa_blocks(pairs, THREADS), THREADS, 0, (cudaStream_t)stream>>>(
-        x, table, pairs, heads, dim, rope_dim / 2, inverse ? -1.0f : 1.0f);
+    lsa_launch(rope_pairs, lsa_blocks(pairs, THREADS), THREADS, 0, (cudaStream_t)stream, x, table,
+               pairs, heads, dim, rope_dim / 2, inverse ? -1.0f : 1.0f);
     return lsa_launched("rope", rows, heads, dim);
 }

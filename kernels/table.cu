@@ -43,6 +43,7 @@ static lsa_kernels all(void)
     k.embed = lsa_embed_cuda;
     k.linear = lsa_linear_cuda;
     k.linear_workspace = lsa_linear_workspace_cuda;
+    k.linears = lsa_linears_cuda;
     k.rmsnorm = lsa_rmsnorm_cuda;
     k.hadamard = lsa_hadamard_cuda;
     k.rope_table = lsa_rope_table_cuda;
@@ -50,6 +51,7 @@ static lsa_kernels all(void)
     k.hc_open = lsa_hc_open_cuda;
     k.hc_close = lsa_hc_close_cuda;
     k.hc_head = lsa_hc_head_cuda;
+    k.hc_turn = lsa_hc_turn_cuda;
     k.moe_route = lsa_moe_route_cuda;
     k.swiglu = lsa_swiglu_cuda;
     k.experts = lsa_experts_cuda;
@@ -72,6 +74,7 @@ static lsa_kernels all(void)
     k.keep_rows = lsa_keep_rows_cuda;
     k.extend = lsa_extend_cuda;
     k.extend_workspace = lsa_extend_workspace_cuda;
+    k.settle = lsa_settle_cuda;
     k.remember = lsa_remember_cuda;
     k.observe = lsa_observe_cuda;
 

@@ -30,6 +30,7 @@
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
 #include "kernels/linear.h"
+#include "kernels/linears.h"
 #include "kernels/lookahead.h"
 #include "kernels/moe.h"
 #include "kernels/normal.h"
@@ -42,6 +43,7 @@
 #include "kernels/rope.h"
 #include "kernels/sample.h"
 #include "kernels/select.h"
+#include "kernels/settle.h"
 #include "kernels/softmax_sum.h"
 #include "kernels/sort.h"
 #include "kernels/spread.h"
@@ -101,6 +103,7 @@ typedef struct lsa_kernels {
     lsa_embed_fn *embed;
     lsa_linear_fn *linear;
     lsa_linear_workspace_fn *linear_workspace;
+    lsa_linears_fn *linears;
     lsa_gemm_fn *gemm;
     lsa_gemm_bf16_fn *gemm_bf16;
     lsa_gemm_bf16_workspace_fn *gemm_bf16_workspace;
@@ -111,6 +114,7 @@ typedef struct lsa_kernels {
     lsa_hc_open_fn *hc_open;
     lsa_hc_close_fn *hc_close;
     lsa_hc_head_fn *hc_head;
+    lsa_hc_turn_fn *hc_turn;
     lsa_moe_route_fn *moe_route;
     lsa_swiglu_fn *swiglu;
     lsa_experts_fn *experts;
@@ -131,6 +135,7 @@ typedef struct lsa_kernels {
     lsa_keep_rows_fn *keep_rows;
     lsa_extend_fn *extend;
     lsa_extend_workspace_fn *extend_workspace;
+    lsa_settle_fn *settle;
     lsa_pick_fn *pick;
     lsa_pick_workspace_fn *pick_workspace;
     lsa_locate_fn *locate;

@@ -105,11 +105,12 @@ static cudaError_t alloc_in_host(void **out, size_t n)
     return cudaSuccess;
 }
 
-static cudaError_t alloc_on_gpu(void **out, size_t n)
+// read: host and GPU both read it, and each may have a copy.
+static cudaError_t alloc_on_gpu(void **out, size_t n, bool read)
 {
     cudaError_t error = cudaMallocManaged(out, n);
     if (error != cudaSuccess) return error;
-    advise(*out, n, cudaMemAdviseSetPreferredLocation, 1);
+    advise(*out, n, read ? cudaMemAdviseSetReadMostly : cudaMemAdviseSetPreferredLocation, 1);
     cudaGetLastError();
     error = cudaMemset(*out, 0, n);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();
@@ -120,9 +121,9 @@ static cudaError_t alloc_on_gpu(void **out, size_t n)
 int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
 {
     size_t n = bytes > 0 ? (size_t)bytes : 1;
-    cudaError_t error = bytes < 0 ? cudaErrorMemoryAllocation
-                        : in_host ? alloc_in_host(out, n)
-                                  : alloc_on_gpu(out, n);
+    cudaError_t error = bytes < 0      ? cudaErrorMemoryAllocation
+                        : in_host == 1 ? alloc_in_host(out, n)
+                                       : alloc_on_gpu(out, n, in_host == 2);
     if (error == cudaSuccess) return LSA_OK;
     *out = NULL;
     return failed_of("device_alloc_shared", bytes, error);

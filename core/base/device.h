@@ -16,8 +16,9 @@ typedef int lsa_device_describe_fn(int32_t device, char *name, int64_t bytes, in
 typedef int lsa_device_alloc_fn(void **out, int64_t bytes);
 typedef int lsa_device_free_fn(void *block);
 
-/* Memory that host and GPU have at one address, zeroed; it lies on the GPU, or, where `in_host` is not 0, in pinned pages of the host
- * that the GPU reads over the bus; where the system refuses to pin them, in pages that the driver moves, which is slower. Freed like
+/* Memory that host and GPU have at one address, zeroed; it lies on the GPU, or, where `in_host` is 1, in pinned pages of the host
+ * that the GPU reads over the bus; where the system refuses to pin them, in pages that the driver moves, which is slower; or, where
+ * it is 2, wherever it is read, for what is seldom written. Freed like
  * other memory of the GPU. unpinned: why the first such page was not pinned; "" where all are. */
 typedef int lsa_device_alloc_shared_fn(void **out, int64_t bytes, int32_t in_host);
 typedef const char *lsa_device_unpinned_fn(void);

@@ -154,7 +154,7 @@ void *lsa_alloc_in(int32_t kind, int64_t bytes)
         return NULL;
     }
     if (kind == LSA_MEMORY_BOTH) return lsa_pinned_alloc(bytes);
-    return lsa_device_alloc_shared(&block, bytes, 0) ? NULL : block;
+    return lsa_device_alloc_shared(&block, bytes, kind == LSA_MEMORY_READ ? 2 : 0) ? NULL : block;
 }
 
 void lsa_free_in(int32_t kind, void *block)

@@ -16,7 +16,12 @@ void lsa_free(void *block);
 
 /* Where memory lies: host memory; or what host and GPU have at one address, on the GPU or pinned in the host (core/base/device.h,
  * core/base/pinned.h). */
-enum { LSA_MEMORY_HOST = 0, LSA_MEMORY_GPU = 1, LSA_MEMORY_BOTH = 2 };
+enum {
+    LSA_MEMORY_HOST = 0,
+    LSA_MEMORY_GPU = 1,
+    LSA_MEMORY_BOTH = 2,
+    LSA_MEMORY_READ = 3 /* near both, which read it; written at the start alone */
+};
 
 /* Zeroed memory of a kind, freed as the same kind, or as the other one of the GPU's. */
 void *lsa_alloc_in(int32_t kind, int64_t bytes);

@@ -113,8 +113,8 @@ static int move_layer(lsa_model *m, lsa_layer *l, int64_t layer)
                  c->vocab * c->experts_per_token * (int64_t)sizeof *l->token_experts));
     for (int64_t e = 0; e < c->experts; e++) LSA_TRY(move_expert(m, &l->experts[e]));
     if (c->shared_experts) LSA_TRY(move_expert(m, &l->shared));
-    /* Launchers read it as well: in the GPU's memory its pages would go to and fro. */
-    return move_to(m, LSA_MEMORY_BOTH, &l->experts, c->experts * (int64_t)sizeof *l->experts);
+    /* Launchers read it as well. */
+    return move_to(m, LSA_MEMORY_READ, &l->experts, c->experts * (int64_t)sizeof *l->experts);
 }
 
 /* LSA_EDEVICE names what a forward pass calls and the GPU has not. */

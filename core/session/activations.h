@@ -58,7 +58,7 @@ typedef struct lsa_activations {
     float *window_kv;                   /* [P, Dh] */
     float *kv, *kv_gate;                /* [P, 2 Dh]: what compressors take; HCA: [P, Dh] */
     float *index_kv, *index_gate;       /* [P, 2 index_dim] */
-    float *entries;                     /* [P, max(Dh, index_dim)] */
+    float *entries, *key_entries;       /* [P, Dh], [P, index_dim] */
     float *index_q, *index_w;           /* [P, index_heads, index_dim], [P, index_heads] */
     float *main_table, *compress_table; /* [P, R] */
     int32_t *ids, *places, *counts;     /* [P, index_topk] twice, [P] */

@@ -13,28 +13,16 @@
 #include "core/base/memory.h"
 #include "core/base/try.h"
 
-/* y [n, rows] = x [n, w->cols] W^T, for rows row_from .. of the weight. */
-static int linear_rows(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n,
-                       int64_t row_from, int64_t rows, int64_t x_stride, int64_t y_stride)
+static int linears(lsa_pass *p, const lsa_product *products, int64_t count, const float *norm)
 {
-    return p->k->linear(y, x, w, n, row_from, rows, x_stride, y_stride, p->compute, p->w->workspace,
-                        p->stream);
+    return p->k->linears(products, count, p->n, norm, p->c->norm_eps, p->compute, p->w->workspace,
+                         p->stream);
 }
 
-static int linear(lsa_pass *p, float *y, const float *x, const lsa_weight *w, int64_t n)
+static int linear(lsa_pass *p, float *y, float *x, const lsa_weight *w)
 {
-    return linear_rows(p, y, x, w, n, 0, w->rows, w->cols, w->rows);
-}
-
-static int rmsnorm(lsa_pass *p, float *x, const float *weight, int64_t rows, int64_t dim)
-{
-    return p->k->rmsnorm(x, x, weight, rows, dim, p->c->norm_eps, p->stream);
-}
-
-static int rope(lsa_pass *p, float *x, const float *table, int64_t heads, int64_t dim,
-                int32_t inverse)
-{
-    return p->k->rope(x, table, p->n, heads, dim, p->c->rope_dim, inverse, p->stream);
+    lsa_product product = lsa_product_of(y, x, w);
+    return linears(p, &product, 1, NULL);
 }
 
 /* Waits for what was called so far: what the host reads is there then. */
@@ -76,79 +64,104 @@ static int64_t alive(const lsa_pass *p)
 
 /* ---- attention ---- */
 
-static int project_compressor(lsa_pass *p, float *kv, float *gate, const lsa_compressor_weights *cw,
-                              const float *x)
-{
-    LSA_TRY(linear(p, kv, x, &cw->kv, p->n));
-    return linear(p, gate, x, &cw->gate, p->n);
-}
-
-/* The Lightning Indexer's queries and head weights, all factors in. */
-static int project_index(lsa_pass *p, int64_t layer, const float *x)
-{
-    const lsa_config *c = p->c;
-    lsa_activations *w = p->w;
-    const lsa_layer *weights = &p->model->layers[layer];
-    int64_t heads = c->index_heads, dim = c->index_dim;
-    LSA_TRY(project_compressor(p, w->index_kv, w->index_gate, &weights->index_keys, x));
-    LSA_TRY(linear(p, w->index_q, w->q_low, &weights->index_q_b, p->n));
-    LSA_TRY(rope(p, w->index_q, w->compress_table, heads, dim, 0));
-    LSA_TRY(traced(p, layer, "index_query", w->index_q, p->n, heads * dim));
-    LSA_TRY(linear(p, w->index_w, x, &weights->index_weights, p->n));
-    float scale = 1.0f / sqrtf((float)dim) / sqrtf((float)heads);
-    LSA_TRY(p->k->scale(w->index_w, scale, p->n * heads, p->stream));
-    if (p->kv_format != LSA_KV_FP8) return LSA_OK; /* keys are not rotated */
-    return p->k->hadamard(w->index_q, p->n * heads, dim, p->stream);
-}
-
 /* Queries, window keys and what compressors and indexer take, of all rows. */
-static int project(lsa_pass *p, int64_t layer, const float *x, const float *table)
+static int project(lsa_pass *p, int64_t layer, float *x)
 {
-    const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    const lsa_layer *weights = &p->model->layers[layer];
-    int64_t n = p->n, type = c->layer_type[layer];
-    LSA_TRY(linear(p, w->q_low, x, &weights->q_a, n));
-    LSA_TRY(rmsnorm(p, w->q_low, weights->q_a_norm, n, c->q_rank));
-    LSA_TRY(linear(p, w->q, w->q_low, &weights->q_b, n));
-    LSA_TRY(rmsnorm(p, w->q, NULL, n * c->heads, c->head_dim));
-    LSA_TRY(rope(p, w->q, table, c->heads, c->head_dim, 0));
-    LSA_TRY(linear(p, w->window_kv, x, &weights->kv, n));
-    LSA_TRY(rmsnorm(p, w->window_kv, weights->kv_norm, n, c->head_dim));
-    LSA_TRY(rope(p, w->window_kv, table, 1, c->head_dim, 0));
-    if (type != LSA_LAYER_SLIDING)
-        LSA_TRY(project_compressor(p, w->kv, w->kv_gate, &weights->compressor, x));
-    return type == LSA_LAYER_CSA ? project_index(p, layer, x) : LSA_OK;
+    const lsa_layer *l = &p->model->layers[layer];
+    int32_t type = p->c->layer_type[layer];
+    lsa_product of_x[] = {lsa_product_of(w->q_low, x, &l->q_a),
+                          lsa_product_of(w->window_kv, x, &l->kv),
+                          lsa_product_of(w->kv, x, &l->compressor.kv),
+                          lsa_product_of(w->kv_gate, x, &l->compressor.gate),
+                          lsa_product_of(w->index_kv, x, &l->index_keys.kv),
+                          lsa_product_of(w->index_gate, x, &l->index_keys.gate),
+                          lsa_product_of(w->index_w, x, &l->index_weights)};
+    lsa_product of_q_low[] = {lsa_product_of(w->q, w->q_low, &l->q_b),
+                              lsa_product_of(w->index_q, w->q_low, &l->index_q_b)};
+    int csa = type == LSA_LAYER_CSA;
+    LSA_TRY(linears(p, of_x, type == LSA_LAYER_SLIDING ? 2 : csa ? 7 : 4, NULL));
+    return linears(p, of_q_low, csa ? 2 : 1, l->q_a_norm);
 }
 
-static int keep_rows(lsa_pass *p, int64_t layer, int32_t what, const float *rows, int64_t width)
-{
-    return p->k->keep_rows(p->rows.spans, p->count, layer, what, rows, width, p->stream);
-}
-
-/* Entries of the windows that are complete now, or their index keys. */
-static int extend(lsa_pass *p, int64_t layer, int32_t what)
+static lsa_extension extension_of(const lsa_pass *p, int64_t layer, int32_t what)
 {
     const lsa_config *c = p->c;
-    lsa_activations *w = p->w;
-    const lsa_layer *weights = &p->model->layers[layer];
+    const lsa_activations *w = p->w;
+    const lsa_layer *l = &p->model->layers[layer];
     int csa = c->layer_type[layer] == LSA_LAYER_CSA, keys = what == LSA_EXTEND_KEYS;
-    const lsa_compressor_weights *cw = keys ? &weights->index_keys : &weights->compressor;
-    lsa_extension x = {.what = what,
-                       .format = p->kv_format,
-                       .rate = csa ? c->csa_rate : c->hca_rate,
-                       .dim = keys ? c->index_dim : c->head_dim,
-                       .overlap = csa,
-                       .bias = cw->bias,
-                       .norm = cw->norm,
-                       .inv_freq = p->model->compress_freq,
-                       .rope_dim = c->rope_dim,
-                       .norm_eps = c->norm_eps,
-                       .kv = keys ? w->index_kv : w->kv,
-                       .gate = keys ? w->index_gate : w->kv_gate};
-    LSA_TRY(p->k->extend(w->entries, p->rows.spans, p->count, layer, &x, w->workspace, p->stream));
-    if (!p->trace) return LSA_OK;
-    return traced(p, layer, keys ? "index_keys" : "entries", w->entries, fresh(p, x.rate), x.dim);
+    const lsa_compressor_weights *cw = keys ? &l->index_keys : &l->compressor;
+    return (lsa_extension){.what = what,
+                           .format = p->kv_format,
+                           .rate = csa ? c->csa_rate : c->hca_rate,
+                           .dim = keys ? c->index_dim : c->head_dim,
+                           .overlap = csa,
+                           .bias = cw->bias,
+                           .norm = cw->norm,
+                           .inv_freq = p->model->compress_freq,
+                           .rope_dim = c->rope_dim,
+                           .norm_eps = c->norm_eps,
+                           .kv = keys ? w->index_kv : w->kv,
+                           .gate = keys ? w->index_gate : w->kv_gate};
+}
+
+static int settle_rows(lsa_pass *p, int64_t layer, lsa_settling *s)
+{
+    return p->k->settle(p->rows.spans, p->count, layer, s, p->n, p->w->workspace, p->stream);
+}
+
+/* The same with what a trace wants to see. */
+static int settle_traced(lsa_pass *p, int64_t layer, lsa_settling *s)
+{
+    const lsa_config *c = p->c;
+    const lsa_activations *w = p->w;
+    int64_t width = c->index_heads * c->index_dim;
+    int32_t kind = p->model->memory_kind;
+    if (s->index_q && !(s->index_seen = lsa_alloc_in(kind, p->n * width * (int64_t)sizeof(float))))
+        return LSA_ENOMEM;
+    int rc = settle_rows(p, layer, s);
+    if (!rc && s->index_q) rc = traced(p, layer, "index_query", s->index_seen, p->n, width);
+    if (!rc && s->records)
+        rc = traced(p, layer, "entries", w->entries, fresh(p, s->records->rate), c->head_dim);
+    if (!rc && s->keys)
+        rc = traced(p, layer, "index_keys", w->key_entries, fresh(p, s->keys->rate), c->index_dim);
+    lsa_free_in(kind, s->index_seen);
+    return rc;
+}
+
+/* What attention and indexer need of the projections, and what of them is kept. */
+static int settle(lsa_pass *p, int64_t layer, const float *x, const float *table)
+{
+    const lsa_config *c = p->c;
+    const lsa_activations *w = p->w;
+    int32_t type = c->layer_type[layer];
+    lsa_extension records = extension_of(p, layer, LSA_EXTEND_RECORDS),
+                  keys = extension_of(p, layer, LSA_EXTEND_KEYS);
+    int csa = type == LSA_LAYER_CSA;
+    lsa_settling s = {.q = w->q,
+                      .window = w->window_kv,
+                      .window_norm = p->model->layers[layer].kv_norm,
+                      .table = table,
+                      .heads = c->heads,
+                      .dim = c->head_dim,
+                      .rope_dim = c->rope_dim,
+                      .norm_eps = c->norm_eps,
+                      .records = type == LSA_LAYER_SLIDING ? NULL : &records,
+                      .keys = csa ? &keys : NULL,
+                      .entries = w->entries,
+                      .key_entries = w->key_entries};
+    if (csa) {
+        s.index_q = w->index_q;
+        s.index_w = w->index_w;
+        s.index_table = w->compress_table;
+        s.index_heads = c->index_heads;
+        s.index_dim = c->index_dim;
+        s.index_scale = 1.0f / sqrtf((float)c->index_dim) / sqrtf((float)c->index_heads);
+        s.transformed = p->kv_format == LSA_KV_FP8; /* as the keys are */
+        s.hidden = x;
+        s.hidden_width = c->hidden;
+    }
+    return p->trace ? settle_traced(p, layer, &s) : settle_rows(p, layer, &s);
 }
 
 /* A row's picks end it: what is not there, -1 and -inf, comes first. ids or values is NULL. */
@@ -217,7 +230,7 @@ static int fetch(lsa_pass *p)
     return LSA_OK;
 }
 
-static int attend(lsa_pass *p, int64_t layer, int32_t source)
+static int attend(lsa_pass *p, int64_t layer, int32_t source, const float *table)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
@@ -235,63 +248,74 @@ static int attend(lsa_pass *p, int64_t layer, int32_t source)
                        .rows = p->n,
                        .most = w->records,
                        .scale = 1.0f / sqrtf((float)c->head_dim),
-                       .compute = p->compute};
+                       .compute = p->compute,
+                       .table = table};
     return p->k->attend(w->attended, w->mass, p->rows.spans, p->count, layer, &a, w->workspace,
                         p->stream);
 }
 
-static int attend_csa(lsa_pass *p, int64_t layer, const float *x)
+static int attend_csa(lsa_pass *p, int64_t layer, const float *table)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    LSA_TRY(extend(p, layer, LSA_EXTEND_RECORDS));
-    LSA_TRY(extend(p, layer, LSA_EXTEND_KEYS));
-    LSA_TRY(keep_rows(p, layer, LSA_KEEP_QUERIES, w->index_q, c->index_heads * c->index_dim));
-    LSA_TRY(keep_rows(p, layer, LSA_KEEP_QUERY_WEIGHTS, w->index_w, c->index_heads));
-    LSA_TRY(keep_rows(p, layer, LSA_KEEP_HIDDEN, x, c->hidden));
     LSA_TRY(pick(p, layer));
     LSA_TRY(p->k->locate(w->ids, w->places, w->counts, p->rows.spans, p->count, c->index_topk,
                          p->stream));
     LSA_TRY(fetch(p));
-    LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED));
-    LSA_TRY(traced_picks(p, layer, "index_topk_mass", NULL, w->mass));
+    LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED, table));
     return p->k->remember(p->rows.spans, p->count, layer, w->places, w->mass, w->counts,
                           c->index_topk, p->stream);
 }
 
-/* y [n, hidden]: the attention block on x [n, hidden], the normed input. */
-static int attention_block(lsa_pass *p, int64_t layer, const float *x, float *y)
+/* The groups' projections of what was attended to. */
+static int project_groups(lsa_pass *p, int64_t layer)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    const lsa_layer *weights = &p->model->layers[layer];
-    int64_t n = p->n, wide = c->heads * c->head_dim, groups = c->o_groups;
+    int64_t wide = c->heads * c->head_dim, groups = c->o_groups;
+    lsa_product products[LSA_LINEARS_MOST];
+    for (int64_t from = 0; from < groups; from += LSA_LINEARS_MOST) {
+        int64_t n = groups - from < LSA_LINEARS_MOST ? groups - from : (int64_t)LSA_LINEARS_MOST;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t g = from + i;
+            products[i] = (lsa_product){w->o_low + g * c->o_rank,
+                                        w->attended + g * (wide / groups),
+                                        &p->model->layers[layer].o_a,
+                                        g * c->o_rank,
+                                        c->o_rank,
+                                        wide,
+                                        groups * c->o_rank};
+        }
+        LSA_TRY(linears(p, products, n, NULL));
+    }
+    return LSA_OK;
+}
+
+/* y [n, hidden]: the attention block on x [n, hidden], the normed input. */
+static int attention_block(lsa_pass *p, int64_t layer, float *x, float *y)
+{
+    const lsa_config *c = p->c;
+    lsa_activations *w = p->w;
     int32_t type = c->layer_type[layer];
     const float *table = type == LSA_LAYER_SLIDING ? w->main_table : w->compress_table;
-    LSA_TRY(project(p, layer, x, table));
-    LSA_TRY(keep_rows(p, layer, LSA_KEEP_WINDOW, w->window_kv, c->head_dim));
-    if (type == LSA_LAYER_SLIDING) LSA_TRY(attend(p, layer, LSA_ATTEND_WINDOW));
-    if (type == LSA_LAYER_CSA) LSA_TRY(attend_csa(p, layer, x));
-    if (type == LSA_LAYER_HCA) {
-        LSA_TRY(extend(p, layer, LSA_EXTEND_RECORDS));
-        LSA_TRY(attend(p, layer, LSA_ATTEND_ENTRIES));
-    }
-    LSA_TRY(rope(p, w->attended, table, c->heads, c->head_dim, 1));
-    for (int64_t g = 0; g < groups; g++)
-        LSA_TRY(linear_rows(p, w->o_low + g * c->o_rank, w->attended + g * (wide / groups),
-                            &weights->o_a, n, g * c->o_rank, c->o_rank, wide, groups * c->o_rank));
-    return linear(p, y, w->o_low, &weights->o_b, n);
+    LSA_TRY(project(p, layer, x));
+    LSA_TRY(settle(p, layer, x, table));
+    if (type == LSA_LAYER_SLIDING) LSA_TRY(attend(p, layer, LSA_ATTEND_WINDOW, table));
+    if (type == LSA_LAYER_CSA) LSA_TRY(attend_csa(p, layer, table));
+    if (type == LSA_LAYER_HCA) LSA_TRY(attend(p, layer, LSA_ATTEND_ENTRIES, table));
+    LSA_TRY(project_groups(p, layer));
+    return linear(p, y, w->o_low, &p->model->layers[layer].o_b);
 }
 
 /* ---- experts ---- */
 
 /* y [n, hidden]: the shared expert plus the routed ones. */
-static int moe_block(lsa_pass *p, int64_t layer, const float *x, float *y)
+static int moe_block(lsa_pass *p, int64_t layer, float *x, float *y)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     const lsa_layer *weights = &p->model->layers[layer];
-    LSA_TRY(linear(p, w->router, x, &weights->router, p->n));
+    LSA_TRY(linear(p, w->router, x, &weights->router));
     LSA_TRY(p->k->moe_route(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
                             weights->token_experts, p->rows.tokens, p->n, c->experts,
                             c->experts_per_token, c->scoring, c->routed_scaling, p->stream));
@@ -301,54 +325,66 @@ static int moe_block(lsa_pass *p, int64_t layer, const float *x, float *y)
                          p->stream);
 }
 
-/* Opens a hyper-connection block: x [n, hidden], normed. */
-static int open_block(lsa_pass *p, const lsa_hc_weights *hc, const float *norm)
+/* Closes the block whose output is y, if there is one, and opens the next: x [rows, hidden], normed, of the last `rows` rows. */
+static int turn(lsa_pass *p, const float *y, const lsa_hc_weights *hc, const float *norm,
+                int64_t rows, int32_t head)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    LSA_TRY(linear(p, w->mix, w->streams, &hc->fn, p->n));
-    LSA_TRY(p->k->hc_open(w->x, w->post, w->comb, w->streams, w->mix, hc->base, hc->scale, p->n,
-                          c->hc_mult, c->hidden, c->hc_iters, c->norm_eps, c->hc_eps, p->stream));
-    return rmsnorm(p, w->x, norm, p->n, c->hidden);
+    int64_t skipped = p->n - rows;
+    lsa_hc_turning turning = {.x = w->x,
+                              .streams = w->streams + skipped * c->hc_mult * c->hidden,
+                              .y = y ? y + skipped * c->hidden : NULL,
+                              .post = w->post + skipped * c->hc_mult,
+                              .comb = w->comb + skipped * c->hc_mult * c->hc_mult,
+                              .mix = w->mix,
+                              .fn = &hc->fn,
+                              .base = hc->base,
+                              .scale = hc->scale,
+                              .norm = norm,
+                              .hc = c->hc_mult,
+                              .dim = c->hidden,
+                              .iters = c->hc_iters,
+                              .norm_eps = c->norm_eps,
+                              .hc_eps = c->hc_eps,
+                              .compute = p->compute,
+                              .head = head};
+    return p->k->hc_turn(&turning, rows, w->workspace, p->stream);
 }
 
-static int close_block(lsa_pass *p)
+static int traced_streams(const lsa_pass *p, int64_t layer)
 {
-    return p->k->hc_close(p->w->streams, p->w->y, p->w->post, p->w->comb, p->n, p->c->hc_mult,
-                          p->c->hidden, p->stream);
+    return traced(p, layer, "streams", p->w->streams, p->n, p->c->hc_mult * p->c->hidden);
 }
 
+/* A layer's two blocks; the second is closed by what comes next. */
 static int run_layer(lsa_pass *p, int64_t layer)
 {
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
-    const lsa_layer *weights = &p->model->layers[layer];
-    LSA_TRY(open_block(p, &weights->attn_hc, weights->attn_norm));
+    const lsa_layer *l = &p->model->layers[layer];
+    LSA_TRY(turn(p, layer ? w->y : NULL, &l->attn_hc, l->attn_norm, p->n, 0));
+    if (layer) LSA_TRY(traced_streams(p, layer - 1));
     LSA_TRY(traced(p, layer, "attn_input", w->x, p->n, c->hidden));
     LSA_TRY(attention_block(p, layer, w->x, w->y));
     LSA_TRY(traced(p, layer, "attn_output", w->y, p->n, c->hidden));
-    LSA_TRY(close_block(p));
-    LSA_TRY(open_block(p, &weights->ffn_hc, weights->ffn_norm));
+    LSA_TRY(turn(p, w->y, &l->ffn_hc, l->ffn_norm, p->n, 0));
     LSA_TRY(moe_block(p, layer, w->x, w->y));
-    LSA_TRY(traced(p, layer, "moe_output", w->y, p->n, c->hidden));
-    LSA_TRY(close_block(p));
-    return traced(p, layer, "streams", w->streams, p->n, c->hc_mult * c->hidden);
+    return traced(p, layer, "moe_output", w->y, p->n, c->hidden);
 }
 
 /* ---- the pass ---- */
 
-/* Logits of the last `rows` rows. */
+/* Logits of the last `rows` rows; a trace sees the last layer's streams of all. */
 static int head(lsa_pass *p, int64_t rows, float *logits)
 {
-    const lsa_config *c = p->c;
     const lsa_model *m = p->model;
-    lsa_activations *w = p->w;
-    const float *streams = w->streams + (p->n - rows) * c->hc_mult * c->hidden;
-    LSA_TRY(linear(p, w->mix, streams, &m->hc_head.fn, rows));
-    LSA_TRY(p->k->hc_head(w->x, streams, w->mix, m->hc_head.base, m->hc_head.scale, rows,
-                          c->hc_mult, c->hidden, c->norm_eps, c->hc_eps, p->stream));
-    LSA_TRY(rmsnorm(p, w->x, m->norm, rows, c->hidden));
-    return linear(p, logits, w->x, &m->head, rows);
+    int64_t turned = p->trace ? p->n : rows;
+    lsa_product product =
+        lsa_product_of(logits, p->w->x + (turned - rows) * p->c->hidden, &m->head);
+    if (turned) LSA_TRY(turn(p, p->w->y, &m->hc_head, m->norm, turned, 1));
+    LSA_TRY(traced_streams(p, p->c->layers - 1));
+    return p->k->linears(&product, 1, rows, NULL, 0, p->compute, p->w->workspace, p->stream);
 }
 
 /* Tokens and positions of all rows, or the steps that they follow from, to where kernels read them. */
@@ -420,7 +456,7 @@ static int call_all(lsa_pass *p, int64_t rows, float *logits)
         LSA_TRY(run_layer(p, layer));
         if (!alive(p)) return p->segments[0].code;
     }
-    if (rows) LSA_TRY(head(p, rows, logits));
+    LSA_TRY(head(p, rows, logits));
     return observe(p);
 }
 

@@ -15,8 +15,9 @@
 --             selects "full": all its KV and keys); without it nothing but `hot` and `most`, requests at once, bounds them
 --
 -- Each request's residents are its own, by identity. What leaves a resident set stays in its cell, the reserve, until the one
--- eviction object of the pool lets it go (lua/lsa/serve/shared_hot_tier.lua). Cycles of requests with a numeric `every` are staggered unless
--- stagger = false. What fails in a request ends it, and no other.
+-- eviction object of the pool lets it go (lua/lsa/serve/shared_hot_tier.lua). Cycles of requests with a numeric `every` are staggered:
+-- stagger = true, false, or "auto", which does so on a CPU; on a GPU steps between cycles follow one another without the host, so that
+-- cycles of all requests at one step are better. What fails in a request ends it, and no other.
 local lib = require "lsa.ffi"
 local commons = require "lsa.serve.shared_hot_tier"
 local loops = require "lsa.cycle.loop"
@@ -37,7 +38,7 @@ local M = {}
 
 local NOTHING = {cells = 0, bytes = 0}
 
-local own = {memory = false, most = 16, stagger = true, piece = 512}
+local own = {memory = false, most = 16, stagger = "auto", piece = 512}
 
 -- A session's options, whose defaults are the session's, and its own.
 local all = options.copy(own)
@@ -80,6 +81,8 @@ function M.new(model, opt)
   if options.whole(mine.most, 1, "lsa.batch: most") > room then
     raise("lsa.batch: most is %d; the model's pieces have %d rows (lsa.model's option piece)", mine.most, room)
   end
+  if mine.stagger == "auto" then mine.stagger = model.device == "cpu" end
+  if type(mine.stagger) ~= "boolean" then raise("lsa.batch: stagger is %s; it can be true, false or \"auto\"", tostring(mine.stagger)) end
   local self = setmetatable({model = model, most = mine.most, stagger = mine.stagger, requests = {}, queue = {}, running = {},
     defaults = {}}, Batch)
   self.counts = {steps = 0, rows = 0, prefilled = 0, decode_s = 0, prefill_s = 0, seconds = 0, at_once = 0, peak = 0}
