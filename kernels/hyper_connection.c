@@ -306,9 +306,22 @@ int lsa_hc_head_cpu(float *x, const float *streams, const float *mix, const floa
     return LSA_OK;
 }
 
+int lsa_hc_turn_check(const lsa_hc_turning *turning, int64_t tokens)
+{
+    const lsa_hc_turning *u = turning;
+    int64_t rows = u->head ? u->hc : (2 + u->hc) * u->hc;
+    LSA_TRY(lsa_hc_check("hc_turn", tokens, u->hc, u->dim));
+    if (u->fn->rows == rows && u->fn->cols == u->hc * u->dim) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "hc_turn: a projection [%lld, %lld], [%lld, %lld] is wanted",
+                    (long long)u->fn->rows, (long long)u->fn->cols, (long long)rows,
+                    (long long)(u->hc * u->dim));
+}
+
 int lsa_hc_turn_cpu(const lsa_hc_turning *turning, int64_t tokens, void *workspace, void *stream)
 {
     const lsa_hc_turning *u = turning;
+    LSA_TRY(lsa_hc_turn_check(u, tokens));
+    if (tokens == 0) return LSA_OK;
     if (u->y)
         LSA_TRY(
             lsa_hc_close_cpu(u->streams, u->y, u->post, u->comb, tokens, u->hc, u->dim, stream));

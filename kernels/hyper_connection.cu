@@ -309,11 +309,10 @@ static int turn_by_parts(const lsa_hc_turning &u, int64_t tokens, void *workspac
 int lsa_hc_turn_cuda(const lsa_hc_turning *turning, int64_t tokens, void *workspace, void *stream)
 {
     const lsa_hc_turning &u = *turning;
-    int rc = lsa_hc_check("hc_turn", tokens, u.hc, u.dim);
+    int rc = lsa_hc_turn_check(&u, tokens);
     if (rc || tokens == 0) return rc;
     int64_t floats = (2 * u.hc + 1) * u.dim;
-    bool is_short = u.dim % 4 == 0 && floats <= TURN_FLOATS && u.fn->cols == u.hc * u.dim &&
-                    u.fn->rows == (u.head ? u.hc : (2 + u.hc) * u.hc) &&
+    bool is_short = u.dim % 4 == 0 && floats <= TURN_FLOATS &&
                     u.fn->rows * u.fn->cols <= TURN_NUMBERS && (uintptr_t)u.fn->data % 16 == 0 &&
                     !u.fn->scale && (u.fn->dtype == LSA_F32 || u.fn->dtype == LSA_BF16);
     if (!is_short) return turn_by_parts(u, tokens, workspace, stream);

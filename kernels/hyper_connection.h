@@ -52,5 +52,6 @@ lsa_hc_turn_fn lsa_hc_turn_cpu, lsa_hc_turn_cuda;
 /* The sizes, as all of them check them: LSA_ESHAPE. */
 enum { LSA_HC_MOST_STREAMS = 16 };
 int lsa_hc_check(const char *op, int64_t tokens, int64_t hc, int64_t dim);
+int lsa_hc_turn_check(const lsa_hc_turning *turning, int64_t tokens);
 
 #endif
