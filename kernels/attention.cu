@@ -495,8 +495,8 @@ __global__ static void __launch_bounds__(THREADS) attend_mass(call c)
 #include "kernels/attention_wgmma.h"
 // ---- a head a block ----
 
-// Small heads in decode: a block takes one head of a query, a thread a key, then a number of the sum. Sections as above.
-enum { HEAD_DIM = 128, HEAD_MOST = 16, HEAD_PITCH = HEAD_DIM + 4 };
+// Few small heads: a block takes one head of a query, a thread a key, then a number of the sum. Sections as above.
+enum { HEAD_DIM = 128, HEAD_MOST = 8 };
 
 struct alignas(16) head_shared {
     float q[HEAD_DIM], weights[SECTION], sums[THREADS], maxima[WARPS], totals[WARPS];
@@ -687,11 +687,10 @@ template <int CHUNKS> static cudaError_t launch_chunks(const call &c, cudaStream
     return split ? launch_keys<CHUNKS, true>(c, stream) : launch_keys<CHUNKS, false>(c, stream);
 }
 
-// A step of decoding with small heads.
+// Few small heads; whatever the pass, so that a row has the same bits in each.
 static bool is_by_heads(const call &c)
 {
-    return c.spans && c.rows == c.count && c.dim <= HEAD_DIM && c.dim % 4 == 0 &&
-           c.heads <= HEAD_MOST;
+    return c.spans && c.dim <= HEAD_DIM && c.dim % 4 == 0 && c.heads <= HEAD_MOST;
 }
 
 static cudaError_t launch_heads(const call &c, cudaStream_t stream)
