@@ -208,9 +208,9 @@ describe("hc_turn", function()
   it("closes a block, opens the next, and norms its input, as the parts do", function()
     for _, shape in ipairs {{1, 2, 128}, {3, 4, 96}, {2, 1, 64}, {5, 4, 1030}, {1, 16, 64}} do
       local tokens, hc, dim = unpack(shape)
-      for _, head in ipairs {0, 1} do
+      for _, last in ipairs {0, 1} do
         for _, closes in ipairs {true, false} do
-          local rows = head == 1 and hc or (2 + hc) * hc
+          local rows = last == 1 and hc or (2 + hc) * hc
           local u, w = ffi.new "lsa_hc_turning", ffi.new "lsa_weight"
           local data = shared(rows * hc * dim, 3)
           w.data, w.rows, w.cols, w.block_rows, w.block_cols, w.dtype = data, rows, hc * dim, 1, 1, C.LSA_F32
@@ -219,7 +219,7 @@ describe("hc_turn", function()
           local base, scale, norm = shared(rows, 9), shared(3, 10), shared(dim, 11)
           u.x, u.streams, u.y, u.post, u.comb, u.mix = x, streams, closes and y or nil, post, comb, mix
           u.fn, u.base, u.scale, u.norm = w, base, scale, norm
-          u.hc, u.dim, u.iters, u.norm_eps, u.hc_eps, u.compute, u.head = hc, dim, 3, 1e-6, 1e-6, C.LSA_COMPUTE_F32, head
+          u.hc, u.dim, u.iters, u.norm_eps, u.hc_eps, u.compute, u.head = hc, dim, 3, 1e-6, 1e-6, C.LSA_COMPUTE_F32, last
           local want_x, want_streams = support.buffer("float", tokens * dim), support.buffer("float", tokens * hc * dim)
           local want_post, want_comb = support.buffer("float", tokens * hc), support.buffer("float", tokens * hc * hc)
           local want_mix = support.buffer("float", tokens * rows)
@@ -229,14 +229,14 @@ describe("hc_turn", function()
           local workspace = support.workspace(math.max(64, tonumber(C.lsa_linear_workspace(w, tokens, rows, u.compute))))
           if closes then check(C.lsa_hc_close_cpu(want_streams, y, want_post, want_comb, tokens, hc, dim, nil)) end
           check(C.lsa_linear_cpu(want_mix, want_streams, w, tokens, 0, rows, hc * dim, rows, u.compute, workspace, nil))
-          if head == 1 then
+          if last == 1 then
             check(C.lsa_hc_head_cpu(want_x, want_streams, want_mix, base, scale, tokens, hc, dim, 1e-6, 1e-6, nil))
           else
             check(C.lsa_hc_open_cpu(want_x, want_post, want_comb, want_streams, want_mix, base, scale, tokens, hc, dim, 3, 1e-6, 1e-6, nil))
           end
           check(C.lsa_rmsnorm_cpu(want_x, want_x, norm, tokens, dim, 1e-6, nil))
           check(turn(u, tokens, workspace, nil))
-          local what = ("%d x %d x %d, head %d, closes %s"):format(tokens, hc, dim, head, tostring(closes))
+          local what = ("%d x %d x %d, head %d, closes %s"):format(tokens, hc, dim, last, tostring(closes))
           for _, pair in ipairs {{x, want_x, tokens * dim}, {streams, want_streams, tokens * hc * dim}, {post, want_post, tokens * hc},
                                  {comb, want_comb, tokens * hc * hc}} do
             local error = support.max_error(pair[1], pair[2], pair[3], 1)
