@@ -22,9 +22,9 @@ enum {
     WIDENED_PER_NS = 4,
     MOST_WIDENED = 1 << 20, /* numbers of a bf16 factor that are f32 at a time: 4 MiB */
     LEAST_WIDENED_ROWS = 64,
-    BLOCKS = 16,           /* of a product at least, unless it is small, ... */
-    LEAST_FLOPS = 4 << 20, /* of a block: tens of microseconds */
-    MANY_FLOPS = 256 << 20 /* ... and as many as keep a block below this */
+    BLOCKS = 4, /* of a product at least, unless it is small: each packs its factors anew, ... */
+    LEAST_FLOPS = 8 << 20, /* of a block, ... */
+    MOST_FLOPS = 1 << 30   /* and at most */
 };
 
 static int check(const char *op, int64_t m, int64_t n, int64_t k, int64_t c_stride,
@@ -69,7 +69,7 @@ static blocks blocks_of(int64_t m, int64_t n, int64_t k)
     blocks b = {m, n, 1, 1};
     for (;;) {
         double flops = 2.0 * (double)b.rows * (double)b.columns * (double)k;
-        if (flops < 2 * LEAST_FLOPS || (b.count >= BLOCKS && flops < MANY_FLOPS)) return b;
+        if (flops < 2 * LEAST_FLOPS || (b.count >= BLOCKS && flops <= 2.0 * MOST_FLOPS)) return b;
         int64_t rows = b.rows, columns = b.columns;
         if (rows >= columns)
             b.rows = half(rows);

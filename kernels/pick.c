@@ -24,8 +24,8 @@ enum {
     KEYS = 1024,         /* scored at a time: with the scores of a group they stay in the cache */
     ROW = 64 * KEYS,     /* scores of one query at a time, where all threads work on it */
     NEWEST_PER_PICK = 8, /* candidates of a first look, ... */
-    LEAST_SHARE = 16,    /* which are at most such a share of all */
-    ROUGH = 8 * KEYS,    /* candidates from which scoring twice pays, ... */
+    LEAST_SHARE = 64,    /* which are at most such a share of all */
+    ROUGH = 16 * KEYS,   /* candidates from which scoring twice pays, ... */
     ROUGH_PER_PICK = 16, /* at least so many for each pick */
     SPARE = 192          /* candidates taken by bf16 beyond k and half of it */
 };
@@ -376,7 +376,7 @@ static int is_worth_roughness(const group *g)
 {
     const lsa_picking *p = g->c->p;
     int64_t n = candidates_of(g, 0);
-    return lsa_cpu_level() == LSA_CPU_AVX512_BF16 && p->compute == LSA_COMPUTE_F32 &&
+    return lsa_cpu_is_bf16_faster() && p->compute == LSA_COMPUTE_F32 &&
            p->key_format == LSA_KV_FP8 && p->k > 0 && n >= ROUGH && n / ROUGH_PER_PICK >= p->k;
 }
 

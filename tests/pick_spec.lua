@@ -277,12 +277,12 @@ describe("pick", function()
     }
     for seed, t in ipairs(kinds) do
       for name, value in pairs {heads = 4, dim = 32, k = 32, rate = 4, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 10, seed = seed,
-        query = t.query or normal, spans = {{tokens = 4 * 9100 + 2, rows = 37}}} do t[name] = value end
-      t.every = 3
+        query = t.query or normal, spans = {{tokens = 4 * 16500 + 2, rows = 37}}} do t[name] = value end
+      t.every = 6
       proves_many(t)
     end
     proves_many {what = "among residents", heads = 3, dim = 16, k = 100, rate = 4, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 5,
-      seed = 3, key = normal, query = normal, every = 4, spans = {{tokens = 400, rows = 33, residents = 9000, chunks = 100}}}
+      seed = 3, key = normal, query = normal, every = 4, spans = {{tokens = 400, rows = 33, residents = 16500, chunks = 100}}}
     proves_many {what = "very many", heads = 2, dim = 8, k = 20, rate = 1, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 10, seed = 4,
       key = normal, query = normal, every = 16, spans = {{tokens = 35000, rows = 33}}}
     proves_many {what = "very many, bf16", heads = 2, dim = 8, k = 20, rate = 1, format = BF16, compute = C.LSA_COMPUTE_BF16, shift = 10,

@@ -10,7 +10,7 @@
 #include "core/base/parallel.h"
 
 /* Waking a team costs some microseconds; below this much work for each thread, one does it sooner. */
-enum { WORTH_A_THREAD = 20000, UNSET = -1 };
+enum { WORTH_A_THREAD = 10000, UNSET = -1 };
 
 static atomic_int limit = LSA_CPU_AVX512_BF16;
 static atomic_int best = UNSET;
@@ -51,6 +51,15 @@ int lsa_cpu_level(void)
 }
 
 void lsa_cpu_limit(int level) { atomic_store(&limit, level); }
+
+int lsa_cpu_is_bf16_faster(void)
+{
+#if defined(__x86_64__)
+    return lsa_cpu_level() == LSA_CPU_AVX512_BF16 && __builtin_cpu_is("amd");
+#else
+    return 0;
+#endif
+}
 
 const char *lsa_cpu_level_name(int level)
 {
