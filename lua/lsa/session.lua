@@ -316,6 +316,7 @@ end
 
 -- A token drawn from the last one's logits, not decoded.
 function Session:draw(temperature)
+  open(self)
   local token = ffi.new "int32_t[1]"
   if C.lsa_session_draw(self.c, temperature, self.sampler.state, token) < 0 then raise("%s", explained(self, ffi.string(C.lsa_error()))) end
   return token[0]
@@ -348,6 +349,7 @@ end
 ---- what the loop and its policies ask (lua/lsa/cycle/loop.lua, lua/lsa/cycle/cycle.lua) ----
 
 function Session:position()
+  open(self)
   return tonumber(C.lsa_session_tokens(self.c)), tonumber(C.lsa_session_chunks(self.c))
 end
 
@@ -366,11 +368,13 @@ end
 
 -- Cells that a step among n chunks can need, on demand.
 function Session:demand_cells(n)
+  open(self)
   return tonumber(C.lsa_session_demand_cells(self.c, n))
 end
 
 -- On demand: a cycle's set comes into the hot pool; returns how many of it were there.
 function Session:prefetch(chunks)
+  open(self)
   if not set.is(chunks) then raise("prefetch: chunks is %s, a set is wanted", raise.kind(chunks)) end
   local ids, hits = chunks:ids(), ffi.new "int64_t[1]"
   raise.check(C.lsa_session_prefetch(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count(), hits))
@@ -378,21 +382,25 @@ function Session:prefetch(chunks)
 end
 
 function Session:set_resident(chunks)
+  open(self)
   local ids = chunks:ids()
   raise.check(C.lsa_session_set_residents(self.c, ffi.cast("const int32_t *", ids.c.data), ids:count()))
 end
 
 function Session:drop_absent()
+  open(self)
   C.lsa_session_drop_absent(self.c)
 end
 
 function Session:coverage()
+  open(self)
   local covered, total = ffi.new "int64_t[1]", ffi.new "int64_t[1]"
   raise.check(C.lsa_session_coverage(self.c, covered, total))
   return tonumber(covered[0]), tonumber(total[0])
 end
 
 function Session:hidden_state(layer)
+  open(self)
   local hidden = ffi.new("float[?]", tonumber(self.model.config.hidden))
   raise.check(C.lsa_session_hidden(self.c, layer, hidden))
   self.policy_flops = self.policy_flops + self.indexer:flops(layer)
@@ -400,6 +408,7 @@ function Session:hidden_state(layer)
 end
 
 function Session:index_scores(layer, q, w, heads, n, rows)
+  open(self)
   self.policy_flops = self.policy_flops + (rows or 1) * accounting.scoring(n, heads, tonumber(self.model.config.index_dim))
   local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
   raise.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)))
@@ -408,6 +417,7 @@ end
 
 -- The Memory Indexer's scores of n chunks at the last of t tokens: all its layers in one go over the keys.
 function Session:ensemble_scores(t, n)
+  open(self)
   local layers, dim = self.indexer.layers, tonumber(self.model.config.index_dim)
   local asked, kept = ffi.new("lsa_index_queries[?]", #layers), {} -- kept: what asked points to
   for i, layer in ipairs(layers) do
@@ -430,6 +440,7 @@ local function raw_keys(self, layer, from, n)
 end
 
 function Session:decoded_keys(layer, n, from)
+  open(self)
   local c, count = self.model.config, n - from
   local raw, out = raw_keys(self, layer, from, count), tensor.zeros({count, tonumber(c.index_dim)}, "f32")
   raise.check(C.lsa_index_decode_cpu(ffi.cast("float *", out.c.data), raw.c.data, count, c.index_dim,
@@ -438,6 +449,7 @@ function Session:decoded_keys(layer, n, from)
 end
 
 function Session:recent_queries(layer, w)
+  open(self)
   local c = self.model.config
   local recent = tonumber(C.lsa_session_recent(self.c))
   w = math.min(w or recent, recent)
@@ -448,12 +460,14 @@ function Session:recent_queries(layer, w)
 end
 
 function Session:observations(layer, n)
+  open(self)
   local used, mass = tensor.zeros({n}, "i32"), tensor.zeros({n}, "f32")
   raise.check(C.lsa_session_observed(self.c, layer, ffi.cast("int32_t *", used.c.data), ffi.cast("float *", mass.c.data)))
   return used, mass
 end
 
 function Session:token_tensor(t)
+  open(self)
   local out = tensor.zeros({t}, "i32")
   C.lsa_session_token_ids(self.c, 0, t, ffi.cast("int32_t *", out.c.data))
   return out
@@ -461,6 +475,7 @@ end
 
 -- Entropy of the last token's distribution, in nats.
 function Session:last_entropy()
+  open(self)
   local out = ffi.new "double[1]"
   raise.check(C.lsa_entropy_cpu(out, C.lsa_session_logits(self.c), 1, vocabulary(self), nil))
   return real.f64(out, 0)
@@ -468,6 +483,7 @@ end
 
 -- Memory for the steps of a cycle.
 function Session:reserve(steps)
+  open(self)
   raise.check(C.lsa_session_reserve_steps(self.c, steps))
 end
 
@@ -523,6 +539,7 @@ end
 -- From here on the session's cells are those of `commons` (lua/lsa/serve/shared_hot_tier.lua, which says what `need` is). What is resident is
 -- fetched there if it fits, else nothing is resident. A cycle is due.
 function Session:join(commons, need)
+  open(self)
   local resident, unit = self:resident(), loops.unit(self.opt)
   self.tier:finish()
   local share = commons:join(self.pool, self, need)
