@@ -1,8 +1,8 @@
 -- The small real models against transformers: logits of a needle text of some 3,000 tokens, in which every answer is there.
 local lsa = require "lsa"
 
--- By model: the share of positions whose logits are transformers' to 5e-5, in f32: logits reach 21, so that is some 25 units in the last place. In needle's text picks of Level 2 are nearly tied
--- here and there; where they fall otherwise, what follows differs a little more.
+-- By model: the share of positions whose logits are transformers' to 5e-5, in f32: logits reach 21, so that is some 25 units in the last
+-- place. In needle's text picks of Level 2 are nearly tied here and there; where they fall otherwise, what follows differs a little more.
 for name, share in pairs {ruler = 1, needle = 0.5} do
   describe("the model " .. name, function()
     it("gives transformers' logits, and the answers", function()
