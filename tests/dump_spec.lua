@@ -106,6 +106,25 @@ local function check_trace(model, tokens, trace, opt)
   return golden_count
 end
 
+describe("labels by attention", function()
+  it("are picks that got at least so much of it, of the layers that vote", function()
+    local model = lsa.model(golden .. "flash", {piece = 16})
+    files.with_folder(function(folder)
+      local tokens = tokens_of(model, 75, 1)
+      local function labels(least, voters)
+        local path = ("%s/%g_%d.safetensors"):format(folder, least, #voters)
+        dump.document(model, tokens, path, {by = "attention", least = least, top_p = 1, min_layers = 1, voters = voters})
+        return lsa.load(path).label_indices:count()
+      end
+      local all, few, none = labels(0, {1}), labels(0.1, {1}), labels(1.5, {1})
+      assert.is_true(all > few and few > 0)
+      assert.equal(0, none)
+      assert.is_true(labels(0.1, {0, 1, 2}) >= few)
+      assert.error_matches(function() dump.document(model, tokens, folder .. "/x", {least = 0.1}) end, "it is of attention")
+    end)
+  end)
+end)
+
 describe("a dump", function()
   local model = lsa.model(golden .. "flash", {piece = 16})
 

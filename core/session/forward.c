@@ -263,6 +263,7 @@ static int attend_csa(lsa_pass *p, int64_t layer, const float *table)
                          p->stream));
     LSA_TRY(fetch(p));
     LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED, table));
+    LSA_TRY(traced_picks(p, layer, "index_topk_mass", NULL, w->mass));
     return p->k->remember(p->rows.spans, p->count, layer, w->places, w->mass, w->counts,
                           c->index_topk, p->stream);
 }
