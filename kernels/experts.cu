@@ -207,7 +207,7 @@ __device__ static product product_of_tile(const call &c, const tile &t, int32_t 
 
 // The products of one kind. Grid: (blocks of rows, tiles, 2 for gate and up), block: 256.
 template <int KIND, int TOKENS>
-__global__ static void __launch_bounds__(THREADS, TOKENS > 4 ? 1 : 2)
+__global__ static void __launch_bounds__(THREADS, 1)
     expert_products(const __grid_constant__ call c, int32_t what)
 {
     __shared__ product p; // registers are for numbers
