@@ -379,7 +379,8 @@ local function random_changes(self, s)
   end
   if self.random() < 0.5 then out.select = pick(self, {self.policy, "recency", "full", "random"}) end
   if self.random() < 0.4 then out.hot = (self.need + self.random(50)) * (tonumber(C.lsa_pool_unit(s.pool)) == 16 and 4 or 1) end
-  if self.random() < 0.3 then out.evict = pick(self, {"lru", "sieve", "lfu"}) end
+  local evictions = s.opt.on_demand and not s.loop.full and {"lru"} or {"lru", "sieve", "lfu"} -- a policy on demand has lru
+  if self.random() < 0.3 then out.evict = pick(self, evictions) end
   if self.random() < 0.3 then out.budget = pick(self, {0.2, 1, 9}) end
   if self.random() < 0.3 then out.every = self.random(1, 6) end
   if self.random() < 0.2 then out.seed = self.random(100) end
