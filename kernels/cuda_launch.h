@@ -32,12 +32,21 @@ template <typename... N> static inline int lsa_launched(const char *op, N... siz
     return lsa_fail(LSA_EDEVICE, "%s: refused, as a test asked for", what);
 }
 
-/* Programmatic dependent launch: a kernel of lsa_launch may begin while what was launched before it still runs. It calls
- * lsa_after_previous, in all threads, before it reads what that writes, and before it writes anything. */
-__device__ static inline void lsa_after_previous(void)
+/* Programmatic dependent launch: a kernel of one of the launchers below may begin while what was launched before it still runs.
+ * It waits, in all threads, before it reads what that writes, and before it writes anything. */
+__device__ static inline void lsa_wait_for_launch_before(void) { cudaGridDependencySynchronize(); }
+
+/* Lets the kernel behind this one begin, once all blocks say so. */
+__device__ static inline void lsa_let_next_launch_start(void)
 {
     cudaTriggerProgrammaticLaunchCompletion();
-    cudaGridDependencySynchronize();
+}
+
+/* Both: what a short kernel does first. */
+__device__ static inline void lsa_after_previous(void)
+{
+    lsa_let_next_launch_start();
+    lsa_wait_for_launch_before();
 }
 
 /* Asks for bytes that no kernel writes, say a weight's, while the kernel before still runs: they are near when they are read. All
@@ -49,21 +58,46 @@ __device__ static inline void lsa_warm(const void *data, int64_t bytes, int thre
         asm volatile("prefetch.global.L1 [%0];" ::"l"((const char *)data + at));
 }
 
+/* A launch that may begin before the one before it has ended, in clusters of so many blocks. What it returns is for
+ * cudaGetLastError, too, which lsa_launched looks at. */
 template <typename... PARAMETERS, typename... ARGUMENTS>
-static inline void lsa_launch(void (*kernel)(PARAMETERS...), dim3 grid, unsigned threads,
-                              size_t shared, void *stream, ARGUMENTS... arguments)
+static inline cudaError_t lsa_launch_clusters(void (*kernel)(PARAMETERS...), dim3 grid,
+                                              unsigned threads, size_t shared, int cluster,
+                                              void *stream, ARGUMENTS... arguments)
 {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = (unsigned)cluster;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = (cudaStream_t)stream;
-    config.attrs = &early;
-    config.numAttrs = 1;
-    cudaLaunchKernelEx(&config, kernel, (PARAMETERS)arguments...);
+    config.attrs = attributes;
+    config.numAttrs = cluster > 1 ? 2 : 1;
+    return cudaLaunchKernelEx(&config, kernel, (PARAMETERS)arguments...);
+}
+
+/* Without clusters; lsa_launched says how it went. */
+template <typename... PARAMETERS, typename... ARGUMENTS>
+static inline void lsa_launch(void (*kernel)(PARAMETERS...), dim3 grid, unsigned threads,
+                              size_t shared, void *stream, ARGUMENTS... arguments)
+{
+    (void)lsa_launch_clusters(kernel, grid, threads, shared, 1, stream, arguments...);
+}
+
+/* With its error. */
+template <typename... PARAMETERS, typename... ARGUMENTS>
+static inline cudaError_t lsa_launch_early(void (*kernel)(PARAMETERS...), dim3 grid, int threads,
+                                           int shared, int cluster, cudaStream_t stream,
+                                           ARGUMENTS... arguments)
+{
+    cudaError_t error = lsa_launch_clusters(kernel, grid, (unsigned)threads, (size_t)shared,
+                                            cluster, stream, arguments...);
+    return error == cudaSuccess ? lsa_cuda_last() : error;
 }
 
 /* Blocks that take `each` of n things; threads go on to further ones where that would be too many. */

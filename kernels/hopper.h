@@ -135,40 +135,6 @@ __device__ static inline void lsa_store_shared(uint32_t address, uint32_t v)
     asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
 }
 
-/* ---- dependent launches ---- */
-
-/* Waits for the kernel before this one, where this one may start before that has ended. */
-__device__ static inline void lsa_wait_for_launch_before(void)
-{
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-/* Lets the kernel behind this one start. */
-__device__ static inline void lsa_let_next_launch_start(void)
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-/* A launch that may begin before the one before it has ended, in clusters of so many blocks. */
-template <typename... PARAMETERS, typename... ARGUMENTS>
-static inline cudaError_t lsa_launch_early(void (*kernel)(PARAMETERS...), dim3 grid, int threads,
-                                           int shared, int cluster, cudaStream_t stream,
-                                           ARGUMENTS... arguments)
-{
-    cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = (unsigned)cluster;
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    config.gridDim = grid, config.blockDim = dim3((unsigned)threads);
-    config.dynamicSmemBytes = (size_t)shared, config.stream = stream;
-    config.attrs = attributes, config.numAttrs = cluster > 1 ? 2 : 1;
-    cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
-    return error == cudaSuccess ? lsa_cuda_last() : error;
-}
-
 /* ---- products ---- */
 
 #if LSA_WGMMA
