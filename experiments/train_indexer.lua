@@ -31,11 +31,13 @@ a run that was stopped, or killed, goes on where it is started again.
   --top_p (default 1)         the share of a layer's picks, by weight, that is kept
   --min_layers (default 1)    and how many of the voters have to keep a chunk
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
+  --traced (string default same)   CSA ordinals that traces have, or all; same: those of --layers
   --ensemble (default mean)   of these layers: max or mean
   --heads (default 32)        of the Memory Indexer
   --rank (default 256)        of its queries, where it starts as random; else the model's
   --from (default random)     what it starts as: random, or native: the model's Lightning Indexer, beside it random heads that count little
   --window (default 64)       the steps to come whose needs are learnt
+  --before (default 0)        steps are trained from so many tokens before an answer to its end; 0: all steps
   --negatives (default 4)     chunks that are not needed, for each that is
   --sampler (default uniform)   of these: uniform, or hard: half are those that score highest
   --loss (default bce)        bce or focal
@@ -90,6 +92,7 @@ local function ordinals(text, name)
 end
 
 local layers, voters = ordinals(opt.layers, "layers"), ordinals(opt.voters, "voters")
+local traced = opt.traced == "same" and layers or ordinals(opt.traced, "traced")
 local kinds = opt.kinds[1] == "all" and items.names or opt.kinds
 
 -- ---- dump and label ----
@@ -99,14 +102,15 @@ local function made_documents(name, part, n, seed)
   for i = 1, n do
     local random = rng.new(opt.seed * 1000 + seed + i)
     local length = math.floor(opt.lengths[part == "train" and (i - 1) % #opt.lengths + 1 or #opt.lengths] * opt.scale)
-    list[i] = {name = ("%s_%03d"):format(name, i), text = documents.document(random, source, length, 0.05 + 0.35 * random(), kinds)}
+    local text, answers = documents.document(random, source, length, 0.05 + 0.35 * random(), kinds)
+    list[i] = {name = ("%s_%03d"):format(name, i), text = text, answers = answers}
   end
   return list
 end
 
 local function dumped(list, folder, label)
   local bar = progress(#list, label)
-  local paths, there = dump.documents(model, list, traces .. "/" .. folder, {layers = layers, voters = voters, by = opt.by,
+  local paths, there = dump.documents(model, list, traces .. "/" .. folder, {layers = traced, voters = voters, by = opt.by,
     least = opt.by == "attention" and opt.least or 0, top_p = opt.top_p, min_layers = opt.min_layers},
     function(_, state) if state ~= "begun" then bar:step() end end)
   bar:done()
@@ -148,7 +152,24 @@ local function grown_native()
   return start
 end
 
-local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers, from = opt.from == "native" and grown_native() or "random",
+-- Whether a step is trained, by the number of the document and the position: a table of those before and in answers.
+local function near_answers()
+  local near = {}
+  for i, document in ipairs(all_documents) do
+    local last, at = 0, 0
+    near[i] = {}
+    for _, answer in ipairs(document.answers) do
+      if answer[2] <= #document.text then
+        local from = at + #model:tokens(document.text:sub(last + 1, answer[1]))
+        last, at = answer[2], from + #model:tokens(document.text:sub(answer[1] + 1, answer[2]))
+        for position = from - opt.before, at - 1 do near[i][position] = true end
+      end
+    end
+  end
+  return function(i, position) return near[i][position] or false end
+end
+
+local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers, where = opt.before > 0 and near_answers() or nil, from = opt.from == "native" and grown_native() or "random",
   heads = opt.heads, rank = opt.from == "native" and tonumber(model.config.q_rank) or opt.rank, sampler = opt.sampler,
   steps = opt.steps, batch = opt.batch, rate = opt.rate, warmup = math.min(50, opt.steps), positives = 256, negatives = opt.negatives,
   window = opt.window, loss = opt.loss, pairwise = opt.pairwise, weights = opt.weights, min_layers = opt.min_layers,

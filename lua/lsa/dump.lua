@@ -310,7 +310,7 @@ local function finished(path, description)
   return true
 end
 
--- One process at a time writes to a folder: held until the file is collected.
+-- One process at a time writes to a folder, and any number read what is finished: held until the file is collected.
 local function lock(folder)
   local box = ffi.new "lsa_file *[1]"
   check(C.lsa_file_open(box, folder .. "/.lock", C.LSA_FILE_UPDATE))
@@ -319,8 +319,9 @@ local function lock(folder)
   return file
 end
 
-local function write_all(model, list, folder, opt, each)
-  local paths, there, seen = {}, 0, {}
+-- The documents' paths, and a list of those that are not there.
+local function missing_of(model, list, folder, opt, each)
+  local paths, missing, seen = {}, {}, {}
   for i, entry in ipairs(list) do
     if type(entry) ~= "table" or type(entry.name) ~= "string" then raise("dump: document %d has no name", i) end
     if seen[entry.name] then raise("dump: two documents are called %s", entry.name) end
@@ -329,26 +330,38 @@ local function write_all(model, list, folder, opt, each)
     local description = about(model, tokens, opt)
     paths[i] = ("%s/%s.safetensors"):format(folder, entry.name)
     if finished(paths[i], description) then
-      there = there + 1
       each(entry.name, "there")
     else
-      each(entry.name, "begun", #tokens)
-      interrupts.masked(write_document, model, tokens, paths[i], opt, description)
-      each(entry.name, "done")
+      missing[#missing + 1] = {entry = entry, path = paths[i], description = description}
     end
   end
-  return paths, there
+  return paths, missing
+end
+
+local function write_all(model, missing, opt, each)
+  for _, one in ipairs(missing) do
+    local tokens = tokens_of(model, one.entry)
+    if not finished(one.path, one.description) then
+      each(one.entry.name, "begun", #tokens)
+      interrupts.masked(write_document, model, tokens, one.path, opt, one.description)
+    end
+    each(one.entry.name, "done")
+  end
 end
 
 -- Gives the traces' paths, and how many of them were there already. `each(name, state, tokens)`: "there", "begun" or "done".
 function M.documents(model, list, folder, opt, each)
   opt = checked(model, opt)
   make_folder(folder)
-  local held = lock(folder)
-  local ok, paths, there = pcall(write_all, model, list, folder, opt, each or function() end)
-  C.lsa_file_close(ffi.gc(held, nil))
-  if not ok then error(paths, 0) end
-  return paths, there
+  each = each or function() end
+  local paths, missing = missing_of(model, list, folder, opt, each)
+  if #missing > 0 then
+    local held = lock(folder)
+    local ok, message = pcall(write_all, model, missing, opt, each)
+    C.lsa_file_close(ffi.gc(held, nil))
+    if not ok then error(message, 0) end
+  end
+  return paths, #list - #missing
 end
 
 return M

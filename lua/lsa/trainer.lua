@@ -39,6 +39,7 @@ local defaults = {
   weights = "votes",       -- of golden chunks: by votes, or "none"
   min_layers = false,      -- votes that make a chunk golden; ceil(layers / 7)
   frequent = 0.8,          -- golden in more than this share of a document's steps: weight 0.5
+  where = false,           -- function(number of the trace, position): whether such a step is trained
   window = 64, first = 1,  -- a step's golden chunks are those of positions p + first .. p + first + window - 1
   positives = 512,         -- at most, of a sample; beyond, a random subset
   negatives = 1,           -- for each positive
@@ -78,6 +79,7 @@ local function checked(opt)
   for _, name in ipairs {"rank", "heads", "min_layers"} do
     if opt[name] then options.whole(opt[name], 1, "lsa.trainer: " .. name, 2 ^ 20) end
   end
+  if opt.where and type(opt.where) ~= "function" then raise("lsa.trainer: where is %s; a function is wanted", raise.kind(opt.where)) end
   options.one_of(opt.loss, {"bce", "focal", "none"}, "lsa.trainer: loss")
   options.one_of(opt.pairwise, {"none", "hinge", "bpr"}, "lsa.trainer: pairwise")
   options.one_of(opt.weights, {"votes", "none"}, "lsa.trainer: weights")
@@ -112,7 +114,7 @@ function M.new(opt)
   self.documents = open_documents(opt)
   self.batches = batches.new{documents = self.documents, batch = opt.batch, positives = opt.positives,
     ratio = opt.negatives, sampler = opt.sampler, seed = opt.seed, min_layers = opt.min_layers,
-    csa_layers = #opt.model.csa_layers, vote_weights = opt.weights == "votes", frequent = opt.frequent,
+    csa_layers = #opt.model.csa_layers, vote_weights = opt.weights == "votes", frequent = opt.frequent, where = opt.where,
     score = function(document, step, n) return self:highest(document, step, n) end}
   self.loss = ffi.new("lsa_index_loss", {pointwise[opt.loss], pairwise[opt.pairwise], opt.factor, opt.margin})
   self.from, self.to = self.ranks:share(opt.batch)

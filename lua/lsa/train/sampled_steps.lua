@@ -65,7 +65,17 @@ end
 local Batches = {}
 Batches.__index = Batches
 
--- opt: documents, batch, positives, ratio, sampler, seed, min_layers, csa_layers, vote_weights, frequent;
+-- Leaves of a document's eligible steps those whose position is wanted; how many.
+local function filtered(doc, wanted)
+  local steps, kept = doc.eligible_steps, 0
+  for i = 0, doc.eligible_count - 1 do
+    if wanted(tonumber(doc.golden.positions[steps[i]])) then steps[kept], kept = steps[i], kept + 1 end
+  end
+  return kept
+end
+
+-- opt: documents, batch, positives, ratio, sampler, seed, min_layers, csa_layers, vote_weights, frequent; where(document, position): false, or whether
+-- such a step is trained;
 -- score(document, step, n): logits of all candidates, for samplers that ask.
 function M.new(opt)
   local self = setmetatable({opt = opt, documents = opt.documents, score = opt.score, state = {}, ends = {}}, Batches)
@@ -73,12 +83,14 @@ function M.new(opt)
   local chunks, total = 0, 0
   for i, doc in ipairs(opt.documents) do
     doc.eligible_steps, doc.eligible_count = doc:eligible()
+    if opt.where then doc.eligible_count = filtered(doc, function(position) return opt.where(i, position) end) end
     doc.often = opt.frequent < 1 and doc:frequent(opt.frequent) or nil
     total = total + doc.eligible_count
     self.ends[i] = total
     chunks = math.max(chunks, doc.chunks)
   end
-  if total == 0 then raise("lsa.trainer: no step of %d traces has a golden chunk within its window", #opt.documents) end
+  if total == 0 then raise("lsa.trainer: no step of %d traces has a golden chunk within its window%s", #opt.documents,
+    opt.where and " where training is wanted" or "") end
   self.total = total
   self.bits = ffi.new("int32_t[?]", 2 * math.ceil(chunks / 64))
   local most = opt.positives + math.ceil(opt.positives * opt.ratio)
