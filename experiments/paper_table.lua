@@ -19,6 +19,7 @@ test texts and words, and the same for every row; every token of an answer is de
   --kinds (list default all)  of items (lua/lsa/tasks/items.lua)
   --theta (default 0.5)       LSA's threshold
   --budgets (numbers default 0.05,0.035,0.02)   by length: the share of the chunks that LSA may keep at most, and baselines keep
+  --caps (numbers default 0)   by length: the share that LSA may keep at most where that is not the budget; 0: it is
   --policies (list default linked:0.5)   files or names of further policies, as further rows; behind a colon, the share of the budget that they get;
                               none: no further rows
   --every (default 64)        steps between cycles
@@ -42,10 +43,10 @@ local ordinal = math.min(2, #model.csa_layers - 1)
 local native = lsa.indexer{model = model, layers = {ordinal}}
 local lsa_label = trained and ("LSA, theta %g"):format(opt.theta) or ("LSA, native indexer of CSA layer %d"):format(ordinal)
 
-local function ways_of(budget)
+local function ways_of(budget, cap)
   local own = trained and {"lsa_threshold", theta = opt.theta} or "lsa_topk"
   local ways = {{label = "full attention", fork = {select = "full"}},
-    {label = lsa_label, fork = {select = own, budget = budget, every = opt.every}, indexer = not trained and native or nil}}
+    {label = lsa_label, fork = {select = own, budget = cap, every = opt.every}, indexer = not trained and native or nil}}
   for _, policy in ipairs(opt.policies[1] == "none" and {} or opt.policies) do
     local name, share = policy:match "^(.*):([%d.]+)$"
     name, share = name or policy, tonumber(share or 1)
@@ -69,8 +70,8 @@ if not first or first < 1 or first > step then error(("--share: %q is not i/n"):
 local identity = require("lsa.content").model(model)
 identity.device = nil
 
-local function about(tokens, budget)
-  return cjson.encode{("%s %s %s %s"):format(identity.config, identity.weights, identity.compute, identity.indexer), tokens, budget, opt.items,
+local function about(tokens, budget, cap)
+  return cjson.encode{("%s %s %s %s"):format(identity.config, identity.weights, identity.compute, identity.indexer), tokens, budget, cap, opt.items,
     table.concat(kinds, " "), opt.theta, table.concat(opt.policies, " "), opt.every, opt.text:match "[^/]+$", opt.part, opt.seed,
     require("lsa.tasks.init").digest()}
 end
@@ -92,18 +93,19 @@ end
 
 local by_length = {}
 for i, tokens in ipairs(opt.tokens) do
-  local budget = opt.budgets[math.min(i, #opt.budgets)]
+  local budget, cap = opt.budgets[math.min(i, #opt.budgets)], opt.caps[math.min(i, #opt.caps)]
+  cap = cap > 0 and cap or budget
   local chunks = math.floor(tokens / tonumber(model.config.csa_rate))
-  local ways, numbers = ways_of(budget), {}
+  local ways, numbers = ways_of(budget, cap), {}
   for number = first, opt.contexts[math.min(i, #opt.contexts)], step do numbers[#numbers + 1] = number end
-  if opt.finished then numbers = finished(about(tokens, budget)) end
+  if opt.finished then numbers = finished(about(tokens, budget, cap)) end
   local task = asked.kinds(model, {tokens = tokens, kinds = kinds, items = opt.items, part = opt.part, text = opt.text,
     seed = opt.seed, session = {tail = math.floor(0.0025 * chunks)}}, kinds, "paper_table")
   local results = #numbers > 0 and lsa.sweep{grid = {context = numbers}, label = ("%d tokens"):format(tokens),
     run = function(params) return paired.ask(task, params.context, ways) end,
     results = opt.results ~= "none" and opt.results or nil,
-    about = about(tokens, budget)}
-  by_length[i] = {tokens = tokens, budget = budget, ways = ways, rows = results and results.rows or {}}
+    about = about(tokens, budget, cap)}
+  by_length[i] = {tokens = tokens, budget = budget, cap = cap, ways = ways, rows = results and results.rows or {}}
 end
 if step > 1 then return end
 
@@ -137,8 +139,8 @@ local short = {single = "single", multikey = "halves", seven_digits = "7 dig.", 
 
 local function print_length(length)
   local asked_here = paired.joined(length.rows, "full attention").n
-  out(("%d tokens: %d questions in %d contexts; at most %g %% of the chunks, tau %d, seed %d"):format(length.tokens, asked_here,
-    #length.rows, 100 * length.budget, opt.every, opt.seed))
+  out(("%d tokens: %d questions in %d contexts; %g %% of the chunks, LSA at most %g %%, tau %d, seed %d"):format(length.tokens, asked_here,
+    #length.rows, 100 * length.budget, 100 * length.cap, opt.every, opt.seed))
   local head = padded("", 32) .. " accuracy   against full    of KV  evidence    fetched  stall ms  fail/clip "
   for _, kind in ipairs(kinds) do head = head .. ("%7s"):format(short[kind] or kind) end
   out(head)

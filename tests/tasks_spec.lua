@@ -104,7 +104,7 @@ end)
 describe("training documents", function()
   it("have the length asked for, and every answer behind its statements, in no phrasing of tests", function()
     for seed = 1, 3 do
-      local text = documents.document(rng.new(seed), {text = hay, words = {"river", "stone", "cloud", "apple", "night", "paper", "lamp", "door"}}, 6000, 0.5)
+      local text, answers = documents.document(rng.new(seed), {text = hay, words = {"river", "stone", "cloud", "apple", "night", "paper", "lamp", "door"}}, 6000, 0.5)
       assert.equal(6000, #text)
       assert.is_nil(text:find("magic number", 1, true))
       local traced = 0
@@ -115,6 +115,12 @@ describe("training documents", function()
         assert.is_true(stated ~= nil and stated < text:find("Trace VAR " .. name, 1, true))
       end
       assert.is_true(traced > 0)
+      local _, traces = text:gsub("Trace VAR %u+: %u+ = %u+ = %u+ = %d+%.", "")
+      local found = 0
+      for _, answer in ipairs(answers) do
+        if text:sub(answer[1] + 1, answer[2]):find "^%u+ = %u+ = %u+ = %d+$" then found = found + 1 end
+      end
+      assert.equal(traces, found)
     end
   end)
 end)

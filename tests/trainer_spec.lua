@@ -219,6 +219,22 @@ describe("lsa.trainer", function()
       assert.equal(1, one.positives)
       assert.equal(3, one.ids[0])
     end
+    local asked = {}
+    trainer = new{traces = {trace(2), sparse}, where = function(i, position)
+      asked[i] = (asked[i] or 0) + 1
+      return i == 2 and position == tonumber(sparse.positions_layer_0:get(199))
+    end}
+    assert.equal(1, trainer.batches.total)
+    assert.equal(2, asked[2])
+    for place = 0, 3 do
+      local one = trainer.batches:draw(0, place)
+      assert.equal(199, one.step)
+      assert.equal(3, one.ids[0])
+    end
+    local none, what = pcall(new, {traces = {sparse}, where = function() return false end})
+    assert.is_false(none)
+    assert.truthy(what:find("where training is wanted", 1, true))
+    assert.is_false((pcall(new, {traces = {sparse}, where = true})))
     sparse.label_pointers = lsa.zeros({401}, "i32")
     sparse.label_indices, sparse.label_scores = lsa.zeros({0}, "i32"), lsa.zeros({0}, "i32")
     local ok, why = pcall(new, {traces = {sparse}})
