@@ -88,6 +88,7 @@ const lsa_kernels lsa_kernels_cpu = {
     .pick = lsa_pick_cpu,
     .pick_workspace = lsa_pick_workspace,
     .locate = lsa_locate_cpu,
+    .demand = lsa_demand_cpu,
     .attend = lsa_attend_cpu,
     .remember = lsa_remember_cpu,
     .observe = lsa_observe_cpu,

@@ -70,6 +70,7 @@ static lsa_kernels all(void)
     k.pick = lsa_pick_cuda;
     k.pick_workspace = lsa_pick_workspace_cuda;
     k.locate = lsa_locate_cuda;
+    k.demand = lsa_demand_cuda;
     k.attend = lsa_attend_cuda;
     k.keep_rows = lsa_keep_rows_cuda;
     k.extend = lsa_extend_cuda;

@@ -12,6 +12,7 @@
 #include "kernels/compress.h"
 #include "kernels/convert.h"
 #include "kernels/copy.h"
+#include "kernels/demand.h"
 #include "kernels/elementwise.h"
 #include "kernels/embed.h"
 #include "kernels/ensemble.h"
@@ -139,6 +140,7 @@ typedef struct lsa_kernels {
     lsa_pick_fn *pick;
     lsa_pick_workspace_fn *pick_workspace;
     lsa_locate_fn *locate;
+    lsa_demand_fn *demand;
     lsa_attend_fn *attend;
     lsa_remember_fn *remember;
     lsa_observe_fn *observe;

@@ -121,7 +121,7 @@ int lsa_device_capture_begin_cuda(void **stream)
 
 int lsa_device_capture_end_cuda(void **graph)
 {
-    *graph = graph;
+    *graph = NULL; /* so that the next step is captured, too, and runs by that */
     return LSA_OK;
 }
 

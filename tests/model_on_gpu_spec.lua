@@ -29,7 +29,7 @@ local function tokens(model, n, seed)
 end
 
 local WAYS = {{select = "full"}, {select = "recency", budget = 6, every = 4}, {select = "lsa_topk", budget = 0.5, every = 3, hot = 60},
-  {on_demand = true}}
+  {on_demand = true}, {on_demand = true, select = "recency", every = 4, budget = 6}}
 -- bf16 records round keys that differ by a bit to one side or the other.
 local BOUNDS = {f32 = 2e-5, bf16 = 1e-3, fp8 = 2e-5}
 

@@ -15,7 +15,7 @@ static int is_listed(const lsa_on_demand *d, int32_t cell)
     return cell < d->room && d->newer[cell] != cell;
 }
 
-static int room_for(lsa_on_demand *d, int64_t cells)
+int lsa_on_demand_room(lsa_on_demand *d, int64_t cells)
 {
     if (cells <= d->room) return LSA_OK;
     int32_t *newer = lsa_realloc(d->newer, cells * (int64_t)sizeof *newer);
@@ -47,7 +47,7 @@ static void take_out(lsa_on_demand *d, int32_t cell)
     d->newer[cell] = d->older[cell] = cell;
 }
 
-static void put_first(lsa_on_demand *d, int32_t cell)
+void lsa_on_demand_put_first(lsa_on_demand *d, int32_t cell)
 {
     take_out(d, cell);
     d->newer[cell] = NONE;
@@ -69,12 +69,12 @@ int lsa_on_demand_new(lsa_on_demand **out, const lsa_pool *p)
     lsa_on_demand *d = lsa_alloc_zero(sizeof *d);
     if (!d) return LSA_ENOMEM;
     d->newest = d->oldest = NONE;
-    if (room_for(d, p->hot->cells)) {
+    if (lsa_on_demand_room(d, p->hot->cells)) {
         lsa_on_demand_free(d);
         return LSA_ENOMEM;
     }
     for (int64_t u = 0; u < lsa_pool_units(p); u++)
-        if (p->cell_of[u] != LSA_ABSENT) put_first(d, p->cell_of[u]);
+        if (p->cell_of[u] != LSA_ABSENT) lsa_on_demand_put_first(d, p->cell_of[u]);
     *out = d;
     return LSA_OK;
 }
@@ -85,6 +85,7 @@ void lsa_on_demand_free(lsa_on_demand *d)
     lsa_free(d->newer);
     lsa_free(d->older);
     lsa_free(d->absent);
+    lsa_on_demand_free_there(d);
     lsa_free(d);
 }
 
@@ -92,7 +93,7 @@ int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand)
 {
     lsa_on_demand *d = lsa_alloc_zero(sizeof *d);
     if (!d) return LSA_ENOMEM;
-    if (room_for(d, demand->room)) {
+    if (lsa_on_demand_room(d, demand->room)) {
         lsa_on_demand_free(d);
         return LSA_ENOMEM;
     }
@@ -120,9 +121,11 @@ static int make_room(lsa_on_demand *d, lsa_pool *p, int64_t missing)
     return LSA_OK;
 }
 
-int lsa_on_demand_reserve(lsa_on_demand *d, lsa_pool *p)
+int lsa_on_demand_reserve(lsa_on_demand *d, lsa_pool *p, int64_t chunks, int64_t picks)
 {
-    LSA_TRY(room_for(d, p->hot->cells));
+    LSA_TRY(lsa_on_demand_room(d, p->hot->cells));
+    if (p->hot->records.memory != LSA_MEMORY_HOST)
+        LSA_TRY(lsa_on_demand_reserve_there(d, p, chunks, picks));
     return lsa_pool_reserve_all_cells(p);
 }
 
@@ -133,20 +136,21 @@ int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int6
     if (n > p->hot->cells)
         return lsa_fail(LSA_ESTATE, "on demand: %lld chunks at once, the hot pool has %lld cells",
                         (long long)n, (long long)p->hot->cells);
-    LSA_TRY(room_for(d, p->hot->cells));
+    LSA_TRY(lsa_on_demand_settle(d, p));
+    LSA_TRY(lsa_on_demand_room(d, p->hot->cells));
     int32_t *absent = d->absent;
     for (int64_t i = 0; i < n; i++) {
         int32_t cell = p->cell_of[chunks[i]];
         if (cell == LSA_ABSENT) {
             absent[missing++] = chunks[i];
         } else {
-            put_first(d, cell);
+            lsa_on_demand_put_first(d, cell);
             found++;
         }
     }
     int rc = make_room(d, p, missing);
     if (!rc) rc = lsa_pool_fetch(p, absent, missing);
-    for (int64_t i = 0; !rc && i < missing; i++) put_first(d, p->cell_of[absent[i]]);
+    for (int64_t i = 0; !rc && i < missing; i++) lsa_on_demand_put_first(d, p->cell_of[absent[i]]);
     if (!rc) *hits += found;
     return rc;
 }
@@ -172,7 +176,7 @@ int lsa_on_demand_restore(lsa_on_demand *d, const lsa_pool *p, const int32_t *ce
             is_listed(d, cells[i]))
             return lsa_fail(LSA_EFORMAT, "cell %d by last use is %d, of %lld", (int)i, cells[i],
                             (long long)p->hot->cells);
-        put_first(d, cells[i]);
+        lsa_on_demand_put_first(d, cells[i]);
     }
     return LSA_OK;
 }

@@ -168,6 +168,7 @@ void lsa_pool_release_cell(lsa_pool *p, int64_t unit)
     p->cell_of[unit] = LSA_ABSENT;
     lsa_hot_tier_vacate(p->hot, cell);
     p->held--;
+    p->changes++;
 }
 
 void lsa_pool_place(lsa_pool *p, const int32_t *cells, const int32_t *units, int64_t n)
@@ -175,6 +176,7 @@ void lsa_pool_place(lsa_pool *p, const int32_t *cells, const int32_t *units, int
     lsa_hot_tier_occupy(p->hot, cells, n, p, units, 0);
     for (int64_t i = 0; i < n; i++) p->cell_of[units[i]] = cells[i];
     p->held += n;
+    p->changes++;
 }
 
 /* A begun unit may have a cell: its new chunks are as zero there as in the cold tier. */

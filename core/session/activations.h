@@ -32,7 +32,7 @@ typedef struct lsa_segment {
 /* A decode step as it was captured: what it was captured with, and the graph; NULL: none. */
 typedef struct lsa_graph {
     int64_t count;
-    int32_t kv_format, compute, scoring;
+    int32_t kv_format, compute, scoring, on_demand;
     void *graph;
 } lsa_graph;
 

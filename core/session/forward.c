@@ -1,6 +1,6 @@
 /* The forward pass: DeepSeek-V4 as its report gives it, layer by layer, over the rows of all segments. One list of contract
  * calls through the kernel table: between them nothing reads what they compute, takes memory or branches on data; but for
- * chunks fetched on demand, which Level 2's picks name. */
+ * chunks that a CPU fetches on demand, which Level 2's picks name. */
 #include "core/session/forward.h"
 
 #include <math.h>
@@ -214,13 +214,14 @@ static int pick(lsa_pass *p, int64_t layer)
     return traced_picks(p, layer, "index_topk_logits", NULL, logits);
 }
 
-/* On demand: picks that have no cell are fetched. A session whose fetch fails takes no step; nothing waits for its numbers. */
-static int fetch(lsa_pass *p)
+/* On demand: picks that have no cell are fetched: by the GPU, or here. A session whose fetch fails takes no step; nothing waits for
+ * its numbers. */
+static int fetch(lsa_pass *p, int64_t layer)
 {
-    int64_t k = p->c->index_topk, n = 0;
-    for (int64_t i = 0; i < p->count; i++)
-        n += p->w->spans[i].in_cells && !p->segments[i].among_residents;
-    if (n) LSA_TRY(finish(p));
+    int64_t k = p->c->index_topk;
+    if (!p->on_demand) return LSA_OK;
+    if (p->k->device != LSA_CPU)
+        return p->k->demand(p->w->ids, p->w->counts, p->rows.spans, p->count, layer, k, p->stream);
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
         if (!p->w->spans[i].in_cells || g->among_residents) continue;
@@ -261,7 +262,7 @@ static int attend_csa(lsa_pass *p, int64_t layer, const float *table)
     LSA_TRY(pick(p, layer));
     LSA_TRY(p->k->locate(w->ids, w->places, w->counts, p->rows.spans, p->count, c->index_topk,
                          p->stream));
-    LSA_TRY(fetch(p));
+    LSA_TRY(fetch(p, layer));
     LSA_TRY(attend(p, layer, LSA_ATTEND_PICKED, table));
     LSA_TRY(traced_picks(p, layer, "index_topk_mass", NULL, w->mass));
     return p->k->remember(p->rows.spans, p->count, layer, w->places, w->mass, w->counts,
@@ -461,18 +462,22 @@ static int call_all(lsa_pass *p, int64_t rows, float *logits)
     return observe(p);
 }
 
+/* Whether a graph that was captured is of such steps. */
+static int is_alike(const lsa_graph *a, const lsa_graph *b)
+{
+    return a->graph && a->count == b->count && a->kv_format == b->kv_format &&
+           a->compute == b->compute && a->scoring == b->scoring && a->on_demand == b->on_demand;
+}
+
 /* A decode step on a GPU follows from the number of its rows and what a graph's addresses stand for: it is captured once, and
  * launched again as long as nothing of that changes (activations.h). */
 static int launch(lsa_pass *p, int64_t rows, float *logits)
 {
-    lsa_graph *all = p->w->graphs, found = {p->count, p->kv_format, p->compute, p->scoring, NULL};
+    lsa_graph *all = p->w->graphs,
+              found = {p->count, p->kv_format, p->compute, p->scoring, p->on_demand, NULL};
     int64_t n = sizeof p->w->graphs / sizeof *all, at = 0;
-    while (at < n - 1 && (!all[at].graph || all[at].count != found.count ||
-                          all[at].kv_format != found.kv_format ||
-                          all[at].compute != found.compute || all[at].scoring != found.scoring))
-        at++;
-    if (all[at].graph && all[at].count == found.count && all[at].kv_format == found.kv_format &&
-        all[at].compute == found.compute && all[at].scoring == found.scoring)
+    while (at < n - 1 && !is_alike(&all[at], &found)) at++;
+    if (is_alike(&all[at], &found))
         found = all[at];
     else
         lsa_device_graph_free(all[at].graph);
@@ -495,10 +500,7 @@ static int launch(lsa_pass *p, int64_t rows, float *logits)
 /* Whether the step reads anything in its middle. */
 static int is_fixed(const lsa_pass *p)
 {
-    if (p->k->device == LSA_CPU || !p->decoding || p->trace) return 0;
-    for (int64_t i = 0; i < p->count; i++)
-        if (p->segments[i].s->demand) return 0;
-    return 1;
+    return p->k->device != LSA_CPU && p->decoding && !p->trace;
 }
 
 static int run(lsa_pass *p, int64_t rows, float *logits)
@@ -528,6 +530,7 @@ static void close_steps(const lsa_pass *p, int64_t i)
 static void begin(lsa_pass *p)
 {
     p->n = 0;
+    p->on_demand = 0;
     for (int64_t i = 0; i < p->count;) {
         lsa_segment *g = &p->segments[i];
         g->row = p->n;
@@ -537,6 +540,7 @@ static void begin(lsa_pass *p)
         note(g, lsa_segment_begin(g, p->decoding, &p->w->spans[i]));
         if (!g->code) {
             p->n += g->n;
+            p->on_demand |= p->decoding && g->s->demand;
             i++;
             continue;
         }
@@ -555,6 +559,7 @@ int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
     begin(p);
     if (!p->count) return LSA_OK;
     int rc = run(p, rows < 0 ? p->n : rows, logits);
+    if (rc) (void)finish(p); /* what is undone does not go on */
     for (int64_t i = 0; i < p->count; i++) {
         lsa_segment *g = &p->segments[i];
         if (rc || g->code)

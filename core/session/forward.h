@@ -13,7 +13,7 @@ typedef struct lsa_pass {
     lsa_activations *w;
     lsa_pass_rows rows; /* as kernels read them */
     int32_t compute, scoring, kv_format;
-    int decoding;
+    int decoding, on_demand; /* on_demand: some segment is */
     int64_t
         steps; /* of decoding, 1 .. LSA_STEPS_AHEAD: passes that follow one another; over 1 on a GPU alone */
     lsa_segment *segments;

@@ -42,7 +42,9 @@ static int reserve(lsa_session *s, int64_t rows, int64_t end)
         int64_t born = born_until(s, end);
         LSA_TRY(lsa_pool_reserve(s->pool, end / c->csa_rate,
                                  s->tiered ? born / lsa_pool_unit(s->pool) + 1 : 0));
-        if (s->demand) LSA_TRY(lsa_on_demand_reserve(s->demand, s->pool));
+        if (s->demand)
+            LSA_TRY(
+                lsa_on_demand_reserve(s->demand, s->pool, chunks, c->csa_layers * c->index_topk));
     }
     LSA_TRY(reserve_arena(s, end));
     lsa_state_bind_blocks(s);

@@ -186,13 +186,13 @@ static int64_t attention_bytes(const lsa_session *s, int64_t tokens, int64_t can
     return records * lsa_kv_record_bytes(s->kv_format, c->head_dim, c->rope_dim);
 }
 
-/* The step that ended `before` the session's last token. */
-static void count_step(lsa_session *s, int64_t before, int64_t ns)
+/* The step of a run that ended `before` the session's last token. */
+static void count_step(lsa_session *s, int64_t step, int64_t before, int64_t ns)
 {
     int64_t tokens = s->progress.tokens - before, now = lsa_session_chunks(s);
     int64_t chunks = s->pool ? tokens / s->model->config.csa_rate : 0;
     int64_t scored = s->tiered ? s->resident_count - (now - chunks) : chunks;
-    int64_t residents = s->demand ? lsa_pool_held_cells(s->pool) : scored;
+    int64_t residents = s->demand ? s->demand->held[step] : scored;
     lsa_session_counters *c = &s->counters;
     c->steps++;
     c->decode_ns += ns;
@@ -229,7 +229,7 @@ static void close_step(lsa_run *r, const lsa_pass *p, const lsa_segment *g, cons
     int64_t row = g->row + (g->ended ? p->w->logit_rows : 0);
     memcpy(s->logits, logits + row * vocab, (size_t)vocab * sizeof *logits);
     for (int64_t i = g->given; i < tokens; i++) r->out[r->count + i] = steps->tokens[i];
-    for (int64_t i = 0; i < g->taken; i++) count_step(s, g->taken - 1 - i, ns / g->taken);
+    for (int64_t i = 0; i < g->taken; i++) count_step(s, i, g->taken - 1 - i, ns / g->taken);
     if (r->count + tokens > r->given_count) *r->generator = g->generator;
     r->count += tokens;
     if (g->ended == LSA_STEPS_STOPPED) r->ended = LSA_RUN_STOPPED;
@@ -254,17 +254,26 @@ static int take_step(lsa_run *runs, lsa_pass *p)
     return LSA_OK;
 }
 
+/* On demand: whether a step that ends at so many tokens finds cells for all that it can pick. */
+static int has_cells_for(const lsa_session *s, int64_t tokens)
+{
+    int64_t chunks = tokens / s->model->config.csa_rate;
+    return lsa_session_demand_cells(s, chunks) <= lsa_pool_cells(s->pool);
+}
+
 /* Steps of a run that can follow one another without a word from the host: on a GPU, where nothing in between is the host's to
  * look at. */
 static int64_t steps_ahead(const lsa_run *r)
 {
     const lsa_session *s = r->session;
     int64_t left = s->model->config.max_positions - s->progress.tokens, n = r->steps - r->count;
-    if (s->memory_kind == LSA_MEMORY_HOST || s->demand || r->log) return 1;
+    if (s->memory_kind == LSA_MEMORY_HOST || r->log) return 1;
     if (r->stop && (r->stop->text_count || r->stop->id_count > LSA_STEP_STOPS)) return 1;
     if (s->reserved - s->progress.tokens < left) left = s->reserved - s->progress.tokens;
     if (n > left) n = left;
-    return n < 1 ? 1 : n < LSA_STEPS_AHEAD ? n : (int64_t)LSA_STEPS_AHEAD;
+    if (n > LSA_STEPS_AHEAD) n = LSA_STEPS_AHEAD;
+    while (s->demand && n > 1 && !has_cells_for(s, s->progress.tokens + n)) n--;
+    return n < 1 ? 1 : n;
 }
 
 /* The sessions of one record format whose run goes on, as segments of a pass. */

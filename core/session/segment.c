@@ -58,6 +58,8 @@ int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
     LSA_TRY(add_tokens(g, decoding ? g->given : g->n));
     LSA_TRY(add_places(g));
     const lsa_layer_store *layers;
+    lsa_demand *demand = NULL;
+    if (decoding && s->demand) LSA_TRY(lsa_on_demand_send(s->demand, s->pool, &demand));
     lsa_state_bind_blocks(s);
     LSA_TRY(lsa_state_layers(s, &layers));
     *span = (lsa_span){.layers = layers,
@@ -69,7 +71,8 @@ int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
                        .residents = s->resident_count,
                        .chunks = s->pool ? g->from / s->model->config.csa_rate : 0,
                        .resident = s->residents,
-                       .slot = s->slots};
+                       .slot = s->slots,
+                       .demand = demand};
     span->born_from = span->chunks;
     span->born_slot = g->among_residents ? s->slots + s->resident_count : s->born_slots;
     return LSA_OK;
@@ -87,7 +90,11 @@ static void cut(const lsa_segment *g, int64_t end)
     if (s->pool) lsa_pool_resize(s->pool, end / c->csa_rate);
 }
 
-void lsa_segment_undo(lsa_segment *g) { cut(g, g->from); }
+void lsa_segment_undo(lsa_segment *g)
+{
+    if (g->s->demand) lsa_on_demand_undo(g->s->demand, g->s->pool);
+    cut(g, g->from);
+}
 
 int lsa_segment_fetch(lsa_segment *g, int32_t *ids, int64_t count)
 {
@@ -102,6 +109,8 @@ void lsa_segment_commit(lsa_segment *g, const lsa_steps *steps)
 {
     lsa_session *s = g->s;
     int64_t rate = s->model->config.csa_rate, end = g->from + g->taken;
+    if (s->demand && steps)
+        lsa_on_demand_commit(s->demand, s->pool, s->progress.passes, g->taken, &g->hits);
     if (end < g->end) cut(g, end);
     for (int64_t i = g->given; steps && i < g->taken; i++)
         memcpy(lsa_cow_blocks_write(&s->token_ids, g->from + i), &steps->tokens[i],

@@ -120,6 +120,7 @@ int lsa_session_fork(lsa_session **out, lsa_session *s)
     t->observed_by_chunk = s->observed_by_chunk;
     if (!rc) rc = lsa_cow_blocks_fork(&t->token_ids, &s->token_ids);
     if (!rc && s->pool) rc = lsa_pool_fork(&t->pool, s->pool);
+    if (!rc && s->demand) rc = lsa_on_demand_settle(s->demand, s->pool);
     if (!rc && s->demand) rc = lsa_on_demand_fork(&t->demand, s->demand);
     for (int64_t i = 0; !rc && i < t->layer_count; i++)
         rc = lsa_cow_blocks_fork(&t->entries[i], &s->entries[i]);

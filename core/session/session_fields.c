@@ -79,7 +79,7 @@ int lsa_session_parts(const lsa_session *s, lsa_session_part **parts, int64_t *c
         add(&l, "pool.units", UNIT_IN, LSA_I32, s->pool->hot->cells, 1, -1);
         add(&l, "pool.free_cells", FREE_CELLS, LSA_I32, s->pool->hot->free_count, 1, -1);
     }
-    if (s->demand)
+    if (s->demand) /* settled by lsa_session_describe */
         add(&l, "pool.by_use", BY_USE, LSA_I32, lsa_on_demand_cells(s->demand, s->pool, NULL), 1,
             -1);
     if (s->pool && s->pool->transfer) {
@@ -112,6 +112,7 @@ int lsa_session_describe(const lsa_session *s, lsa_session_head *head)
         return lsa_fail(
             LSA_ESTATE,
             "session: its hot tier is shared with others, a fork of it has one of its own");
+    if (s->demand) LSA_TRY(lsa_on_demand_settle(s->demand, s->pool));
     lsa_background_fetch_settle(s->pool);
     head->unit = s->pool->unit;
     head->cells = s->pool->hot->cells;

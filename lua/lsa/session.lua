@@ -121,13 +121,6 @@ local function set_way(self)
   raise.check(C.lsa_session_set_on_demand(self.c, self.opt.on_demand and 1 or 0))
 end
 
--- A GPU's hot pool has not been seen to be filled ahead of its steps.
-local function check_ahead(self)
-  if self.opt.on_demand and not self.loop.full and self.model.device ~= "cpu" then
-    raise("session: on_demand with a policy (select is %s) is not there on %s; without select it is", self.loop.policy.name, self.model.device)
-  end
-end
-
 -- A hot pool that a later step would find too small.
 local function check_demand(self)
   local cells = self.opt.on_demand and self.tier and self.tier.fixed
@@ -149,7 +142,6 @@ function M.new(model, opt)
     self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self)))
   end
   self.loop = loops.new(opt, tonumber(model.config.csa_rate), self.tier)
-  check_ahead(self)
   set_way(self)
   check_demand(self)
   return self
@@ -530,7 +522,6 @@ function Session:fork(opt)
     if fork.tier and merged.on_demand ~= self.opt.on_demand then fork.tier:rebuild() end
     fork.loop = self.loop:fork(merged, opt, fork.tier)
   end)
-  check_ahead(fork)
   if next(opt) then set_way(fork) end
   check_demand(fork)
   return fork
