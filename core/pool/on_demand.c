@@ -139,6 +139,7 @@ int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int6
     LSA_TRY(lsa_on_demand_settle(d, p));
     LSA_TRY(lsa_on_demand_room(d, p->hot->cells));
     int32_t *absent = d->absent;
+    p->changes++; /* of the order, at least */
     for (int64_t i = 0; i < n; i++) {
         int32_t cell = p->cell_of[chunks[i]];
         if (cell == LSA_ABSENT) {

@@ -24,8 +24,9 @@ struct lsa_pool {
     int attached;     /* the hot tier is a host's */
     int32_t *cell_of; /* [units]: cell, or LSA_ABSENT */
     int64_t units_room;
-    int64_t changes; /* of the tables of cells, so far: copies of them are compared by it */
-    int64_t held;    /* cells that it has, those that it awaits units for included */
+    int64_t
+        changes; /* of the tables of cells and the order of their use, so far: a copy of them is as old as its number */
+    int64_t held;                   /* cells that it has, those that it awaits units for included */
     lsa_background_fetch *transfer; /* under way in the background, or NULL */
     lsa_pool_counters counters;
 };
