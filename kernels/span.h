@@ -54,7 +54,8 @@ typedef struct lsa_span {
     const int32_t *slot;     /* slot of the hot tier by place */
     int64_t born_from;       /* chunk of born_slot[0] */
     int32_t *born_slot; /* slot of chunk born_from + i, -1 where it has no cell; NULL: none has */
-    struct lsa_demand *demand; /* where chunks are fetched on demand (kernels/demand.h); else NULL */
+    struct lsa_demand
+        *demand; /* where chunks are fetched on demand (kernels/demand.h); else NULL */
 } lsa_span;
 
 #endif
