@@ -68,6 +68,7 @@ __device__ static int64_t sections_for(int64_t keys) { return (keys + SECTION - 
 __device__ static const lsa_span *span_of(const call &c, int64_t row)
 {
     __shared__ int64_t found;
+    if (c.rows == c.count) return c.spans + row; // in decode each has one
     if (threadIdx.x == 0) found = 0;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < c.count; i += blockDim.x)
@@ -495,21 +496,23 @@ __global__ static void __launch_bounds__(THREADS) attend_mass(call c)
 #include "kernels/attention_wgmma.h"
 // ---- a head a block ----
 
-// Few small heads: a block takes one head of a query, a thread a key, then a number of the sum. Sections as above.
-enum { HEAD_DIM = 128, HEAD_MOST = 8 };
+// Few small heads: a block takes one head of a query, a group of its threads a section, a thread a key and then a number of the
+// sum. Sections as above; each group's are joined in their order, so the number of groups changes no bit.
+enum { HEAD_DIM = 128, HEAD_MOST = 8, HEAD_SECTIONS = 8 };
 
 struct alignas(16) head_shared {
     float q[HEAD_DIM], weights[SECTION], sums[THREADS], maxima[WARPS], totals[WARPS];
+    float max, sum; // of the section
+    bool present;
 };
 
-// One section of a head: the return value is number `threadIdx.x` of its sum, for threads below dim. tile: [128, dim + 4].
-__device__ static float head_section(float *max, float *sum, head_shared &h, float *tile,
-                                     const call &c, const query &q, int64_t head, bool records,
-                                     int64_t from, int64_t end)
+// One section of a head, by a group: number `at` of its sum is left in h.sums, for those below dim. tile: [128, dim + 4].
+__device__ static void head_section(head_shared &h, float *tile, const call &c, const query &q,
+                                    int64_t head, bool records, int64_t from, int64_t end,
+                                    int group)
 {
     int n = (int)(end - from), dim = (int)c.dim, pitch = dim + 4, quads = dim / 4;
-    int at = threadIdx.x, warp = at / LSA_WARP, lane = at % LSA_WARP;
-    __syncthreads(); // the tile is free, and h.q there
+    int at = threadIdx.x % THREADS, warp = at / LSA_WARP, lane = at % LSA_WARP;
     for (int i = at; i < n * quads; i += THREADS) {
         int key = i / quads, d = 4 * (i % quads), format = LSA_KV_F32;
         const uint8_t *from_key;
@@ -523,7 +526,7 @@ __device__ static float head_section(float *max, float *sum, head_shared &h, flo
         *(float4 *)(tile + key * pitch + d) =
             numbers_of(from_key, format, dim, (int)c.rope_dim, d, aligned);
     }
-    __syncthreads();
+    lsa_group_sync(1 + group, THREADS);
     float score = -INFINITY;
     if (at < n) {
         score = 0;
@@ -536,32 +539,34 @@ __device__ static float head_section(float *max, float *sum, head_shared &h, flo
     }
     float largest = warp_max(score);
     if (lane == 0) h.maxima[warp] = largest;
-    __syncthreads();
+    lsa_group_sync(1 + group, THREADS);
     largest = fmaxf(fmaxf(h.maxima[0], h.maxima[1]), fmaxf(h.maxima[2], h.maxima[3]));
     float weight = at < n ? expf(score - finite_max(largest)) : 0.0f;
     h.weights[at] = weight;
     float all = lsa_warp_sum(weight);
     if (lane == 0) h.totals[warp] = all;
-    __syncthreads();
-    *max = largest;
-    *sum = (h.totals[0] + h.totals[1]) + (h.totals[2] + h.totals[3]);
+    lsa_group_sync(1 + group, THREADS);
     int parts = THREADS / dim, d = at % dim, part = at / dim;
     float own = 0;
     if (part < parts)
 #pragma unroll 4
         for (int j = part; j < n; j += parts) own = fmaf(h.weights[j], tile[j * pitch + d], own);
     h.sums[at] = own;
-    __syncthreads();
+    if (at == 0) {
+        h.max = largest;
+        h.sum = (h.totals[0] + h.totals[1]) + (h.totals[2] + h.totals[3]);
+    }
+    lsa_group_sync(1 + group, THREADS);
     for (int i = 1; at < dim && i < parts; i++) own += h.sums[at + i * dim];
-    return own;
+    if (at < dim) h.sums[at] = own; // read by its own thread alone until then
 }
 
-// A head's number, times what its sum makes of it, rotated back where a table is given.
+// A head's number, times what its sum makes of it, rotated back where a table is given. By the first group.
 __device__ static void put_head(const call &c, head_shared &h, int64_t head, float value)
 {
     int at = threadIdx.x, dim = (int)c.dim, turned = c.table ? (int)c.rope_dim : 0;
     h.sums[at] = value;
-    __syncthreads();
+    lsa_group_sync(1, THREADS);
     if (at >= dim) return;
     if (at >= dim - turned) {
         int pair = (at - (dim - turned)) / 2, first = dim - turned + 2 * pair;
@@ -573,40 +578,60 @@ __device__ static void put_head(const call &c, head_shared &h, int64_t head, flo
     c.out[head * dim + at] = value;
 }
 
-// SPLIT: one section a block, whose sums go to the workspace. Grid: (queries times heads, sections or 1), block: 128, shared:
-// 128 keys.
-template <bool SPLIT>
-__global__ static void __launch_bounds__(THREADS) attend_head(const __grid_constant__ call c)
+// What a block reads that stays as it is while the pass runs.
+__device__ static void look_ahead(const call &c, int64_t row)
+{
+    if (c.rows == c.count)
+        lsa_warm(c.spans[row].layers + c.layer, sizeof *c.spans->layers, threadIdx.x, blockDim.x);
+}
+
+// SPLIT: one section a block, whose sums go to the workspace. Grid: (queries times heads, sections or 1), block: 128 GROUPS,
+// shared: 128 keys a group.
+template <bool SPLIT, int GROUPS>
+__global__ static void __launch_bounds__(THREADS *GROUPS)
+    attend_head(const __grid_constant__ call c)
 {
     extern __shared__ float4 shared[];
-    float *tile = (float *)shared;
-    __shared__ head_shared h;
-    lsa_after_previous();
+    __shared__ head_shared groups[GROUPS];
     int64_t head = blockIdx.x, row = head / c.heads, from, end;
-    int at = threadIdx.x, dim = (int)c.dim;
+    int at = threadIdx.x % THREADS, group = threadIdx.x / THREADS, dim = (int)c.dim;
+    head_shared &h = groups[group];
+    float *tile = (float *)shared + group * SECTION * (dim + 4);
+    look_ahead(c, row);
+    lsa_after_previous();
     query q = query_at(c, row);
     if (at < dim) h.q[at] = c.q[head * dim + at];
-    if (c.source == LSA_ATTEND_ENTRIES && head % c.heads == 0 && blockIdx.y == 0 && at == 0)
+    if (c.source == LSA_ATTEND_ENTRIES && head % c.heads == 0 && blockIdx.y == 0 &&
+        threadIdx.x == 0)
         c.counts[row] = (int32_t)q.records;
     float max = c.sinks[head % c.heads], sum = max == -INFINITY ? 0.0f : 1.0f, total = 0;
-    int64_t sections = SPLIT ? blockIdx.y + 1 : c.window_sections + sections_for(q.records);
-    for (int64_t index = SPLIT ? blockIdx.y : 0; index < sections; index++) {
-        bool records;
-        if (!section_at(c, q, index, &records, &from, &end)) continue;
-        float part_max, part_sum, mine, other;
-        float part = head_section(&part_max, &part_sum, h, tile, c, q, head, records, from, end);
-        if (SPLIT) {
-            int64_t place = (row * c.sections + index) * c.heads + head % c.heads;
-            if (at < dim) c.parts[place * HEAD_DIM + at] = part;
-            if (at == 0) c.part_sums[place * 2] = part_max, c.part_sums[place * 2 + 1] = part_sum;
-            return;
+    int64_t first = SPLIT ? blockIdx.y : 0,
+            sections = SPLIT ? first + 1 : c.window_sections + sections_for(q.records);
+    bool present;
+    do {
+        bool records = false;
+        __syncthreads(); // what groups left is read; h.q is there
+        present =
+            first + group < sections && section_at(c, q, first + group, &records, &from, &end);
+        if (present) head_section(h, tile, c, q, head, records, from, end, group);
+        if (at == 0) h.present = present;
+        __syncthreads();
+        for (int i = 0; i < GROUPS && group == 0 && !SPLIT; i++) {
+            if (!groups[i].present) continue;
+            float mine, other;
+            join(max, sum, groups[i].max, groups[i].sum, &mine, &other);
+            total = joined(total, mine, at < dim ? groups[i].sums[at] : 0.0f, other);
         }
-        join(max, sum, part_max, part_sum, &mine, &other);
-        total = joined(total, mine, part, other);
+    } while (!SPLIT && (first += GROUPS) < sections);
+    if constexpr (SPLIT) {
+        if (!present) return;
+        int64_t place = (row * c.sections + first) * c.heads + head % c.heads;
+        if (at < dim) c.parts[place * HEAD_DIM + at] = h.sums[at];
+        if (at == 0) c.part_sums[place * 2] = h.max, c.part_sums[place * 2 + 1] = h.sum;
+    } else if (group == 0) {
+        put_head(c, h, head, total * factor_of(sum));
+        if (c.kept && at == 0) c.finals[head * 2] = max, c.finals[head * 2 + 1] = sum;
     }
-    if (SPLIT) return;
-    put_head(c, h, head, total * factor_of(sum));
-    if (c.kept && at == 0) c.finals[head * 2] = max, c.finals[head * 2 + 1] = sum;
 }
 
 // Joins the sections of a head. Grid: (queries times heads), block: 128.
@@ -693,19 +718,28 @@ static bool is_by_heads(const call &c)
     return c.spans && c.dim <= HEAD_DIM && c.dim % 4 == 0 && c.heads <= HEAD_MOST;
 }
 
-static cudaError_t launch_heads(const call &c, cudaStream_t stream)
+template <bool SPLIT, int GROUPS>
+static cudaError_t launch_groups(const call &c, cudaStream_t stream)
 {
-    dim3 grid((unsigned)(c.rows * c.heads));
-    size_t bytes = SECTION * (c.dim + 4) * sizeof(float);
-    bool split = c.source == LSA_ATTEND_ENTRIES && c.rows <= SPLIT_ROWS && c.sections <= 65535;
-    auto kernel = split ? attend_head<true> : attend_head<false>;
+    size_t bytes = GROUPS * SECTION * (c.dim + 4) * sizeof(float);
+    auto kernel = attend_head<SPLIT, GROUPS>;
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (error != cudaSuccess) return error;
-    if (split) grid.y = (unsigned)c.sections;
-    lsa_launch(kernel, grid, THREADS, bytes, stream, c);
-    if (split) lsa_launch(attend_join_head, dim3(grid.x), THREADS, 0, stream, c);
-    return cudaGetLastError();
+    dim3 grid((unsigned)(c.rows * c.heads), SPLIT ? (unsigned)c.sections : 1);
+    lsa_launch(kernel, grid, THREADS * GROUPS, bytes, stream, c);
+    if (SPLIT) lsa_launch(attend_join_head, dim3(grid.x), THREADS, 0, stream, c);
+    return lsa_cuda_last();
+}
+
+// Many queries fill the processors by themselves; of few, sections go side by side.
+static cudaError_t launch_heads(const call &c, cudaStream_t stream)
+{
+    if (c.rows > c.count || c.sections <= 1) return launch_groups<false, 1>(c, stream);
+    if (c.rows <= SPLIT_ROWS && c.sections > HEAD_SECTIONS && c.sections <= 65535)
+        return launch_groups<true, 1>(c, stream);
+    return c.sections <= 2 || c.dim > 64 ? launch_groups<false, 2>(c, stream)
+                                         : launch_groups<false, 4>(c, stream);
 }
 
 static int launch(call &c, void *workspace, void *stream)

@@ -49,13 +49,25 @@ __device__ static inline void lsa_after_previous(void)
     lsa_wait_for_launch_before();
 }
 
-/* Asks for bytes that no kernel writes, say a weight's, while the kernel before still runs: they are near when they are read. All
- * threads of `of`, of which the caller is number `thread`, share the work. */
+/* Asks for bytes that nothing writes while the pass runs, say a weight's or where a session keeps what, while the kernel before
+ * still runs: they are in this processor's cache when they are wanted. What kernels do write must not share their lines, unless
+ * it is read past that cache. All threads of `of`, of which the caller is number `thread`, share the work. */
 __device__ static inline void lsa_warm(const void *data, int64_t bytes, int thread, int of)
 {
     const int64_t line = 128;
-    for (int64_t at = line * thread; at < bytes; at += line * of)
-        asm volatile("prefetch.global.L1 [%0];" ::"l"((const char *)data + at));
+    __shared__ uint32_t
+        nowhere[1024]; /* a load that nobody reads would be left out by the compiler */
+    uint32_t to = (uint32_t)__cvta_generic_to_shared(&nowhere[threadIdx.x]);
+    for (int64_t at = line * thread; at < bytes; at += line * of) {
+        const char *from = (const char *)((uintptr_t)data & ~(uintptr_t)3) + at;
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));
+    }
+}
+
+/* A barrier of `threads` of a block's threads, whole warps; group: 1 to 15. */
+__device__ static inline void lsa_group_sync(int group, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(group), "r"(threads) : "memory");
 }
 
 /* A launch that may begin before the one before it has ended, in clusters of so many blocks. What it returns is for

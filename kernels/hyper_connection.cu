@@ -12,6 +12,9 @@ enum {
     CLOSE_THREADS = 256,
     MOST = LSA_HC_MOST_STREAMS,
     // A token's turn is one block's work where it is short.
+    TURN_THREADS = 256, // and a warp that balances
+    TURN_WARPS = TURN_THREADS / LSA_WARP,
+    TURN_STREAMS = 4,
     TURN_FLOATS = 8192,
     TURN_NUMBERS = 1 << 17
 };
@@ -179,73 +182,140 @@ __device__ static float4 weights4(const product &p, int64_t row, int64_t col)
     return v;
 }
 
-// mix [rows of fn] = fn held; a warp an output.
-__device__ static void project(float *mix, const turn &u, const float *held)
+// Output o of fn held, by a warp.
+__device__ static float projected(const turn &u, const float *held, int o)
 {
-    int lane = threadIdx.x % LSA_WARP;
-    for (int o = threadIdx.x / LSA_WARP; o < u.fn.rows; o += THREADS / LSA_WARP) {
-        float sum = 0;
-        for (int64_t i = 4 * lane; i < u.fn.cols; i += 4 * LSA_WARP) {
-            float4 v = *(const float4 *)(held + i), w = weights4(u.fn, o, i);
-            if (u.fn.round_x)
-                v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z),
-                                bf16_rounded(v.w));
-            sum = fmaf(v.w, w.w, fmaf(v.z, w.z, fmaf(v.y, w.y, fmaf(v.x, w.x, sum))));
-        }
-        sum = lsa_warp_sum(sum);
-        if (lane == 0) mix[o] = sum;
+    float sum = 0;
+    for (int64_t i = 4 * (threadIdx.x % LSA_WARP); i < u.fn.cols; i += 4 * LSA_WARP) {
+        float4 v = *(const float4 *)(held + i), w = weights4(u.fn, o, i);
+        if (u.fn.round_x)
+            v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z),
+                            bf16_rounded(v.w));
+        sum = fmaf(v.w, w.w, fmaf(v.z, w.z, fmaf(v.y, w.y, fmaf(v.x, w.x, sum))));
     }
+    return lsa_warp_sum(sum);
 }
 
-// held [hc, dim]: a token's streams, after y has joined them where there is one; old [hc, dim]. Ends with a barrier.
-__device__ static void take_streams(float *held, float *old, const turn &u, int64_t t)
+// Number d of a token's streams, after y has joined them where there is one. The return value is the sum of their squares.
+__device__ static float take_column(float *held, const turn &u, int64_t t, int d)
 {
     int hc = (int)u.k.hc, dim = (int)u.k.dim;
-    float *at = u.streams + t * hc * dim, *to = u.y ? old : held;
-    const float *post = u.post + t * hc, *comb = u.comb + t * hc * hc;
-    for (int i = threadIdx.x; i < hc * dim; i += THREADS) to[i] = at[i];
-    __syncthreads();
-    if (!u.y) return;
-    for (int i = threadIdx.x; i < hc * dim; i += THREADS) {
-        int k = i / dim, d = i % dim;
-        float sum = __fmul_rn(u.y[t * dim + d], post[k]);
-#pragma unroll 1
-        for (int j = 0; j < hc; j++)
-            sum = __fadd_rn(sum, __fmul_rn(old[j * dim + d], comb[j * hc + k]));
-        held[i] = at[i] = sum;
+    float *at = u.streams + t * hc * dim + d, old[TURN_STREAMS], post[TURN_STREAMS],
+          comb[TURN_STREAMS][TURN_STREAMS], y = 0, square = 0;
+#pragma unroll
+    for (int j = 0; j < TURN_STREAMS; j++)
+        if (j < hc) old[j] = at[j * dim];
+    if (u.y) { // all of it is asked for before any of it is waited for
+        y = u.y[t * dim + d];
+#pragma unroll
+        for (int k = 0; k < TURN_STREAMS; k++)
+            if (k < hc) post[k] = u.post[t * hc + k];
+#pragma unroll
+        for (int j = 0; j < TURN_STREAMS; j++)
+#pragma unroll
+            for (int k = 0; k < TURN_STREAMS; k++)
+                if (j < hc && k < hc) comb[j][k] = u.comb[(t * hc + j) * hc + k];
     }
-    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < TURN_STREAMS; k++) {
+        if (k >= hc) break;
+        float sum = old[k];
+        if (u.y) {
+            sum = __fmul_rn(y, post[k]);
+#pragma unroll
+            for (int j = 0; j < TURN_STREAMS; j++)
+                if (j < hc) sum = __fadd_rn(sum, __fmul_rn(old[j], comb[j][k]));
+            at[k * dim] = sum;
+        }
+        held[k * dim + d] = sum;
+        square = fmaf(sum, sum, square);
+    }
+    return square;
 }
 
-// Grid: (tokens), block: 512, shared: a token's streams, its x, and its streams before.
-__global__ static void __launch_bounds__(THREADS, 1) hc_turn_token(const __grid_constant__ turn u)
+// balance, of numbers that the lanes of a warp have.
+__device__ static float balanced(float own, int hc, int64_t iters, float eps)
+{
+    const uint32_t warp = 0xffffffff;
+    int at = threadIdx.x % LSA_WARP, row = at / hc * hc, column = at % hc;
+    f32x16 max = __shfl_sync(warp, own, row), sum = 0.0f;
+    for (int j = 1; j < hc; j++) {
+        f32x16 other = __shfl_sync(warp, own, row + j);
+        max = f32x16_select(f32x16_below(max, other), other, max);
+    }
+    float power = f32x16_exp(f32x16(own) - max).lane;
+    for (int j = 0; j < hc; j++) sum += f32x16(__shfl_sync(warp, power, row + j));
+    own = (f32x16(power) / sum + eps).lane;
+    int64_t halves = 2 * (iters > 1 ? iters : 1) - 1; // columns, rows, ..., columns
+    for (int64_t step = 0; step < halves; step++) {
+        int first = step % 2 ? row : column, stride = step % 2 ? 1 : hc;
+        float all = __shfl_sync(warp, own, first);
+        for (int j = 1; j < hc; j++) all += __shfl_sync(warp, own, first + j * stride);
+        own = own / (all + eps);
+    }
+    return own;
+}
+
+// The sum of what threads have, once each warp's is in `sums`.
+__device__ static float sum_of_warps(const float *sums)
+{
+    float sum = sums[0];
+    for (int i = 1; i < TURN_WARPS; i++) sum += sums[i];
+    return sum;
+}
+
+// The last warp balances what the next turn takes, while the others go on with x. Grid: (tokens), block: 288, shared: a token's
+// streams and its x.
+__global__ static void __launch_bounds__(TURN_THREADS + LSA_WARP, 1)
+    hc_turn_token(const __grid_constant__ turn u)
 {
     extern __shared__ float4 shared[];
-    float *held = (float *)shared;
-    __shared__ float sums[THREADS / LSA_WARP], pre[MOST], m[MOST * MOST], mix[(2 + MOST) * MOST];
+    __shared__ float sums[2][TURN_WARPS], pre[TURN_STREAMS], m[LSA_WARP];
     const connection &k = u.k;
-    int hc = (int)k.hc, i = threadIdx.x;
+    int hc = (int)k.hc, dim = (int)k.dim, i = threadIdx.x, warp = i / LSA_WARP, lane = i % LSA_WARP;
+    bool balances = warp == TURN_WARPS;
     int64_t t = blockIdx.x;
-    float *own_x = held + hc * k.dim;
-    lsa_warm(u.fn.data, u.fn.rows * u.fn.cols * (u.fn.dtype == LSA_F32 ? 4 : 2), i, THREADS);
-    lsa_warm(u.norm, k.dim * 4, i, THREADS);
+    float *held = (float *)shared, *x = held + hc * dim;
+    int64_t bytes = u.fn.rows * u.fn.cols * (u.fn.dtype == LSA_F32 ? 4 : 2);
+    lsa_warm(u.fn.data, bytes, i, TURN_THREADS + LSA_WARP);
+    lsa_warm(u.norm, k.dim * 4, i, TURN_THREADS + LSA_WARP);
+    lsa_warm(k.base, u.fn.rows * 4, i, TURN_THREADS + LSA_WARP);
+    lsa_warm(k.scale, 4, i, TURN_THREADS + LSA_WARP);
     lsa_after_previous();
-    take_streams(held, own_x + k.dim, u, t);
-    project(mix, u, held);
-    float norm = norm_of(held, hc * k.dim, k.norm_eps, true, sums); // has a barrier
-    if (i < hc) pre[i] = (f32x16_sigmoid(mixed(k, mix, i, norm, 0)) + k.hc_eps).lane;
-    if (!u.head) {
-        if (i < hc)
-            u.post[t * hc + i] = (f32x16_sigmoid(mixed(k, mix, hc + i, norm, 1)) * 2.0f).lane;
-        if (i < hc * hc) m[i] = mixed(k, mix, 2 * hc + i, norm, 2).lane;
+    float square = 0;
+    for (int d = i; d < dim && !balances; d += TURN_THREADS) square += take_column(held, u, t, d);
+    square = lsa_warp_sum(square);
+    if (!balances && lane == 0) sums[0][warp] = square;
+    __syncthreads();
+    float norm = 1.0f / sqrtf(sum_of_warps(sums[0]) / (float)(hc * dim) + k.norm_eps);
+    for (int o = warp; o < u.fn.rows && !balances; o += TURN_WARPS) {
+        float mix = projected(u, held, o);
+        if (lane > 0) continue;
+        int group = u.head ? 0 : o < hc ? 0 : o < 2 * hc ? 1 : 2;
+        f32x16 v = f32x16(mix) * norm * k.scale[group] + k.base[o];
+        if (group == 0) pre[o] = (f32x16_sigmoid(v) + k.hc_eps).lane;
+        if (group == 1) u.post[t * hc + o - hc] = (f32x16_sigmoid(v) * 2.0f).lane;
+        if (group == 2) m[o - 2 * hc] = v.lane;
     }
     __syncthreads();
-    if (!u.head) balance(m, hc, k.iters, k.hc_eps);
-    collapse(own_x, held, pre, hc, k.dim);
-    __syncthreads();
-    if (!u.head && i < hc * hc) u.comb[t * hc * hc + i] = m[i];
-    float scale = norm_of(own_x, k.dim, k.norm_eps, true, sums);
-    for (int64_t j = i; j < k.dim; j += THREADS) u.x[t * k.dim + j] = own_x[j] * scale * u.norm[j];
+    if (balances) {
+        if (u.head) return;
+        float own = balanced(lane < hc * hc ? m[lane] : 0.0f, hc, k.iters, k.hc_eps);
+        if (lane < hc * hc) u.comb[t * hc * hc + lane] = own;
+        return;
+    }
+    square = 0;
+    for (int d = i; d < dim; d += TURN_THREADS) {
+        float sum = __fmul_rn(held[d], pre[0]);
+        for (int j = 1; j < hc; j++) sum = __fadd_rn(sum, __fmul_rn(held[j * dim + d], pre[j]));
+        x[d] = sum;
+        square = fmaf(sum, sum, square);
+    }
+    square = lsa_warp_sum(square);
+    if (lane == 0) sums[1][warp] = square;
+    lsa_group_sync(1, TURN_THREADS);
+    float scale = 1.0f / sqrtf(sum_of_warps(sums[1]) / (float)dim + k.norm_eps);
+    for (int d = i; d < dim; d += TURN_THREADS) u.x[t * dim + d] = x[d] * scale * u.norm[d];
 }
 
 // ---- launchers ----
@@ -311,8 +381,8 @@ int lsa_hc_turn_cuda(const lsa_hc_turning *turning, int64_t tokens, void *worksp
     const lsa_hc_turning &u = *turning;
     int rc = lsa_hc_turn_check(&u, tokens);
     if (rc || tokens == 0) return rc;
-    int64_t floats = (2 * u.hc + 1) * u.dim;
-    bool is_short = u.dim % 4 == 0 && floats <= TURN_FLOATS &&
+    int64_t floats = (u.hc + 1) * u.dim;
+    bool is_short = u.hc <= TURN_STREAMS && u.dim % 4 == 0 && floats <= TURN_FLOATS &&
                     u.fn->rows * u.fn->cols <= TURN_NUMBERS && (uintptr_t)u.fn->data % 16 == 0 &&
                     !u.fn->scale && (u.fn->dtype == LSA_F32 || u.fn->dtype == LSA_BF16);
     if (!is_short) return turn_by_parts(u, tokens, workspace, stream);
@@ -328,6 +398,7 @@ int lsa_hc_turn_cuda(const lsa_hc_turning *turning, int64_t tokens, void *worksp
         u.y,
         u.norm,
         u.head != 0};
-    lsa_launch(hc_turn_token, dim3((unsigned)tokens), THREADS, floats * sizeof(float), stream, all);
+    lsa_launch(hc_turn_token, dim3((unsigned)tokens), TURN_THREADS + LSA_WARP,
+               floats * sizeof(float), stream, all);
     return lsa_launched("hc_turn", tokens, u.hc, u.dim);
 }

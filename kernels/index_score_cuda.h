@@ -3,6 +3,7 @@
 #ifndef LSA_INDEX_SCORE_CUDA_H
 #define LSA_INDEX_SCORE_CUDA_H
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
@@ -20,6 +21,10 @@ enum {
     PLAIN_HEADS = 32, // at a time; 8 threads of 4 heads each
     PLAIN_DEPTH = 32,
     PLAIN_THREADS = 128,
+    FEW_HEADS = 8, // where there are no more, and no longer ones, a thread has a key
+    FEW_DIM = 64,
+    FEW_THREADS = 128,
+    FEW_TOKENS = 16, // whose queries a block holds
     MMA_WARPS = 8,
     MMA_THREADS = MMA_WARPS * WARP,
     MMA_KEYS = 32, // of a warp: two tiles of m16n8k16
@@ -155,6 +160,93 @@ __device__ static void score_plain(const scoring &s)
             s.scores[t * s.score_stride + k] = total * key_scale(s, k);
         }
         __syncthreads();
+    }
+}
+
+__host__ __device__ static bool few_takes(int64_t heads, int64_t dim)
+{
+    return heads <= FEW_HEADS && dim <= FEW_DIM;
+}
+
+// A key's numbers, zeros beyond dim.
+template <int DIM>
+__device__ static void read_key(float (&to)[DIM], const scoring &s, const uint8_t *key)
+{
+    int bytes = s.format == LSA_KV_FP8 ? 1 : s.format == LSA_KV_BF16 ? 2 : 4;
+    if (s.dim == DIM && (uintptr_t)key % 4 == 0) {
+#pragma unroll
+        for (int d = 0; d < DIM; d += 4) {
+            const uint32_t *words = (const uint32_t *)(key + d * bytes);
+            if (s.format == LSA_KV_FP8) {
+#pragma unroll
+                for (int e = 0; e < 4; e += 2) {
+                    __half2_raw pair = __nv_cvt_fp8x2_to_halfraw2(
+                        (__nv_fp8x2_storage_t)(words[0] >> 8 * e), __NV_E4M3);
+                    float2 two = __half22float2(pair);
+                    to[d + e] = two.x;
+                    to[d + e + 1] = two.y;
+                }
+            } else if (s.format == LSA_KV_BF16) {
+                uint32_t low = words[0], high = words[1];
+                to[d] = __uint_as_float(low << 16);
+                to[d + 1] = __uint_as_float(low & 0xffff0000);
+                to[d + 2] = __uint_as_float(high << 16);
+                to[d + 3] = __uint_as_float(high & 0xffff0000);
+            } else {
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float x = __uint_as_float(words[e]);
+                    to[d + e] = s.compute == LSA_COMPUTE_BF16 ? bf16_rounded(x) : x;
+                }
+            }
+        }
+        return;
+    }
+#pragma unroll
+    for (int d = 0; d < DIM; d++) to[d] = d < s.dim ? key_number(s, key, d) : 0.0f;
+}
+
+// What few_takes; dim is at most DIM. Grid: (at least ceil(n / 128), groups of tokens), block: 128, shared: 16 tokens' queries.
+template <int DIM> __device__ static void score_few(const scoring &s)
+{
+    __shared__ float4 qs[FEW_TOKENS][FEW_HEADS][DIM / 4];
+    __shared__ float ws[FEW_TOKENS][FEW_HEADS];
+    int64_t k = (int64_t)blockIdx.x * FEW_THREADS + threadIdx.x;
+    if ((int64_t)blockIdx.x * FEW_THREADS >= s.n) return;
+    bool mine = k < s.n;
+    float key[DIM], scale = 0;
+    if (mine) {
+        read_key<DIM>(key, s, key_at(s, k));
+        scale = key_scale(s, k);
+    }
+    for (int64_t first = (int64_t)blockIdx.y * FEW_TOKENS; first < s.tokens;
+         first += (int64_t)gridDim.y * FEW_TOKENS) {
+        int tokens = (int)min((int64_t)FEW_TOKENS, s.tokens - first), rows = tokens * s.heads;
+        __syncthreads();
+        for (int i = threadIdx.x; i < rows * DIM; i += FEW_THREADS) {
+            int row = i / DIM, d = i % DIM;
+            float v = d < s.dim ? s.q[(first * s.heads + row) * s.dim + d] : 0.0f;
+            ((float *)qs[row / s.heads][row % s.heads])[d] =
+                s.compute == LSA_COMPUTE_BF16 ? bf16_rounded(v) : v;
+        }
+        for (int i = threadIdx.x; i < rows; i += FEW_THREADS)
+            ws[i / s.heads][i % s.heads] = s.w[first * s.heads + i];
+        __syncthreads();
+        for (int t = 0; t < tokens && mine; t++) {
+            float total = 0;
+            for (int h = 0; h < s.heads; h++) {
+                float sum = 0;
+#pragma unroll
+                for (int d = 0; d < DIM / 4; d++) {
+                    float4 q = qs[t][h][d];
+                    sum = fmaf(q.w, key[4 * d + 3],
+                               fmaf(q.z, key[4 * d + 2],
+                                    fmaf(q.y, key[4 * d + 1], fmaf(q.x, key[4 * d], sum))));
+                }
+                total = fmaf(ws[t][h], relu(sum), total);
+            }
+            s.scores[(first + t) * s.score_stride + k] = total * scale;
+        }
     }
 }
 

@@ -88,6 +88,18 @@ __global__ static void __launch_bounds__(THREADS) pick_lengths(call c)
     note_lengths(c, c.spans[blockIdx.z]);
 }
 
+// Grid: (ceil(most candidates / 128), groups of rows, spans), block: 128, shared: 16 rows' queries.
+template <int DIM> __global__ static void __launch_bounds__(FEW_THREADS) pick_score_few(call c)
+{
+    __shared__ scoring s;
+    const lsa_span &span = c.spans[blockIdx.z];
+    lsa_warm(span.layers + c.layer, sizeof *span.layers, threadIdx.x, FEW_THREADS);
+    lsa_after_previous();
+    scoring_of(&s, c, span);
+    note_lengths(c, span);
+    score_few<DIM>(s);
+}
+
 // Grid: (ceil(most candidates / 64), rows, spans), block: 128, shared: 14.4 KB.
 __global__ static void __launch_bounds__(PLAIN_THREADS) pick_score_plain(call c)
 {
@@ -276,8 +288,17 @@ static cudaError_t score_rows(const call &c, bool pack, cudaStream_t stream)
         return c.p.key_format == LSA_KV_FP8 ? on_mma<true>(c, pack, stream)
                                             : on_mma<false>(c, pack, stream);
     if (pack) return cudaSuccess;
-    dim3 grid((unsigned)((c.p.most + PLAIN_KEYS - 1) / PLAIN_KEYS),
-              (unsigned)(c.rows < 65535 ? c.rows : 65535), (unsigned)c.count);
+    // As many rows as each span has where they are alike: in decode, one.
+    int64_t rows = std::min((c.rows + c.count - 1) / c.count, (int64_t)65535);
+    if (few_takes(c.p.heads, c.p.dim)) {
+        dim3 grid((unsigned)((c.p.most + FEW_THREADS - 1) / FEW_THREADS),
+                  (unsigned)((rows + FEW_TOKENS - 1) / FEW_TOKENS), (unsigned)c.count);
+        lsa_launch(c.p.dim <= FEW_DIM / 2 ? pick_score_few<FEW_DIM / 2> : pick_score_few<FEW_DIM>,
+                   grid, FEW_THREADS, 0, stream, c);
+        return lsa_cuda_last();
+    }
+    dim3 grid((unsigned)((c.p.most + PLAIN_KEYS - 1) / PLAIN_KEYS), (unsigned)rows,
+              (unsigned)c.count);
     pick_score_plain<<<grid, PLAIN_THREADS, 0, stream>>>(c);
     return lsa_cuda_last();
 }

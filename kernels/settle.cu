@@ -10,7 +10,7 @@ extern "C" {
 extern const lsa_kernels lsa_kernels_cuda;
 }
 
-enum { HEADS = THREADS / LSA_WARP, MOST_INDEX_DIM = 256 };
+enum { HEADS = THREADS / LSA_WARP, MOST_DIM = 512, MOST_INDEX_DIM = 256 };
 
 struct settling {
     lsa_settling s;
@@ -22,29 +22,38 @@ struct settling {
 
 // ---- roles ----
 
-// A warp norms and rotates a row.
-__device__ static void norm_and_turn(float *x, const float *weight, int64_t dim, const float *table,
-                                     int64_t half, float eps)
+// A warp norms and rotates a row, which is in `held` [dim] of the warp then, too.
+__device__ static void norm_and_turn(float *x, const float *weight, int dim, const float *table,
+                                     int half, float eps, float *held)
 {
     int lane = threadIdx.x % LSA_WARP;
     bool whole = dim % 4 == 0 && ((uintptr_t)x | (uintptr_t)weight) % 16 == 0;
+    float4 v[MOST_DIM / (4 * LSA_WARP)], w[MOST_DIM / (4 * LSA_WARP)];
     float sum = 0;
-    for (int64_t i = 4 * lane; i < dim; i += 4 * LSA_WARP) {
-        float4 v = lsa_load4(x, i, dim, whole);
-        sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+#pragma unroll
+    for (int n = 0; n < MOST_DIM / (4 * LSA_WARP); n++) {
+        int i = 4 * (lane + n * LSA_WARP);
+        if (i >= dim) break;
+        v[n] = lsa_load4(x, i, dim, whole);
+        w[n] = weight ? lsa_load4(weight, i, dim, whole) : make_float4(1, 1, 1, 1);
+        sum = fmaf(v[n].w, v[n].w,
+                   fmaf(v[n].z, v[n].z, fmaf(v[n].y, v[n].y, fmaf(v[n].x, v[n].x, sum))));
     }
     float scale = 1.0f / sqrtf(lsa_warp_sum(sum) / (float)dim + eps);
-    for (int64_t i = 4 * lane; i < dim; i += 4 * LSA_WARP) {
-        float4 v = lsa_load4(x, i, dim, whole), w = {1, 1, 1, 1};
-        if (weight) w = lsa_load4(weight, i, dim, whole);
-        lsa_store4(x, i, dim, whole,
-                   make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z,
-                               v.w * scale * w.w));
+#pragma unroll
+    for (int n = 0; n < MOST_DIM / (4 * LSA_WARP); n++) {
+        int i = 4 * (lane + n * LSA_WARP);
+        if (i >= dim) break;
+        lsa_store4(held, i, dim, dim % 4 == 0,
+                   make_float4(v[n].x * scale * w[n].x, v[n].y * scale * w[n].y,
+                               v[n].z * scale * w[n].z, v[n].w * scale * w[n].w));
     }
     __syncwarp();
-    for (int64_t i = lane; i < half; i += LSA_WARP)
-        lsa_rope_pair(x + dim - 2 * half + 2 * i, table[2 * i], table[2 * i + 1]);
+    for (int i = lane; i < half; i += LSA_WARP)
+        lsa_rope_pair(held + dim - 2 * half + 2 * i, table[2 * i], table[2 * i + 1]);
     __syncwarp();
+    for (int i = 4 * lane; i < dim; i += 4 * LSA_WARP)
+        lsa_store4(x, i, dim, whole, lsa_load4(held, i, dim, dim % 4 == 0));
 }
 
 // A warp's index query: rotated, transformed and kept. held: [index_dim] of the warp.
@@ -52,12 +61,11 @@ __device__ static void settle_query(float *x, const settling &c, const float *ta
                                     float *held)
 {
     const lsa_settling &s = c.s;
-    int lane = threadIdx.x % LSA_WARP, dim = (int)s.index_dim;
-    int64_t half = s.rope_dim / 2;
-    for (int64_t i = lane; i < half; i += LSA_WARP)
-        lsa_rope_pair(x + dim - 2 * half + 2 * i, table[2 * i], table[2 * i + 1]);
-    __syncwarp();
+    int lane = threadIdx.x % LSA_WARP, dim = (int)s.index_dim, half = (int)s.rope_dim / 2;
     for (int i = lane; i < dim; i += LSA_WARP) held[i] = x[i];
+    __syncwarp();
+    for (int i = lane; i < half; i += LSA_WARP)
+        lsa_rope_pair(held + dim - 2 * half + 2 * i, table[2 * i], table[2 * i + 1]);
     __syncwarp();
     for (int h = 1; s.transformed && h < dim; h *= 2) {
         for (int p = lane; p < dim / 2; p += LSA_WARP) {
@@ -79,27 +87,30 @@ __global__ static void __launch_bounds__(THREADS, 1)
     settle_spans(const lsa_span *spans, const __grid_constant__ settling c)
 {
     extern __shared__ float held[];
-    __shared__ float queries[HEADS][MOST_INDEX_DIM];
-    lsa_after_previous();
+    __shared__ float4 near[HEADS][MOST_DIM / 4];
     const lsa_settling &s = c.s;
     const lsa_span &span = spans[blockIdx.y];
     const lsa_layer_store &store = span.layers[c.layer];
-    int64_t row = span.row, position = span.progress->tokens, half = s.rope_dim / 2;
     int warp = threadIdx.x / LSA_WARP, role = blockIdx.x;
+    float *own = (float *)near[warp];
+    lsa_warm(&store, sizeof store, threadIdx.x, THREADS);
+    lsa_after_previous();
+    int64_t row = span.row, position = span.progress->tokens;
+    int half = (int)s.rope_dim / 2;
     const float *table = s.table + row * 2 * half;
     if (role < c.query_blocks) {
         int64_t head = role * HEADS + warp;
         if (head < s.heads)
-            norm_and_turn(s.q + (row * s.heads + head) * s.dim, NULL, s.dim, table, half,
-                          s.norm_eps);
+            norm_and_turn(s.q + (row * s.heads + head) * s.dim, NULL, (int)s.dim, table, half,
+                          s.norm_eps, own);
         return;
     }
     role -= c.query_blocks;
     if (role == 0) {
         float *x = s.window + row * s.dim;
-        if (warp == 0) norm_and_turn(x, s.window_norm, s.dim, table, half, s.norm_eps);
+        if (warp == 0) norm_and_turn(x, s.window_norm, (int)s.dim, table, half, s.norm_eps, own);
         __syncthreads();
-        append(store.window, position, 1, x, 0, 1);
+        append(store.window, position, 1, (const float *)near[0], 0, 1);
         return;
     }
     if (role == 1 && s.records) {
@@ -118,7 +129,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
         int64_t head = role * HEADS + warp, dim = s.index_dim;
         if (head < s.index_heads)
             settle_query(s.index_q + (row * s.index_heads + head) * dim, c,
-                         s.index_table + row * 2 * half, queries_row + head * dim, queries[warp]);
+                         s.index_table + row * 2 * half, queries_row + head * dim, own);
         return;
     }
     float *weights =
@@ -138,7 +149,7 @@ int lsa_settle_cuda(const lsa_span *spans, int64_t count, int64_t layer,
                     const lsa_settling *settling_, int64_t rows, void *workspace, void *stream)
 {
     const lsa_settling &s = *settling_;
-    bool each_alone = rows == count && count <= 65535 && s.dim <= 512 &&
+    bool each_alone = rows == count && count <= 65535 && s.dim <= MOST_DIM &&
                       (!s.index_q || (s.keys && s.index_dim <= MOST_INDEX_DIM && !s.index_seen));
     if (!each_alone)
         return lsa_settle_by(&lsa_kernels_cuda, spans, count, layer, settling_, rows, workspace,
