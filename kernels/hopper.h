@@ -98,11 +98,22 @@ __device__ static inline uint32_t lsa_cluster_size(void)
     return size;
 }
 
+/* The halves of a barrier of all threads of a cluster: what a thread did before it arrives is seen by those that have waited. */
+__device__ static inline void lsa_cluster_arrive(void)
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ static inline void lsa_cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 /* A barrier of all threads of a cluster. */
 __device__ static inline void lsa_cluster_sync(void)
 {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    lsa_cluster_arrive();
+    lsa_cluster_wait();
 }
 
 /* Where block `rank` has what lies at p in this one's shared memory. */
@@ -133,6 +144,17 @@ __device__ static inline uint4 lsa_load_shared4(uint32_t address)
 __device__ static inline void lsa_store_shared(uint32_t address, uint32_t v)
 {
     asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+}
+
+/* What was there before v was added. */
+__device__ static inline uint32_t lsa_add_shared(uint32_t address, uint32_t v)
+{
+    uint32_t before;
+    asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "r"(address), "r"(v)
+                 : "memory");
+    return before;
 }
 
 /* ---- products ---- */

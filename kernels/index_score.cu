@@ -33,20 +33,12 @@ __global__ static void index_score_round(float *to, float *weights, scoring s)
     round_queries(to, weights, s);
 }
 
-// Grid: (parts of the heads, tokens up to 65535), block: 256.
-template <int HEADS, int SCORING> __global__ static void index_score_rows(uint8_t *to, scoring s)
-{
-    lsa_let_next_launch_start();
-    for (int64_t t = blockIdx.y; t < s.tokens; t += gridDim.y)
-        pack_token<HEADS, SCORING>(to + t * wg_shape<HEADS, SCORING>::TOKEN_BYTES,
-                                   s.q + t * s.heads * WG_DIM, s.w + t * s.heads, s.heads);
-}
-
 // Grid: (blocks of tiles, groups of tokens), block and shared: as score_wgmma says.
 template <int HEADS, int SCORING>
 __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
     index_score_wgmma(scoring s, const uint8_t *packed, int group)
 {
+    if (!packed) lsa_wait_for_launch_before();
     score_wgmma<HEADS, SCORING>(s, packed, group);
 }
 
@@ -97,15 +89,16 @@ static cudaError_t launch_wgmma(const scoring &s, void *workspace, cudaStream_t 
     if (error == cudaSuccess)
         error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return error;
-    dim3 parts(HEADS / WG_PACKED_HEADS, (unsigned)(s.tokens < 65535 ? s.tokens : 65535));
-    index_score_rows<HEADS, SCORING><<<parts, 256, 0, stream>>>((uint8_t *)workspace, s);
-    error = lsa_cuda_last();
-    if (error != cudaSuccess) return error;
+    const uint8_t *packed = NULL;
+    if (s.tokens > group) {
+        error = launch_pack<HEADS, SCORING>((uint8_t *)workspace, s, stream);
+        if (error != cudaSuccess) return error;
+        packed = (const uint8_t *)workspace;
+    }
     int64_t wanted = (s.n + WG_KEYS - 1) / WG_KEYS, groups = (s.tokens + group - 1) / group,
             across = wanted < room ? wanted : room, down = (room + across - 1) / across;
     dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down));
-    return lsa_launch_early(kernel, grid, shape::THREADS, bytes, 1, stream, s,
-                            (const uint8_t *)workspace, (int)group);
+    return lsa_launch_early(kernel, grid, shape::THREADS, bytes, 1, stream, s, packed, (int)group);
 }
 
 template <int HEADS>

@@ -51,55 +51,95 @@ template <int HEADS, int SCORING> struct wg_shape {
 
 // ---- queries ----
 
-// A token's queries, packed: a warp a head. Grid's x: parts of the heads; block: any number of warps.
-template <int HEADS, int SCORING>
-__device__ static void pack_token(uint8_t *to, const float *q, const float *w, int heads)
+// Two numbers in e4m3, as key_code has them once they are divided by the scale.
+__device__ static inline uint32_t e4m3_pair(float low, float high)
+{
+    uint16_t codes;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
+    return codes;
+}
+
+// A head's query, of which a lane has four numbers, as store(byte, word) wants it at byte `at` on; h: its row.
+template <int HEADS, int SCORING, typename STORE>
+__device__ static inline void pack_head(STORE store, uint32_t at, int h, float v[4], float weight,
+                                        int lane)
 {
     using shape = wg_shape<HEADS, SCORING>;
-    int lane = threadIdx.x % WARP;
-    int warps = blockDim.x / WARP;
-    for (int h = blockIdx.x * warps + threadIdx.x / WARP; h < HEADS; h += gridDim.x * warps) {
-        float v[4] = {0, 0, 0, 0}, weight = 0;
-        if (h < heads) {
-            weight = w[h];
+    uint32_t row = at + h * 128;
+    int t = lane / 8, word = lane % 8;
+    if constexpr (SCORING == LSA_SCORE_FP8) {
+        uint32_t amax = LSA_KV_LEAST_AMAX;
 #pragma unroll
-            for (int i = 0; i < 4; i++) v[i] = q[h * WG_DIM + 4 * lane + i];
-        }
-        uint8_t *row = to + h * 128;
-        int t = lane / 8, word = lane % 8;
-        if constexpr (SCORING == LSA_SCORE_FP8) {
-            uint32_t amax = LSA_KV_LEAST_AMAX, codes = 0;
+        for (int i = 0; i < 4; i++) amax = larger_bits(amax, v[i]);
+        float scale = key_scale(__reduce_max_sync(0xffffffff, amax));
+        store(row + (word ^ h % 8) * 16 + t * 4,
+              e4m3_pair(v[0] / scale, v[1] / scale) | e4m3_pair(v[2] / scale, v[3] / scale) << 16);
+        weight *= scale;
+    } else {
 #pragma unroll
-            for (int i = 0; i < 4; i++) amax = larger_bits(amax, v[i]);
-            float scale = key_scale(__reduce_max_sync(0xffffffff, amax));
+        for (int term = 0; term < shape::PANELS / 2; term++) {
+            uint32_t part[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) codes |= (uint32_t)key_code(v[i], scale) << 8 * i;
-            *(uint32_t *)(row + (word ^ h % 8) * 16 + t * 4) = codes;
-            weight *= scale;
-        } else {
-#pragma unroll
-            for (int term = 0; term < shape::PANELS / 2; term++) {
-                uint16_t part[4];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    if (SCORING == LSA_SCORE_BF16 || !(fabsf(v[i]) < INFINITY)) {
-                        part[i] = (uint16_t)(bf16_pair(v[i], 0.0f) & 0xffff);
-                        v[i] = 0;
-                    } else { // eight bits of the number, and what is left
-                        uint32_t top = __float_as_uint(v[i]) & 0xffff0000;
-                        part[i] = (uint16_t)(top >> 16);
-                        v[i] -= __uint_as_float(top);
-                    }
+            for (int i = 0; i < 4; i++) {
+                if (SCORING == LSA_SCORE_BF16 || !(fabsf(v[i]) < INFINITY)) {
+                    part[i] = bf16_pair(v[i], 0.0f) & 0xffff;
+                    v[i] = 0;
+                } else { // eight bits of the number, and what is left
+                    uint32_t top = __float_as_uint(v[i]) & 0xffff0000;
+                    part[i] = top >> 16;
+                    v[i] -= __uint_as_float(top);
                 }
-                uint8_t *panel = row + (2 * term + word / 4) * shape::PANEL_BYTES;
-                int chunk = word % 4 * 2;
-                *(uint32_t *)(panel + (chunk ^ h % 8) * 16 + t * 4) = part[0] | (uint32_t)part[2]
-                                                                                    << 16;
-                *(uint32_t *)(panel + ((chunk + 1) ^ h % 8) * 16 + t * 4) =
-                    part[1] | (uint32_t)part[3] << 16;
             }
+            uint32_t panel = row + (2 * term + word / 4) * shape::PANEL_BYTES;
+            int chunk = word % 4 * 2;
+            store(panel + (chunk ^ h % 8) * 16 + t * 4, part[0] | part[2] << 16);
+            store(panel + ((chunk + 1) ^ h % 8) * 16 + t * 4, part[1] | part[3] << 16);
         }
-        if (lane == 0) ((float *)(to + shape::WEIGHTS_AT))[h] = weight;
+    }
+    if (lane == 0) store(at + shape::WEIGHTS_AT + 4 * h, __float_as_uint(weight));
+}
+
+// Tokens' queries [tokens, heads, dim] and weights, packed, a warp a head; this one is number `warp` of `warps`. store: of a
+// byte's number and the word that is to be there.
+template <int HEADS, int SCORING, typename STORE>
+__device__ static void pack_tokens(STORE store, const float *q, const float *w, int heads,
+                                   int64_t tokens, int64_t warp, int64_t warps)
+{
+    using shape = wg_shape<HEADS, SCORING>;
+    constexpr int BATCH = SCORING == LSA_SCORE_FP8 ? 6 : 3; // heads that are waited for together
+    int lane = threadIdx.x % WARP;
+    bool whole = (uintptr_t)q % 16 == 0;
+    for (int64_t first = warp; first < tokens * HEADS; first += BATCH * warps) {
+        float v[BATCH][4], weight[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int64_t row = first + i * warps, t = row / HEADS, h = row % HEADS;
+            bool here = t < tokens && h < heads;
+            int64_t at = t * heads + h;
+            float4 x = lsa_load4(q, at * WG_DIM + 4 * lane, here ? (at + 1) * WG_DIM : 0, whole);
+            v[i][0] = x.x, v[i][1] = x.y, v[i][2] = x.z, v[i][3] = x.w;
+            weight[i] = here ? w[at] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int64_t row = first + i * warps;
+            if (row < tokens * HEADS)
+                pack_head<HEADS, SCORING>(store, (uint32_t)(row / HEADS * shape::TOKEN_BYTES),
+                                          (int)(row % HEADS), v[i], weight[i], lane);
+        }
+    }
+}
+
+// The queries of a call, for blocks that do not pack their own. Grid: (parts of the heads, tokens up to 65535), block: 256.
+template <int HEADS, int SCORING> __global__ static void pack_all(uint8_t *to, scoring s)
+{
+    lsa_let_next_launch_start();
+    for (int64_t t = blockIdx.y; t < s.tokens; t += gridDim.y) {
+        uint8_t *token = to + t * wg_shape<HEADS, SCORING>::TOKEN_BYTES;
+        pack_tokens<HEADS, SCORING>(
+            [&](uint32_t at, uint32_t word) { *(uint32_t *)(token + at) = word; },
+            s.q + t * s.heads * WG_DIM, s.w + t * s.heads, s.heads, 1,
+            blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, gridDim.x * (blockDim.x / WARP));
     }
 }
 
@@ -258,9 +298,9 @@ template <int HEADS, int SCORING> __device__ static wg_room wg_room_of(uint8_t *
     return r;
 }
 
-// Scores of `s`, whose queries pack_token has packed: tokens blockIdx.y * group .. of every gridDim.y-th group, and tiles
-// of keys by blocks of the grid's x. Block: shape::THREADS; shared: FIXED_BYTES and `group` tokens. Its launch may begin before
-// the one that packs has ended.
+// Scores of `s`: tokens blockIdx.y * group .. of every gridDim.y-th group, and tiles of keys by blocks of the grid's x. packed: what
+// pack_all made of its queries in a launch before this one, or NULL: blocks pack theirs, which is sooner done where they are few, and
+// have waited for the launch before. Block: shape::THREADS; shared: FIXED_BYTES and `group` tokens.
 template <int HEADS, int SCORING>
 __device__ static void score_wgmma(const scoring &s, const uint8_t *packed, int group)
 {
@@ -277,8 +317,31 @@ __device__ static void score_wgmma(const scoring &s, const uint8_t *packed, int 
     asked = block0;
     for (int i = 0; i < WG_STAGES && asked < s.n; i++, asked += step)
         ask_for_keys(room.ring, source, asked + within, lane);
-    lsa_wait_for_launch_before();
-    lsa_let_next_launch_start();
+    lsa_after_previous();
+    auto hold = [&](int64_t t0, int count) { // all threads of the block
+        if (t0 == held) return;
+        if (held >= 0) __syncthreads();
+        held = t0;
+        if (!packed) {
+            pack_tokens<HEADS, SCORING>(
+                [&](uint32_t at, uint32_t word) { *(uint32_t *)(room.tokens + at) = word; },
+                s.q + t0 * s.heads * WG_DIM, s.w + t0 * s.heads, s.heads, count, warp,
+                shape::WARPS);
+            lsa_async_fence();
+            __syncthreads();
+            return;
+        }
+        if (threadIdx.x == 0) {
+            lsa_barrier_expect(room.queries_full, count * shape::TOKEN_BYTES);
+            for (int i = 0; i < count; i++)
+                lsa_bulk_load(room.tokens + i * shape::TOKEN_BYTES,
+                              packed + (t0 + i) * shape::TOKEN_BYTES, shape::TOKEN_BYTES,
+                              room.queries_full);
+        }
+        lsa_barrier_wait(room.queries_full, loads++ & 1);
+    };
+    int64_t t00 = (int64_t)blockIdx.y * group;
+    if (block0 < s.n && t00 < s.tokens) hold(t00, (int)min((int64_t)group, s.tokens - t00));
     for (int64_t at = block0; at < s.n;
          at += step) { // the same rounds in all warps, for the barriers
         key_fragments<SCORING> keys;
@@ -288,21 +351,9 @@ __device__ static void score_wgmma(const scoring &s, const uint8_t *packed, int 
             asked += step;
         }
         int64_t own = at + within + lane;
-        for (int64_t t0 = (int64_t)blockIdx.y * group; t0 < s.tokens;
-             t0 += (int64_t)gridDim.y * group) {
+        for (int64_t t0 = t00; t0 < s.tokens; t0 += (int64_t)gridDim.y * group) {
             int count = (int)min((int64_t)group, s.tokens - t0);
-            if (t0 != held) {
-                __syncthreads();
-                if (threadIdx.x == 0) {
-                    lsa_barrier_expect(room.queries_full, count * shape::TOKEN_BYTES);
-                    for (int i = 0; i < count; i++)
-                        lsa_bulk_load(room.tokens + i * shape::TOKEN_BYTES,
-                                      packed + (t0 + i) * shape::TOKEN_BYTES, shape::TOKEN_BYTES,
-                                      room.queries_full);
-                }
-                lsa_barrier_wait(room.queries_full, loads++ & 1);
-                held = t0;
-            }
+            hold(t0, count);
             for (int i = 0; i < count; i++) {
                 float sum =
                     score_piece<HEADS, SCORING>(keys, room.tokens + i * shape::TOKEN_BYTES, lane);
@@ -336,6 +387,15 @@ static inline int64_t wg_token_bytes(int64_t heads, int32_t scoring)
 {
     int panels = scoring == LSA_SCORE_FP8 ? 1 : scoring == LSA_SCORE_BF16 ? 2 : 6;
     return (heads <= 64 ? 64 : 128) * 128 * panels + WG_WEIGHT_BYTES;
+}
+
+// What pack_all does, for score_wgmma or the like behind it.
+template <int HEADS, int SCORING>
+static cudaError_t launch_pack(uint8_t *to, const scoring &s, cudaStream_t stream)
+{
+    dim3 parts(HEADS / WG_PACKED_HEADS, (unsigned)(s.tokens < 65535 ? s.tokens : 65535));
+    pack_all<HEADS, SCORING><<<parts, 256, 0, stream>>>(to, s);
+    return lsa_cuda_last();
 }
 
 // How many multiprocessors there are.

@@ -13,12 +13,21 @@ extern "C" {
 #include "kernels/lookahead.h"
 }
 
-enum { PACK_THREADS = 256, STEP_THREADS = 256, LIST_WORDS = 64 };
+enum {
+    STEP_THREADS = 256,
+    LIST_WORDS = 64,
+    MOST_REQUESTS = 16, // of a launch, whose parameters they are
+    MOST_KEYS = 64,     // of all of them
+    PACKERS = 2         // blocks that pack queries together
+};
+static_assert((int)MOST_KEYS >= (int)LSA_LOOKAHEAD_MOST_LAYERS, "a request's keys fit");
 
+// A launch's requests, without a memory's latency before the first key.
 struct call {
     lsa_lookahead l;
-    uint8_t *packed; // [count, layers] tokens
-    uint64_t *bits;  // for those that ask for none: [count, words]
+    lsa_lookahead_request requests[MOST_REQUESTS];
+    lsa_records keys[MOST_KEYS]; // [requests, layers]
+    uint64_t *bits;              // for requests that ask for none: [requests, words]
     int64_t words;
 };
 
@@ -91,57 +100,56 @@ __device__ static void unpack(const lsa_lookahead_request &r, const uint64_t *bi
 
 // ---- kernels ----
 
-// Grid: (parts of the heads, layers, requests), block: 256.
-template <int HEADS, int SCORING> __global__ static void lookahead_pack(call c)
-{
-    lsa_let_next_launch_start();
-    const lsa_lookahead_request &r = c.l.requests[blockIdx.z];
-    int64_t token = (int64_t)blockIdx.z * c.l.layers + blockIdx.y, row = blockIdx.y * c.l.heads;
-    pack_token<HEADS, SCORING>(c.packed + token * wg_shape<HEADS, SCORING>::TOKEN_BYTES,
-                               r.q + row * WG_DIM, r.w + row, (int)c.l.heads);
-}
-
-// Grid: (blocks of tiles, requests), block: THREADS, shared: FIXED_BYTES and the layers' queries.
+// Grid: (blocks of tiles, requests) in clusters along x, block: THREADS, shared: FIXED_BYTES and the layers' queries, which the
+// blocks of a cluster pack together.
 template <int HEADS, int SCORING>
 __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
-    lookahead_score(call c)
+    lookahead_score(const __grid_constant__ call c)
 {
 #if LSA_WGMMA
     using shape = wg_shape<HEADS, SCORING>;
     extern __shared__ uint8_t shared[];
-    __shared__ key_source sources[LSA_LOOKAHEAD_MOST_LAYERS];
-    const lsa_lookahead_request &r = c.l.requests[blockIdx.y];
+    const lsa_lookahead_request &r = c.requests[blockIdx.y];
     int layers = (int)c.l.layers, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    uint32_t rank = lsa_cluster_rank(), packers = lsa_cluster_size();
     bool max = c.l.ensemble == LSA_ENSEMBLE_MAX;
     int64_t n = r.n;
-    if ((int)threadIdx.x < layers) {
-        const lsa_records &keys = r.keys[threadIdx.x];
-        sources[threadIdx.x] = {NULL, keys.blocks, n, keys.stride, keys.offset, keys.block_shift};
-    }
-    wg_room room = wg_room_of<HEADS, SCORING>(shared, layers); // with a barrier
+    wg_room room = wg_room_of<HEADS, SCORING>(shared, layers);
+    if (packers > 1) lsa_cluster_arrive();
     int64_t step = (int64_t)gridDim.x * shape::GROUPS * WG_KEYS;
     int64_t within = (int64_t)(warp / 4) * gridDim.x * WG_KEYS + warp % 4 * WG_PIECE;
     int64_t at = (int64_t)blockIdx.x * WG_KEYS, asked = at;
     int asked_layer = 0;
     auto ask = [&] {
         if (asked >= n) return;
-        ask_for_keys(room.ring, sources[asked_layer], asked + within, lane);
+        const lsa_records &keys = c.keys[blockIdx.y * layers + asked_layer];
+        key_source source = {NULL, keys.blocks, n, keys.stride, keys.offset, keys.block_shift};
+        ask_for_keys(room.ring, source, asked + within, lane);
         if (++asked_layer == layers) {
             asked_layer = 0;
             asked += step;
         }
     };
+    lsa_after_previous();
     for (int i = 0; i < WG_STAGES; i++) ask();
-    lsa_wait_for_launch_before();
-    lsa_let_next_launch_start();
-    if (threadIdx.x == 0) {
-        const uint8_t *packed = c.packed + (int64_t)blockIdx.y * layers * shape::TOKEN_BYTES;
-        lsa_barrier_expect(room.queries_full, layers * shape::TOKEN_BYTES);
-        for (int i = 0; i < layers; i++)
-            lsa_bulk_load(room.tokens + i * shape::TOKEN_BYTES, packed + i * shape::TOKEN_BYTES,
-                          shape::TOKEN_BYTES, room.queries_full);
-    }
-    lsa_barrier_wait(room.queries_full, 0);
+    if (packers > 1) lsa_cluster_wait(); // all blocks are there
+    uint32_t tokens[PACKERS];
+#pragma unroll
+    for (uint32_t i = 0; i < PACKERS; i++)
+        tokens[i] = lsa_shared_of(room.tokens, i < packers ? i : rank);
+    pack_tokens<HEADS, SCORING>(
+        [&](uint32_t byte, uint32_t word) {
+#pragma unroll
+            for (uint32_t i = 0; i < PACKERS; i++)
+                if (i < packers) lsa_store_shared(tokens[i] + byte, word);
+        },
+        r.q, r.w, (int)c.l.heads, layers, rank * shape::WARPS + warp, packers * shape::WARPS);
+    lsa_async_fence();
+    if (packers > 1)
+        lsa_cluster_sync();
+    else
+        __syncthreads();
+    lsa_async_fence();
     uint16_t *bits = (uint16_t *)(r.bits ? r.bits : c.bits + blockIdx.y * c.words);
     bool marks = r.bits || has_lists(r);
     for (; at < n; at += step) {
@@ -171,9 +179,9 @@ __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
 __device__ static void scoring_of(scoring *shared, const call &c, const float *q, const float *w,
                                   float *logits, int64_t request, int64_t layer)
 {
-    const lsa_lookahead_request &r = c.l.requests[request];
+    const lsa_lookahead_request &r = c.requests[request];
     if (threadIdx.x == 0) {
-        const lsa_records &keys = r.keys[layer];
+        const lsa_records &keys = c.keys[request * c.l.layers + layer];
         scoring x = {};
         x.scores = logits + layer * r.n, x.q = q, x.w = w, x.tokens = 1, x.n = r.n;
         x.score_stride = r.n, x.heads = (int32_t)c.l.heads, x.dim = (int32_t)c.l.dim;
@@ -188,8 +196,8 @@ __device__ static void scoring_of(scoring *shared, const call &c, const float *q
 
 // Grid: (ceil(n / 64), 1), block: 128.
 __global__ static void __launch_bounds__(PLAIN_THREADS)
-    lookahead_plain(call c, const float *q, const float *w, float *logits, int64_t request,
-                    int64_t layer)
+    lookahead_plain(const __grid_constant__ call c, const float *q, const float *w, float *logits,
+                    int64_t request, int64_t layer)
 {
     __shared__ scoring s;
     scoring_of(&s, c, q, w, logits, request, layer);
@@ -199,19 +207,22 @@ __global__ static void __launch_bounds__(PLAIN_THREADS)
 // Grid: (blocks of tiles), block: THREADS, shared: FIXED_BYTES and a token.
 template <int HEADS, int SCORING>
 __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
-    lookahead_layer(call c, float *logits, int64_t request, int64_t layer)
+    lookahead_layer(const __grid_constant__ call c, float *logits, int64_t request, int64_t layer)
 {
     __shared__ scoring s;
-    scoring_of(&s, c, NULL, NULL, logits, request, layer);
-    score_wgmma<HEADS, SCORING>(
-        s, c.packed + (request * c.l.layers + layer) * wg_shape<HEADS, SCORING>::TOKEN_BYTES, 1);
+    const lsa_lookahead_request &r = c.requests[request];
+    int64_t row = layer * c.l.heads;
+    lsa_wait_for_launch_before();
+    scoring_of(&s, c, r.q + row * WG_DIM, r.w + row, logits, request, layer);
+    score_wgmma<HEADS, SCORING>(s, NULL, 1);
 }
 
 // Queries of a layer, in e4m3 numbers where scoring is fp8. Grid: (blocks), block: 256.
 __global__ static void __launch_bounds__(STEP_THREADS)
-    lookahead_queries(call c, float *q, float *w, int64_t request, int64_t layer)
+    lookahead_queries(const __grid_constant__ call c, float *q, float *w, int64_t request,
+                      int64_t layer)
 {
-    const lsa_lookahead_request &r = c.l.requests[request];
+    const lsa_lookahead_request &r = c.requests[request];
     scoring s = {};
     s.q = r.q + layer * c.l.heads * c.l.dim, s.w = r.w + layer * c.l.heads, s.tokens = 1;
     s.heads = (int32_t)c.l.heads, s.dim = (int32_t)c.l.dim;
@@ -225,9 +236,9 @@ __global__ static void __launch_bounds__(STEP_THREADS)
 
 // Grid: (blocks), block: 256.
 __global__ static void __launch_bounds__(STEP_THREADS)
-    lookahead_join(call c, const float *logits, int64_t request)
+    lookahead_join(const __grid_constant__ call c, const float *logits, int64_t request)
 {
-    const lsa_lookahead_request &r = c.l.requests[request];
+    const lsa_lookahead_request &r = c.requests[request];
     bool max = c.l.ensemble == LSA_ENSEMBLE_MAX;
     uint32_t *bits = (uint32_t *)(r.bits ? r.bits : c.bits + request * c.words);
     for (int64_t i = lsa_thread(); i < (r.n + 63) / 64 * 64; i += lsa_threads()) {
@@ -242,10 +253,11 @@ __global__ static void __launch_bounds__(STEP_THREADS)
 }
 
 // Grid: (blocks of 64 words, requests), block: 256.
-__global__ static void __launch_bounds__(STEP_THREADS) lookahead_lists(call c, int64_t first)
+__global__ static void __launch_bounds__(STEP_THREADS)
+    lookahead_lists(const __grid_constant__ call c, int64_t first)
 {
     int64_t request = first + blockIdx.y;
-    const lsa_lookahead_request &r = c.l.requests[request];
+    const lsa_lookahead_request &r = c.requests[request];
     lsa_wait_for_launch_before();
     if (has_lists(r)) unpack(r, r.bits ? r.bits : c.bits + request * c.words);
 }
@@ -264,16 +276,13 @@ static bool is_fused(const lsa_lookahead *l)
 }
 
 struct layout {
-    int64_t bits, packed, q, w, logits, bytes;
+    int64_t q, w, logits, bytes; // behind the bits
 };
 
 static layout layout_of(const lsa_lookahead *l)
 {
     layout o = {};
-    o.packed = round_up(l->count * ((l->most + 63) / 64) * 8);
-    o.q = o.packed;
-    if (l->dim == WG_DIM && l->heads <= WG_MOST_HEADS)
-        o.q += round_up(l->count * l->layers * wg_token_bytes(l->heads, l->scoring));
+    o.q = round_up(l->count * ((l->most + 63) / 64) * 8);
     o.w = o.q + round_up(l->heads * l->dim * 4);
     o.logits = o.w + round_up(l->heads * 4);
     o.bytes = o.logits + round_up(l->layers * l->most * 4);
@@ -308,6 +317,7 @@ static cudaError_t on_wgmma(const call &c, float *logits, cudaStream_t stream)
     bool whole = is_fused(&c.l);
     int bytes = shape::FIXED_BYTES + (whole ? (int)c.l.layers : 1) * shape::TOKEN_BYTES;
     int64_t room;
+    int packers = PACKERS;
     cudaError_t error = processors_of(&room);
     if (error == cudaSuccess)
         error = whole ? cudaFuncSetAttribute(lookahead_score<HEADS, SCORING>,
@@ -315,18 +325,17 @@ static cudaError_t on_wgmma(const call &c, float *logits, cudaStream_t stream)
                       : cudaFuncSetAttribute(lookahead_layer<HEADS, SCORING>,
                                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return error;
-    dim3 pack(HEADS / WG_PACKED_HEADS, (unsigned)c.l.layers, (unsigned)c.l.count);
-    lookahead_pack<HEADS, SCORING><<<pack, PACK_THREADS, 0, stream>>>(c);
-    error = lsa_cuda_last();
     int64_t wanted = (c.l.most + WG_KEYS - 1) / WG_KEYS, each = whole ? room / c.l.count : room;
-    if (each < 1) each = 1;
-    if (wanted < 1) wanted = 1;
-    unsigned across = (unsigned)(wanted < each ? wanted : each);
-    if (error == cudaSuccess && whole) {
-        error = lsa_launch_early(lookahead_score<HEADS, SCORING>, dim3(across, (unsigned)c.l.count),
-                                 shape::THREADS, bytes, 1, stream, c);
+    if (each > wanted) each = wanted;
+    if (whole) {
+        if (packers > each) packers = 1;
+        each = std::max((int64_t)1, each / packers * packers);
+        error = lsa_launch_early(lookahead_score<HEADS, SCORING>,
+                                 dim3((unsigned)each, (unsigned)c.l.count), shape::THREADS, bytes,
+                                 packers, stream, c);
         return error == cudaSuccess ? list(c, 0, c.l.count, stream) : error;
     }
+    unsigned across = (unsigned)std::max((int64_t)1, each);
     for (int64_t i = 0; error == cudaSuccess && i < c.l.count; i++) {
         for (int64_t layer = 0; layer < c.l.layers; layer++)
             lookahead_layer<HEADS, SCORING>
@@ -365,14 +374,26 @@ int lsa_lookahead_cuda(const lsa_lookahead *l, void *workspace, void *stream)
     if (l->count == 0) return LSA_OK;
     layout o = layout_of(l);
     uint8_t *at = (uint8_t *)workspace;
-    call c = {*l, at + o.packed, (uint64_t *)(at + o.bits), (l->most + 63) / 64};
+    float *q = (float *)(at + o.q), *w = (float *)(at + o.w), *logits = (float *)(at + o.logits);
     cudaStream_t to = (cudaStream_t)stream;
-    float *logits = (float *)(at + o.logits);
-    cudaError_t error;
-    if (!wg_takes(l->heads, l->dim, l->key_format))
-        error = plainly(c, (float *)(at + o.q), (float *)(at + o.w), logits, to);
-    else
-        error = l->heads <= 64 ? by_scoring<64>(c, logits, to) : by_scoring<128>(c, logits, to);
+    cudaError_t error = cudaSuccess;
+    bool wgmma = wg_takes(l->heads, l->dim, l->key_format);
+    int64_t together = std::min((int64_t)MOST_REQUESTS, MOST_KEYS / l->layers);
+    call c = {};
+    c.l = *l, c.words = (l->most + 63) / 64;
+    for (int64_t first = 0; error == cudaSuccess && first < l->count; first += together) {
+        c.l.count = std::min(together, l->count - first);
+        c.bits = (uint64_t *)at + first * c.words;
+        for (int64_t i = 0; i < c.l.count; i++) {
+            c.requests[i] = l->requests[first + i];
+            for (int64_t layer = 0; layer < l->layers; layer++)
+                c.keys[i * l->layers + layer] = c.requests[i].keys[layer];
+        }
+        if (!wgmma)
+            error = plainly(c, q, w, logits, to);
+        else
+            error = l->heads <= 64 ? by_scoring<64>(c, logits, to) : by_scoring<128>(c, logits, to);
+    }
     if (error == cudaSuccess) return lsa_launched("lookahead");
     return lsa_cuda_failed("lookahead", error);
 }

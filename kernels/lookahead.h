@@ -16,7 +16,8 @@ typedef struct lsa_lookahead_request {
 } lsa_lookahead_request;
 
 typedef struct lsa_lookahead {
-    const lsa_lookahead_request *requests; /* [count] */
+    const lsa_lookahead_request
+        *requests; /* [count]; they and their list of keys are read by the host */
     int64_t count, layers, heads, dim;
     int64_t most;                          /* at least the chunks of any request */
     int32_t key_format, scoring, ensemble; /* LSA_KV_*, LSA_SCORE_*, LSA_ENSEMBLE_* */

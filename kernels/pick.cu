@@ -126,24 +126,17 @@ __global__ static void __launch_bounds__(MMA_THREADS, 2)
     note_lengths(c, c.spans[blockIdx.z]);
 }
 
-// Grid: (parts of the heads, rows up to 65535), block: 256.
-template <int HEADS, int SCORING> __global__ static void pick_rows(uint8_t *to, scoring s)
-{
-    lsa_let_next_launch_start();
-    for (int64_t t = blockIdx.y; t < s.tokens; t += gridDim.y)
-        pack_token<HEADS, SCORING>(to + t * wg_shape<HEADS, SCORING>::TOKEN_BYTES,
-                                   s.q + t * s.heads * WG_DIM, s.w + t * s.heads, s.heads);
-}
-
 // Grid: (blocks of tiles, groups of rows, spans), block and shared: as score_wgmma says.
 template <int HEADS, int SCORING>
 __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
-    pick_score_wgmma(call c, int group)
+    pick_score_wgmma(call c, int group, bool packed)
 {
     __shared__ scoring s;
+    if (!packed) lsa_wait_for_launch_before();
     int64_t row = scoring_of(&s, c, c.spans[blockIdx.z]);
-    score_wgmma<HEADS, SCORING>(
-        s, (const uint8_t *)c.packed + row * wg_shape<HEADS, SCORING>::TOKEN_BYTES, group);
+    const uint8_t *queries =
+        (const uint8_t *)c.packed + row * wg_shape<HEADS, SCORING>::TOKEN_BYTES;
+    score_wgmma<HEADS, SCORING>(s, packed ? queries : NULL, group);
     note_lengths(c, c.spans[blockIdx.z]);
 }
 
@@ -248,27 +241,29 @@ template <int HEADS, int SCORING>
 static cudaError_t on_wgmma(const call &c, bool pack, cudaStream_t stream)
 {
     using shape = wg_shape<HEADS, SCORING>;
+    auto kernel = pick_score_wgmma<HEADS, SCORING>;
+    int64_t group = (WG_MOST_SHARED - shape::FIXED_BYTES) / shape::TOKEN_BYTES, room;
+    bool packed =
+        c.p.rows - c.count >= group; // else a span has no more rows than blocks can pack at once
     if (pack) {
         scoring s = {};
         s.q = c.p.queries, s.w = c.p.weights, s.tokens = c.p.rows, s.heads = (int32_t)c.p.heads;
-        dim3 parts(HEADS / WG_PACKED_HEADS, (unsigned)(c.p.rows < 65535 ? c.p.rows : 65535));
-        pick_rows<HEADS, SCORING><<<parts, 256, 0, stream>>>((uint8_t *)c.packed, s);
-        return lsa_cuda_last();
+        return packed ? launch_pack<HEADS, SCORING>((uint8_t *)c.packed, s, stream) : cudaSuccess;
     }
-    auto kernel = pick_score_wgmma<HEADS, SCORING>;
-    int64_t group = (WG_MOST_SHARED - shape::FIXED_BYTES) / shape::TOKEN_BYTES, room;
     if (group > c.most_rows) group = c.most_rows;
+    if (!packed) group = std::min(group, std::max((int64_t)1, c.p.rows - c.count + 1));
     int bytes = shape::FIXED_BYTES + (int)group * shape::TOKEN_BYTES;
     cudaError_t error = processors_of(&room);
     if (error == cudaSuccess)
         error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return error;
-    int64_t wanted = (c.p.most + WG_KEYS - 1) / WG_KEYS, each = (room + c.count - 1) / c.count,
-            across = wanted < each ? wanted : each, groups = (c.most_rows + group - 1) / group,
-            down = each / across;
+    // No more blocks than run at once: a second round would be a whole one for few of them.
+    int64_t wanted = (c.p.most + WG_KEYS - 1) / WG_KEYS,
+            each = std::max((int64_t)1, room / c.count), across = wanted < each ? wanted : each,
+            groups = (c.most_rows + group - 1) / group, down = each / across;
     if (down < 1) down = 1;
     dim3 grid((unsigned)across, (unsigned)(groups < down ? groups : down), (unsigned)c.count);
-    return lsa_launch_early(kernel, grid, shape::THREADS, bytes, 1, stream, c, (int)group);
+    return lsa_launch_early(kernel, grid, shape::THREADS, bytes, 1, stream, c, (int)group, packed);
 }
 
 template <int HEADS> static cudaError_t on_warpgroups(const call &c, bool pack, cudaStream_t stream)

@@ -1,28 +1,23 @@
-// Exact top-k of rows on the GPU: a cluster of blocks a row, each with a piece of it, in registers as integers in the order of the
-// floats.
+// Exact top-k of rows on the GPU: a block a row, or a cluster of blocks that have its granules of 128 scores in turns; scores are
+// in registers, as integers in the order of the floats.
 //
-// A thread's largest scores bound the k-th largest from below: k of them are at least that. What reaches the bound is little,
-// and is gathered, in the order of ids, in the first block's shared memory; where it is too much for that, the blocks go on
-// together. The k-th largest is found by digits of 11, 11 and 10 bits, from the top, each by a histogram of the candidates that
-// share the digits before it; then its ties go to the lower ids. Counts are integers, so no order of adding changes a bit.
-// Rows that no cluster holds are a block's, which reads them again for each digit.
+// Of a block's threads' largest scores, the one that is its share of k from the top bounds the k-th largest from below, and so does
+// the least of all blocks' bounds. What reaches it is little more than k, wherever the large scores lie, and is gathered in the first
+// block's shared memory; where it is too much for that, the blocks go on together. The k-th largest is found by digits of 11, 11 and 10
+// bits, from the top, each by a histogram of the candidates that share the digits before it. What is above it becomes bits of a set,
+// what is equal to it those of another, of which the lower ids are taken; ids come out of the sets in order. Counts are integers, so
+// no order of adding changes a bit. Rows that no cluster holds are a block's, which reads them again for each digit.
 #include "kernels/cuda_select.h"
 #include "kernels/hopper.h"
 
 #include "kernels/topk_cuda.h"
 
 enum {
-    THREADS = 512,
-    WARPS = THREADS / LSA_WARP,
-    CLUSTER = 8,
-    STRIDE = THREADS * 4, // scores between a thread's fours
-    LEAST_VECTORS =
-        2, // fours of a thread, so that every lane of a warp has a sum of theirs to add up
-    MOST_VECTORS = 16,
-    BINS = 4 * THREADS,
-    LIST = 8192, // candidates that the first block takes
-    LIST_VECTORS = LIST / STRIDE,
-    DIGITS = 3
+    ROW_THREADS = 512,
+    ROW_WARPS = ROW_THREADS / LSA_WARP,
+    BINS = 2048,
+    GRANULE = 128,
+    CLUSTER = 8
 };
 
 struct choice {
@@ -35,27 +30,41 @@ struct choice {
     int32_t k;
 };
 
-// A block's shared memory.
-struct room {
-    uint32_t bins[2][BINS]; // in turns, so that what others still read is left alone
-    uint32_t places[MOST_VECTORS * WARPS];
-    uint32_t warps[WARPS];
-    uint32_t found[2]; // a bin, and how many lie above it
-    uint32_t total;    // what this block has, for the others
-    uint32_t list[LIST], list_ids[LIST];
+// BLOCKS a row, of which a thread has VECTORS fours of scores.
+template <int THREADS_, int VECTORS_, int BLOCKS_> struct shape {
+    static constexpr int THREADS = THREADS_, VECTORS = VECTORS_, BLOCKS = BLOCKS_;
+    static constexpr int WARPS = THREADS / LSA_WARP;
+    static constexpr int KEYS = THREADS * VECTORS * 4; // of a block
+    static constexpr int WORDS = KEYS / 32;            // of a set of its own scores
+    static constexpr int ROW_WORDS = WORDS * BLOCKS;   // of the row's
+    static constexpr int EACH = (ROW_WORDS + THREADS - 1) / THREADS;
+    static constexpr int LIST_EACH = 4,
+                         LIST = LIST_EACH * THREADS; // candidates that the first block takes
 };
 
-// The blocks that work on a row together.
-struct team {
-    uint32_t rank, size;
-    uint32_t turn; // of the histograms
+// A block's shared memory.
+template <typename S> struct room {
+    uint32_t bins[2][BINS]; // in turns, so that what others still read is left alone
+    uint32_t warps[32], ties[32];
+    uint32_t bounds[S::BLOCKS];
+    uint32_t found[2];   // a bin, and how many lie above it
+    uint32_t candidates; // the first block's: of the row
+    uint32_t base;       // where the block's candidates begin
+    union {
+        struct {
+            uint32_t keys[S::LIST], ids[S::LIST];
+        } list;
+        struct {
+            uint32_t above[S::ROW_WORDS], tied[S::ROW_WORDS];
+        } sets; // the first block's, of the row; or a block's own, at its beginning
+    };
 };
 
 // ---- helpers ----
 
-__device__ static inline void sync(const team &t)
+template <int BLOCKS> __device__ static inline void sync()
 {
-    if (t.size > 1)
+    if (BLOCKS > 1)
         lsa_cluster_sync();
     else
         __syncthreads();
@@ -71,199 +80,160 @@ __device__ static uint32_t warp_prefix(uint32_t v, int lane) // with its own
     return v;
 }
 
-// Adds up the team's histograms and finds the bin where, from the largest down, the `need`-th is; false where there are fewer.
-// found: that bin, and how many are above it. All threads.
-__device__ static bool find_bin(room &r, team &t, uint32_t need)
+// How much all threads before this one have, and in *all what all have. shared: a number a warp; there is a barrier before it is
+// read, and none behind.
+template <int WARPS>
+__device__ static inline uint32_t block_prefix(uint32_t v, uint32_t *all, uint32_t *shared)
 {
     int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
-    uint32_t *bins = r.bins[t.turn++ % 2], first = BINS - 4 - 4 * threadIdx.x;
-    sync(t);
-    uint4 own = *(const uint4 *)(bins + first);
-    if (t.size > 1) {
+    uint32_t sum = warp_prefix(v, lane);
+    if (lane == LSA_WARP - 1) shared[warp] = sum;
+    __syncthreads();
+    uint32_t others = warp_prefix(lane < WARPS ? shared[lane] : 0, lane);
+    *all = __shfl_sync(0xffffffff, others, LSA_WARP - 1);
+    uint32_t before = __shfl_sync(0xffffffff, others, warp ? warp - 1 : 0);
+    return (warp ? before : 0) + sum - v;
+}
+
+// Counts a key where `here`; lanes with the same bin count together. All lanes of a warp.
+__device__ static inline void count_in(uint32_t *bins, uint32_t bin, bool here)
+{
+    unsigned alike = __match_any_sync(0xffffffff, here ? bin : 0xffffffffu);
+    if (here && (alike & ((1u << threadIdx.x % LSA_WARP) - 1)) == 0)
+        atomicAdd(&bins[bin], (uint32_t)__popc(alike));
+}
+
+template <int THREADS> __device__ static inline void clear(uint32_t *bins)
+{
 #pragma unroll
-        for (uint32_t other = 1; other < CLUSTER; other++) {
-            uint4 v = lsa_load_shared4(lsa_shared_of(bins + first, (t.rank + other) % CLUSTER));
-            own.x += v.x;
-            own.y += v.y;
-            own.z += v.z;
-            own.w += v.w;
+    for (int i = 0; i < BINS / THREADS; i++) bins[i * THREADS + threadIdx.x] = 0;
+    __syncthreads();
+}
+
+// Adds up the histograms of BLOCKS blocks and finds the bin where, from the largest down, the `need`-th is; false where there are
+// fewer. r.found: that bin, and how many are above it. All threads.
+template <int BLOCKS, typename S>
+__device__ static bool find_bin(room<S> &r, const uint32_t *bins, uint32_t need)
+{
+    constexpr int PER = BINS / S::THREADS;
+    uint32_t first = BINS - PER - PER * threadIdx.x, own[PER], mine = 0, all;
+    sync<BLOCKS>();
+#pragma unroll
+    for (int i = 0; i < PER; i++) own[i] = bins[first + i];
+    if constexpr (BLOCKS > 1) {
+        uint32_t rank = lsa_cluster_rank();
+#pragma unroll
+        for (uint32_t other = 1; other < BLOCKS; other++) {
+            uint32_t at = lsa_shared_of(bins + first, (rank + other) % BLOCKS);
+#pragma unroll
+            for (int i = 0; i < PER; i++) own[i] += lsa_load_shared(at + 4 * i);
         }
     }
-    uint32_t mine = own.x + own.y + own.z + own.w, sum = warp_prefix(mine, lane);
-    if (lane == LSA_WARP - 1) r.warps[warp] = sum;
-    __syncthreads();
-    uint32_t others = warp_prefix(lane < WARPS ? r.warps[lane] : 0, lane);
-    uint32_t all = __shfl_sync(0xffffffff, others, LSA_WARP - 1);
-    uint32_t before = __shfl_sync(0xffffffff, others, warp ? warp - 1 : 0);
-    before = (warp ? before : 0) + sum - mine;
-    if (before < need && before + mine >= need) {
-        uint32_t bin = first + 3, counts[4] = {own.w, own.z, own.y, own.x};
 #pragma unroll
-        for (int i = 0; i < 3; i++) {
-            if (before + counts[i] >= need) break;
-            before += counts[i];
-            bin--;
+    for (int i = 0; i < PER; i++) mine += own[i];
+    uint32_t before = block_prefix<S::WARPS>(mine, &all, r.warps);
+    if (before < need && before + mine >= need) {
+        int i = PER - 1;
+#pragma unroll
+        for (int j = PER - 1; j > 0; j--) {
+            if (i == j && before + own[j] < need) {
+                before += own[j];
+                i--;
+            }
         }
-        r.found[0] = bin;
+        r.found[0] = first + i;
         r.found[1] = before;
     }
     __syncthreads();
     return all >= need;
 }
 
-// Clears the histogram whose turn it is.
-__device__ static uint32_t *clear_bins(room &r, const team &t)
+// The key of the `need`-th largest of those that key_at(0 .. COUNT - 1) has in all threads, of which there are more than `need`;
+// in *ties, how many of those equal to it are among them.
+template <int BLOCKS, int COUNT, typename S, typename KEY>
+__device__ static uint32_t find_cut(room<S> &r, uint32_t need, uint32_t least, uint32_t *ties,
+                                    KEY key_at)
 {
-    uint32_t *bins = r.bins[t.turn % 2];
-    *(uint4 *)(bins + 4 * threadIdx.x) = make_uint4(0, 0, 0, 0);
-    __syncthreads();
-    return bins;
+    uint32_t cut = 0, known = 0;
+#pragma unroll
+    for (int digit = 0; digit < 3; digit++) {
+        int shift = digit == 0 ? 21 : digit == 1 ? 10 : 0;
+        uint32_t mask = digit == 2 ? BINS / 2 - 1 : BINS - 1, *bins = r.bins[digit % 2];
+        clear<S::THREADS>(bins);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            uint32_t key = key_at(i);
+            bool here = key >= least && (key & known) == cut;
+            if (__any_sync(0xffffffff, here)) count_in(bins, key >> shift & mask, here);
+        }
+        find_bin<BLOCKS>(r, bins, need);
+        cut |= r.found[0] << shift;
+        known |= mask << shift;
+        need -= r.found[1];
+    }
+    *ties = need;
+    return cut;
 }
 
-// Places in the order of ids. count: of a thread's fours, each what is to be counted; they become how many come before
-// within the block; all that the team's blocks before this one have is in *before, and of all of them in *all.
-template <int VECTORS>
-__device__ static void place(uint32_t (&count)[VECTORS], uint32_t *before, uint32_t *all, room &r,
-                             const team &t)
+// Writes the ids of one set and the first `ties` of another's, ascending. above, tied: of this thread's words of the row.
+template <typename S>
+__device__ static void emit(const choice &c, int64_t row, const uint32_t (&above)[S::EACH],
+                            uint32_t (&tied)[S::EACH], uint32_t ties, room<S> &r)
 {
-    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
+    uint32_t own = 0, all;
 #pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        uint32_t sum = warp_prefix(count[v], lane);
-        if (lane == LSA_WARP - 1) r.places[v * WARPS + warp] = sum;
-        count[v] = sum - count[v];
-    }
-    __syncthreads();
-    if (warp == 0) {
-        constexpr int EACH = VECTORS * WARPS / LSA_WARP; // sums of a lane, in order
-        uint32_t own[EACH], sum = 0;
+    for (int i = 0; i < S::EACH; i++) own += __popc(tied[i]);
+    uint32_t before = block_prefix<S::WARPS>(own, &all, r.ties);
+    own = 0;
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            own[i] = r.places[lane * EACH + i];
-            sum += own[i];
+    for (int i = 0; i < S::EACH; i++) {
+        uint32_t count = __popc(tied[i]);
+        while (tied[i] && before + count > ties) { // the highest ids are too many
+            tied[i] &= ~(0x80000000u >> __clz(tied[i]));
+            count--;
         }
-        uint32_t at = warp_prefix(sum, lane);
-        if (lane == LSA_WARP - 1) r.total = at;
-        at -= sum;
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            r.places[lane * EACH + i] = at;
-            at += own[i];
-        }
+        before += count;
+        tied[i] |= above[i];
+        own += __popc(tied[i]);
     }
-    sync(t);
+    int64_t at = row * c.k + block_prefix<S::WARPS>(own, &all, r.warps);
 #pragma unroll
-    for (int v = 0; v < VECTORS; v++) count[v] += r.places[v * WARPS + warp];
-    *before = 0, *all = 0;
-    if constexpr (VECTORS < MOST_VECTORS) {
-        if (t.size > 1) { // a lane asks a block: the answers are waited for together
-            uint32_t total =
-                lane < (int)t.size ? lsa_load_shared(lsa_shared_of(&r.total, lane)) : 0;
-            *all = __reduce_add_sync(0xffffffff, total);
-            *before = __reduce_add_sync(0xffffffff, lane < (int)t.rank ? total : 0);
-            return;
-        }
-    }
-    for (uint32_t rank = 0; rank < t.size; rank++) {
-        uint32_t total = t.size == 1 ? r.total : lsa_load_shared(lsa_shared_of(&r.total, rank));
-        if (rank < t.rank) *before += total;
-        *all += total;
-    }
-}
-
-// Writes the `need` largest of the team's keys that are at least `least`, of which there are no fewer; 0 is none. Key e of
-// a thread's four v is number v * STRIDE + 4 threadIdx.x + e of the block. id_of: of such a number.
-template <int VECTORS, typename IDS>
-__device__ static void select_exact(const choice &c, int64_t row,
-                                    const uint32_t (&keys)[VECTORS][4], uint32_t least,
-                                    uint32_t need, uint32_t candidates, room &r, team &t, IDS id_of)
-{
-    // Keys above `cut` are in, and the first `ties` of those equal to it.
-    uint32_t cut = 0, known = 0, ties = 0;
-    if (candidates > need) {
-        ties = need;
-        for (int digit = 0; digit < DIGITS; digit++) {
-            int shift = digit == 0 ? 21 : digit == 1 ? 10 : 0;
-            uint32_t mask = digit == 2 ? BINS / 2 - 1 : BINS - 1, *bins = clear_bins(r, t);
-#pragma unroll
-            for (int i = 0; i < 4 * VECTORS; i++) {
-                uint32_t key = keys[i / 4][i % 4];
-                if (key >= least && (key & known) == cut) atomicAdd(&bins[key >> shift & mask], 1);
-            }
-            find_bin(r, t, ties);
-            cut |= r.found[0] << shift;
-            known |= mask << shift;
-            ties -= r.found[1];
-        }
-    } else {
-        sync(t); // others may still read this block's counts
-    }
-    uint32_t place_of[VECTORS], before, all;
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        place_of[v] = 0; // ties, and 65536 for each that is above
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            uint32_t key = keys[v][e];
-            if (key >= least) place_of[v] += key > cut ? 0x10000 : key == cut;
-        }
-    }
-    // A block's own counts fit in halves of a word; the team's are added apart.
-    place<VECTORS>(place_of, &before, &all, r, t);
-    uint32_t above = 0, tied = 0;
-    for (uint32_t rank = 0; rank < t.rank; rank++) {
-        uint32_t total = lsa_load_shared(lsa_shared_of(&r.total, rank));
-        above += total >> 16;
-        tied += total & 0xffff;
-    }
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        uint32_t a = above + (place_of[v] >> 16), b = tied + (place_of[v] & 0xffff);
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            uint32_t key = keys[v][e];
-            if (key < least || key < cut) continue;
-            bool tie = key == cut;
-            if (!tie || b < ties) {
-                int64_t at = row * c.k + a + min(b, ties);
-                int32_t id = id_of(v * STRIDE + 4 * (int)threadIdx.x + e);
-                c.ids[at] = id;
-                if (c.values) c.values[at] = c.scores[row * c.stride + id];
-            }
-            if (tie)
-                b++;
-            else
-                a++;
+    for (int i = 0; i < S::EACH; i++) {
+        for (uint32_t left = tied[i]; left; left &= left - 1, at++) {
+            int32_t id = ((int)threadIdx.x * S::EACH + i) * 32 + __ffs(left) - 1;
+            c.ids[at] = id;
+            if (c.values) c.values[at] = c.scores[row * c.stride + id];
         }
     }
 }
 
 // ---- kernels ----
 
-// A row a cluster; a block has VECTORS * STRIDE scores of it. Grid: (rows * cluster), block: 512, shared: a room.
-template <int VECTORS>
-__global__ static void __launch_bounds__(THREADS, VECTORS == LEAST_VECTORS ? 2 : 1)
-    topk_cluster(choice c)
+// Grid: (rows * BLOCKS) in clusters of BLOCKS, block: THREADS, shared: a room.
+template <typename S>
+__global__ static void __launch_bounds__(S::THREADS, S::KEYS <= 4096 ? 2 : 1) topk_held(choice c)
 {
     extern __shared__ uint4 shared[];
-    room &r = *(room *)shared;
-    team t = {lsa_cluster_rank(), lsa_cluster_size(), 0};
-    int64_t row = blockIdx.x / t.size;
-    int first = (int)t.rank * VECTORS * STRIDE;
-    const float *scores = c.scores + row * c.stride + first;
-    uint32_t *bins = clear_bins(r, t);
+    room<S> &r = *(room<S> *)shared;
+    constexpr int BLOCKS = S::BLOCKS;
+    uint32_t rank = BLOCKS > 1 ? lsa_cluster_rank() : 0;
+    int64_t row = blockIdx.x / BLOCKS;
+    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
+    const float *scores = c.scores + row * c.stride;
+    if (threadIdx.x == 0) r.candidates = 0;
+    clear<S::THREADS>(r.bins[0]);
+    if (BLOCKS > 1) lsa_cluster_arrive();
     lsa_wait_for_launch_before();
     lsa_let_next_launch_start();
-    if (c.k == 0) {
-        if (c.counts && t.rank == 0 && threadIdx.x == 0) c.counts[row] = 0;
-        return;
-    }
-    int n = (c.lengths ? c.lengths[row] : (int)c.n) - first;
+    int n = c.lengths ? c.lengths[row] : (int)c.n;
     bool whole = (uintptr_t)scores % 16 == 0;
-    uint32_t keys[VECTORS][4], largest = 0;
+    auto first_of = [&](int v) { // id of a thread's four
+        return ((v * S::WARPS + warp) * BLOCKS + (int)rank) * GRANULE + 4 * lane;
+    };
+    uint32_t keys[S::VECTORS][4], largest = 0;
 #pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        int at = v * STRIDE + 4 * (int)threadIdx.x;
+    for (int v = 0; v < S::VECTORS; v++) {
+        int at = first_of(v);
         if (whole && at + 4 <= n) {
             uint4 x = *(const uint4 *)(scores + at);
             keys[v][0] = x.x, keys[v][1] = x.y, keys[v][2] = x.z, keys[v][3] = x.w;
@@ -274,75 +244,146 @@ __global__ static void __launch_bounds__(THREADS, VECTORS == LEAST_VECTORS ? 2 :
         }
     }
 #pragma unroll
-    for (int i = 0; i < 4 * VECTORS; i++) {
+    for (int i = 0; i < 4 * S::VECTORS; i++) {
         keys[i / 4][i % 4] = lsa_score_key(__uint_as_float(keys[i / 4][i % 4]));
         largest = max(largest, keys[i / 4][i % 4]);
     }
-    if (largest) atomicAdd(&bins[largest >> 21], 1);
-    bool bounded = find_bin(r, t, (uint32_t)c.k);
-    uint32_t least = bounded ? max(r.found[0] << 21, 1u) : 1;
 
-    uint32_t count[VECTORS], before, candidates;
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        count[v] = 0;
-#pragma unroll
-        for (int e = 0; e < 4; e++) count[v] += keys[v][e] >= least;
+    // The bound, to 22 bits.
+    uint32_t least = 1, part = ((uint32_t)c.k + BLOCKS - 1) / BLOCKS;
+    count_in(r.bins[0], largest >> 21, largest != 0);
+    if (part > 0 && find_bin<1>(r, r.bins[0], part)) {
+        uint32_t top = r.found[0], above = r.found[1];
+        clear<S::THREADS>(r.bins[1]);
+        count_in(r.bins[1], largest >> 10 & (BINS - 1), largest != 0 && largest >> 21 == top);
+        find_bin<1>(r, r.bins[1], part - above);
+        least = max(top << 21 | r.found[0] << 10, 1u);
     }
-    place<VECTORS>(count, &before, &candidates, r, t);
-    uint32_t need = min(candidates, (uint32_t)c.k);
-    if (t.rank == 0) {
-        for (uint32_t i = need + threadIdx.x; i < (uint32_t)c.k; i += THREADS) {
+    if (BLOCKS > 1) {
+        lsa_cluster_wait(); // all blocks are there
+        if (threadIdx.x < BLOCKS)
+            lsa_store_shared(lsa_shared_of(&r.bounds[rank], threadIdx.x), least);
+        lsa_cluster_sync();
+#pragma unroll
+        for (int i = 0; i < BLOCKS; i++) least = min(least, r.bounds[i]);
+    }
+
+    // What reaches it.
+    uint32_t own = 0, all;
+#pragma unroll
+    for (int i = 0; i < 4 * S::VECTORS; i++) own += keys[i / 4][i % 4] >= least;
+    uint32_t place = block_prefix<S::WARPS>(own, &all, r.ties);
+    if (BLOCKS > 1) {
+        if (threadIdx.x == 0) r.base = lsa_add_shared(lsa_shared_of(&r.candidates, 0), all);
+        __syncthreads();
+        place += r.base;
+    } else if (threadIdx.x == 0) {
+        r.candidates = all;
+    }
+    uint32_t list = lsa_shared_of(r.list.keys, 0), list_ids = lsa_shared_of(r.list.ids, 0);
+#pragma unroll
+    for (int v = 0; v < S::VECTORS; v++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            if (keys[v][e] < least) continue;
+            if (place < S::LIST) {
+                lsa_store_shared(list + 4 * place, keys[v][e]);
+                lsa_store_shared(list_ids + 4 * place, (uint32_t)(first_of(v) + e));
+            }
+            place++;
+        }
+    sync<BLOCKS>();
+    uint32_t candidates =
+        BLOCKS > 1 ? lsa_load_shared(lsa_shared_of(&r.candidates, 0)) : r.candidates;
+    uint32_t need = min(candidates, (uint32_t)c.k), cut = 0, ties = 0;
+    uint32_t above[S::EACH], tied[S::EACH];
+    if (candidates <= S::LIST) {
+        if (BLOCKS > 1)
+            lsa_cluster_arrive(); // nobody leaves while its memory is read, or writes into the first's
+        if (rank == 0) {
+            uint32_t few[S::LIST_EACH], few_ids[S::LIST_EACH];
+#pragma unroll
+            for (int i = 0; i < S::LIST_EACH; i++) {
+                uint32_t at = i * S::THREADS + threadIdx.x;
+                few[i] = at < candidates ? r.list.keys[at] : 0;
+                few_ids[i] = at < candidates ? r.list.ids[at] : 0;
+            }
+            if (need < candidates && need > 0)
+                cut = find_cut<1, S::LIST_EACH>(r, need, 1, &ties, [&](int i) { return few[i]; });
+            __syncthreads();
+            for (int i = threadIdx.x; i < S::ROW_WORDS; i += S::THREADS)
+                r.sets.above[i] = r.sets.tied[i] = 0;
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < S::LIST_EACH; i++) {
+                if (few[i] == 0 || few[i] < cut || need == 0) continue;
+                atomicOr((few[i] > cut ? r.sets.above : r.sets.tied) + few_ids[i] / 32,
+                         1u << few_ids[i] % 32);
+            }
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < S::EACH; i++) {
+                int word = (int)threadIdx.x * S::EACH + i;
+                above[i] = word < S::ROW_WORDS ? r.sets.above[word] : 0;
+                tied[i] = word < S::ROW_WORDS ? r.sets.tied[word] : 0;
+            }
+        }
+    } else {
+        if (need < candidates && need > 0)
+            cut = find_cut<BLOCKS, 4 * S::VECTORS>(r, need, least, &ties,
+                                                   [&](int i) { return keys[i / 4][i % 4]; });
+#pragma unroll
+        for (int v = 0; v < S::VECTORS; v++) {
+            uint32_t a = 0, t = 0;
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                uint32_t key = keys[v][e], bit = 1u << (lane % 8 * 4 + e);
+                if (key >= least && need > 0) a |= key > cut ? bit : 0, t |= key == cut ? bit : 0;
+            }
+#pragma unroll
+            for (int step = 1; step < 8; step *= 2) {
+                a |= __shfl_xor_sync(0xffffffff, a, step);
+                t |= __shfl_xor_sync(0xffffffff, t, step);
+            }
+            int word = (v * S::WARPS + warp) * (GRANULE / 32) + lane / 8;
+            if (lane % 8 == 0) r.sets.above[word] = a, r.sets.tied[word] = t;
+        }
+        sync<BLOCKS>();
+        if (rank == 0) {
+#pragma unroll
+            for (int i = 0; i < S::EACH; i++) {
+                uint32_t word = threadIdx.x * S::EACH + i, granule = word / (GRANULE / 32);
+                uint32_t at = granule / BLOCKS * (GRANULE / 32) + word % (GRANULE / 32);
+                above[i] = tied[i] = 0;
+                if (word >= S::ROW_WORDS) continue;
+                above[i] = lsa_load_shared(lsa_shared_of(r.sets.above + at, granule % BLOCKS));
+                tied[i] = lsa_load_shared(lsa_shared_of(r.sets.tied + at, granule % BLOCKS));
+            }
+        }
+        if (BLOCKS > 1) lsa_cluster_arrive();
+    }
+    if (rank == 0) {
+        emit<S>(c, row, above, tied, ties, r);
+        for (uint32_t i = need + threadIdx.x; i < (uint32_t)c.k; i += S::THREADS) {
             c.ids[row * c.k + i] = -1;
             if (c.values) c.values[row * c.k + i] = -INFINITY;
         }
         if (c.counts && threadIdx.x == 0) c.counts[row] = (int32_t)need;
     }
-    if (candidates > LIST) {
-        select_exact<VECTORS>(c, row, keys, least, need, candidates, r, t,
-                              [&](int i) { return first + i; });
-        sync(t); // others read this block's counts
-        return;
-    }
-    uint32_t list = lsa_shared_of(r.list, 0), list_ids = lsa_shared_of(r.list_ids, 0);
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        uint32_t at = before + count[v];
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            if (keys[v][e] < least) continue;
-            lsa_store_shared(list + 4 * at, keys[v][e]);
-            lsa_store_shared(list_ids + 4 * at,
-                             (uint32_t)(first + v * STRIDE + 4 * (int)threadIdx.x + e));
-            at++;
-        }
-    }
-    sync(t);
-    if (t.rank > 0) return;
-    team alone = {0, 1, t.turn};
-    uint32_t few[LIST_VECTORS][4];
-#pragma unroll
-    for (int v = 0; v < LIST_VECTORS; v++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            uint32_t i = v * STRIDE + 4 * threadIdx.x + e;
-            few[v][e] = i < candidates ? r.list[i] : 0;
-        }
-    select_exact<LIST_VECTORS>(c, row, few, 1, need, candidates, r, alone,
-                               [&](int i) { return (int32_t)r.list_ids[i]; });
+    if (BLOCKS > 1) lsa_cluster_wait();
 }
 
 // The key of the k-th largest score by digits of 8 bits, then one pass in the order of ids. Grid: (rows), block: 512.
-__global__ static void __launch_bounds__(THREADS, 1) topk_row(choice c)
+__global__ static void __launch_bounds__(ROW_THREADS, 1) topk_row(choice c)
 {
     __shared__ uint32_t counts[256];
-    __shared__ int ranks[WARPS], candidates;
+    __shared__ int ranks[ROW_WARPS], candidates;
     __shared__ uint32_t digit, above;
     for (int64_t row = blockIdx.x; row < c.rows; row += gridDim.x) {
         int64_t n = c.lengths ? c.lengths[row] : c.n;
         const float *scores = c.scores + row * c.stride;
         int own = 0;
-        for (int64_t i = threadIdx.x; i < n; i += THREADS) own += lsa_score_key(scores[i]) != 0;
+        for (int64_t i = threadIdx.x; i < n; i += ROW_THREADS) own += lsa_score_key(scores[i]) != 0;
         if (threadIdx.x == 0) candidates = 0;
         __syncthreads();
         own = lsa_warp_sum(own);
@@ -357,7 +398,7 @@ __global__ static void __launch_bounds__(THREADS, 1) topk_row(choice c)
                 if (threadIdx.x < 256) counts[threadIdx.x] = 0;
                 __syncthreads();
                 uint32_t known = shift == 24 ? 0 : 0xffffffffu << (shift + 8);
-                for (int64_t i = threadIdx.x; i < n; i += THREADS) {
+                for (int64_t i = threadIdx.x; i < n; i += ROW_THREADS) {
                     uint32_t key = lsa_score_key(scores[i]);
                     if (key != 0 && (key & known) == cut) atomicAdd(&counts[key >> shift & 255], 1);
                 }
@@ -376,7 +417,7 @@ __global__ static void __launch_bounds__(THREADS, 1) topk_row(choice c)
         }
 
         int done = 0;
-        for (int64_t base = 0; base < n && done < count; base += THREADS) {
+        for (int64_t base = 0; base < n && done < count; base += ROW_THREADS) {
             int64_t i = base + threadIdx.x;
             int tied, taken;
             uint32_t key = i < n ? lsa_score_key(scores[i]) : 0;
@@ -390,7 +431,7 @@ __global__ static void __launch_bounds__(THREADS, 1) topk_row(choice c)
             ties -= min(tied, ties);
             done += taken;
         }
-        for (int i = count + threadIdx.x; i < c.k; i += THREADS) {
+        for (int i = count + threadIdx.x; i < c.k; i += ROW_THREADS) {
             c.ids[row * c.k + i] = -1;
             if (c.values) c.values[row * c.k + i] = -INFINITY;
         }
@@ -401,14 +442,13 @@ __global__ static void __launch_bounds__(THREADS, 1) topk_row(choice c)
 
 // ---- launcher ----
 
-template <int VECTORS>
-static cudaError_t launch_cluster(const choice &c, int cluster, cudaStream_t stream)
+template <typename S> static cudaError_t launch_held(const choice &c, cudaStream_t stream)
 {
     cudaError_t error = cudaFuncSetAttribute(
-        topk_cluster<VECTORS>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(room));
+        topk_held<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(room<S>));
     if (error != cudaSuccess) return error;
-    return lsa_launch_early(topk_cluster<VECTORS>, dim3((unsigned)(c.rows * cluster)), THREADS,
-                            sizeof(room), cluster, stream, c);
+    return lsa_launch_early(topk_held<S>, dim3((unsigned)(c.rows * S::BLOCKS)), S::THREADS,
+                            sizeof(room<S>), S::BLOCKS, stream, c);
 }
 
 int lsa_topk_of_lengths(int32_t *ids, float *values, int32_t *counts, const float *scores,
@@ -417,19 +457,18 @@ int lsa_topk_of_lengths(int32_t *ids, float *values, int32_t *counts, const floa
 {
     choice c = {ids, values, counts, scores, lengths, rows, n, score_stride, k};
     cudaError_t error = cudaSuccess;
-    int64_t of_cluster = (int64_t)CLUSTER * STRIDE;
-    if (n <= LEAST_VECTORS * STRIDE)
-        error = launch_cluster<LEAST_VECTORS>(c, 1, stream);
-    else if (n <= 2 * of_cluster)
-        error = launch_cluster<2>(c, CLUSTER, stream);
-    else if (n <= 4 * of_cluster)
-        error = launch_cluster<4>(c, CLUSTER, stream);
-    else if (n <= 8 * of_cluster)
-        error = launch_cluster<8>(c, CLUSTER, stream);
-    else if (n <= MOST_VECTORS * of_cluster)
-        error = launch_cluster<MOST_VECTORS>(c, CLUSTER, stream);
+    if (n <= shape<512, 2, 1>::KEYS)
+        error = launch_held<shape<512, 2, 1>>(c, stream);
+    else if (n <= shape<1024, 8, 1>::KEYS)
+        error = launch_held<shape<1024, 8, 1>>(c, stream);
+    else if (n <= CLUSTER * shape<1024, 2, CLUSTER>::KEYS)
+        error = launch_held<shape<1024, 2, CLUSTER>>(c, stream);
+    else if (n <= CLUSTER * shape<1024, 4, CLUSTER>::KEYS)
+        error = launch_held<shape<1024, 4, CLUSTER>>(c, stream);
+    else if (n <= CLUSTER * shape<512, 16, CLUSTER>::KEYS)
+        error = launch_held<shape<512, 16, CLUSTER>>(c, stream);
     else
-        topk_row<<<lsa_blocks(rows, 1), THREADS, 0, stream>>>(c);
+        topk_row<<<lsa_blocks(rows, 1), ROW_THREADS, 0, stream>>>(c);
     if (error != cudaSuccess) return lsa_cuda_failed("topk", error);
     return lsa_launched("topk", rows, n, k);
 }
