@@ -311,54 +311,55 @@ __device__ static void score_wgmma(const scoring &s, const uint8_t *packed, int 
     wg_room room = wg_room_of<HEADS, SCORING>(wg_shared, group);
     key_source source = {s.keys, s.blocks, s.n, s.key_stride, s.offset, s.block_shift};
     int64_t step = (int64_t)gridDim.x * shape::GROUPS * WG_KEYS;
-    int64_t block0 = (int64_t)blockIdx.x * WG_KEYS, asked, held = -1;
+    int64_t block0 = (int64_t)blockIdx.x * WG_KEYS, held = -1;
     int64_t within = (int64_t)wg * gridDim.x * WG_KEYS + warp % 4 * WG_PIECE;
+    int64_t first = (int64_t)blockIdx.y * group, next = (int64_t)gridDim.y * group;
     uint32_t loads = 0;
-    asked = block0;
-    for (int i = 0; i < WG_STAGES && asked < s.n; i++, asked += step)
-        ask_for_keys(room.ring, source, asked + within, lane);
-    lsa_after_previous();
-    auto hold = [&](int64_t t0, int count) { // all threads of the block
-        if (t0 == held) return;
-        if (held >= 0) __syncthreads();
-        held = t0;
+    if (block0 >= s.n) return;
+    // All tokens for each tile of keys; where the block packs its own, those that it holds for all tiles.
+    for (int64_t from = first; from < s.tokens; from = packed ? s.tokens : from + next) {
+        int64_t to = packed ? s.tokens : min(from + group, s.tokens), asked = block0;
+        for (int i = 0; i < WG_STAGES && asked < s.n; i++, asked += step)
+            ask_for_keys(room.ring, source, asked + within, lane);
+        lsa_after_previous();
         if (!packed) {
+            if (from != first) __syncthreads();
             pack_tokens<HEADS, SCORING>(
                 [&](uint32_t at, uint32_t word) { *(uint32_t *)(room.tokens + at) = word; },
-                s.q + t0 * s.heads * WG_DIM, s.w + t0 * s.heads, s.heads, count, warp,
+                s.q + from * s.heads * WG_DIM, s.w + from * s.heads, s.heads, to - from, warp,
                 shape::WARPS);
             lsa_async_fence();
             __syncthreads();
-            return;
         }
-        if (threadIdx.x == 0) {
-            lsa_barrier_expect(room.queries_full, count * shape::TOKEN_BYTES);
-            for (int i = 0; i < count; i++)
-                lsa_bulk_load(room.tokens + i * shape::TOKEN_BYTES,
-                              packed + (t0 + i) * shape::TOKEN_BYTES, shape::TOKEN_BYTES,
-                              room.queries_full);
-        }
-        lsa_barrier_wait(room.queries_full, loads++ & 1);
-    };
-    int64_t t00 = (int64_t)blockIdx.y * group;
-    if (block0 < s.n && t00 < s.tokens) hold(t00, (int)min((int64_t)group, s.tokens - t00));
-    for (int64_t at = block0; at < s.n;
-         at += step) { // the same rounds in all warps, for the barriers
-        key_fragments<SCORING> keys;
-        keys.take(room.ring, lane);
-        if (asked < s.n) {
-            ask_for_keys(room.ring, source, asked + within, lane);
-            asked += step;
-        }
-        int64_t own = at + within + lane;
-        for (int64_t t0 = t00; t0 < s.tokens; t0 += (int64_t)gridDim.y * group) {
-            int count = (int)min((int64_t)group, s.tokens - t0);
-            hold(t0, count);
-            for (int i = 0; i < count; i++) {
-                float sum =
-                    score_piece<HEADS, SCORING>(keys, room.tokens + i * shape::TOKEN_BYTES, lane);
-                if (lane < WG_PIECE && own < s.n)
-                    s.scores[(t0 + i) * s.score_stride + own] = sum * keys.scale;
+        for (int64_t at = block0; at < s.n;
+             at += step) { // the same rounds in all warps, for the barriers
+            key_fragments<SCORING> keys;
+            keys.take(room.ring, lane);
+            if (asked < s.n) {
+                ask_for_keys(room.ring, source, asked + within, lane);
+                asked += step;
+            }
+            int64_t own = at + within + lane;
+            for (int64_t t0 = from; t0 < to; t0 += next) {
+                int count = (int)min((int64_t)group, s.tokens - t0);
+                if (packed && t0 != held) {
+                    __syncthreads();
+                    if (threadIdx.x == 0) {
+                        lsa_barrier_expect(room.queries_full, count * shape::TOKEN_BYTES);
+                        for (int i = 0; i < count; i++)
+                            lsa_bulk_load(room.tokens + i * shape::TOKEN_BYTES,
+                                          packed + (t0 + i) * shape::TOKEN_BYTES,
+                                          shape::TOKEN_BYTES, room.queries_full);
+                    }
+                    lsa_barrier_wait(room.queries_full, loads++ & 1);
+                    held = t0;
+                }
+                for (int i = 0; i < count; i++) {
+                    float sum = score_piece<HEADS, SCORING>(
+                        keys, room.tokens + i * shape::TOKEN_BYTES, lane);
+                    if (lane < WG_PIECE && own < s.n)
+                        s.scores[(t0 + i) * s.score_stride + own] = sum * keys.scale;
+                }
             }
         }
     }

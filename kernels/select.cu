@@ -1,7 +1,16 @@
-// Selection on the GPU. A threshold and a number of ties, as on the CPU: the threshold's key by digits of 4 bits from the
-// top. A launch a digit: every block weighs its part of the scores against the sixteen keys that the next digit could make
+// Selection on the GPU. A threshold and a number of ties, as on the CPU.
+//
+// Of the k largest scores: blocks that run at once have the row in registers, as integers in the order of the floats. The
+// threshold's key is found by digits of 11, 11 and 10 bits, from the top, each by a histogram of the keys that share those before it,
+// which all blocks add up in memory before any goes on. Then each block knows from what the others counted in the last digit how
+// many of the ties are its own.
+//
+// Of a share of the sum, and of rows that registers do not hold: the threshold's key by digits of 4 bits from the top. A launch a digit: every block weighs its part of the scores against the sixteen keys that the next digit could make
 // (how many reach each of them, or the sum of those that do, in f64 and in a fixed order), and every block of the next launch
 // adds up what all of them found and so finds the digit. Then a pass counts ties block by block, and one writes the set.
+#include <cooperative_groups.h>
+#include <utility>
+
 #include "kernels/cuda_select.h"
 
 extern "C" {
@@ -14,7 +23,13 @@ enum {
     MOST_PARTS = 96, // blocks that share the row; the CPU's workspace holds what they find
     BOUNDS = 16,
     DIGITS = 8,
-    STATE_BYTES = 512
+    STATE_BYTES = 512,
+    HELD_THREADS = 512,
+    HELD_WARPS = HELD_THREADS / LSA_WARP,
+    HELD_BLOCKS = 128, // no more than there are multiprocessors
+    HELD_DIGITS = 3,
+    HELD_VECTORS = 16, // fours of a thread, at most
+    GRANULE = 128      // ids of a warp's fours
 };
 
 // need: scores, or their sum; as a share of all of it where `share`.
@@ -178,6 +193,118 @@ __global__ static void select_above_each(uint32_t *bits, const float *scores, in
     }
 }
 
+// The k largest, of which there are fewer than scores. totals: [HELD_DIGITS][LSA_BINS]; counted: [blocks][LSA_BINS], of the last
+// digit. Grid: all of it at once, `part` scores a block, a multiple of GRANULE; block: 512, shared: 8.8 KB and more.
+template <int VECTORS>
+__global__ static void __launch_bounds__(HELD_THREADS, 1)
+    select_held(uint32_t *bits, const float *scores, int64_t n, int64_t k, int64_t part,
+                uint32_t *totals, uint32_t *counted)
+{
+    constexpr int WORDS = VECTORS * HELD_WARPS * (GRANULE / 32);
+    constexpr int EACH = (WORDS + HELD_THREADS - 1) / HELD_THREADS, PER = LSA_BINS / HELD_THREADS;
+    __shared__ uint32_t bins[LSA_BINS], warps[LSA_WARP], sums[LSA_WARP], found[2];
+    __shared__ uint32_t above[WORDS], tied[WORDS];
+    auto grid = cooperative_groups::this_grid();
+    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
+    for (int64_t i = lsa_thread(); i < HELD_DIGITS * LSA_BINS; i += lsa_threads()) totals[i] = 0;
+    auto cleared = grid.barrier_arrive();
+    int64_t from = blockIdx.x * part, to = min(n, from + part);
+    bool whole = (uintptr_t)scores % 16 == 0;
+    uint32_t keys[VECTORS][4];
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        int64_t at = from + (v * HELD_WARPS + warp) * GRANULE + 4 * lane;
+        if (whole && at + 4 <= to) {
+            uint4 x = *(const uint4 *)(scores + at);
+            keys[v][0] = x.x, keys[v][1] = x.y, keys[v][2] = x.z, keys[v][3] = x.w;
+        } else {
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                keys[v][e] = __float_as_uint(at + e < to ? scores[at + e] : -INFINITY);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * VECTORS; i++)
+        keys[i / 4][i % 4] = lsa_score_key(__uint_as_float(keys[i / 4][i % 4]));
+
+    uint32_t cut = 0, known = 0, need = (uint32_t)k, ties_before = 0;
+    bool enough = true;
+#pragma unroll
+    for (int digit = 0; digit < HELD_DIGITS; digit++) {
+        int shift = digit == 0 ? 21 : digit == 1 ? 10 : 0;
+        uint32_t mask = digit == 2 ? LSA_BINS / 2 - 1 : LSA_BINS - 1;
+#pragma unroll
+        for (int i = 0; i < PER; i++) bins[i * HELD_THREADS + threadIdx.x] = 0;
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 4 * VECTORS; i++) {
+            uint32_t key = keys[i / 4][i % 4];
+            bool here = enough && key != 0 && (key & known) == cut;
+            if (__any_sync(0xffffffff, here)) lsa_count_in(bins, key >> shift & mask, here);
+        }
+        __syncthreads();
+        if (digit == 0) grid.barrier_wait(std::move(cleared));
+        uint32_t *all = totals + digit * LSA_BINS;
+#pragma unroll
+        for (int i = 0; i < PER; i++) {
+            int bin = i * HELD_THREADS + threadIdx.x;
+            if (bins[bin]) atomicAdd(all + bin, bins[bin]);
+            if (digit == 2) counted[(int64_t)blockIdx.x * LSA_BINS + bin] = bins[bin];
+        }
+        grid.sync();
+        uint32_t first = LSA_BINS - PER - PER * threadIdx.x, own[PER];
+        uint4 four = __ldcg((const uint4 *)(all + first));
+        own[0] = four.x, own[1] = four.y, own[2] = four.z, own[3] = four.w;
+        static_assert(PER == 4, "a load of bins");
+        enough = lsa_find_in<PER, HELD_WARPS>(own, first, need, found, warps) && enough;
+        if (!enough) continue;
+        cut |= found[0] << shift;
+        known |= mask << shift;
+        need -= found[1];
+    }
+    if (enough) {
+        for (unsigned i = threadIdx.x; i < blockIdx.x; i += HELD_THREADS)
+            ties_before += __ldcg(counted + (int64_t)i * LSA_BINS + found[0]);
+        __syncthreads();
+        ties_before = lsa_block_sum(ties_before, sums);
+    } else {
+        need = 0; // all are above nothing
+    }
+
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        uint32_t a = 0, t = 0;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            uint32_t key = keys[v][e], bit = 1u << (lane % 8 * 4 + e);
+            if (key != 0) a |= key > cut ? bit : 0, t |= key == cut ? bit : 0;
+        }
+#pragma unroll
+        for (int step = 1; step < 8; step *= 2) {
+            a |= __shfl_xor_sync(0xffffffff, a, step);
+            t |= __shfl_xor_sync(0xffffffff, t, step);
+        }
+        int word = (v * HELD_WARPS + warp) * (GRANULE / 32) + lane / 8;
+        if (lane % 8 == 0) above[word] = a, tied[word] = t;
+    }
+    __syncthreads();
+    uint32_t own[EACH] = {}, count = 0, all;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int word = (int)threadIdx.x * EACH + i;
+        own[i] = word < WORDS ? tied[word] : 0;
+        count += __popc(own[i]);
+    }
+    uint32_t before = ties_before + lsa_block_prefix<HELD_WARPS>(count, &all, warps);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int word = (int)threadIdx.x * EACH + i;
+        before += lsa_take_lowest(&own[i], before, need);
+        if (word < WORDS && from + 32 * word < (to + 63) / 64 * 64)
+            bits[from / 32 + word] = own[i] | above[word];
+    }
+}
+
 // ---- launchers ----
 
 static int above(const char *op, uint64_t *bits, const float *scores, int64_t n, float threshold,
@@ -204,10 +331,41 @@ static int find(const char *op, uint64_t *bits, const search &s, void *workspace
     return lsa_launched(op);
 }
 
+static int64_t held_bytes(void) { return (int64_t)(HELD_DIGITS + HELD_BLOCKS) * LSA_BINS * 4; }
+
 int64_t lsa_select_workspace_cuda(int64_t n)
 {
     (void)n;
-    return STATE_BYTES + (int64_t)DIGITS * MOST_PARTS * BOUNDS * 8 + MOST_PARTS * 8;
+    int64_t other = STATE_BYTES + (int64_t)DIGITS * MOST_PARTS * BOUNDS * 8 + MOST_PARTS * 8;
+    return other > held_bytes() ? other : held_bytes();
+}
+
+// Blocks of a row that they hold; 0 where they cannot.
+static int64_t held_blocks(int64_t n)
+{
+    int device, count = 0;
+    if (n > (int64_t)HELD_BLOCKS * HELD_THREADS * HELD_VECTORS * 4) return 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        return 0;
+    return count < HELD_BLOCKS ? 0 : HELD_BLOCKS;
+}
+
+template <int VECTORS>
+static cudaError_t launch_held(uint64_t *bits, const float *scores, int64_t n, int64_t k,
+                               int64_t part, void *workspace, void *stream)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+    config.gridDim = dim3((unsigned)((n + part - 1) / part));
+    config.blockDim = dim3(HELD_THREADS);
+    config.stream = (cudaStream_t)stream;
+    config.attrs = &attribute, config.numAttrs = 1;
+    uint32_t *totals = (uint32_t *)workspace;
+    return cudaLaunchKernelEx(&config, select_held<VECTORS>, (uint32_t *)bits, scores, n, k, part,
+                              totals, totals + HELD_DIGITS * LSA_BINS);
 }
 
 int lsa_select_above_cuda(uint64_t *bits, const float *scores, int64_t n, float threshold,
@@ -224,6 +382,17 @@ int lsa_select_topk_cuda(uint64_t *bits, const float *scores, int64_t n, int64_t
     if (rc) return rc;
     if (k == 0 || k >= n)
         return above("select_topk", bits, scores, n, k == 0 ? INFINITY : -INFINITY, true, stream);
+    int64_t blocks = held_blocks(n);
+    if (blocks) {
+        int64_t granules = (n + GRANULE - 1) / GRANULE,
+                part = (granules + blocks - 1) / blocks * GRANULE, vector = HELD_THREADS * 4;
+        if (part < vector) part = vector; // of few scores few blocks
+        auto launch = part <= vector       ? launch_held<1>
+                      : part <= 4 * vector ? launch_held<4>
+                                           : launch_held<HELD_VECTORS>;
+        launch(bits, scores, n, k, part, workspace, stream);
+        return lsa_launched("select_topk", n, k);
+    }
     search s = {scores, n, (double)k, false, false};
     return find("select_topk", bits, s, workspace, stream);
 }

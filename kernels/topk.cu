@@ -12,13 +12,7 @@
 
 #include "kernels/topk_cuda.h"
 
-enum {
-    ROW_THREADS = 512,
-    ROW_WARPS = ROW_THREADS / LSA_WARP,
-    BINS = 2048,
-    GRANULE = 128,
-    CLUSTER = 8
-};
+enum { ROW_THREADS = 512, ROW_WARPS = ROW_THREADS / LSA_WARP, CLUSTER = 8, GRANULE = 128 };
 
 struct choice {
     int32_t *ids;
@@ -44,7 +38,7 @@ template <int THREADS_, int VECTORS_, int BLOCKS_> struct shape {
 
 // A block's shared memory.
 template <typename S> struct room {
-    uint32_t bins[2][BINS]; // in turns, so that what others still read is left alone
+    uint32_t bins[2][LSA_BINS]; // in turns, so that what others still read is left alone
     uint32_t warps[32], ties[32];
     uint32_t bounds[S::BLOCKS];
     uint32_t found[2];   // a bin, and how many lie above it
@@ -70,43 +64,10 @@ template <int BLOCKS> __device__ static inline void sync()
         __syncthreads();
 }
 
-__device__ static uint32_t warp_prefix(uint32_t v, int lane) // with its own
-{
-#pragma unroll
-    for (int step = 1; step < LSA_WARP; step *= 2) {
-        uint32_t other = __shfl_up_sync(0xffffffff, v, step);
-        if (lane >= step) v += other;
-    }
-    return v;
-}
-
-// How much all threads before this one have, and in *all what all have. shared: a number a warp; there is a barrier before it is
-// read, and none behind.
-template <int WARPS>
-__device__ static inline uint32_t block_prefix(uint32_t v, uint32_t *all, uint32_t *shared)
-{
-    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
-    uint32_t sum = warp_prefix(v, lane);
-    if (lane == LSA_WARP - 1) shared[warp] = sum;
-    __syncthreads();
-    uint32_t others = warp_prefix(lane < WARPS ? shared[lane] : 0, lane);
-    *all = __shfl_sync(0xffffffff, others, LSA_WARP - 1);
-    uint32_t before = __shfl_sync(0xffffffff, others, warp ? warp - 1 : 0);
-    return (warp ? before : 0) + sum - v;
-}
-
-// Counts a key where `here`; lanes with the same bin count together. All lanes of a warp.
-__device__ static inline void count_in(uint32_t *bins, uint32_t bin, bool here)
-{
-    unsigned alike = __match_any_sync(0xffffffff, here ? bin : 0xffffffffu);
-    if (here && (alike & ((1u << threadIdx.x % LSA_WARP) - 1)) == 0)
-        atomicAdd(&bins[bin], (uint32_t)__popc(alike));
-}
-
 template <int THREADS> __device__ static inline void clear(uint32_t *bins)
 {
 #pragma unroll
-    for (int i = 0; i < BINS / THREADS; i++) bins[i * THREADS + threadIdx.x] = 0;
+    for (int i = 0; i < LSA_BINS / THREADS; i++) bins[i * THREADS + threadIdx.x] = 0;
     __syncthreads();
 }
 
@@ -115,8 +76,8 @@ template <int THREADS> __device__ static inline void clear(uint32_t *bins)
 template <int BLOCKS, typename S>
 __device__ static bool find_bin(room<S> &r, const uint32_t *bins, uint32_t need)
 {
-    constexpr int PER = BINS / S::THREADS;
-    uint32_t first = BINS - PER - PER * threadIdx.x, own[PER], mine = 0, all;
+    constexpr int PER = LSA_BINS / S::THREADS;
+    uint32_t first = LSA_BINS - PER - PER * threadIdx.x, own[PER];
     sync<BLOCKS>();
 #pragma unroll
     for (int i = 0; i < PER; i++) own[i] = bins[first + i];
@@ -129,23 +90,7 @@ __device__ static bool find_bin(room<S> &r, const uint32_t *bins, uint32_t need)
             for (int i = 0; i < PER; i++) own[i] += lsa_load_shared(at + 4 * i);
         }
     }
-#pragma unroll
-    for (int i = 0; i < PER; i++) mine += own[i];
-    uint32_t before = block_prefix<S::WARPS>(mine, &all, r.warps);
-    if (before < need && before + mine >= need) {
-        int i = PER - 1;
-#pragma unroll
-        for (int j = PER - 1; j > 0; j--) {
-            if (i == j && before + own[j] < need) {
-                before += own[j];
-                i--;
-            }
-        }
-        r.found[0] = first + i;
-        r.found[1] = before;
-    }
-    __syncthreads();
-    return all >= need;
+    return lsa_find_in<PER, S::WARPS>(own, first, need, r.found, r.warps);
 }
 
 // The key of the `need`-th largest of those that key_at(0 .. COUNT - 1) has in all threads, of which there are more than `need`;
@@ -158,13 +103,13 @@ __device__ static uint32_t find_cut(room<S> &r, uint32_t need, uint32_t least, u
 #pragma unroll
     for (int digit = 0; digit < 3; digit++) {
         int shift = digit == 0 ? 21 : digit == 1 ? 10 : 0;
-        uint32_t mask = digit == 2 ? BINS / 2 - 1 : BINS - 1, *bins = r.bins[digit % 2];
+        uint32_t mask = digit == 2 ? LSA_BINS / 2 - 1 : LSA_BINS - 1, *bins = r.bins[digit % 2];
         clear<S::THREADS>(bins);
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
             uint32_t key = key_at(i);
             bool here = key >= least && (key & known) == cut;
-            if (__any_sync(0xffffffff, here)) count_in(bins, key >> shift & mask, here);
+            if (__any_sync(0xffffffff, here)) lsa_count_in(bins, key >> shift & mask, here);
         }
         find_bin<BLOCKS>(r, bins, need);
         cut |= r.found[0] << shift;
@@ -183,20 +128,15 @@ __device__ static void emit(const choice &c, int64_t row, const uint32_t (&above
     uint32_t own = 0, all;
 #pragma unroll
     for (int i = 0; i < S::EACH; i++) own += __popc(tied[i]);
-    uint32_t before = block_prefix<S::WARPS>(own, &all, r.ties);
+    uint32_t before = lsa_block_prefix<S::WARPS>(own, &all, r.ties);
     own = 0;
 #pragma unroll
     for (int i = 0; i < S::EACH; i++) {
-        uint32_t count = __popc(tied[i]);
-        while (tied[i] && before + count > ties) { // the highest ids are too many
-            tied[i] &= ~(0x80000000u >> __clz(tied[i]));
-            count--;
-        }
-        before += count;
+        before += lsa_take_lowest(&tied[i], before, ties); // the highest ids are too many
         tied[i] |= above[i];
         own += __popc(tied[i]);
     }
-    int64_t at = row * c.k + block_prefix<S::WARPS>(own, &all, r.warps);
+    int64_t at = row * c.k + lsa_block_prefix<S::WARPS>(own, &all, r.warps);
 #pragma unroll
     for (int i = 0; i < S::EACH; i++) {
         for (uint32_t left = tied[i]; left; left &= left - 1, at++) {
@@ -251,11 +191,12 @@ __global__ static void __launch_bounds__(S::THREADS, S::KEYS <= 4096 ? 2 : 1) to
 
     // The bound, to 22 bits.
     uint32_t least = 1, part = ((uint32_t)c.k + BLOCKS - 1) / BLOCKS;
-    count_in(r.bins[0], largest >> 21, largest != 0);
+    lsa_count_in(r.bins[0], largest >> 21, largest != 0);
     if (part > 0 && find_bin<1>(r, r.bins[0], part)) {
         uint32_t top = r.found[0], above = r.found[1];
         clear<S::THREADS>(r.bins[1]);
-        count_in(r.bins[1], largest >> 10 & (BINS - 1), largest != 0 && largest >> 21 == top);
+        lsa_count_in(r.bins[1], largest >> 10 & (LSA_BINS - 1),
+                     largest != 0 && largest >> 21 == top);
         find_bin<1>(r, r.bins[1], part - above);
         least = max(top << 21 | r.found[0] << 10, 1u);
     }
@@ -272,7 +213,7 @@ __global__ static void __launch_bounds__(S::THREADS, S::KEYS <= 4096 ? 2 : 1) to
     uint32_t own = 0, all;
 #pragma unroll
     for (int i = 0; i < 4 * S::VECTORS; i++) own += keys[i / 4][i % 4] >= least;
-    uint32_t place = block_prefix<S::WARPS>(own, &all, r.ties);
+    uint32_t place = lsa_block_prefix<S::WARPS>(own, &all, r.ties);
     if (BLOCKS > 1) {
         if (threadIdx.x == 0) r.base = lsa_add_shared(lsa_shared_of(&r.candidates, 0), all);
         __syncthreads();
