@@ -68,6 +68,24 @@ describe("a model on a GPU", function()
     end)
   end
 
+  it("has the set of what reaches a threshold without its scores", function()
+    local model, seen = lsa.model("needle", {device = "cuda"}), 0
+    local s = model:session{budget = 0.5, every = 2, select = function(cycle)
+      local thetas, sets = {0, 0.1, 0.5, 2}, {}
+      for i, theta in ipairs(thetas) do sets[i] = cycle.reached(theta) end
+      assert.is_nil(rawget(cycle, "scores"))
+      for i, theta in ipairs(thetas) do
+        assert.is_true(sets[i]:equals(cycle.scores:ge(theta)))
+        seen = seen + sets[i]:count()
+      end
+      return cycle.clip(sets[2])
+    end}
+    s:prefill(tokens(model, 600, 1))
+    s:generate{n = 6}
+    assert.is_true(seen > 0)
+    assert.equal(0, s:stats().policy_errors)
+  end)
+
   it("takes many requests, each with what it gives alone", function()
     local model = lsa.model(golden .. "flash", {device = "cuda"})
     local batch, alone = lsa.batch(model, {select = "recency", budget = 8, every = 4, kv = "f32"}), {}

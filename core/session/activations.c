@@ -108,7 +108,17 @@ static void activations_free(lsa_activations *a)
     lsa_free_in(kind, a->logits);
     lsa_free(a->host_logits);
     lsa_free_in(kind, a->workspace);
+    lsa_free_in(kind, a->scratch);
     lsa_free(a);
+}
+
+void *lsa_activations_scratch(lsa_activations *a, int64_t bytes)
+{
+    if (bytes <= a->scratch_bytes) return a->scratch;
+    lsa_free_in(a->memory_kind, a->scratch);
+    a->scratch_bytes = 0;
+    if ((a->scratch = allocate(a, bytes))) a->scratch_bytes = bytes;
+    return a->scratch;
 }
 
 int lsa_activations_new(lsa_activations **out, const lsa_model *model, int64_t piece)

@@ -75,7 +75,9 @@ typedef struct lsa_activations {
     int64_t workspace_bytes;
     int64_t rows, records,
         chunks; /* what the workspace is for: rows of a pass, records that a query attends to, chunks */
-    int threads; /* that Level 2 picks among, and threads */
+    int threads;   /* that Level 2 picks among, and threads */
+    void *scratch; /* of what is asked between passes; grows as it is wanted */
+    int64_t scratch_bytes;
 } lsa_activations;
 
 /* Takes a reference. */
@@ -100,5 +102,8 @@ int lsa_activations_download(lsa_activations *activations, int64_t count,
  * and logits [logit_rows, vocab]. */
 int lsa_activations_reserve(lsa_activations *activations, int64_t rows, int64_t records,
                             int64_t chunks, int64_t logit_rows);
+
+/* Memory of the activations' kind for one question, with undefined contents; NULL with an error. */
+void *lsa_activations_scratch(lsa_activations *activations, int64_t bytes);
 
 #endif

@@ -107,6 +107,14 @@ typedef struct lsa_index_queries {
 int lsa_session_ensemble(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
                          int32_t how, float *scores);
 
+/* The chunks whose score of the ensemble is at least theta, as a set of all chunks (core/base/set.h); on a GPU nothing else comes
+ * from there. */
+int lsa_session_reached(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
+                        int32_t how, float theta, uint64_t *bits);
+
+/* 1 where caches are on a GPU. */
+int lsa_session_on_gpu(const lsa_session *session);
+
 /* Since the residents were set (or the session began): how often Level 2 picked each chunk, and the sum over steps of
  * the attention mass it got (mean over heads); [chunks] each, zero where not observed. */
 int lsa_session_observed(const lsa_session *session, int64_t csa, int32_t *used, float *mass);

@@ -11,6 +11,7 @@
 #include "kernels/ensemble.h"
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
+#include "kernels/select.h"
 #include "kernels/table.h"
 
 enum {
@@ -261,9 +262,10 @@ static int ensemble_of_layers(const lsa_session *s, const lsa_index_queries *lay
     return rc;
 }
 
-/* On a GPU, in one launch: queries go there, scores come back. Layers have as many heads as the first. */
+/* On a GPU, in one launch: queries go there, and what is asked for comes back: scores, or the set of those that reach theta.
+ * Layers have as many heads as the first. */
 static int ensemble_on_gpu(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
-                           int32_t how, float *scores)
+                           int32_t how, float *scores, float theta, uint64_t *bits)
 {
     const lsa_kernels *k = s->model->kernels;
     int64_t f = sizeof(float), heads = layers->heads, dim = s->model->config.index_dim;
@@ -274,42 +276,46 @@ static int ensemble_on_gpu(const lsa_session *s, const lsa_index_queries *layers
                        .most = lsa_session_chunks(s),
                        .key_format = s->kv_format,
                        .scoring = s->scoring,
-                       .ensemble = how};
+                       .ensemble = how,
+                       .theta = theta};
     LSA_TRY(lsa_lookahead_check(&l));
-    int64_t sizes[] = {sizeof(lsa_lookahead_request),
-                       count * (int64_t)sizeof(lsa_records),
-                       count * heads * dim * f,
-                       count * heads * f,
-                       l.most * f,
-                       k->lookahead_workspace(&l)};
+    int64_t set_bytes = (l.most + 63) / 64 * (int64_t)sizeof *bits, q_floats = heads * dim;
+    int64_t asked_bytes = count * (q_floats + heads) * f;
+    int64_t sizes[] = {asked_bytes, l.most * f, set_bytes, k->lookahead_workspace(&l)};
     enum { PARTS = sizeof sizes / sizeof *sizes };
     int64_t at[PARTS], bytes = 0;
     for (int i = 0; i < PARTS; i++) {
         at[i] = bytes;
         bytes += (sizes[i] + 255) / 256 * 256;
     }
-    uint8_t *block = lsa_alloc_in(s->memory_kind, bytes);
-    if (!block) return LSA_ENOMEM;
-    lsa_lookahead_request *r = (lsa_lookahead_request *)block;
-    lsa_records *keys = (lsa_records *)(block + at[1]);
-    float *q = (float *)(block + at[2]), *w = (float *)(block + at[3]);
-    for (int64_t i = 0; i < count; i++) {
+    uint8_t *block = lsa_activations_scratch(s->activations, bytes);
+    float *asked = lsa_alloc(asked_bytes);
+    lsa_records keys[LSA_LOOKAHEAD_MOST_LAYERS];
+    int rc = block && asked ? LSA_OK : LSA_ENOMEM;
+    for (int64_t i = 0; !rc && i < count; i++) {
         keys[i] = lsa_pool_key_records(s->pool, layers[i].csa, s->kv_format);
-        memcpy(q + i * heads * dim, layers[i].q, (size_t)(heads * dim * f));
-        memcpy(w + i * heads, layers[i].w, (size_t)(heads * f));
+        memcpy(asked + i * q_floats, layers[i].q, (size_t)(q_floats * f));
+        memcpy(asked + count * q_floats + i * heads, layers[i].w, (size_t)(heads * f));
     }
-    *r = (lsa_lookahead_request){
-        .q = q, .w = w, .keys = keys, .n = l.most, .scores = (float *)(block + at[4])};
-    l.requests = r;
-    int rc = k->lookahead(&l, block + at[5], NULL);
-    if (!rc) rc = lsa_device_synchronize();
-    if (!rc) memcpy(scores, r->scores, (size_t)(l.most * f));
-    lsa_free_in(s->memory_kind, block);
-    return rc;
+    if (!rc) rc = lsa_device_copy(block, asked, asked_bytes);
+    lsa_free(asked);
+    LSA_TRY(rc);
+    lsa_lookahead_request r = {.q = (float *)block,
+                               .w = (float *)block + count * q_floats,
+                               .keys = keys,
+                               .n = l.most,
+                               .scores = scores ? (float *)(block + at[1]) : NULL,
+                               .bits = bits ? (uint64_t *)(block + at[2]) : NULL};
+    l.requests = &r;
+    LSA_TRY(k->lookahead(&l, block + at[3], NULL));
+    if (scores && l.most) LSA_TRY(lsa_device_copy(scores, r.scores, l.most * f));
+    if (bits && l.most) LSA_TRY(lsa_device_copy(bits, r.bits, set_bytes));
+    return lsa_device_synchronize();
 }
 
-int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
-                         int32_t how, float *scores)
+/* Scores, or the set of those that reach theta where `bits` is asked for. */
+static int ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                    int32_t how, float *scores, float theta, uint64_t *bits)
 {
     LSA_TRY(lsa_ensemble_check(count, how));
     int here = 1, alike = count <= LSA_LOOKAHEAD_MOST_LAYERS,
@@ -319,10 +325,30 @@ int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, 
         here = here && lsa_pool_has_keys(s->pool, layers[i].csa);
         alike = alike && layers[i].heads == layers->heads;
     }
-    if (here && alike && !host) return ensemble_on_gpu(s, layers, count, how, scores);
-    if (!here || !host) return ensemble_of_layers(s, layers, count, how, scores);
-    return score_in_memory(s, layers, count, 1, lsa_session_chunks(s), how, scores);
+    if (here && alike && !host) return ensemble_on_gpu(s, layers, count, how, scores, theta, bits);
+    int64_t chunks = lsa_session_chunks(s);
+    float *out = bits ? lsa_alloc(chunks * (int64_t)sizeof *out) : scores;
+    if (!out) return LSA_ENOMEM;
+    int rc = !here || !host ? ensemble_of_layers(s, layers, count, how, out)
+                            : score_in_memory(s, layers, count, 1, chunks, how, out);
+    if (bits && !rc) rc = lsa_select_above_cpu(bits, out, chunks, theta, 0, NULL);
+    if (bits) lsa_free(out);
+    return rc;
 }
+
+int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                         int32_t how, float *scores)
+{
+    return ensemble(s, layers, count, how, scores, 0, NULL);
+}
+
+int lsa_session_reached(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                        int32_t how, float theta, uint64_t *bits)
+{
+    return ensemble(s, layers, count, how, NULL, theta, bits);
+}
+
+int lsa_session_on_gpu(const lsa_session *s) { return s->memory_kind != LSA_MEMORY_HOST; }
 
 int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w,
                              int64_t rows, int64_t heads, float *scores)

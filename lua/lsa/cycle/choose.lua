@@ -6,7 +6,8 @@
 --   top_pages(cycle, scores)          the best pages that fill the budget; pages with kept chunks come first
 --   newest(cycle, most, taken)        the newest chunks
 --   clip(cycle, chosen, scores)       the set `chosen`, or the best of it where it is over the budget; under granularity "page" its
---                                     best pages, by their best chunk. The cycle counts as clipped then
+--                                     best pages, by their best chunk. The cycle counts as clipped then. scores: cycle.scores when nil, looked
+--                                     at only then
 --
 -- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: a chunk's rank is
 -- the best that it has in any of them, and the lower ranks come first; among equals, the earlier of the list.
@@ -144,10 +145,11 @@ function M.clip(cycle, chosen, scores)
     raise("cycle.clip: chosen is %s; a set over %d is wanted", set.is(chosen) and "a set over " .. chosen:size() or
       options.shown(chosen), cycle.n)
   end
-  scores = score_list(scores, cycle.n, "clip")
+  if scores ~= nil then scores = score_list(scores, cycle.n, "clip") end
   local size, all = cycle.unit or 1, chosen:union(cycle.keep)
   local fetched = size > 1 and all:pages(size):chunks(size, cycle.n) or all
   if fetched:count() <= cycle.budget or all:equals(cycle.keep) then return chosen end
+  scores = scores or score_list(cycle.scores, cycle.n, "clip")
   local outermost = cycle
   while rawget(outermost, "outer") do outermost = rawget(outermost, "outer") end
   rawset(outermost, "clipped", true)

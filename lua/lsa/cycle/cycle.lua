@@ -2,6 +2,7 @@
 --
 --   t, n, number            tokens known; candidate chunks (0 .. n-1); which cycle, from 0
 --   scores, logits(layer)   [n] f32: the Memory Indexer's ensemble; one target layer's logits
+--   reached(theta)          the set of chunks whose score is at least theta
 --   native(layer)           [n] f32: the Lightning Indexer's logits at the last token
 --   keys(layer, from)       [n - from, dim] f32 index keys of the chunks from .. n-1 (from 0 when nil)
 --   queries(layer, w)       index queries [w, heads, dim] and head weights [w, heads] of the last w tokens
@@ -96,6 +97,19 @@ end
 
 for _, name in ipairs {"top", "top_pages", "newest", "clip"} do fields[name] = method(choose[name]) end
 
+-- The set alone comes from a GPU, unless its scores are known.
+fields.reached = method(function(cycle, theta)
+  if type(theta) ~= "number" then raise("cycle.reached: theta is %s; a number is wanted", options.shown(theta)) end
+  local outer = cycle
+  while not rawget(outer, "scores") and rawget(outer, "outer") do outer = rawget(outer, "outer") end
+  local source = sources[outer]
+  if not rawget(outer, "scores") and source.ensemble_reached and not source.recorder then
+    local chosen = source:ensemble_reached(outer.t, outer.n, theta)
+    if chosen then return chosen end
+  end
+  return cycle.scores:ge(theta)
+end)
+
 local function check_layer(source, name, layer)
   if type(layer) == "number" and layer == math.floor(layer) and layer >= 0 and layer < source.csa_layers then return end
   raise("cycle.%s: layer is %s; there are %d CSA layers, from 0 on", name, options.shown(layer), source.csa_layers)
@@ -187,7 +201,7 @@ function meta.__index(cycle, name)
 end
 
 -- What a cycle within a cycle has of its own, however the outer one has it.
-local own = {room = true, top = true, top_pages = true, newest = true, clip = true, within = true}
+local own = {room = true, top = true, top_pages = true, newest = true, clip = true, reached = true, within = true}
 
 function inner_meta.__index(cycle, name)
   local outer = rawget(cycle, "outer")

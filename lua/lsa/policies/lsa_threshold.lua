@@ -2,5 +2,5 @@
 --   opt.theta   0.5
 -- Source: arXiv 2606.09079, section 3.
 return function(cycle, opt)
-  return cycle.clip(cycle.scores:ge(opt.theta), cycle.scores)
+  return cycle.clip(cycle.reached(opt.theta))
 end, {theta = 0.5}
