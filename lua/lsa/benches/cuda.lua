@@ -158,13 +158,16 @@ local function level2(bench, k, requests)
   }
 end
 
-local function topk(bench, k, rows)
+-- Scores in no order, all of one width: none of the largest is far from the next; or each larger than the one before, so that the
+-- largest are the last.
+local function topk(bench, k, rows, order)
   local n, picks = 262144, 512
   bench:gpu_case {
-    op = "topk", shape = ("%d of %d, %d rows"):format(picks, n, rows), bytes = 4 * n * rows, copies = copies_of(4 * n * rows),
-    peer = PEERS.topk[rows],
+    op = "topk", shape = ("%d of %d, %d rows, %s"):format(picks, n, rows, order), bytes = 4 * n * rows, copies = copies_of(4 * n * rows),
+    peer = order == "random" and PEERS.topk[rows] or nil,
     setup = function(held, copies)
       local scores, host = {}, bench:random("float", n, 3)
+      for i = 0, order == "rising" and n - 1 or -1 do host[i] = i end
       for i = 0, copies - 1 do
         local there = bench:to_device(4 * n * rows)
         for row = 0, rows - 1 do check(C.lsa_device_copy(there + 4 * n * row, host, 4 * n)) end
@@ -316,7 +319,9 @@ return function(bench)
     for _, scoring in ipairs {"fp8", "bf16"} do level1(bench, k, n, scoring) end
   end
   for _, requests in ipairs {1, 8, 32} do level2(bench, k, requests) end
-  for _, rows in ipairs {1, 32} do topk(bench, k, rows) end
+  for _, rows in ipairs {1, 32} do
+    for _, order in ipairs {"random", "rising"} do topk(bench, k, rows, order) end
+  end
   for _, requests in ipairs {1, 32, 128} do attend(bench, k, requests, "sparse") end
   for _, requests in ipairs {1, 8, 32} do attend(bench, k, requests, "hca", 8192) end
   for _, tokens in ipairs {1, 32} do experts(bench, k, tokens) end
