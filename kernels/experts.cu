@@ -1,7 +1,7 @@
 // Experts on the GPU. Picks are grouped by expert on the device, and an expert's go through its products in tiles of a few
 // tokens; the shared expert is one more, that every token has. Sums follow from the weights' columns alone, so neither the
 // number of tokens nor the other picks change a bit of a token's result.
-#include "kernels/linear_cuda.h"
+#include "kernels/linear_mma.h"
 #include "kernels/moe_cuda.h"
 
 extern "C" {
@@ -51,6 +51,7 @@ struct call {
     plan p;
     uint32_t kinds[2]; // of what a launch makes: those of its weights, a bit each
     bool is_short;     // rows of all weights are short
+    bool by_strips;    // all products go by tensor cores (linear_mma.h)
 };
 
 // What a launch of products makes.
@@ -271,6 +272,90 @@ __device__ static void order_picks(const call &c, int64_t t)
     __syncthreads();
 }
 
+// A tile's products by tensor cores; one token's picks are tiles as they are. Whether tile i is there and of this format.
+template <typename PIECES>
+__device__ static bool strip_tile(const call &c, int i, tile *t, lsa_expert_weights *e)
+{
+    if (c.tokens == 1) {
+        bool routed = i < c.k;
+        if (!routed && (i > c.k || !c.has_shared)) return false;
+        *t = {routed ? c.ids[i] : (int32_t)c.count, i, 1};
+        *e = routed ? c.experts[t->expert] : c.shared;
+    } else {
+        if (i >= c.p.before[c.count + 1]) return false;
+        *t = c.p.tiles[i];
+        *e = c.p.held[t->expert];
+    }
+    return true;
+}
+
+// Which rows a tile has of x, and which are its picks'.
+template <int TOKENS> struct tile_rows {
+    const int32_t *picks, *from;
+    __device__ int64_t x(int t) const { return from[t]; }
+    __device__ int64_t y(int t) const { return picks[t]; }
+};
+
+// Of silu(gate x) up x, or of down's products. A task of the first is a strip of gate and the same rows of up, whose sums one
+// thread has. Grid: (blocks that share a tile's strips, tiles), block: 256, shared: strip_x_bytes.
+template <typename PIECES, int TOKENS, int WHAT>
+__global__ static void __launch_bounds__(THREADS, 2)
+    expert_strips(const __grid_constant__ call c, int32_t dtype)
+{
+    extern __shared__ uint4 x[];
+    __shared__ lsa_expert_weights e;
+    __shared__ tile t;
+    __shared__ bool there;
+    __shared__ int32_t picks[TOKENS], from[TOKENS];
+    lsa_after_previous();
+    for (int32_t i = blockIdx.y;; i += gridDim.y) {
+        if (threadIdx.x == 0) there = strip_tile<PIECES>(c, i, &t, &e);
+        __syncthreads();
+        if (!there) return;
+        if ((WHAT == DOWN ? e.down : e.gate).dtype != dtype) { // the same in all threads
+            __syncthreads();
+            continue;
+        }
+        if (threadIdx.x < TOKENS) {
+            int32_t all = (int32_t)(c.tokens * c.k), at = min((int)threadIdx.x, t.n - 1);
+            int32_t pick = c.tokens == 1 ? t.from : c.p.members[t.from + at];
+            int32_t token = pick < all ? pick / (int32_t)c.k : pick - all;
+            picks[threadIdx.x] = pick;
+            from[threadIdx.x] = WHAT == DOWN ? pick : token;
+        }
+        __syncthreads();
+        tile_rows<TOKENS> places = {picks, from};
+        if constexpr (WHAT == DOWN) {
+            product p = product_of(c.p.down, c.p.gate, e.down, t.n, 0, e.down.rows, c.width,
+                                   c.hidden, c.compute);
+            product_strips<PIECES, 2, 4, TOKENS>(p, places, blockIdx.x, gridDim.x, x, [] {});
+        } else {
+            product gate = product_of(c.p.gate, c.x, e.gate, t.n, 0, e.gate.rows, c.hidden, c.width,
+                                      c.compute);
+            product up =
+                product_of(NULL, NULL, e.up, t.n, 0, e.up.rows, c.hidden, c.width, c.compute);
+            strip_tasks tasks = {(gate.rows + STRIP - 1) / STRIP,
+                                 strip_splits(gate.cols, gate.dtype)};
+            strips_of<PIECES, 2, 4, TOKENS>(
+                gate, tasks, blockIdx.x, gridDim.x, x,
+                [&](lane_rows *rows, int64_t task) {
+                    strip_row(rows, 0, gate, task);
+                    strip_row(rows, 1, up, task);
+                },
+                [&] { strip_x<PIECES, TOKENS>(x, gate, places); },
+                [&](const strip_parts<2, TOKENS> &parts, int warp, int n, int64_t task) {
+                    int token = n % TOKENS;
+                    int64_t row = task * STRIP + n / TOKENS;
+                    if (token >= t.n || row >= gate.rows) return;
+                    float g = parts.sum(warp, tasks.splits, 0, n / TOKENS, token);
+                    float u = parts.sum(warp, tasks.splits, 1, n / TOKENS, token);
+                    c.p.gate[picks[token] * c.width + row] = lsa_swiglu_of(g, u, c.limit);
+                });
+        }
+        __syncthreads();
+    }
+}
+
 // Grid: (ceil(hidden / 256), tokens), block: 256.
 __global__ static void sum_picks(const __grid_constant__ call c)
 {
@@ -351,6 +436,12 @@ static int check_products(const lsa_expert_weights &e, int32_t compute)
     return rc;
 }
 
+// Whether a lane may have a row of each.
+static bool alike(const lsa_weight &a, const lsa_weight &b)
+{
+    return a.dtype == b.dtype && !a.scale == !b.scale && a.block_cols == b.block_cols;
+}
+
 // Which kinds the weights have, a bit each.
 static uint32_t kinds_of(const lsa_weight &w)
 {
@@ -386,6 +477,42 @@ template <int TOKENS> static void launch_experts(const call &c, cudaStream_t str
     launch_kinds<TOKENS>(c, DOWN, down, stream);
 }
 
+// A format's products; blocks keep x of eight tokens for several strips.
+template <typename PIECES, int TOKENS, int WHAT>
+static bool launch_strips(const call &c, int kind, int32_t dtype, int64_t tiles,
+                          cudaStream_t stream)
+{
+    if (!(c.kinds[WHAT] >> kind & 1)) return true;
+    auto kernel = expert_strips<PIECES, TOKENS, WHAT>;
+    int64_t cols = WHAT == DOWN ? c.width : c.hidden, rows = WHAT == DOWN ? c.hidden : c.width;
+    size_t shared = (size_t)strip_x_bytes(cols, dtype, TOKENS);
+    int64_t each = WARPS / strip_splits(cols, dtype) * STRIP * (WHAT == DOWN ? 2 : 1);
+    int64_t blocks = (rows + each - 1) / each, most = TOKENS == 1 ? 64 : 16;
+    if (blocks > most) blocks = most;
+    if (shared > 48 << 10 &&
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared))
+        return false;
+    lsa_launch(kernel, dim3((unsigned)blocks, (unsigned)tiles), THREADS, shared, stream, c, dtype);
+    return true;
+}
+
+template <int TOKENS, int WHAT> static bool launch_formats(const call &c, cudaStream_t stream)
+{
+    int64_t tiles =
+        c.tokens == 1 ? c.k + c.has_shared : smaller(most_tiles(c.tokens, c.count, c.k), MOST_Y);
+    return launch_strips<piece_bf16, TOKENS, WHAT>(c, IN_BF16, LSA_BF16, tiles, stream) &&
+           launch_strips<piece_e4m3, TOKENS, WHAT>(c, IN_E4M3, LSA_F8_E4M3, tiles, stream) &&
+           launch_strips<piece_e2m1, TOKENS, WHAT>(c, IN_E2M1, LSA_F4_E2M1, tiles, stream);
+}
+
+static bool run_strips(const call &c, cudaStream_t stream)
+{
+    if (c.tokens == 1)
+        return launch_formats<1, GATE_AND_UP>(c, stream) && launch_formats<1, DOWN>(c, stream);
+    lsa_launch(group_picks, 1, PLAN_THREADS, 0, stream, c, (int32_t)MANY);
+    return launch_formats<MANY, GATE_AND_UP>(c, stream) && launch_formats<MANY, DOWN>(c, stream);
+}
+
 static void run(const call &c, cudaStream_t stream)
 {
     int32_t each = tile_of(c.tokens, c.count, c.k);
@@ -393,8 +520,11 @@ static void run(const call &c, cudaStream_t stream)
         unsigned picks = (unsigned)(c.tokens * (c.k + c.has_shared));
         unsigned rows[] = {(unsigned)(2 * c.width + WARPS - 1) / WARPS,
                            (unsigned)(c.hidden + WARPS - 1) / WARPS};
-        for (int32_t what = GATE_AND_UP; what <= DOWN; what++)
-            lsa_launch(expert_rows, dim3(rows[what], picks), THREADS, 0, stream, c, what);
+        for (int32_t what = GATE_AND_UP; what <= DOWN && picks; what++)
+            if (rows[what])
+                lsa_launch(expert_rows, dim3(rows[what], picks), THREADS, 0, stream, c, what);
+    } else if (c.by_strips && c.tokens * (c.k + c.has_shared) > 0) {
+        if (!run_strips(c, stream)) return; // lsa_launched says why
     } else if (most_tiles(c.tokens, c.count, c.k) > 0) {
         lsa_launch(group_picks, 1, PLAN_THREADS, 0, stream, c, each);
         if (each == 1)
@@ -422,13 +552,15 @@ int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *
     if (rc || hidden == 0) return rc;
     call c = {y,      x,      ids,   weights, experts,         {},           shared != NULL,
               tokens, hidden, count, k,       width_of(inner), swiglu_limit, compute,
-              {},     {0, 0}, true};
+              {},     {0, 0}, true,  true};
     if (shared) c.shared = *shared;
     for (int64_t e = shared ? -1 : 0; e < count; e++) {
         const lsa_expert_weights &w = e < 0 ? *shared : experts[e];
         c.kinds[GATE_AND_UP] |= kinds_of(w.gate) | kinds_of(w.up);
         c.kinds[DOWN] |= kinds_of(w.down);
         c.is_short &= is_short_row(w.gate) && is_short_row(w.up) && is_short_row(w.down);
+        c.by_strips &= by_tensor_cores(w.gate, compute) && by_tensor_cores(w.up, compute) &&
+                       by_tensor_cores(w.down, compute) && alike(w.gate, w.up);
     }
     c.p = lay_out((char *)workspace, smaller(tokens, CHUNK), hidden, count, k, c.width);
     for (int64_t t = 0; t < tokens; t += CHUNK) {

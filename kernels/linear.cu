@@ -5,7 +5,7 @@
 // so in the workspace, some rows at a time.
 #include <cublasLt.h>
 
-#include "kernels/linear_cuda.h"
+#include "kernels/linear_mma.h"
 
 enum {
     TILE_NUMBERS = 1 << 24, // weights, or rounded x, in the workspace at a time
@@ -48,6 +48,58 @@ template <typename NUMBERS> static void launch_tokens(const product &p, cudaStre
         launch<NUMBERS, 2, 4>(p, stream);
     else
         launch<NUMBERS, 2, 8>(p, stream);
+}
+
+// Grid: any, block: 256, shared: strip_x_bytes.
+template <typename PIECES, int ROWS, int TOKENS>
+__global__ static void __launch_bounds__(THREADS, 2)
+    linear_strips(const __grid_constant__ product p)
+{
+    extern __shared__ uint4 x[];
+    product_strips<PIECES, ROWS, 4, TOKENS>(p, in_order{p.tokens - 1}, blockIdx.x, gridDim.x, x,
+                                            [] { lsa_after_previous(); });
+}
+
+// How many blocks strips keep busy: x is made once a block, which of one token costs little.
+enum { ENOUGH_BLOCKS = 264 };
+
+template <typename PIECES, int ROWS, int TOKENS>
+static int launch_strips(const product &p, cudaStream_t stream)
+{
+    auto kernel = linear_strips<PIECES, ROWS, TOKENS>;
+    size_t shared = (size_t)strip_x_bytes(p.cols, p.dtype, TOKENS);
+    int64_t each = WARPS / strip_splits(p.cols, p.dtype) * ROWS * STRIP;
+    int64_t blocks = (p.rows + each - 1) / each;
+    if (TOKENS > 1 && blocks > ENOUGH_BLOCKS) blocks = ENOUGH_BLOCKS;
+    if (shared > 48 << 10 &&
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared))
+        return lsa_launched("linear", p.rows, p.cols);
+    lsa_launch(kernel, dim3((unsigned)blocks), THREADS, shared, stream, p);
+    return LSA_OK;
+}
+
+// Half strips where whole ones are too few for the multiprocessors.
+template <typename PIECES> static int strips(const product &p, cudaStream_t stream)
+{
+    int64_t blocks = p.rows * strip_splits(p.cols, p.dtype) / (WARPS * 2 * STRIP);
+    if (p.tokens > 1) return launch_strips<PIECES, 2, GROUP>(p, stream);
+    return blocks < ENOUGH_BLOCKS / 2 ? launch_strips<PIECES, 1, 1>(p, stream)
+                                      : launch_strips<PIECES, 2, 1>(p, stream);
+}
+
+static int few_by_tensor_cores(const product &p, int64_t tokens, cudaStream_t stream)
+{
+    int rc = LSA_OK;
+    for (int64_t t = 0; t < tokens && !rc; t += GROUP) {
+        product part = p;
+        part.x += t * p.x_stride;
+        part.y += t * p.y_stride;
+        part.tokens = (int32_t)(tokens - t < GROUP ? tokens - t : (int64_t)GROUP);
+        rc = p.dtype == LSA_BF16      ? strips<piece_bf16>(part, stream)
+             : p.dtype == LSA_F8_E4M3 ? strips<piece_e4m3>(part, stream)
+                                      : strips<piece_e2m1>(part, stream);
+    }
+    return rc ? rc : lsa_launched("linear", p.rows, p.cols);
 }
 
 static int few_tokens(product p, int64_t tokens, cudaStream_t stream)
@@ -254,6 +306,8 @@ int lsa_linear_cuda(float *y, const float *x, const lsa_weight *w, int64_t token
     if (tokens == 1) p.x_stride = p.y_stride = w->cols > rows ? w->cols : rows;
     if (tokens == 1) p.x_whole = (uintptr_t)x % 16 == 0 && w->cols % EIGHT == 0;
     cudaStream_t s = (cudaStream_t)stream;
+    if (tokens <= FEW_TOKENS && by_tensor_cores(*w, compute))
+        return few_by_tensor_cores(p, tokens, s);
     if (tokens <= FEW_TOKENS || w->cols == 0) return few_tokens(p, tokens, s);
     return compute == LSA_COMPUTE_BF16 ? many_tokens<__nv_bfloat16>(p, tokens, (char *)workspace, s)
                                        : many_tokens<float>(p, tokens, (char *)workspace, s);

@@ -19,7 +19,8 @@ enum {
     WARPS = 8,       // of a block
     EIGHT = 8,       // columns of a lane's step
     STEP = EIGHT * LSA_WARP,
-    STEPS_AHEAD = 4 // loads in flight a row
+    STEPS_AHEAD = 4,     // loads in flight a row
+    MOST_SHORT = 1 << 22 // numbers of a weight of short rows
 };
 
 // A call, checked. Scales of block (r >> row_shift, c >> col_shift) where the blocks' sizes are powers of two.
@@ -365,7 +366,7 @@ struct short_row {
 __host__ __device__ static inline bool is_short_row(const lsa_weight &w)
 {
     return !w.scale && (w.dtype == LSA_F32 || w.dtype == LSA_BF16) && w.cols % EIGHT == 0 &&
-           w.cols <= 4 * STEP && (uintptr_t)w.data % 32 == 0;
+           w.cols <= 4 * STEP && w.rows * w.cols <= MOST_SHORT && (uintptr_t)w.data % 32 == 0;
 }
 
 __device__ static inline void four_numbers(float *w, const short_row &r, int col)

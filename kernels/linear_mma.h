@@ -7,10 +7,11 @@
 #include "kernels/linear_cuda.h"
 
 enum {
-    PIECE = 16,            // bytes of a lane's load
-    LANES = 4,             // that share a row
-    CHUNK = LANES * PIECE, // bytes of a row that a warp takes at a time
-    STRIP = 8              // rows of a lane's first, and of its second, row
+    PIECE = 16,           // bytes of a lane's load
+    LANES = 4,            // that share a row
+    SPAN = LANES * PIECE, // bytes of a row that a warp takes at a time
+    STRIP = 8,        // rows that a warp's lanes share out; a lane has one, or one of two strips
+    MOST_COLS = 12288 // eight rows of x in shared memory
 };
 
 // ---- numbers ----
@@ -97,20 +98,23 @@ __host__ __device__ static inline int numbers_of_piece(int32_t dtype)
     return dtype == LSA_BF16 ? 8 : dtype == LSA_F8_E4M3 ? 16 : 32;
 }
 
-// Short rows have a way of their own (is_short_row), and so have numbers that are rounded.
-__host__ __device__ static inline bool by_tensor_cores(const product &p)
+// Whether products with a weight go this way. Short rows have a way of their own, and so have numbers that are rounded.
+static inline bool by_tensor_cores(const lsa_weight &w, int32_t compute)
 {
-    bool narrow = p.dtype == LSA_BF16 || p.dtype == LSA_F8_E4M3 || p.dtype == LSA_F4_E2M1;
-    if (!p.round_x || p.round_w || !narrow || p.cols == 0 || p.cols > 16384) return false;
-    int64_t numbers = numbers_of_piece(p.dtype);
-    if (p.scale && (p.row_shift < 0 || p.col_shift < 0 || p.block_cols < numbers)) return false;
-    return p.cols % numbers == 0 && (uintptr_t)p.data % PIECE == 0;
+    bool narrow = w.dtype == LSA_BF16 || w.dtype == LSA_F8_E4M3 || w.dtype == LSA_F4_E2M1;
+    if (!narrow || compute != LSA_COMPUTE_BF16 || is_short_row(w)) return false;
+    int64_t numbers = numbers_of_piece(w.dtype);
+    if (w.cols < numbers || w.cols > MOST_COLS || w.cols % numbers) return false;
+    if ((uintptr_t)w.data % PIECE) return false;
+    return !w.scale ||
+           (w.dtype != LSA_BF16 && w.scale_dtype == LSA_F8_E8M0 && shift_of(w.block_rows) >= 0 &&
+            shift_of(w.block_cols) >= 0 && w.block_cols >= numbers);
 }
 
 // Warps that share a strip: as many as leave each four chunks.
 __host__ __device__ static inline int strip_splits(int64_t cols, int32_t dtype)
 {
-    int64_t chunks = (row_bytes(cols, dtype) + CHUNK - 1) / CHUNK;
+    int64_t chunks = (row_bytes(cols, dtype) + SPAN - 1) / SPAN;
     return chunks >= 32 ? 8 : chunks >= 16 ? 4 : chunks >= 8 ? 2 : 1;
 }
 
@@ -133,12 +137,12 @@ template <typename PIECES, int ROWS, int AHEAD> struct chunks_of {
     uint4 piece[AHEAD][ROWS];
     uint8_t scale[AHEAD][ROWS];
 
-    __device__ void load(const lane_rows &rows, int64_t chunk, int64_t to, int64_t bytes, int shift)
+    __device__ void load(const lane_rows &rows, int chunk, int to, int bytes, int shift)
     {
         int t = threadIdx.x % LANES;
 #pragma unroll
         for (int a = 0; a < AHEAD; a++) {
-            int64_t at = (chunk + a) * CHUNK + t * PIECE;
+            int at = (chunk + a) * SPAN + t * PIECE;
             bool there = chunk + a < to && at < bytes;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
@@ -152,7 +156,7 @@ template <typename PIECES, int ROWS, int AHEAD> struct chunks_of {
 
     // TOKENS 1: only the first column of the product has a token.
     template <int TOKENS>
-    __device__ void multiply(float *sum, const uint4 *x, int64_t chunk, int64_t to) const
+    __device__ void multiply(float *sum, const uint4 *x, int chunk, int to) const
     {
         constexpr int EIGHTS = PIECES::NUMBERS / EIGHT;
         int t = threadIdx.x % LANES, g = threadIdx.x % LSA_WARP / LANES;
@@ -179,16 +183,16 @@ template <typename PIECES, int ROWS, int AHEAD> struct chunks_of {
 
 // x of a block's tokens, rounded, in the order in which lanes take it.
 template <typename PIECES, int TOKENS, typename PLACES>
-__device__ static void strip_x(uint4 *out, const product &p, const PLACES &places,
-                               const float *row_scale)
+__device__ static void strip_x(uint4 *out, const product &p, const PLACES &places)
 {
     constexpr int EIGHTS = PIECES::NUMBERS / EIGHT;
     int units = (int)(strip_x_bytes(p.cols, p.dtype, TOKENS) / (int64_t)sizeof *out);
+#pragma unroll 2
     for (int u = threadIdx.x; u < units; u += blockDim.x) {
         int t = u % LANES, token = u / LANES % TOKENS, at = u / LANES / TOKENS;
         int64_t col = ((int64_t)(at / EIGHTS) * LANES + t) * PIECES::NUMBERS + at % EIGHTS * EIGHT;
         float x[EIGHT] = {};
-        if (col < p.cols) load_x(x, p, places.x(token), col, row_scale);
+        if (token < p.tokens && col < p.cols) load_x(x, p, places.x(token), col, NULL);
         if (PIECES::CROSSED)
             out[u] = {bf16_pair(x[0], x[4]), bf16_pair(x[1], x[5]), bf16_pair(x[2], x[6]),
                       bf16_pair(x[3], x[7])};
@@ -196,11 +200,12 @@ __device__ static void strip_x(uint4 *out, const product &p, const PLACES &place
             out[u] = {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]),
                       bf16_pair(x[6], x[7])};
     }
+    __syncthreads();
 }
 
-// Sums of a warp's part of a strip to where `sum_of_parts` takes them.
+// Sums of the warps of a block.
 template <int ROWS, int TOKENS> struct strip_parts {
-    float part[WARPS][ROWS * STRIP][TOKENS];
+    float part[WARPS][ROWS][STRIP][TOKENS];
 
     __device__ void put(const float *sum)
     {
@@ -209,71 +214,112 @@ template <int ROWS, int TOKENS> struct strip_parts {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             if constexpr (TOKENS > 1) {
-                part[warp][r * STRIP + g][2 * t] = sum[2 * r];
-                part[warp][r * STRIP + g][2 * t + 1] = sum[2 * r + 1];
+                part[warp][r][g][2 * t] = sum[2 * r];
+                part[warp][r][g][2 * t + 1] = sum[2 * r + 1];
             } else if (t == 0) {
-                part[warp][r * STRIP + g][0] = sum[2 * r];
+                part[warp][r][g][0] = sum[2 * r];
             }
         }
     }
 
-    // Of the strip that begins with `warp`, in the order of the columns.
-    __device__ float sum(int warp, int row, int token, int splits) const
+    // Of the `splits` warps from `warp` on, in the order of the columns.
+    __device__ float sum(int warp, int splits, int r, int row, int token) const
     {
-        float all = part[warp][row][token];
-        for (int s = 1; s < splits; s++) all += part[warp + s][row][token];
+        float all = part[warp][r][row][token];
+        for (int s = 1; s < splits; s++) all += part[warp + s][r][row][token];
         return all;
     }
 };
 
-// Strips of a product, `first`, first + step .. of 8 / splits at a time. x: strip_x_bytes; `ready` makes it, and waits for what
-// is to be waited for, after the first loads are under way.
-template <typename PIECES, int ROWS, int AHEAD, int TOKENS, typename PLACES, typename READY>
-__device__ static __forceinline__ void strips_of(const product &p, const PLACES &places,
-                                                 int64_t first, int64_t step, int splits,
-                                                 const uint4 *x, const READY &ready)
+// A lane's row r of strip `strip` of a product, and its scales.
+__device__ static inline void strip_row(lane_rows *rows, int r, const product &p, int64_t strip)
 {
-    constexpr int TALL = ROWS * STRIP;
+    int64_t own = strip * STRIP + threadIdx.x % LSA_WARP / LANES;
+    int64_t row = p.row_from + min(own, p.rows - 1);
+    rows->data[r] = p.data + row * row_bytes(p.cols, p.dtype);
+    rows->scales[r] = p.scale ? (const uint8_t *)p.scale + (row >> p.row_shift) * p.across : NULL;
+}
+
+// How many warps' work a row of blocks has: `all` tasks of `splits` warps each.
+struct strip_tasks {
+    int64_t all;
+    int splits;
+    __device__ int of_block() const { return WARPS / splits; }
+};
+
+// Tasks of the blocks first, first + step .. : in each a lane has ROWS rows, which `rows_of(&rows, task)` finds, and
+// `take(parts, warp, i, task)` takes sum number i of STRIP x TOKENS that is left in `parts`. `ready` makes x after the first loads
+// are under way. The products have the shape and format of p.
+template <typename PIECES, int ROWS, int AHEAD, int TOKENS, typename ROWS_OF, typename READY,
+          typename TAKE>
+__device__ static __forceinline__ void strips_of(const product &p, strip_tasks tasks, int64_t first,
+                                                 int64_t step, const uint4 *x,
+                                                 const ROWS_OF &rows_of, const READY &ready,
+                                                 const TAKE &take)
+{
     __shared__ strip_parts<ROWS, TOKENS> parts;
-    int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP;
-    int64_t bytes = row_bytes(p.cols, p.dtype), chunks = (bytes + CHUNK - 1) / CHUNK;
-    int64_t each = (chunks + splits - 1) / splits, from = min(chunks, warp % splits * each);
-    int64_t to = min(chunks, from + each), strips = (p.rows + TALL - 1) / TALL;
-    int of_block = WARPS / splits;
+    int warp = threadIdx.x / LSA_WARP, splits = tasks.splits, of_block = tasks.of_block();
+    int bytes = (int)row_bytes(p.cols, p.dtype), chunks = (bytes + SPAN - 1) / SPAN;
+    int each = (chunks + splits - 1) / splits, from = min(chunks, warp % splits * each);
+    int to = min(chunks, from + each);
     chunks_of<PIECES, ROWS, AHEAD> held;
     lane_rows rows;
-    auto begin = [&](int64_t strip) {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            int64_t row = p.row_from + min(strip * TALL + r * STRIP + lane / LANES, p.rows - 1);
-            rows.data[r] = p.data + row * bytes;
-            rows.scales[r] =
-                p.scale ? (const uint8_t *)p.scale + (row >> p.row_shift) * p.across : NULL;
-        }
-        held.load(rows, from, strip < strips ? to : from, bytes, p.col_shift);
+    auto begin = [&](int64_t task) {
+        if (task >= tasks.all) return;
+        rows_of(&rows, task);
+        held.load(rows, from, to, bytes, p.col_shift);
     };
     int64_t base = first * of_block;
     begin(base + warp / splits);
     ready();
-    for (; base < strips; base += step * of_block) {
-        int64_t strip = base + warp / splits, end = strip < strips ? to : from;
+    for (; base < tasks.all; base += step * of_block) {
+        int64_t task = base + warp / splits;
         float sum[4] = {};
-        for (int64_t c = from; c < end; c += AHEAD) {
-            held.template multiply<TOKENS>(sum, x, c, end);
-            if (c + AHEAD < end) held.load(rows, c + AHEAD, end, bytes, p.col_shift);
-        }
-        if (base + step * of_block < strips) begin(strip + step * of_block);
+        if (task < tasks.all)
+            for (int c = from; c < to; c += AHEAD) {
+                held.template multiply<TOKENS>(sum, x, c, to);
+                if (c + AHEAD < to) held.load(rows, c + AHEAD, to, bytes, p.col_shift);
+            }
+        begin(task + step * of_block);
         parts.put(sum);
         __syncthreads();
-        for (int i = threadIdx.x; i < of_block * TALL * TOKENS; i += blockDim.x) {
-            int token = i % TOKENS, row = i / TOKENS % TALL, at = i / TOKENS / TALL;
-            int64_t to_row = (base + at) * TALL + row;
-            if (token < p.tokens && to_row < p.rows)
-                p.y[places.y(token) * p.y_stride + to_row] =
-                    parts.sum(at * splits, row, token, splits);
+        for (int i = threadIdx.x; i < of_block * STRIP * TOKENS; i += blockDim.x) {
+            int at = i / (STRIP * TOKENS);
+            if (base + at < tasks.all) take(parts, at * splits, i % (STRIP * TOKENS), base + at);
         }
         __syncthreads();
     }
+}
+
+// Strips of one product.
+template <typename PIECES, int ROWS, int AHEAD, int TOKENS, typename PLACES, typename WAIT>
+__device__ static __forceinline__ void product_strips(const product &p, const PLACES &places,
+                                                      int64_t first, int64_t step, uint4 *x,
+                                                      const WAIT &wait)
+{
+    constexpr int TALL = ROWS * STRIP;
+    strip_tasks tasks = {(p.rows + TALL - 1) / TALL, strip_splits(p.cols, p.dtype)};
+    strips_of<PIECES, ROWS, AHEAD, TOKENS>(
+        p, tasks, first, step, x,
+        [&](lane_rows *rows, int64_t task) {
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) strip_row(rows, r, p, task * ROWS + r);
+        },
+        [&] {
+            wait();
+            strip_x<PIECES, TOKENS>(x, p, places);
+        },
+        [&](const strip_parts<ROWS, TOKENS> &parts, int warp, int i, int64_t task) {
+            int token = i % TOKENS;
+            if (token >= p.tokens) return;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                int64_t row = task * TALL + r * STRIP + i / TOKENS;
+                if (row < p.rows)
+                    p.y[places.y(token) * p.y_stride + row] =
+                        parts.sum(warp, tasks.splits, r, i / TOKENS, token);
+            }
+        });
 }
 
 #endif

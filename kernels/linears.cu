@@ -1,6 +1,6 @@
 // Several linear layers on the GPU: few tokens in one launch, whose blocks are dealt out to the products; many one after the
 // other.
-#include "kernels/linear_cuda.h"
+#include "kernels/linear_mma.h"
 
 extern "C" {
 #include "kernels/linears.h"
@@ -136,6 +136,14 @@ static bool are_short(const lsa_product *products, int64_t count)
     return true;
 }
 
+// Such products are launches of their own, which overlap.
+static bool some_by_tensor_cores(const lsa_product *products, int64_t count, int32_t compute)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (by_tensor_cores(*products[i].w, compute)) return true;
+    return false;
+}
+
 static int short_rows(const lsa_product *products, int64_t count, int64_t tokens, const float *norm,
                       float norm_eps, int32_t compute, void *stream)
 {
@@ -188,7 +196,7 @@ int lsa_linears_cuda(const lsa_product *products, int64_t count, int64_t tokens,
     if (rc || tokens == 0 || count == 0) return rc;
     if (tokens <= SHORT_TOKENS && are_short(products, count))
         return short_rows(products, count, tokens, norm, norm_eps, compute, stream);
-    if (tokens <= FEW_TOKENS)
+    if (tokens <= FEW_TOKENS && !some_by_tensor_cores(products, count, compute))
         return few_tokens(products, count, tokens, norm, norm_eps, compute, stream);
     if (norm)
         rc = lsa_rmsnorm_cuda(products->x, products->x, norm, tokens, products->w->cols, norm_eps,

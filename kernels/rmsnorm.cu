@@ -5,7 +5,7 @@ extern "C" {
 #include "kernels/rmsnorm.h"
 }
 
-enum { SHORT = 512, SHORT_ROWS = 8, THREADS = 256 };
+enum { SHORT = 512, SHORT_ROWS = 8, THREADS = 256, HELD = 4 }; // vectors a thread
 
 // ---- kernels ----
 
@@ -50,16 +50,38 @@ __global__ static void rmsnorm_short(float *y, const float *x, const float *weig
     }
 }
 
-// A block a row. Grid: (rows), block: 256, shared: 32 B.
-__global__ static void __launch_bounds__(THREADS)
+// A block a row, which threads keep from its sum to its scaling where it is not too long. Grid: (rows), block: 256, shared: 32 B.
+__global__ static void __launch_bounds__(THREADS, 2)
     rmsnorm_long(float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps,
                  bool whole)
 {
     __shared__ float sums[THREADS / LSA_WARP];
+    lsa_after_previous();
+    bool held = n <= HELD * 4 * THREADS;
     for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
-        float own = row_squares(x + r * n, n, threadIdx.x, THREADS, whole);
+        float4 v[HELD], w[HELD];
+        float own = 0;
+        if (held) {
+#pragma unroll
+            for (int i = 0; i < HELD; i++) {
+                int64_t at = 4 * (i * THREADS + (int64_t)threadIdx.x);
+                v[i] = lsa_load4(x + r * n, at, n, whole);
+                w[i] = weight ? lsa_load4(weight, at, n, whole) : make_float4(1, 1, 1, 1);
+            }
+#pragma unroll
+            for (int i = 0; i < HELD; i++) own = squares(v[i], own);
+        } else {
+            own = row_squares(x + r * n, n, threadIdx.x, THREADS, whole);
+        }
         float scale = 1.0f / sqrtf(lsa_block_sum(own, sums) / (float)n + eps);
-        write_row(y + r * n, x + r * n, weight, n, scale, threadIdx.x, THREADS, whole);
+        if (held) {
+#pragma unroll
+            for (int i = 0; i < HELD; i++)
+                lsa_store4(y + r * n, 4 * (i * THREADS + (int64_t)threadIdx.x), n, whole,
+                           scaled(v[i], scale, w[i]));
+        } else {
+            write_row(y + r * n, x + r * n, weight, n, scale, threadIdx.x, THREADS, whole);
+        }
         __syncthreads();
     }
 }
@@ -76,7 +98,7 @@ int lsa_rmsnorm_cuda(float *y, const float *x, const float *weight, int64_t rows
         rmsnorm_short<<<lsa_blocks(rows, SHORT_ROWS), THREADS, 0, (cudaStream_t)stream>>>(
             y, x, weight, rows, n, eps, whole);
     else
-        rmsnorm_long<<<lsa_blocks(rows, 1), THREADS, 0, (cudaStream_t)stream>>>(y, x, weight, rows,
-                                                                                n, eps, whole);
+        lsa_launch(rmsnorm_long, lsa_blocks(rows, 1), THREADS, 0, stream, y, x, weight, rows, n,
+                   eps, whole);
     return lsa_launched("rmsnorm", rows, n);
 }

@@ -1,22 +1,23 @@
-// Drawing tokens on the GPU: a block a row.
+// Drawing tokens on the GPU: a cluster of blocks a row.
 #include "kernels/sample_cuda.h"
 
 extern "C" {
 #include "kernels/sample.h"
 }
 
+enum { LONG_ROW = 16384 }; // more than a block reads at once
+
 // ---- kernels ----
 
-// Grid: (rows), block: 1024.
+// Grid: (rows clusters), block: 1024.
 __global__ static void __launch_bounds__(SAMPLE_THREADS, 1)
     sample_row(int32_t *tokens, const float *rows, uint64_t *states, const double *temperatures,
-               int64_t n, int32_t vocab)
+               int32_t vocab, int32_t blocks)
 {
-    for (int64_t r = blockIdx.x; r < n; r += gridDim.x) {
-        int32_t token = token_of(rows + r * vocab, &states[r], temperatures[r], vocab);
-        if (threadIdx.x == 0) tokens[r] = token;
-        __syncthreads();
-    }
+    lsa_after_previous();
+    int64_t r = blockIdx.x / blocks;
+    int32_t token = token_of(rows + r * vocab, &states[r], temperatures[r], vocab);
+    if (threadIdx.x == 0 && blockIdx.x % blocks == 0) tokens[r] = token;
 }
 
 // ---- launcher ----
@@ -26,7 +27,8 @@ int lsa_sample_cuda(int32_t *tokens, const float *logits, uint64_t *states,
 {
     int rc = lsa_sample_check(n, vocab);
     if (rc || n == 0) return rc;
-    sample_row<<<lsa_blocks(n, 1), SAMPLE_THREADS, 0, (cudaStream_t)stream>>>(
-        tokens, logits, states, temperatures, n, (int32_t)vocab);
+    int32_t blocks = vocab > LONG_ROW ? SAMPLE_BLOCKS : 1;
+    (void)lsa_launch_clusters(sample_row, dim3((unsigned)(n * blocks)), SAMPLE_THREADS, 0, blocks,
+                              stream, tokens, logits, states, temperatures, (int32_t)vocab, blocks);
     return lsa_launched("sample", n, vocab);
 }
