@@ -163,7 +163,7 @@ __device__ static void score_plain(const scoring &s)
     }
 }
 
-__host__ __device__ static bool few_takes(int64_t heads, int64_t dim)
+__host__ __device__ static inline bool few_takes(int64_t heads, int64_t dim)
 {
     return heads <= FEW_HEADS && dim <= FEW_DIM;
 }
