@@ -16,7 +16,7 @@ M.EXCLUDED = {
   -- What the loop, its policies and the batch ask of a session; scripts go by cycle and by the session's other methods.
   ["session.position"] = "inner", ["session.set_resident"] = "inner", ["session.prefetch"] = "inner", ["session.drop_absent"] = "inner",
   ["session.coverage"] = "inner", ["session.hidden_state"] = "inner",
-  ["session.index_scores"] = "inner", ["session.ensemble_scores"] = "inner", ["session.recent_queries"] = "inner", ["session.decoded_keys"] = "inner",
+  ["session.index_scores"] = "inner", ["session.ensemble_scores"] = "inner", ["session.ensemble_reached"] = "inner", ["session.recent_queries"] = "inner", ["session.decoded_keys"] = "inner",
   ["session.observations"] = "inner", ["session.token_tensor"] = "inner", ["session.last_entropy"] = "inner",
   ["session.reserve"] = "inner",
   ["session.demand_cells"] = "inner", ["session.chunk_bytes"] = "inner", ["session.join"] = "inner", ["session.draw"] = "inner",
