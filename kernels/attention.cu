@@ -38,7 +38,6 @@ struct call {
     int64_t heads, dim, rope_dim, window_size, id_stride, rows, most;
     float scale;
     int32_t source, compute;
-    int64_t record_bytes;  // what a record has
     const lsa_span *spans; // NULL: one
     int64_t count, layer, rate;
     const float *window;
@@ -672,8 +671,6 @@ static layout layout_of(int64_t rows, int64_t heads, int64_t dim, int64_t sectio
 {
     int64_t split = (rows < SPLIT_ROWS ? rows : (int64_t)SPLIT_ROWS) * sections * heads;
     layout l = {split * chunks_of(dim) * 128, split * 2, 0, 0};
-    l.parts = std::max(l.parts, wg_part_floats(rows, heads, dim, WG_DIM));
-    l.part_sums = std::max(l.part_sums, wg_part_floats(rows, heads, dim, 2));
     if (masses > 0) {
         l.finals = rows * heads * 2;
         l.kept = rows * heads * masses;
@@ -687,7 +684,9 @@ int64_t lsa_attention_workspace_cuda(int64_t tokens, int64_t heads, int64_t dim,
     if (tokens < 1 || heads < 1 || dim < 1) return 0;
     layout l = layout_of(tokens, heads, dim, sections_of(window_size) + sections_of(most_records),
                          most_masses);
-    return (l.parts + l.part_sums + l.finals + l.kept) * (int64_t)sizeof(float);
+    int64_t floats = std::max(l.parts + l.part_sums + l.finals + l.kept,
+                              wg_floats(tokens, heads, dim, wg_tiles(window_size, most_records)));
+    return floats * (int64_t)sizeof(float);
 }
 
 template <int CHUNKS, bool SPLIT> static cudaError_t launch_keys(const call &c, cudaStream_t stream)
@@ -749,6 +748,10 @@ static int launch(call &c, void *workspace, void *stream)
                         "attention: heads of %lld numbers, at most %d are possible on a GPU",
                         (long long)c.dim, MOST_DIM);
     if (c.rows == 0) return LSA_OK;
+    if (!is_by_heads(c) && wg_takes(c)) {
+        cudaError_t error = wg_launch(c, workspace, (cudaStream_t)stream);
+        return error == cudaSuccess ? LSA_OK : lsa_cuda_failed("attention", error);
+    }
     c.window_sections = sections_of(c.window_size);
     c.sections = c.window_sections + (c.source == LSA_ATTEND_WINDOW ? 0 : sections_of(c.most));
     layout l = layout_of(c.rows, c.heads, c.dim, c.sections, c.mass ? c.id_stride : 0);
@@ -760,7 +763,6 @@ static int launch(call &c, void *workspace, void *stream)
     int chunks = chunks_of(c.dim);
     bool by_heads = is_by_heads(c);
     cudaError_t error = by_heads      ? launch_heads(c, s)
-                        : wg_takes(c) ? wg_launch(c, s)
                         : chunks == 1 ? launch_chunks<1>(c, s)
                         : chunks == 2 ? launch_chunks<2>(c, s)
                         : chunks == 3 ? launch_chunks<3>(c, s)

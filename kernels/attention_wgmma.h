@@ -1,16 +1,21 @@
 /* Private to attention.cu: attention on Hopper's tensor cores, in bf16 with f32 sums, for heads of 512 numbers.
  *
- * A query's keys, the window's and then its records, are cut into splits by how many there are: a block has one split for 64
- * heads, in tiles of 64 keys, and leaves its sums in the workspace; a second kernel joins them in order, beginning with
- * the sink. Of a block's two warpgroups each multiplies half of the numbers of queries and keys, and adds up the other's half of
- * the scores; each has half of the numbers of the result. So a query's bits follow from its own keys alone.
+ * A query's keys, the window's and then its records', go in tiles of 64 against 64 heads at a time. A tile gives weights:
+ * powers of two of the scores less an integer, the tile's own, so that what weighs tiles against each other is a power of
+ * two as well and rounds nothing; and sums of them. Tiles are then added up one after the other, in splits of up to 34 of
+ * them, which are joined in order behind that. A number of the result so has one order of sums, whoever works at it:
  *
- * Queries and a tile of keys lie in shared memory as bf16, in eight panels of 64 numbers a row, which are read as rows of keys
- * for scores and as columns of values for the result. */
+ * Many queries: a block has all of a split. One warpgroup makes the weights and half of the result's numbers, one the other
+ *   half; two bring keys in.
+ * Few: a first launch makes the weights of all tiles, some a block; in a second a block adds up 64 or 128 of the 512 numbers
+ *   over a split.
+ *
+ * Which of these it is, and how many blocks there are, changes no bit. Keys lie in shared memory as bf16, in panels of 64
+ * numbers a row, which are read as rows of keys for scores and as columns of values for the result. */
 #ifndef LSA_ATTENTION_WGMMA_H
 #define LSA_ATTENTION_WGMMA_H
 #include <cuda_bf16.h>
-#include <cuda_pipeline.h>
+#include <float.h>
 
 #include "kernels/hopper.h"
 
@@ -18,18 +23,38 @@ enum {
     WG_KEYS = 64, // of a tile
     WG_HEADS = 64,
     WG_DIM = 512,
+    WG_ROPE = 64, // of records that have a way of their own
+    WG_NOPE = WG_DIM - WG_ROPE,
     WG_PANELS = WG_DIM / 64,
     WG_PANEL_BYTES = 64 * 128,
-    WG_THREADS = 2 * LSA_WARPGROUP,
-    WG_WARPS = WG_THREADS / LSA_WARP,
-    WG_OWN_KEYS = WG_KEYS / WG_WARPS, // of a warp, to bring in
-    WG_MOST_RECORD = 584,             // fp8, at V4-Flash's sizes
-    WG_RAW_BYTES = WG_KEYS * WG_MOST_RECORD,
     WG_TILE_BYTES = WG_PANELS * WG_PANEL_BYTES,
-    WG_SHARED = 2 * WG_TILE_BYTES + 2 * WG_RAW_BYTES + 1024,
-    WG_TILES = 2,   // of a split, at least
-    WG_SPLITS = 16, // of a query, at most
-    WG_ROWS = 32    // of a launch, so that the workspace stays small
+    WG_EACH = 34,                // tiles of a split, and of a block, at most
+    WG_UNITS = 128,              // splits of queries in a launch, so that the workspace stays small
+    WG_FEW_UNITS = 64,           // up to here they are few
+    WG_AHEAD = 3,                // tiles that are asked for before they are read
+    WG_WEIGHTS = 512,            // 16-byte pieces of a tile's weights
+    WG_BRINGERS = LSA_WARPGROUP, // threads that bring keys in
+    WG_THREADS = WG_BRINGERS + 2 * LSA_WARPGROUP,
+    WG_FEWER = 72, // registers of theirs, and of the others
+    WG_MORE = 216,
+    WG_OWN_KEYS = WG_KEYS / (WG_BRINGERS / LSA_WARP), // of a warp, to bring in
+    WG_SHARED = 1024 + 3 * WG_TILE_BYTES + WG_WEIGHTS * 16 + WG_EACH * WG_KEYS * 8 + 512,
+    WG_PASS_TILES = 2, // brought in together for a part of the numbers
+    WG_PASSES = 5,
+    WG_PASS_BRINGERS = 2 * LSA_WARPGROUP,
+    WG_PASS_THREADS = WG_PASS_BRINGERS + LSA_WARPGROUP,
+};
+
+// What a launch has besides its call.
+struct wg_work {
+    float *parts, *part_sums; // [rows of the launch, splits, heads, 512 or 2]
+    float *finals;            // [rows of the launch, heads, 2]
+    float2 *sums;             // [rows, groups of heads, tiles, 64]: the integer and the sum
+    uint4 *weights;           // [rows, groups of heads, tiles, WG_WEIGHTS]
+    int64_t first_row, tiles; // tiles: how many a query has room for
+    int64_t splits, groups;   // the same; groups of 64 heads
+    int64_t per_block;        // tiles of a block that makes weights alone
+    bool keeps;               // blocks that do everything leave weights for masses
 };
 
 // How a query's keys are split: `each` tiles a split.
@@ -42,9 +67,48 @@ __device__ static wg_split wg_split_of(const query &q)
     wg_split s;
     s.keys = q.position + 1 - q.first + q.records;
     s.tiles = (s.keys + WG_KEYS - 1) / WG_KEYS;
-    s.each = max((int64_t)WG_TILES, (s.tiles + WG_SPLITS - 1) / WG_SPLITS);
-    s.count = (s.tiles + s.each - 1) / s.each;
+    s.count = max((int64_t)1, (s.tiles + WG_EACH - 1) / WG_EACH);
+    s.each = (s.tiles + s.count - 1) / s.count;
     return s;
+}
+
+// ---- keys ----
+
+// What lies at an address: in its upper byte.
+enum { WG_NONE, WG_FLOATS, WG_FP8, WG_BF16, WG_ODD_FLOATS, WG_ODD_RECORD };
+
+__device__ static int wg_kind(uint64_t key) { return (int)(key >> 56); }
+
+__device__ static const uint8_t *wg_at(uint64_t key)
+{
+    return (const uint8_t *)(key & 0xffffffffffffffull);
+}
+
+// Key j of a query; WG_NONE beyond the last.
+__device__ static uint64_t wg_key(const call &c, const query &q, int64_t keys, int64_t j)
+{
+    int64_t window = q.position + 1 - q.first;
+    if (j >= keys) return 0;
+    if (j < window) {
+        uint64_t at = (uint64_t)(q.window + (q.first + j) % q.room * WG_DIM);
+        return at | (uint64_t)(at % 16 == 0 ? WG_FLOATS : WG_ODD_FLOATS) << 56;
+    }
+    j -= window;
+    uint64_t at = (uint64_t)record_at(q.where, q.ids ? q.ids[j] : j);
+    int kind = WG_ODD_RECORD;
+    if (at % 8 == 0 && c.rope_dim == WG_ROPE && q.where.format == LSA_KV_FP8) kind = WG_FP8;
+    if (at % 8 == 0 && q.where.format == LSA_KV_BF16) kind = WG_BF16;
+    if (at % 16 == 0 && q.where.format == LSA_KV_F32) kind = WG_FLOATS;
+    return at | (uint64_t)kind << 56;
+}
+
+// Asks for a key to come near.
+__device__ static void wg_ask(uint64_t key, int lane)
+{
+    int kind = wg_kind(key);
+    int bytes = kind == WG_FP8 ? 584 : kind == WG_BF16 ? 1024 : kind == WG_FLOATS ? 2048 : 0;
+    if (lane * 128 < bytes + 128 && bytes)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(wg_at(key) + min(lane * 128, bytes - 1)));
 }
 
 // Where numbers d .. d + 7 of a row belong in the panels.
@@ -53,115 +117,266 @@ __device__ static uint8_t *wg_place(uint8_t *panels, int row, int d)
     return panels + d / 64 * WG_PANEL_BYTES + row * 128 + ((d % 64 / 8) ^ (row % 8)) * 16;
 }
 
-// Puts them there, as bf16.
-__device__ static void wg_put(uint8_t *panels, int row, int d, float4 a, float4 b)
+__device__ static uint4 wg_rounded(float4 a, float4 b)
 {
     __nv_bfloat162 v[4] = {__floats2bfloat162_rn(a.x, a.y), __floats2bfloat162_rn(a.z, a.w),
                            __floats2bfloat162_rn(b.x, b.y), __floats2bfloat162_rn(b.z, b.w)};
-    *(uint4 *)wg_place(panels, row, d) = *(const uint4 *)v;
+    return *(const uint4 *)v;
 }
 
-// A key of a tile: where it is. `raw`: a record that can be brought in by copies; `aligned`: its vectors can be read where
-// they lie. at is NULL beyond the last key.
-struct wg_key {
-    const uint8_t *at;
-    int format;
-    bool raw, aligned;
+// Numbers d .. d + 7 of any key.
+__device__ static uint4 wg_any(const call &c, const query &q, uint64_t key, int d)
+{
+    int kind = wg_kind(key);
+    if (kind == WG_NONE) return make_uint4(0, 0, 0, 0);
+    int format = kind == WG_FLOATS || kind == WG_ODD_FLOATS ? (int)LSA_KV_F32 : q.where.format;
+    const uint8_t *at = wg_at(key);
+    bool aligned = vectors_fit(at, format, WG_DIM, (int)c.rope_dim);
+    return wg_rounded(numbers_of(at, format, WG_DIM, (int)c.rope_dim, d, aligned),
+                      numbers_of(at, format, WG_DIM, (int)c.rope_dim, d + 4, aligned));
+}
+
+// Two e4m3 codes in the upper bytes of two halves, as bf16 that are 2^120 too small.
+__device__ static uint32_t wg_shrunk(uint32_t halves)
+{
+    return (halves & 0x80008000) | (halves & 0x7f007f00) >> 4;
+}
+
+// Eight e4m3 numbers times 2^(scale - 127), as bf16: exact. *odd: set where that is another's work, NaN and scales that
+// only NaN or very large numbers have.
+__device__ static uint4 wg_eight(uint2 codes, uint32_t scale, bool *odd)
+{
+    uint32_t ends = ((codes.x & 0x7f7f7f7f) + 0x01010101) | ((codes.y & 0x7f7f7f7f) + 0x01010101);
+    *odd |= (ends & 0x80808080) != 0 || scale > 134;
+    uint32_t factor = (scale + 120) << 7, both = factor | factor << 16;
+    uint32_t v[4] = {
+        wg_shrunk(__byte_perm(codes.x, 0, 0x1404)), wg_shrunk(__byte_perm(codes.x, 0, 0x3424)),
+        wg_shrunk(__byte_perm(codes.y, 0, 0x1404)), wg_shrunk(__byte_perm(codes.y, 0, 0x3424))};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        __nv_bfloat162 r = __hmul2(*(__nv_bfloat162 *)&v[i], *(__nv_bfloat162 *)&both);
+        v[i] = *(uint32_t *)&r;
+    }
+    return make_uint4(v[0], v[1], v[2], v[3]);
+}
+
+// Scale `i` of the eight bytes at the end of an fp8 record.
+__device__ static uint32_t wg_scale(uint2 scales, int i)
+{
+    return (i < 4 ? scales.x >> 8 * i : scales.y >> 8 * (i - 4)) & 0xff;
+}
+
+// Makes rows of a tile by a warp, four at once where all are fp8, two where they are floats.
+__device__ static void wg_fill(uint8_t *tile, const call &c, const query &q, const uint64_t *keys,
+                               int warp, int lane)
+{
+    int row0 = warp * WG_OWN_KEYS;
+    bool last = lane >= (WG_NOPE - 256) / 8; // of the second half: bf16
+#pragma unroll 1
+    for (int from = row0; from < row0 + WG_OWN_KEYS; from += 4) {
+        uint64_t key[4];
+        bool fp8 = true, floats = true, bf16 = true, odd = false;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            key[i] = keys[from + i];
+            fp8 &= wg_kind(key[i]) == WG_FP8;
+            floats &= wg_kind(key[i]) == WG_FLOATS;
+            bf16 &= wg_kind(key[i]) == WG_BF16;
+        }
+        if (fp8) {
+            uint2 first[4], second[4], third[4], scales[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint8_t *at = wg_at(key[i]);
+                const uint8_t *next = at + (last ? WG_NOPE + 16 * (lane - 24) : 256 + 8 * lane);
+                first[i] = *(const uint2 *)(at + 8 * lane);
+                second[i] = *(const uint2 *)next;
+                scales[i] = *(const uint2 *)(at + WG_NOPE + 2 * WG_ROPE);
+                third[i] = *(const uint2 *)(last ? next + 8 : next);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint4 v = wg_eight(first[i], wg_scale(scales[i], lane / 8), &odd);
+                *(uint4 *)wg_place(tile, from + i, 8 * lane) = v;
+                bool other = false;
+                v = wg_eight(second[i], wg_scale(scales[i], 4 + lane / 8), &other);
+                if (last) v = make_uint4(second[i].x, second[i].y, third[i].x, third[i].y);
+                odd |= other && !last;
+                *(uint4 *)wg_place(tile, from + i, 256 + 8 * lane) = v;
+            }
+        } else if (floats) {
+#pragma unroll
+            for (int two = 0; two < 4; two += 2) {
+                float4 v[2][4];
+#pragma unroll
+                for (int i = 0; i < 8; i++)
+                    v[i / 4][i % 4] = ((const float4 *)wg_at(
+                        key[two + i / 4]))[i % 4 / 2 * 64 + 2 * lane + i % 2];
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    *(uint4 *)wg_place(tile, from + two + i / 2, i % 2 * 256 + 8 * lane) =
+                        wg_rounded(v[i / 2][i % 2 * 2], v[i / 2][i % 2 * 2 + 1]);
+            }
+        } else if (bf16) {
+            uint2 v[4][4];
+#pragma unroll
+            for (int i = 0; i < 16; i++)
+                v[i / 4][i % 4] =
+                    ((const uint2 *)wg_at(key[i / 4]))[i % 4 / 2 * 64 + 2 * lane + i % 2];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                uint2 a = v[i / 2][i % 2 * 2], b = v[i / 2][i % 2 * 2 + 1];
+                *(uint4 *)wg_place(tile, from + i / 2, i % 2 * 256 + 8 * lane) =
+                    make_uint4(a.x, a.y, b.x, b.y);
+            }
+        } else {
+            odd = true;
+        }
+        if (!__any_sync(0xffffffff, odd)) continue;
+#pragma unroll 1
+        for (int i = 0; i < 8; i++) {
+            int d = i % 2 * 256 + 8 * lane;
+            *(uint4 *)wg_place(tile, from + i / 2, d) = wg_any(c, q, keys[from + i / 2], d);
+        }
+    }
+}
+
+// Makes panel `which` of WG_PASS_TILES tiles, a tile's panels PANELS apart, by WG_PASS_BRINGERS threads.
+template <int PANELS>
+__device__ static void wg_fill_panel(uint8_t *panels, const call &c, const query &q,
+                                     const uint64_t *keys, int which, int thread)
+{
+    enum { TASKS = WG_PASS_TILES * WG_KEYS * 8 / WG_PASS_BRINGERS };
+    int first = thread / 8, chunk = thread % 8, d = which * 64 + chunk * 8;
+    uint64_t key[TASKS];
+    uint4 a[TASKS], b[TASKS], v[TASKS];
+    bool same = true, odd = false;
+#pragma unroll
+    for (int i = 0; i < TASKS; i++) {
+        key[i] = keys[first + i * (WG_PASS_BRINGERS / 8)];
+        same &= wg_kind(key[i]) == wg_kind(key[0]);
+    }
+    int kind = same ? wg_kind(key[0]) : (int)WG_ODD_RECORD;
+    if (kind == WG_FP8 && d < WG_NOPE) {
+#pragma unroll
+        for (int i = 0; i < TASKS; i++) {
+            *(uint2 *)&a[i] = *(const uint2 *)(wg_at(key[i]) + d);
+            a[i].z = wg_at(key[i])[WG_NOPE + 2 * WG_ROPE + which];
+        }
+#pragma unroll
+        for (int i = 0; i < TASKS; i++) v[i] = wg_eight(make_uint2(a[i].x, a[i].y), a[i].z, &odd);
+    } else if (kind == WG_FP8 || kind == WG_BF16) {
+        int at = kind == WG_FP8 ? WG_NOPE + 2 * (d - WG_NOPE) : 2 * d;
+#pragma unroll
+        for (int i = 0; i < TASKS; i++) {
+            uint2 x = *(const uint2 *)(wg_at(key[i]) + at);
+            uint2 y = *(const uint2 *)(wg_at(key[i]) + at + 8);
+            v[i] = make_uint4(x.x, x.y, y.x, y.y);
+        }
+    } else if (kind == WG_FLOATS) {
+#pragma unroll
+        for (int i = 0; i < TASKS; i++) {
+            a[i] = *(const uint4 *)(wg_at(key[i]) + 4 * d);
+            b[i] = *(const uint4 *)(wg_at(key[i]) + 4 * d + 16);
+        }
+#pragma unroll
+        for (int i = 0; i < TASKS; i++) v[i] = wg_rounded(*(float4 *)&a[i], *(float4 *)&b[i]);
+    } else {
+        odd = true;
+    }
+    if (odd) {
+#pragma unroll
+        for (int i = 0; i < TASKS; i++) v[i] = wg_any(c, q, key[i], d);
+    }
+#pragma unroll
+    for (int i = 0; i < TASKS; i++) {
+        int row = first + i * (WG_PASS_BRINGERS / 8);
+        *(uint4 *)wg_place(panels + row / WG_KEYS * PANELS * WG_PANEL_BYTES, row % WG_KEYS,
+                           chunk * 8) = v[i];
+    }
+}
+
+// ---- sums ----
+
+__device__ static float wg_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Of the rows that a thread has of a product, `lane / 4` of its warp's 16 and the one 8 further: the integer that
+// exponents are taken against, and the sum of weights.
+struct wg_sums {
+    float top[2], sum[2];
 };
 
-// The keys of a warp of the tile from `from` on, one a lane, so that their addresses are waited for together.
-__device__ static wg_key wg_keys_at(const call &c, const query &q, int64_t from, int64_t keys)
+// Goes on to a tile: what is there is to be multiplied by `mine`, what the tile adds by `other`.
+__device__ static void wg_go_on(wg_sums &s, const wg_sums &tile, float (&mine)[2],
+                                float (&other)[2])
 {
-    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
-    int64_t window = q.position + 1 - q.first, j = from + warp * WG_OWN_KEYS + lane;
-    wg_key k = {NULL, LSA_KV_F32, false, true};
-    if (lane >= WG_OWN_KEYS || j >= keys) return k;
-    if (j < window) {
-        k.at = (const uint8_t *)(q.window + (q.first + j) % q.room * WG_DIM);
-    } else {
-        j -= window;
-        k.at = record_at(q.where, q.ids ? q.ids[j] : j);
-        k.format = q.where.format;
-        k.raw = k.format == LSA_KV_FP8 && (uintptr_t)k.at % 8 == 0 &&
-                (WG_DIM - c.rope_dim) % 64 == 0 && c.record_bytes <= WG_MOST_RECORD;
-    }
-    k.aligned = vectors_fit(k.at, k.format, WG_DIM, (int)c.rope_dim);
-    return k;
-}
-
-// Key i of a warp's, which lane i has.
-__device__ static wg_key wg_key_of(const wg_key &own, int i)
-{
-    wg_key k;
-    k.at = (const uint8_t *)__shfl_sync(0xffffffff, (unsigned long long)own.at, i);
-    int what = __shfl_sync(0xffffffff, own.format | own.raw << 8 | own.aligned << 9, i);
-    k.format = what & 0xff;
-    k.raw = what >> 8 & 1;
-    k.aligned = what >> 9 & 1;
-    return k;
-}
-
-// Begins to bring in the records of a tile.
-__device__ static void wg_ask(uint8_t *raw, const call &c, const wg_key &own)
-{
-    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP;
-#pragma unroll 2
-    for (int i = 0; i < WG_OWN_KEYS; i++) {
-        int row = warp * WG_OWN_KEYS + i;
-        wg_key k = wg_key_of(own, i);
-        if (!k.raw) continue;
-        for (int b = 8 * lane; b < (int)c.record_bytes; b += 8 * LSA_WARP)
-            __pipeline_memcpy_async(raw + row * WG_MOST_RECORD + b, k.at + b, 8);
-    }
-    __pipeline_commit();
-}
-
-// Two e4m3 numbers times a power of two, as bf16: exact.
-__device__ static uint32_t wg_pair(uint32_t codes, float scale)
-{
-    __half2_raw pair = __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)codes, __NV_E4M3);
-    float2 f = __half22float2(pair);
-    __nv_bfloat162 out = __floats2bfloat162_rn(f.x * scale, f.y * scale);
-    return *(const uint32_t *)&out;
-}
-
-// Numbers d .. d + 7 of an fp8 record whose tiles are whole, d a multiple of 8.
-__device__ static uint4 wg_eight(const uint8_t *record, int nope, int rope, int d)
-{
-    if (d >= nope) { // bf16 already
-        uint2 a = *(const uint2 *)(record + nope + 2 * (d - nope)),
-              b = *(const uint2 *)(record + nope + 2 * (d - nope) + 8);
-        return make_uint4(a.x, a.y, b.x, b.y);
-    }
-    uint2 codes = *(const uint2 *)(record + d);
-    float scale = e8m0_to_f32(record[nope + 2 * rope + d / 64]);
-    return make_uint4(wg_pair(codes.x & 0xffff, scale), wg_pair(codes.x >> 16, scale),
-                      wg_pair(codes.y & 0xffff, scale), wg_pair(codes.y >> 16, scale));
-}
-
-// Makes a tile of what was brought in, and of what was not.
-__device__ static void wg_fill(uint8_t *tile, const uint8_t *raw, const call &c, const wg_key &own)
-{
-    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP, rope = (int)c.rope_dim;
-#pragma unroll 4
-    for (int i = 0; i < WG_OWN_KEYS; i++) {
-        int row = warp * WG_OWN_KEYS + i;
-        wg_key k = wg_key_of(own, i);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int d = 256 * half + 8 * lane;
-            if (k.raw) {
-                *(uint4 *)wg_place(tile, row, d) =
-                    wg_eight(raw + row * WG_MOST_RECORD, WG_DIM - rope, rope, d);
-                continue;
-            }
-            float4 a = make_float4(0, 0, 0, 0), b = a;
-            if (k.at) {
-                a = numbers_of(k.at, k.format, WG_DIM, rope, d, k.aligned);
-                b = numbers_of(k.at, k.format, WG_DIM, rope, d + 4, k.aligned);
-            }
-            wg_put(tile, row, d, a, b);
-        }
+    for (int r = 0; r < 2; r++) {
+        float top = fmaxf(s.top[r], tile.top[r]), base = finite_max(top);
+        mine[r] = wg_exp2(s.top[r] - base);
+        other[r] = wg_exp2(tile.top[r] - base);
+        s.sum[r] = __fadd_rn(__fmul_rn(s.sum[r], mine[r]), __fmul_rn(tile.sum[r], other[r]));
+        s.top[r] = top;
+    }
+}
+
+// Multiplies a tile's weights, in registers as a product takes them.
+__device__ static void wg_weigh(uint32_t (&p)[4][4], const float (&other)[2])
+{
+    __nv_bfloat162 by[2] = {__float2bfloat162_rn(other[0]), __float2bfloat162_rn(other[1])};
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        __nv_bfloat162 v = __hmul2(*(__nv_bfloat162 *)&p[i / 4][i % 4], by[i % 2]);
+        p[i / 4][i % 4] = *(uint32_t *)&v;
+    }
+}
+
+// Multiplies what is there; nothing is done where no lane has anything to do.
+template <int N> __device__ static void wg_shrink(float (&out)[N], const float (&mine)[2])
+{
+    if (!__any_sync(0xffffffff, mine[0] != 1.0f || mine[1] != 1.0f)) return;
+#pragma unroll
+    for (int i = 0; i < N; i++) out[i] *= mine[i % 4 / 2];
+}
+
+constexpr float WG_LOG2E = 1.4426950408889634f;
+
+// A sink as a power of two; what is finite stays finite.
+__device__ static float wg_sink(float sink)
+{
+    float own = sink * WG_LOG2E;
+    return own == INFINITY && sink != INFINITY ? FLT_MAX : own;
+}
+
+// The sink joins a query's one split: the factor of its numbers, and what masses take.
+__device__ static float wg_last(float top, float sum, float sink, float *base, float *total)
+{
+    float own = wg_sink(sink), larger = fmaxf(top, own), shrink;
+    *base = finite_max(larger);
+    shrink = wg_exp2(top - *base);
+    *total = fmaf(sum, shrink, wg_exp2(own - *base));
+    return *total == 0.0f ? 0.0f : shrink / *total;
+}
+
+// Puts a warp's numbers, N / 2 a row, where rows of 512 lie.
+template <int N>
+__device__ static void wg_put(float *to, const float (&out)[N], const float (&factor)[2], int first,
+                              int heads, int warp, int lane)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int h = warp % 4 * 16 + lane / 4 + 8 * r;
+        if (h >= heads) continue;
+        float *row = to + h * WG_DIM + first + lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < N / 4; j++)
+            *(float2 *)(row + 8 * j) =
+                make_float2(out[4 * j + 2 * r] * factor[r], out[4 * j + 2 * r + 1] * factor[r]);
     }
 }
 
@@ -180,196 +395,475 @@ __device__ static float quad_sum(float v)
     return v + __shfl_xor_sync(0xffffffff, v, 2);
 }
 
+// A tile's weights as products take them, and their sums; `left` keys of it are there.
+__device__ static void wg_weights(uint32_t (&p)[4][4], wg_sums &s, const uint8_t *queries,
+                                  const uint8_t *tile, float scale, int64_t left, int lane)
+{
+    float x[32];
+#pragma unroll
+    for (int i = 0; i < 32; i++) x[i] = 0;
+    lsa_pin(x);
+    lsa_wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < WG_DIM / 16; step++) {
+        uint32_t at = step / 4 * WG_PANEL_BYTES;
+        lsa_wgmma_bf16_shared(x, lsa_rows_of_128(queries + at) + step % 4 * 2,
+                              lsa_rows_of_128(tile + at) + step % 4 * 2, step > 0);
+    }
+    lsa_wgmma_commit();
+    lsa_wgmma_wait();
+    lsa_pin(x);
+    // Thread (lane / 4, lane % 4) of a warp has keys 8 j + 2 (lane % 4) and the next, of two heads.
+    float largest[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        x[i] = i / 4 * 8 + lane % 4 * 2 + i % 2 < left ? x[i] * scale : -INFINITY;
+        largest[i % 4 / 2] = fmaxf(largest[i % 4 / 2], x[i]);
+    }
+    float base[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        s.top[r] = ceilf(quad_max(largest[r]));
+        base[r] = finite_max(s.top[r]);
+        s.sum[r] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 32; i++) {
+        x[i] = wg_exp2(x[i] - base[i % 4 / 2]);
+        s.sum[i % 4 / 2] += x[i];
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) s.sum[r] = quad_sum(s.sum[r]);
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+        p[i / 4][i % 4] = *(const uint32_t *)&pair;
+    }
+}
+
+// Leaves them in the workspace; `tile`: its place there.
+__device__ static void wg_keep(const wg_work &w, int64_t tile, const uint32_t (&p)[4][4],
+                               const wg_sums &s, int thread)
+{
+    int h = thread / LSA_WARP * 16 + thread % LSA_WARP / 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        w.weights[tile * WG_WEIGHTS + i * LSA_WARPGROUP + thread] =
+            make_uint4(p[i][0], p[i][1], p[i][2], p[i][3]);
+    if (thread % 4 == 0) {
+        w.sums[tile * WG_HEADS + h] = make_float2(s.top[0], s.sum[0]);
+        w.sums[tile * WG_HEADS + h + 8] = make_float2(s.top[1], s.sum[1]);
+    }
+}
+
+// Queries of a group as bf16, by `of` threads.
+__device__ static void wg_queries(uint8_t *queries, const float *from, int heads, int thread,
+                                  int of)
+{
+    bool whole = (uintptr_t)from % 16 == 0;
+#pragma unroll 8
+    for (int i = thread; i < WG_HEADS * WG_DIM / 8; i += of) {
+        int h = i / (WG_DIM / 8), d = i % (WG_DIM / 8) * 8;
+        float4 a = make_float4(0, 0, 0, 0), b = a;
+        if (h < heads) {
+            a = lsa_load4(from + h * WG_DIM, d, WG_DIM, whole);
+            b = lsa_load4(from + h * WG_DIM, d + 4, WG_DIM, whole);
+        }
+        *(uint4 *)wg_place(queries, h, d) = wg_rounded(a, b);
+    }
+}
+
+// Adds a tile's values, N / 2 numbers of each of 64 heads, to what is there.
+template <int N>
+__device__ static void wg_add(float (&out)[N], const uint32_t (&p)[4][4], const uint8_t *panels)
+{
+    lsa_pin(out);
+    lsa_wgmma_begin();
+#pragma unroll
+    for (int step = 0; step < 4; step++)
+        lsa_wgmma_bf16_columns(out, p[step],
+                               lsa_columns_of_128(panels, WG_PANEL_BYTES) + step * 128);
+    lsa_wgmma_commit();
+    lsa_wgmma_wait();
+    lsa_pin(out);
+}
+
 #endif
 
-// Grid: (splits, groups of 64 heads, rows), block: 256, shared: WG_SHARED.
-__global__ static void __launch_bounds__(WG_THREADS, 1) attend_splits(call c, int64_t first_row)
+// ---- kernels ----
+
+// WEIGHTS: weights alone, of `per_block` tiles a block. Grid: (splits, or pieces of per_block tiles, groups of 64 heads,
+// rows), block: WG_THREADS, shared: WG_SHARED.
+template <bool WEIGHTS>
+__global__ static void __launch_bounds__(WG_THREADS, 1)
+    attend_tiles(const __grid_constant__ call c, const __grid_constant__ wg_work w)
 {
 #if LSA_WGMMA
     extern __shared__ uint8_t wg_shared[];
     uint8_t *queries = wg_shared + (1024 - lsa_shared_address(wg_shared) % 1024) % 1024;
-    uint8_t *tile = queries + WG_TILE_BYTES, *raw = tile + WG_TILE_BYTES;
-    int lane = threadIdx.x % LSA_WARP, warp = threadIdx.x / LSA_WARP, wg = warp / 4;
-    int64_t row = first_row + blockIdx.z;
-    int head0 = blockIdx.y * WG_HEADS, heads = min((int)c.heads - head0, (int)WG_HEADS);
+    uint8_t *tiles = queries + WG_TILE_BYTES;
+    uint4 *weights = (uint4 *)(tiles + 2 * WG_TILE_BYTES);
+    uint64_t *keys = (uint64_t *)(weights + WG_WEIGHTS);
+    float *factors = (float *)(keys + WG_EACH * WG_KEYS); // of rows: what is there is multiplied by
+    __shared__ uint64_t full[2], empty[2], weighed, taken;
+    int thread = threadIdx.x % LSA_WARPGROUP, warp = threadIdx.x / LSA_WARP;
+    int lane = threadIdx.x % LSA_WARP, wg = threadIdx.x / LSA_WARPGROUP;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 2; i++) {
+            lsa_barrier_init(full + i, WG_BRINGERS / LSA_WARP);
+            lsa_barrier_init(empty + i, WEIGHTS ? 4 : 8);
+        }
+        lsa_barrier_init(&weighed, 4);
+        lsa_barrier_init(&taken, 4);
+        lsa_barrier_init_fence();
+    }
+    lsa_after_previous();
+    int64_t row = w.first_row + blockIdx.z, group = blockIdx.y;
+    int head0 = (int)group * WG_HEADS, heads = min((int)c.heads - head0, (int)WG_HEADS);
     query q = query_at(c, row);
     wg_split s = wg_split_of(q);
-    if (c.source == LSA_ATTEND_ENTRIES && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0)
+    if (c.source == LSA_ATTEND_ENTRIES && blockIdx.x == 0 && group == 0 && threadIdx.x == 0)
         c.counts[row] = (int32_t)q.records;
-    lsa_let_next_launch_start();
-    int64_t t0 = blockIdx.x * s.each, t1 = min(s.tiles, t0 + s.each);
-    if (t0 >= t1) return;
-    wg_key now = wg_keys_at(c, q, t0 * WG_KEYS, s.keys),
-           next = wg_keys_at(c, q, (t0 + 1) * WG_KEYS, t0 + 1 < t1 ? s.keys : 0);
-    wg_ask(raw, c, now);
-    wg_ask(raw + WG_RAW_BYTES, c, next);
-#pragma unroll 4
-    for (int i = 0; i < WG_HEADS / WG_WARPS; i++) {
-        int h = warp * (WG_HEADS / WG_WARPS) + i;
-        const float *from = c.q + (row * c.heads + head0 + h) * WG_DIM;
-        bool whole = (uintptr_t)from % 16 == 0;
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int d = 256 * half + 8 * lane;
-            float4 a = make_float4(0, 0, 0, 0), b = a;
-            if (h < heads) {
-                a = lsa_load4(from, d, WG_DIM, whole);
-                b = lsa_load4(from, d + 4, WG_DIM, whole);
-            }
-            wg_put(queries, h, d, a, b);
-        }
-    }
+    int64_t each = WEIGHTS ? w.per_block : s.each;
+    int64_t t0 = blockIdx.x * each, t1 = min(s.tiles, t0 + each);
+    if (t0 >= t1 && (WEIGHTS || blockIdx.x > 0)) return;
+    int count = (int)(t1 - t0);
+    int64_t place = (blockIdx.z * w.groups + group) * w.tiles + t0; // of the first tile
+    __syncthreads();                                                // barriers are there
 
-    float out[128], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 128; i++) out[i] = 0;
-    for (int64_t t = t0; t < t1; t++) {
-        uint8_t *own_raw = raw + (t - t0) % 2 * WG_RAW_BYTES;
-        __pipeline_wait_prior(1);
-        __syncthreads(); // records are there, and nobody reads the last tile any more
-        wg_key after = wg_keys_at(c, q, (t + 2) * WG_KEYS, t + 2 < t1 ? s.keys : 0);
-        wg_fill(tile, own_raw, c, now);
+    float scale = c.scale * WG_LOG2E;
+    int h0 = warp % 4 * 16 + lane / 4;
+    float *to = s.count > 1
+                    ? w.parts + ((blockIdx.z * w.splits + blockIdx.x) * c.heads + head0) * WG_DIM
+                    : c.out + (row * c.heads + head0) * WG_DIM;
+
+    if (wg >= 2) {
+        lsa_registers_down<WG_FEWER>();
+        int own = warp - 8;
+        for (int i = threadIdx.x - 2 * LSA_WARPGROUP; i < count * WG_KEYS; i += WG_BRINGERS)
+            keys[i] = wg_key(c, q, s.keys, t0 * WG_KEYS + i);
+        lsa_barrier_of(1, WG_BRINGERS);
+        for (int t = 1; t < min(count, (int)WG_AHEAD); t++)
+            for (int i = 0; i < WG_OWN_KEYS; i++)
+                wg_ask(keys[t * WG_KEYS + own * WG_OWN_KEYS + i], lane);
+        for (int t = 0; t < count; t++) {
+            int slot = t % 2;
+            if (t + WG_AHEAD < count)
+                for (int i = 0; i < WG_OWN_KEYS; i++)
+                    wg_ask(keys[(t + WG_AHEAD) * WG_KEYS + own * WG_OWN_KEYS + i], lane);
+            if (t >= 2) lsa_barrier_wait(empty + slot, (t / 2 - 1) & 1);
+            wg_fill(tiles + slot * WG_TILE_BYTES, c, q, keys + t * WG_KEYS, own, lane);
+            lsa_async_fence();
+            __syncwarp();
+            if (lane == 0) lsa_barrier_arrive(full + slot);
+        }
+    } else if (WEIGHTS) {
+        lsa_registers_up<WG_MORE>();
+        wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
+                   2 * LSA_WARPGROUP);
         lsa_async_fence();
-        __syncthreads();
-
-        float x[32];
-#pragma unroll
-        for (int i = 0; i < 32; i++) x[i] = 0;
-        lsa_pin(x);
-        lsa_wgmma_begin();
-#pragma unroll
-        for (int step = 0; step < 16; step++) {
-            int panel = wg * 4 + step / 4;
-            uint32_t at = panel * WG_PANEL_BYTES;
-            lsa_wgmma_bf16_shared(x, lsa_rows_of_128(queries + at) + step % 4 * 2,
-                                  lsa_rows_of_128(tile + at) + step % 4 * 2, step > 0);
+        lsa_barrier_of(2, 2 * LSA_WARPGROUP);
+        for (int t = wg; t < count; t += 2) {
+            uint32_t p[4][4];
+            wg_sums own;
+            lsa_barrier_wait(full + wg, t / 2 & 1);
+            wg_weights(p, own, queries, tiles + wg * WG_TILE_BYTES, scale,
+                       s.keys - (t0 + t) * WG_KEYS, lane);
+            if (lane == 0) lsa_barrier_arrive(empty + wg);
+            wg_keep(w, place + t, p, own, thread);
         }
-        lsa_wgmma_commit();
-        lsa_wgmma_wait();
-        lsa_pin(x);
-        // The other half of the numbers, by way of the records' room, which is free by now.
-        float *halves = (float *)own_raw;
-        int place = threadIdx.x % LSA_WARPGROUP;
+    } else if (wg == 0) {
+        lsa_registers_up<WG_MORE>();
+        wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
+                   2 * LSA_WARPGROUP);
+        lsa_async_fence();
+        lsa_barrier_of(2, 2 * LSA_WARPGROUP);
+        float out[128], mine[2], other[2], factor[2] = {1, 1};
 #pragma unroll
-        for (int i = 0; i < 32; i++) halves[(wg * 32 + i) * LSA_WARPGROUP + place] = x[i];
-        __syncthreads();
+        for (int i = 0; i < 128; i++) out[i] = 0;
+        wg_sums all = {{-INFINITY, -INFINITY}, {0, 0}};
+        for (int t = 0; t < count; t++) {
+            uint32_t p[4][4];
+            wg_sums own;
+            const uint8_t *tile = tiles + t % 2 * WG_TILE_BYTES;
+            lsa_barrier_wait(full + t % 2, t / 2 & 1);
+            wg_weights(p, own, queries, tile, scale, s.keys - (t0 + t) * WG_KEYS, lane);
+            if (w.keeps) wg_keep(w, place + t, p, own, thread);
+            wg_go_on(all, own, mine, other);
+            wg_weigh(p, other);
+            if (t > 0) lsa_barrier_wait(&taken, (t - 1) & 1);
 #pragma unroll
-        for (int i = 0; i < 32; i++) {
-            float other = halves[((1 - wg) * 32 + i) * LSA_WARPGROUP + place];
-            x[i] = (wg == 0 ? x[i] + other : other + x[i]) * c.scale;
+            for (int i = 0; i < 4; i++)
+                weights[i * LSA_WARPGROUP + thread] =
+                    make_uint4(p[i][0], p[i][1], p[i][2], p[i][3]);
+            if (lane % 4 == 0) factors[h0] = mine[0], factors[h0 + 8] = mine[1];
+            __syncwarp();
+            if (lane == 0) lsa_barrier_arrive(&weighed);
+            wg_shrink(out, mine);
+            wg_add(out, p, tile);
+            if (lane == 0) lsa_barrier_arrive(empty + t % 2);
         }
-        __syncthreads();
-        now = next;
-        next = after;
-        wg_ask(own_raw, c, next);
-
-        // Thread (lane / 4, lane % 4) of a warp has keys 8 j + 2 (lane % 4) and the next, of heads g and g + 8.
-        int g = warp % 4 * 16 + lane / 4;
-        int64_t key0 = t * WG_KEYS + lane % 4 * 2, window = q.position + 1 - q.first;
-        float larger[2] = {max[0], max[1]};
-#pragma unroll
-        for (int i = 0; i < 32; i++) {
-            int64_t key = key0 + i / 4 * 8 + i % 2;
-            int h = g + i % 4 / 2 * 8;
-            if (key >= s.keys)
-                x[i] = -INFINITY;
-            else if (c.kept && wg == 0 && key >= window && h < heads)
-                c.kept[(row * c.heads + head0 + h) * c.id_stride + key - window] = x[i];
-            larger[i % 4 / 2] = fmaxf(larger[i % 4 / 2], x[i]);
-        }
-        float shrink[2];
+        if (count > 0) lsa_barrier_wait(&taken, (count - 1) & 1);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            larger[r] = quad_max(larger[r]);
-            float base = finite_max(larger[r]);
-            shrink[r] = __expf(max[r] - base);
-            max[r] = larger[r];
-            sum[r] *= shrink[r];
-            larger[r] = base;
+            int h = h0 + 8 * r;
+            if (s.count > 1 && h < heads && lane % 4 == 0) {
+                float *to =
+                    w.part_sums + ((blockIdx.z * w.splits + blockIdx.x) * c.heads + head0 + h) * 2;
+                to[0] = all.top[r], to[1] = all.sum[r];
+            }
+            if (s.count == 1) {
+                float base, total;
+                factor[r] = wg_last(all.top[r], all.sum[r], h < heads ? c.sinks[head0 + h] : 0.0f,
+                                    &base, &total);
+                if (w.keeps && h < heads && lane % 4 == 0) {
+                    float *to = w.finals + (blockIdx.z * c.heads + head0 + h) * 2;
+                    to[0] = base, to[1] = total;
+                }
+            }
+            if (lane % 4 == 0) factors[h] = factor[r];
         }
+        __syncwarp();
+        if (lane == 0) lsa_barrier_arrive(&weighed);
+        wg_put(to, out, factor, 0, heads, warp, lane);
+    } else {
+        lsa_registers_up<WG_MORE>();
+        wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
+                   2 * LSA_WARPGROUP);
+        lsa_async_fence();
+        lsa_barrier_of(2, 2 * LSA_WARPGROUP);
+        float out[128], mine[2], factor[2] = {1, 1};
 #pragma unroll
-        for (int i = 0; i < 32; i++) {
-            x[i] = __expf(x[i] - larger[i % 4 / 2]);
-            sum[i % 4 / 2] += x[i];
+        for (int i = 0; i < 128; i++) out[i] = 0;
+        for (int t = 0; t < count; t++) {
+            uint32_t p[4][4];
+            lsa_barrier_wait(&weighed, t & 1);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint4 v = weights[i * LSA_WARPGROUP + thread];
+                p[i][0] = v.x, p[i][1] = v.y, p[i][2] = v.z, p[i][3] = v.w;
+            }
+            mine[0] = factors[h0], mine[1] = factors[h0 + 8];
+            __syncwarp();
+            if (lane == 0) lsa_barrier_arrive(&taken);
+            lsa_barrier_wait(full + t % 2, t / 2 & 1);
+            wg_shrink(out, mine);
+            wg_add(out, p, tiles + t % 2 * WG_TILE_BYTES + 4 * WG_PANEL_BYTES);
+            if (lane == 0) lsa_barrier_arrive(empty + t % 2);
         }
-        uint32_t p[4][4];
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-            p[i / 4][i % 4] = *(const uint32_t *)&pair;
-        }
-#pragma unroll
-        for (int i = 0; i < 128; i++) out[i] *= shrink[i % 4 / 2];
-        lsa_pin(out);
-        lsa_wgmma_begin();
-#pragma unroll
-        for (int step = 0; step < 4; step++)
-            lsa_wgmma_bf16_columns(
-                out, p[step],
-                lsa_columns_of_128(tile + wg * 4 * WG_PANEL_BYTES, WG_PANEL_BYTES) + step * 128);
-        lsa_wgmma_commit();
-        lsa_wgmma_wait();
-        lsa_pin(out);
-    }
-
-    int64_t part = ((row - first_row) * WG_SPLITS + blockIdx.x) * c.heads + head0;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        int h = warp % 4 * 16 + lane / 4 + 8 * r;
-        float all = quad_sum(sum[r]);
-        if (h >= heads) continue;
-        float *to = c.parts + (part + h) * WG_DIM + wg * 256 + lane % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < 32; j++)
-            *(float2 *)(to + 8 * j) = make_float2(out[4 * j + 2 * r], out[4 * j + 2 * r + 1]);
-        if (wg == 0 && lane % 4 == 0) {
-            c.part_sums[(part + h) * 2] = max[r];
-            c.part_sums[(part + h) * 2 + 1] = all;
-        }
+        lsa_barrier_wait(&weighed, count & 1);
+        factor[0] = factors[h0], factor[1] = factors[h0 + 8];
+        wg_put(to, out, factor, 256, heads, warp, lane);
     }
 #else
-    (void)c, (void)first_row;
+    (void)c, (void)w;
 #endif
 }
 
-// Joins the splits of a query's head. Grid: (heads, rows), block: 128.
-__global__ static void __launch_bounds__(THREADS) attend_join_splits(call c, int64_t first_row)
+// Adds up 64 PANELS numbers of a split's keys by the weights that are there. Grid: (512 / that, splits, groups of 64 heads
+// and rows), block: WG_PASS_THREADS, shared: PANELS WG_PASSES WG_PASS_TILES panels, and keys.
+template <int PANELS>
+__global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
+    attend_values(const __grid_constant__ call c, const __grid_constant__ wg_work w)
 {
-    int64_t row = first_row + blockIdx.y, head = row * c.heads + blockIdx.x;
+#if LSA_WGMMA
+    enum {
+        PASS_BYTES = WG_PASS_TILES * PANELS * WG_PANEL_BYTES,
+        PASS_KEYS = WG_PASS_TILES * WG_KEYS
+    };
+    extern __shared__ uint8_t wg_shared[];
+    uint8_t *panels = wg_shared + (1024 - lsa_shared_address(wg_shared) % 1024) % 1024;
+    uint64_t *keys = (uint64_t *)(panels + WG_PASSES * PASS_BYTES);
+    __shared__ uint64_t full[WG_PASSES], empty[WG_PASSES];
+    int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < WG_PASSES; i++) {
+            lsa_barrier_init(full + i, WG_PASS_BRINGERS / LSA_WARP);
+            lsa_barrier_init(empty + i, LSA_WARPGROUP / LSA_WARP);
+        }
+        lsa_barrier_init_fence();
+    }
+    lsa_after_previous();
+    int64_t group = blockIdx.z % w.groups, at = blockIdx.z / w.groups, row = w.first_row + at;
+    int head0 = (int)group * WG_HEADS, heads = min((int)c.heads - head0, (int)WG_HEADS);
     query q = query_at(c, row);
-    lsa_wait_for_launch_before();
-    int count = (int)wg_split_of(q).count;
-    int64_t part = ((int64_t)blockIdx.y * WG_SPLITS) * c.heads + blockIdx.x;
-    float max = c.sinks[blockIdx.x], largest = max, sum, factor[WG_SPLITS];
+    wg_split s = wg_split_of(q);
+    int64_t t0 = blockIdx.y * s.each, t1 = min(s.tiles, t0 + s.each);
+    if (t0 >= t1 && blockIdx.y > 0) return;
+    int count = (int)(t1 - t0), passes = (count + WG_PASS_TILES - 1) / WG_PASS_TILES;
+    int64_t place = blockIdx.z * w.tiles + t0;
+    __syncthreads();
+
+    if (warp >= 4) {
+        int own = threadIdx.x - LSA_WARPGROUP;
+        for (int i = own; i < passes * PASS_KEYS; i += WG_PASS_BRINGERS)
+            keys[i] = wg_key(c, q, s.keys, t0 * WG_KEYS + i);
+        lsa_barrier_of(1, WG_PASS_BRINGERS);
+        for (int pass = 0; pass < passes; pass++) {
+            int slot = pass % WG_PASSES;
+            if (pass >= WG_PASSES) lsa_barrier_wait(empty + slot, (pass / WG_PASSES - 1) & 1);
+            uint8_t *to = panels + slot * PASS_BYTES;
 #pragma unroll
-    for (int i = 0; i < WG_SPLITS; i++) {
-        factor[i] = i < count ? c.part_sums[(part + i * c.heads) * 2] : -INFINITY;
-        largest = fmaxf(largest, factor[i]);
+            for (int panel = 0; panel < PANELS; panel++)
+                wg_fill_panel<PANELS>(to + panel * WG_PANEL_BYTES, c, q, keys + pass * PASS_KEYS,
+                                      (int)blockIdx.x * PANELS + panel, own);
+            lsa_async_fence();
+            __syncwarp();
+            if (lane == 0) lsa_barrier_arrive(full + slot);
+        }
+        return;
     }
-    float base = finite_max(largest);
-    sum = expf(max - base);
+
+    float out[32 * PANELS], mine[2], other[2], factor[2] = {1, 1};
+    wg_sums all = {{-INFINITY, -INFINITY}, {0, 0}};
+    int h0 = warp * 16 + lane / 4;
 #pragma unroll
-    for (int i = 0; i < WG_SPLITS; i++) {
-        factor[i] = expf(factor[i] - base);
-        if (i < count) sum = fmaf(c.part_sums[(part + i * c.heads) * 2 + 1], factor[i], sum);
+    for (int i = 0; i < 32 * PANELS; i++) out[i] = 0;
+    uint4 next[4];
+    float2 next_sums[2];
+    auto ask = [&](int64_t tile) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            next[i] = w.weights[tile * WG_WEIGHTS + i * LSA_WARPGROUP + threadIdx.x];
+        next_sums[0] = w.sums[tile * WG_HEADS + h0];
+        next_sums[1] = w.sums[tile * WG_HEADS + h0 + 8];
+    };
+    if (count > 0) ask(place);
+    for (int t = 0; t < count; t++) {
+        int pass = t / WG_PASS_TILES, slot = pass % WG_PASSES;
+        uint32_t p[4][4];
+        wg_sums own;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            p[i][0] = next[i].x, p[i][1] = next[i].y, p[i][2] = next[i].z, p[i][3] = next[i].w;
+#pragma unroll
+        for (int r = 0; r < 2; r++) own.top[r] = next_sums[r].x, own.sum[r] = next_sums[r].y;
+        if (t + 1 < count) ask(place + t + 1);
+        wg_go_on(all, own, mine, other);
+        wg_weigh(p, other);
+        if (t % WG_PASS_TILES == 0) lsa_barrier_wait(full + slot, pass / WG_PASSES & 1);
+        wg_shrink(out, mine);
+        wg_add(out, p, panels + slot * PASS_BYTES + t % WG_PASS_TILES * PANELS * WG_PANEL_BYTES);
+        if (lane == 0 && (t % WG_PASS_TILES == WG_PASS_TILES - 1 || t + 1 == count))
+            lsa_barrier_arrive(empty + slot);
     }
+    int64_t part = (at * w.splits + blockIdx.y) * c.heads + head0;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int h = h0 + 8 * r;
+        bool tells = blockIdx.x == 0 && h < heads && lane % 4 == 0;
+        if (s.count > 1 && tells) {
+            w.part_sums[(part + h) * 2] = all.top[r];
+            w.part_sums[(part + h) * 2 + 1] = all.sum[r];
+        }
+        if (s.count == 1) {
+            float base, total;
+            factor[r] = wg_last(all.top[r], all.sum[r], h < heads ? c.sinks[head0 + h] : 0.0f,
+                                &base, &total);
+            if (tells) {
+                float *to = w.finals + (at * c.heads + head0 + h) * 2;
+                to[0] = base, to[1] = total;
+            }
+        }
+    }
+    wg_put(s.count > 1 ? w.parts + part * WG_DIM : c.out + (row * c.heads + head0) * WG_DIM, out,
+           factor, (int)blockIdx.x * PANELS * 64, heads, warp, lane);
+#else
+    (void)c, (void)w;
+#endif
+}
+
+// Joins the splits of a query's head where there are several. Grid: (heads, rows), block: 128.
+__global__ static void __launch_bounds__(THREADS)
+    attend_join_splits(const __grid_constant__ call c, const __grid_constant__ wg_work w)
+{
+    lsa_after_previous();
+    int64_t row = w.first_row + blockIdx.y, head = row * c.heads + blockIdx.x;
+    query q = query_at(c, row);
+    int64_t count = wg_split_of(q).count;
+    if (count == 1) return;
+    int64_t part = blockIdx.y * w.splits * c.heads + blockIdx.x;
+    const float2 *sums = (const float2 *)w.part_sums + part;
+    float own = wg_sink(c.sinks[blockIdx.x]), top = own;
+    for (int64_t i = 0; i < count; i++) top = fmaxf(top, sums[i * c.heads].x);
+    float base = finite_max(top), sum = wg_exp2(own - base);
     float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll 4
-    for (int i = 0; i < WG_SPLITS; i++) {
-        if (i >= count) break;
-        float4 v = ((const float4 *)(c.parts + (part + i * c.heads) * WG_DIM))[threadIdx.x];
-        total.x = fmaf(v.x, factor[i], total.x);
-        total.y = fmaf(v.y, factor[i], total.y);
-        total.z = fmaf(v.z, factor[i], total.z);
-        total.w = fmaf(v.w, factor[i], total.w);
+    for (int64_t i = 0; i < count; i++) {
+        float2 s = sums[i * c.heads];
+        float factor = wg_exp2(s.x - base);
+        float4 v = ((const float4 *)(w.parts + (part + i * c.heads) * WG_DIM))[threadIdx.x];
+        sum = fmaf(s.y, factor, sum);
+        total.x = fmaf(v.x, factor, total.x);
+        total.y = fmaf(v.y, factor, total.y);
+        total.z = fmaf(v.z, factor, total.z);
+        total.w = fmaf(v.w, factor, total.w);
     }
     float *out = c.out + head * WG_DIM;
     lsa_store4(out, 4 * threadIdx.x, WG_DIM, (uintptr_t)out % 16 == 0,
                times(total, factor_of(sum)));
-    if (c.kept && threadIdx.x == 0) {
-        c.finals[head * 2] = largest;
-        c.finals[head * 2 + 1] = sum;
+    if (threadIdx.x == 0) {
+        float *to = w.finals + (blockIdx.y * c.heads + blockIdx.x) * 2;
+        to[0] = base, to[1] = sum;
     }
+}
+
+// Masses of a tile's records: a thread has what it has of the weights. Grid: (tiles, rows), block: 128.
+__global__ static void __launch_bounds__(LSA_WARPGROUP, 4)
+    attend_tile_mass(const __grid_constant__ call c, const __grid_constant__ wg_work w)
+{
+    __shared__ float parts[4][WG_KEYS];
+    lsa_after_previous();
+    int64_t row = w.first_row + blockIdx.y;
+    int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP, h0 = warp * 16 + lane / 4;
+    query q = query_at(c, row);
+    wg_split s = wg_split_of(q);
+    int64_t tile = blockIdx.x, window = q.position + 1 - q.first;
+    if (tile >= s.tiles || (tile + 1) * WG_KEYS <= window) return;
+    float v[32] = {};
+    for (int64_t group = 0; group < w.groups; group++) {
+        int64_t place = (blockIdx.y * w.groups + group) * w.tiles + tile;
+        uint4 p[4];
+        float factor[2];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            p[i] = w.weights[place * WG_WEIGHTS + i * LSA_WARPGROUP + threadIdx.x];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int64_t h = group * WG_HEADS + h0 + 8 * r;
+            factor[r] = 0;
+            if (h >= c.heads) continue;
+            const float *last = w.finals + (blockIdx.y * c.heads + h) * 2;
+            factor[r] =
+                wg_exp2(w.sums[place * WG_HEADS + h0 + 8 * r].x - last[0]) * factor_of(last[1]);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t four[4] = {p[i].x, p[i].y, p[i].z, p[i].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                float low = __uint_as_float(four[k] << 16),
+                      high = __uint_as_float(four[k] & 0xffff0000);
+                int at = (i * 2 + k / 2) * 2; // 8 keys further, 2 values further
+                v[at] = fmaf(low, factor[k % 2], v[at]);
+                v[at + 1] = fmaf(high, factor[k % 2], v[at + 1]);
+            }
+        }
+    }
+    // v[2 j], v[2 j + 1]: keys 8 j + 2 (lane % 4) and the next, of the heads of this lane.
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+#pragma unroll
+        for (int step = 4; step < LSA_WARP; step *= 2)
+            v[i] += __shfl_xor_sync(0xffffffff, v[i], step);
+        if (lane < 4) parts[warp][i / 2 * 8 + lane * 2 + i % 2] = v[i];
+    }
+    __syncthreads();
+    int64_t j = tile * WG_KEYS + threadIdx.x - window;
+    if (threadIdx.x >= WG_KEYS || j < 0 || j >= q.records) return;
+    float total = parts[0][threadIdx.x];
+    for (int i = 1; i < 4; i++) total += parts[i][threadIdx.x];
+    c.mass[row * c.id_stride + j] = total / (float)c.heads;
 }
 
 // ---- for the launcher ----
@@ -378,7 +872,7 @@ __global__ static void __launch_bounds__(THREADS) attend_join_splits(call c, int
 static bool wg_takes(const call &c)
 {
     int device, major, minor;
-    return c.compute == LSA_COMPUTE_BF16 && c.dim == WG_DIM &&
+    return c.bounded && c.compute == LSA_COMPUTE_BF16 && c.dim == WG_DIM &&
            cudaGetDevice(&device) == cudaSuccess &&
            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
                cudaSuccess &&
@@ -387,32 +881,102 @@ static bool wg_takes(const call &c)
            major == 9 && minor == 0;
 }
 
-// Floats of the workspace: [rows of a launch, splits, heads], `each` times.
-static int64_t wg_part_floats(int64_t rows, int64_t heads, int64_t dim, int64_t each)
+// Floats of the workspace, for a call of so many rows, heads and tiles.
+struct wg_layout {
+    int64_t rows, splits, parts, part_sums, finals, sums, weights; // rows: of a launch
+};
+
+static wg_layout wg_layout_of(int64_t rows, int64_t heads, int64_t tiles)
 {
-    if (dim != WG_DIM) return 0;
-    return (rows < WG_ROWS ? rows : (int64_t)WG_ROWS) * WG_SPLITS * heads * each;
+    wg_layout l;
+    int64_t groups = (heads + WG_HEADS - 1) / WG_HEADS;
+    l.splits = std::max((tiles + WG_EACH - 1) / WG_EACH, (int64_t)1);
+    l.rows = std::min(rows, std::max(WG_UNITS / l.splits, (int64_t)1));
+    l.parts = l.splits > 1 ? l.rows * l.splits * heads * WG_DIM : 0;
+    l.part_sums = l.splits > 1 ? l.rows * l.splits * heads * 2 : 0;
+    l.finals = l.rows * heads * 2;
+    l.weights = l.rows * groups * tiles * WG_WEIGHTS * 4;
+    l.sums = l.rows * groups * tiles * WG_HEADS * 2;
+    return l;
 }
 
-static cudaError_t wg_launch(const call &given, cudaStream_t stream)
+// For calls of at most so many.
+static int64_t wg_floats(int64_t rows, int64_t heads, int64_t dim, int64_t tiles)
 {
-    call c = given;
-    c.record_bytes = lsa_kv_record_bytes(LSA_KV_FP8, c.dim, c.rope_dim);
-    cudaError_t error =
-        cudaFuncSetAttribute(attend_splits, cudaFuncAttributeMaxDynamicSharedMemorySize, WG_SHARED);
-    int64_t tiles =
-        (c.window_size + (c.source == LSA_ATTEND_WINDOW ? 0 : c.most) + WG_KEYS - 1) / WG_KEYS;
-    int64_t splits = (tiles + WG_TILES - 1) / WG_TILES,
-            groups = (c.heads + WG_HEADS - 1) / WG_HEADS;
-    if (splits > WG_SPLITS || !c.bounded) splits = WG_SPLITS;
-    for (int64_t row = 0; error == cudaSuccess && row < c.rows; row += WG_ROWS) {
-        unsigned rows = (unsigned)(c.rows - row < WG_ROWS ? c.rows - row : (int64_t)WG_ROWS);
-        attend_splits<<<dim3((unsigned)splits, (unsigned)groups, rows), WG_THREADS, WG_SHARED,
-                        stream>>>(c, row);
-        error = lsa_cuda_last();
-        if (error == cudaSuccess)
-            error = lsa_launch_early(attend_join_splits, dim3((unsigned)c.heads, rows), THREADS, 0,
-                                     1, stream, c, row);
+    int64_t most = 0;
+    if (dim != WG_DIM) return 0;
+    for (int64_t splits = 1; (splits - 1) * WG_EACH < std::max(tiles, (int64_t)1); splits++) {
+        wg_layout l = wg_layout_of(rows, heads, std::min(tiles, splits * WG_EACH));
+        most = std::max(most, l.parts + l.part_sums + l.finals + l.weights + l.sums);
+    }
+    return most;
+}
+
+template <typename KERNEL> static cudaError_t wg_make_room(KERNEL kernel, int bytes)
+{
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+template <int PANELS>
+static cudaError_t wg_values(const call &c, const wg_work &w, unsigned rows, cudaStream_t stream)
+{
+    int bytes = 1024 + WG_PASSES * WG_PASS_TILES * PANELS * WG_PANEL_BYTES +
+                (WG_EACH + WG_PASS_TILES) * WG_KEYS * 8;
+    cudaError_t error = wg_make_room(attend_values<PANELS>, bytes);
+    if (error != cudaSuccess) return error;
+    lsa_launch(attend_values<PANELS>,
+               dim3(WG_PANELS / PANELS, (unsigned)w.splits, rows * (unsigned)w.groups),
+               WG_PASS_THREADS, bytes, stream, c, w);
+    return lsa_cuda_last();
+}
+
+static int64_t wg_tiles(int64_t window_size, int64_t records)
+{
+    return std::max((window_size + records + WG_KEYS - 1) / WG_KEYS, (int64_t)1);
+}
+
+static cudaError_t wg_launch(const call &c, void *workspace, cudaStream_t stream)
+{
+    wg_work w = {};
+    w.tiles = wg_tiles(c.window_size, c.source == LSA_ATTEND_WINDOW ? 0 : c.most);
+    w.groups = (c.heads + WG_HEADS - 1) / WG_HEADS;
+    wg_layout l = wg_layout_of(c.rows, c.heads, w.tiles);
+    w.splits = l.splits;
+    w.parts = (float *)workspace;
+    w.weights = (uint4 *)(w.parts + l.parts);
+    w.sums = (float2 *)((float *)w.weights + l.weights);
+    w.part_sums = (float *)w.sums + l.sums;
+    w.finals = w.part_sums + l.part_sums;
+    w.keeps = c.mass != NULL;
+    cudaError_t error = wg_make_room(attend_tiles<false>, WG_SHARED);
+    if (error == cudaSuccess) error = wg_make_room(attend_tiles<true>, WG_SHARED);
+    for (; error == cudaSuccess && w.first_row < c.rows; w.first_row += l.rows) {
+        unsigned rows = (unsigned)std::min(c.rows - w.first_row, l.rows);
+        int64_t units = rows * w.groups * w.splits;
+        if (units > WG_FEW_UNITS) {
+            lsa_launch(attend_tiles<false>, dim3((unsigned)w.splits, (unsigned)w.groups, rows),
+                       WG_THREADS, WG_SHARED, stream, c, w);
+            error = lsa_cuda_last();
+        } else {
+            int64_t all = rows * w.groups * w.tiles;
+            w.per_block = std::min((all + WG_UNITS - 1) / WG_UNITS, (int64_t)WG_EACH);
+            unsigned pieces = (unsigned)((w.tiles + w.per_block - 1) / w.per_block);
+            lsa_launch(attend_tiles<true>, dim3(pieces, (unsigned)w.groups, rows), WG_THREADS,
+                       WG_SHARED, stream, c, w);
+            error = lsa_cuda_last();
+            if (error == cudaSuccess)
+                error = units * WG_PANELS > 2 * WG_UNITS ? wg_values<2>(c, w, rows, stream)
+                                                         : wg_values<1>(c, w, rows, stream);
+        }
+        if (error == cudaSuccess && w.splits > 1) {
+            lsa_launch(attend_join_splits, dim3((unsigned)c.heads, rows), THREADS, 0, stream, c, w);
+            error = lsa_cuda_last();
+        }
+        if (error == cudaSuccess && c.mass) {
+            lsa_launch(attend_tile_mass, dim3((unsigned)w.tiles, rows), LSA_WARPGROUP, 0, stream, c,
+                       w);
+            error = lsa_cuda_last();
+        }
     }
     return error;
 }

@@ -64,6 +64,12 @@ __device__ static inline void lsa_barrier_wait(uint64_t *barrier, uint32_t parit
                      : "memory");
 }
 
+/* A barrier of some of a block's warps, `threads` in all; ids 1 .. 15 are free. */
+__device__ static inline void lsa_barrier_of(int id, int threads)
+{
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 /* bytes: a multiple of 16; both ends are on 16-byte boundaries. */
 __device__ static inline void lsa_bulk_load(void *shared, const void *global, uint32_t bytes,
                                             uint64_t *barrier)
@@ -177,6 +183,17 @@ __device__ static inline uint64_t lsa_columns_of_128(const void *shared, uint32_
            64ull << 32 | 1ull << 62;
 }
 
+/* A warpgroup gives up registers, or takes what others gave up, so that its threads have COUNT each. */
+template <int COUNT> __device__ static inline void lsa_registers_down(void)
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+template <int COUNT> __device__ static inline void lsa_registers_up(void)
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
 __device__ static inline void lsa_wgmma_begin(void)
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -250,7 +267,21 @@ __device__ static inline void lsa_wgmma_bf16_shared(float (&c)[32], uint64_t a, 
                  : "l"(a), "l"(b), "r"(more));
 }
 
-/* c += a b: 16 rows of 256 columns of b in shared memory, columns one behind the other (lsa_columns_of_128). */
+/* c += a b: 16 rows of 64, 128 or 256 columns of b in shared memory, columns one behind the other (lsa_columns_of_128). */
+__device__ static inline void lsa_wgmma_bf16_columns(float (&c)[32], const uint32_t a[4], uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" LSA_R32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+                 : LSA_F16(0), LSA_F16(16)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+__device__ static inline void lsa_wgmma_bf16_columns(float (&c)[64], const uint32_t a[4], uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" LSA_R64 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+                 : LSA_F16(0), LSA_F16(16), LSA_F16(32), LSA_F16(48)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
 __device__ static inline void lsa_wgmma_bf16_columns(float (&c)[128], const uint32_t a[4], uint64_t b)
 {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" LSA_R64 ",%64,%65,%66,%67,%68,%69,%70,%71,"
