@@ -363,20 +363,30 @@ __device__ static float wg_last(float top, float sum, float sink, float *base, f
     return *total == 0.0f ? 0.0f : shrink / *total;
 }
 
-// Puts a warp's numbers, N / 2 a row, where rows of 512 lie.
+// Pair `pair` of the numbers of a query that are rotated back.
+__device__ static void wg_turn(float *two, const call &c, int64_t row, int pair)
+{
+    const float *turn = c.table + (row * (c.rope_dim / 2) + pair) * 2;
+    lsa_rope_pair(two, turn[0], -turn[1]);
+}
+
+// Puts a warp's numbers, N / 2 a row, where rows of 512 lie; `done`: they are the result.
 template <int N>
 __device__ static void wg_put(float *to, const float (&out)[N], const float (&factor)[2], int first,
-                              int heads, int warp, int lane)
+                              int heads, int warp, int lane, const call &c, int64_t row, bool done)
 {
+    int turned = done && c.table ? WG_DIM - (int)c.rope_dim : (int)WG_DIM;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int h = warp % 4 * 16 + lane / 4 + 8 * r;
         if (h >= heads) continue;
-        float *row = to + h * WG_DIM + first + lane % 4 * 2;
 #pragma unroll
-        for (int j = 0; j < N / 4; j++)
-            *(float2 *)(row + 8 * j) =
-                make_float2(out[4 * j + 2 * r] * factor[r], out[4 * j + 2 * r + 1] * factor[r]);
+        for (int j = 0; j < N / 4; j++) {
+            int d = first + lane % 4 * 2 + 8 * j;
+            float two[2] = {out[4 * j + 2 * r] * factor[r], out[4 * j + 2 * r + 1] * factor[r]};
+            if (d >= turned) wg_turn(two, c, row, (d - turned) / 2);
+            *(float2 *)(to + h * WG_DIM + d) = make_float2(two[0], two[1]);
+        }
     }
 }
 
@@ -625,7 +635,7 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
         }
         __syncwarp();
         if (lane == 0) lsa_barrier_arrive(&weighed);
-        wg_put(to, out, factor, 0, heads, warp, lane);
+        wg_put(to, out, factor, 0, heads, warp, lane, c, row, s.count == 1);
     } else {
         lsa_registers_up<WG_MORE>();
         wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
@@ -653,7 +663,7 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
         }
         lsa_barrier_wait(&weighed, count & 1);
         factor[0] = factors[h0], factor[1] = factors[h0 + 8];
-        wg_put(to, out, factor, 256, heads, warp, lane);
+        wg_put(to, out, factor, 256, heads, warp, lane, c, row, s.count == 1);
     }
 #else
     (void)c, (void)w;
@@ -767,7 +777,7 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
         }
     }
     wg_put(s.count > 1 ? w.parts + part * WG_DIM : c.out + (row * c.heads + head0) * WG_DIM, out,
-           factor, (int)blockIdx.x * PANELS * 64, heads, warp, lane);
+           factor, (int)blockIdx.x * PANELS * 64, heads, warp, lane, c, row, s.count == 1);
 #else
     (void)c, (void)w;
 #endif
@@ -799,9 +809,14 @@ __global__ static void __launch_bounds__(THREADS)
         total.z = fmaf(v.z, factor, total.z);
         total.w = fmaf(v.w, factor, total.w);
     }
+    total = times(total, factor_of(sum));
+    int d = 4 * threadIdx.x, turned = c.table ? WG_DIM - (int)c.rope_dim : (int)WG_DIM;
+    float four[4] = {total.x, total.y, total.z, total.w};
+    for (int i = 0; i < 4; i += 2)
+        if (d + i >= turned) wg_turn(four + i, c, row, (d + i - turned) / 2);
     float *out = c.out + head * WG_DIM;
-    lsa_store4(out, 4 * threadIdx.x, WG_DIM, (uintptr_t)out % 16 == 0,
-               times(total, factor_of(sum)));
+    lsa_store4(out, d, WG_DIM, (uintptr_t)out % 16 == 0,
+               make_float4(four[0], four[1], four[2], four[3]));
     if (threadIdx.x == 0) {
         float *to = w.finals + (blockIdx.y * c.heads + blockIdx.x) * 2;
         to[0] = base, to[1] = sum;
