@@ -1,19 +1,14 @@
-// Sparse multi-query attention on the GPU, in f32; in bf16 where attention_wgmma.h takes it.
+// Sparse multi-query attention on the GPU, in f32; in bf16 where attention_wgmma.cu takes it.
 //
 // A query's keys are taken in sections of 128, first its window's, then its records': within a section an online softmax
 // goes on from tile to tile, and the sections' sums are joined in order, beginning with the sink. Where a call has few
 // queries, a block takes one section and a second kernel joins them; where it has many, a block takes a query's sections
 // one after the other and joins as it goes. Both do the same operations in the same order, so the bits are the same.
-#include <cuda_fp8.h>
-
 #include <algorithm>
 
-#include "kernels/cuda_launch.h"
-#include "kernels/number_formats.h"
-#include "kernels/rope_cuda.h"
+#include "kernels/attention_cuda.h"
 
 extern "C" {
-#include "kernels/attention.h"
 #include "kernels/rope.h"
 }
 
@@ -29,140 +24,9 @@ enum {
     SPLIT_ROWS = 16 // calls of so many queries are split by sections
 };
 
-// A call: of spans, or of one span's rows as lsa_attention has them.
-struct call {
-    float *out, *mass;
-    const float *q, *sinks;
-    const int32_t *ids;
-    int32_t *counts;
-    int64_t heads, dim, rope_dim, window_size, id_stride, rows, most;
-    float scale;
-    int32_t source, compute;
-    const lsa_span *spans; // NULL: one
-    int64_t count, layer, rate;
-    const float *window;
-    int64_t room, own;
-    lsa_records records;
-    // workspace
-    float *parts, *part_sums, *finals, *kept; // as layout_of has them
-    int64_t sections, window_sections;
-    bool bounded;       // records by `most`
-    const float *table; // NULL, or what out is rotated back by
-};
-
-// One query.
-struct query {
-    const float *window;
-    int64_t room, position, first; // the oldest position it sees
-    int64_t records;               // how many
-    const int32_t *ids;            // NULL: all of them
-    lsa_records where;
-};
-
 // ---- helpers ----
 
 __device__ static int64_t sections_for(int64_t keys) { return (keys + SECTION - 1) / SECTION; }
-
-// The span that has a row, found by all threads of a block.
-__device__ static const lsa_span *span_of(const call &c, int64_t row)
-{
-    __shared__ int64_t found;
-    if (c.rows == c.count) return c.spans + row; // in decode each has one
-    if (threadIdx.x == 0) found = 0;
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < c.count; i += blockDim.x)
-        if (row >= c.spans[i].row && row < c.spans[i].row + c.spans[i].rows) found = i;
-    __syncthreads();
-    return c.spans + found;
-}
-
-__device__ static query query_at(const call &c, int64_t row)
-{
-    query q = {c.window, c.room, c.own + row, 0, 0, NULL, c.records};
-    if (c.spans) {
-        const lsa_span *s = span_of(c, row);
-        const lsa_layer_store *store = s->layers + c.layer;
-        q.window = store->window.data;
-        q.room = store->window.room;
-        q.position = s->progress->tokens + row - s->row;
-        q.where = c.source == LSA_ATTEND_PICKED && s->in_cells ? store->hot : store->cold;
-    }
-    if (c.source == LSA_ATTEND_PICKED) {
-        q.records = c.counts[row];
-        if (c.ids) q.ids = c.ids + row * c.id_stride;
-    }
-    if (c.source == LSA_ATTEND_ENTRIES) q.records = (q.position + 1) / c.rate;
-    int64_t end = q.position + 1;
-    q.first = end > c.window_size ? end - c.window_size : 0;
-    return q;
-}
-
-__device__ static uint32_t bytes_at(const uint8_t *p, int count)
-{
-    uint32_t u = 0;
-    for (int i = 0; i < count; i++) u |= (uint32_t)p[i] << (8 * i);
-    return u;
-}
-
-__device__ static float4 e4m3x4(uint32_t codes, float scale)
-{
-    float v[4];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        __half2_raw pair =
-            __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)(codes >> 16 * i), __NV_E4M3);
-        float2 f = __half22float2(pair);
-        v[2 * i] = f.x * scale;
-        v[2 * i + 1] = f.y * scale;
-    }
-    return make_float4(v[0], v[1], v[2], v[3]);
-}
-
-__device__ static float number_of(const uint8_t *record, int format, int nope, int rope, int d)
-{
-    if (format == LSA_KV_F32) return __uint_as_float(bytes_at(record + 4 * d, 4));
-    if (format == LSA_KV_FP8 && d < nope)
-        return e4m3x4(record[d], e8m0_to_f32(record[nope + 2 * rope + d / 64])).x;
-    const uint8_t *half = format == LSA_KV_FP8 ? record + nope + 2 * (d - nope) : record + 2 * d;
-    return __uint_as_float(bytes_at(half, 2) << 16);
-}
-
-// Numbers d .. d + 3 of a record, zeros beyond dim. `aligned`: vectors can be read where they lie.
-__device__ static float4 numbers_of(const uint8_t *record, int format, int dim, int rope, int d,
-                                    bool aligned)
-{
-    int nope = dim - rope;
-    if (aligned && d + 4 <= dim) {
-        if (format == LSA_KV_F32) return *(const float4 *)(record + 4 * d);
-        if (format == LSA_KV_FP8 && d < nope)
-            return e4m3x4(*(const uint32_t *)(record + d),
-                          e8m0_to_f32(record[nope + 2 * rope + d / 64]));
-        const uint8_t *halves =
-            format == LSA_KV_FP8 ? record + nope + 2 * (d - nope) : record + 2 * d;
-        uint2 u = *(const uint2 *)halves;
-        return make_float4(__uint_as_float(u.x << 16), __uint_as_float(u.x & 0xffff0000),
-                           __uint_as_float(u.y << 16), __uint_as_float(u.y & 0xffff0000));
-    }
-    float v[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        v[i] = d + i < dim ? number_of(record, format, nope, rope, d + i) : 0.0f;
-    return make_float4(v[0], v[1], v[2], v[3]);
-}
-
-__device__ static bool vectors_fit(const uint8_t *record, int format, int dim, int rope)
-{
-    uintptr_t at = (uintptr_t)record;
-    if (format == LSA_KV_F32) return at % 16 == 0;
-    if (format == LSA_KV_BF16) return at % 8 == 0;
-    return at % 8 == 0 && (dim - rope) % 8 == 0;
-}
-
-__device__ static const uint8_t *record_at(const lsa_records &r, int64_t i)
-{
-    int64_t within = i & (((int64_t)1 << r.block_shift) - 1);
-    return r.blocks[i >> r.block_shift] + within * r.stride + r.offset;
-}
 
 // Keys from .. from + n - 1 of a query's window or records as rows of 128 CHUNKS floats; a warp a key.
 template <int CHUNKS>
@@ -219,9 +83,6 @@ __device__ static float warp_max(float v)
     return v;
 }
 
-// What exponents are taken against: of nothing but -inf, nothing is left.
-__device__ static float finite_max(float max) { return max == -INFINITY ? 0.0f : max; }
-
 // One head's sums and those of a section: *mine and *other are what values are multiplied by.
 __device__ static void join(float &max, float &sum, float part_max, float part_sum, float *mine,
                             float *other)
@@ -242,13 +103,6 @@ __device__ static float4 joined4(float4 v, float mine, float4 part, float other)
 {
     return make_float4(joined(v.x, mine, part.x, other), joined(v.y, mine, part.y, other),
                        joined(v.z, mine, part.z, other), joined(v.w, mine, part.w, other));
-}
-
-__device__ static float factor_of(float sum) { return sum == 0.0f ? 0.0f : 1.0f / sum; }
-
-__device__ static float4 times(float4 v, float f)
-{
-    return make_float4(v.x * f, v.y * f, v.z * f, v.w * f);
 }
 
 // A warp's four heads over one section: their sums, in registers.
@@ -492,7 +346,6 @@ __global__ static void __launch_bounds__(THREADS) attend_mass(call c)
     }
 }
 
-#include "kernels/attention_wgmma.h"
 // ---- a head a block ----
 
 // Few small heads: a block takes one head of a query, a group of its threads a section, a thread a key and then a number of the
@@ -684,8 +537,9 @@ int64_t lsa_attention_workspace_cuda(int64_t tokens, int64_t heads, int64_t dim,
     if (tokens < 1 || heads < 1 || dim < 1) return 0;
     layout l = layout_of(tokens, heads, dim, sections_of(window_size) + sections_of(most_records),
                          most_masses);
-    int64_t floats = std::max(l.parts + l.part_sums + l.finals + l.kept,
-                              wg_floats(tokens, heads, dim, wg_tiles(window_size, most_records)));
+    int64_t floats =
+        std::max(l.parts + l.part_sums + l.finals + l.kept,
+                 lsa_attention_wgmma_floats(tokens, heads, dim, window_size, most_records));
     return floats * (int64_t)sizeof(float);
 }
 
@@ -748,8 +602,8 @@ static int launch(call &c, void *workspace, void *stream)
                         "attention: heads of %lld numbers, at most %d are possible on a GPU",
                         (long long)c.dim, MOST_DIM);
     if (c.rows == 0) return LSA_OK;
-    if (!is_by_heads(c) && wg_takes(c)) {
-        cudaError_t error = wg_launch(c, workspace, (cudaStream_t)stream);
+    if (!is_by_heads(c) && lsa_attention_wgmma_takes(c)) {
+        cudaError_t error = lsa_attention_wgmma(c, workspace, (cudaStream_t)stream);
         return error == cudaSuccess ? LSA_OK : lsa_cuda_failed("attention", error);
     }
     c.window_sections = sections_of(c.window_size);
@@ -810,6 +664,6 @@ int lsa_attend_cuda(float *out, float *mass, const lsa_span *spans, int64_t coun
     c.compute = a->compute;
     c.table = a->table;
     int rc = launch(c, workspace, stream);
-    if (rc || !c.table || is_by_heads(c) || wg_takes(c)) return rc;
+    if (rc || !c.table || is_by_heads(c) || lsa_attention_wgmma_takes(c)) return rc;
     return lsa_rope_cuda(out, a->table, a->rows, a->heads, a->dim, a->rope_dim, 1, stream);
 }

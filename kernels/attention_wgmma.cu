@@ -1,22 +1,23 @@
-/* Private to attention.cu: attention on Hopper's tensor cores, in bf16 with f32 sums, for heads of 512 numbers.
- *
- * A query's keys, the window's and then its records', go in tiles of 64 against 64 heads at a time. A tile gives weights:
- * powers of two of the scores less an integer, the tile's own, so that what weighs tiles against each other is a power of
- * two as well and rounds nothing; and sums of them. Tiles are then added up one after the other, in splits of up to 34 of
- * them, which are joined in order behind that. A number of the result so has one order of sums, whoever works at it:
- *
- * Many queries: a block has all of a split. One warpgroup makes the weights and half of the result's numbers, one the other
- *   half; two bring keys in.
- * Few: a first launch makes the weights of all tiles, some a block; in a second a block adds up 64 or 128 of the 512 numbers
- *   over a split.
- *
- * Which of these it is, and how many blocks there are, changes no bit. Keys lie in shared memory as bf16, in panels of 64
- * numbers a row, which are read as rows of keys for scores and as columns of values for the result. */
-#ifndef LSA_ATTENTION_WGMMA_H
-#define LSA_ATTENTION_WGMMA_H
+// Attention on Hopper's tensor cores, in bf16 with f32 sums, for heads of 512 numbers.
+//
+// A query's keys, the window's and then its records', go in tiles of 64 against 64 heads at a time. A tile gives weights:
+// powers of two of the scores less an integer, the tile's own, so that what weighs tiles against each other is a power of
+// two as well and rounds nothing; and sums of them. Tiles are then added up one after the other, in splits of up to 34 of
+// them, which are joined in order behind that. A number of the result so has one order of sums, whoever works at it:
+//
+// Many queries: a block has all of a split. One warpgroup makes the weights and half of the result's numbers, one the other
+//   half; a third brings keys in.
+// Few: a first launch makes the weights of all tiles, some a block; in a second a block adds up 64 or 128 of the 512 numbers
+//   over a split.
+//
+// Which of these it is, and how many blocks there are, changes no bit. Keys lie in shared memory as bf16, in panels of 64
+// numbers a row, which are read as rows of keys for scores and as columns of values for the result.
 #include <cuda_bf16.h>
 #include <float.h>
 
+#include <algorithm>
+
+#include "kernels/attention_cuda.h"
 #include "kernels/hopper.h"
 
 enum {
@@ -784,7 +785,7 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
 }
 
 // Joins the splits of a query's head where there are several. Grid: (heads, rows), block: 128.
-__global__ static void __launch_bounds__(THREADS)
+__global__ static void __launch_bounds__(LSA_WARPGROUP)
     attend_join_splits(const __grid_constant__ call c, const __grid_constant__ wg_work w)
 {
     lsa_after_previous();
@@ -884,7 +885,7 @@ __global__ static void __launch_bounds__(LSA_WARPGROUP, 4)
 // ---- for the launcher ----
 
 // Whether these kernels take a call, where they can run.
-static bool wg_takes(const call &c)
+bool lsa_attention_wgmma_takes(const call &c)
 {
     int device, major, minor;
     return c.bounded && c.compute == LSA_COMPUTE_BF16 && c.dim == WG_DIM &&
@@ -915,12 +916,18 @@ static wg_layout wg_layout_of(int64_t rows, int64_t heads, int64_t tiles)
     return l;
 }
 
-// For calls of at most so many.
-static int64_t wg_floats(int64_t rows, int64_t heads, int64_t dim, int64_t tiles)
+static int64_t wg_tiles(int64_t window_size, int64_t records)
 {
-    int64_t most = 0;
+    return std::max((window_size + records + WG_KEYS - 1) / WG_KEYS, (int64_t)1);
+}
+
+// For calls of at most so many.
+int64_t lsa_attention_wgmma_floats(int64_t rows, int64_t heads, int64_t dim, int64_t window_size,
+                                   int64_t records)
+{
+    int64_t most = 0, tiles = wg_tiles(window_size, records);
     if (dim != WG_DIM) return 0;
-    for (int64_t splits = 1; (splits - 1) * WG_EACH < std::max(tiles, (int64_t)1); splits++) {
+    for (int64_t splits = 1; (splits - 1) * WG_EACH < tiles; splits++) {
         wg_layout l = wg_layout_of(rows, heads, std::min(tiles, splits * WG_EACH));
         most = std::max(most, l.parts + l.part_sums + l.finals + l.weights + l.sums);
     }
@@ -945,12 +952,7 @@ static cudaError_t wg_values(const call &c, const wg_work &w, unsigned rows, cud
     return lsa_cuda_last();
 }
 
-static int64_t wg_tiles(int64_t window_size, int64_t records)
-{
-    return std::max((window_size + records + WG_KEYS - 1) / WG_KEYS, (int64_t)1);
-}
-
-static cudaError_t wg_launch(const call &c, void *workspace, cudaStream_t stream)
+cudaError_t lsa_attention_wgmma(const call &c, void *workspace, cudaStream_t stream)
 {
     wg_work w = {};
     w.tiles = wg_tiles(c.window_size, c.source == LSA_ATTEND_WINDOW ? 0 : c.most);
@@ -984,7 +986,8 @@ static cudaError_t wg_launch(const call &c, void *workspace, cudaStream_t stream
                                                          : wg_values<1>(c, w, rows, stream);
         }
         if (error == cudaSuccess && w.splits > 1) {
-            lsa_launch(attend_join_splits, dim3((unsigned)c.heads, rows), THREADS, 0, stream, c, w);
+            lsa_launch(attend_join_splits, dim3((unsigned)c.heads, rows), LSA_WARPGROUP, 0, stream,
+                       c, w);
             error = lsa_cuda_last();
         }
         if (error == cudaSuccess && c.mass) {
@@ -995,5 +998,3 @@ static cudaError_t wg_launch(const call &c, void *workspace, cudaStream_t stream
     }
     return error;
 }
-
-#endif
