@@ -63,7 +63,7 @@ struct wg_split {
     int64_t keys, tiles, each, count;
 };
 
-__device__ static wg_split wg_split_of(const query &q)
+__device__ static inline wg_split wg_split_of(const query &q)
 {
     wg_split s;
     s.keys = q.position + 1 - q.first + q.records;
@@ -78,15 +78,15 @@ __device__ static wg_split wg_split_of(const query &q)
 // What lies at an address: in its upper byte.
 enum { WG_NONE, WG_FLOATS, WG_FP8, WG_BF16, WG_ODD_FLOATS, WG_ODD_RECORD };
 
-__device__ static int wg_kind(uint64_t key) { return (int)(key >> 56); }
+__device__ static inline int wg_kind(uint64_t key) { return (int)(key >> 56); }
 
-__device__ static const uint8_t *wg_at(uint64_t key)
+__device__ static inline const uint8_t *wg_at(uint64_t key)
 {
     return (const uint8_t *)(key & 0xffffffffffffffull);
 }
 
 // Key j of a query; WG_NONE beyond the last.
-__device__ static uint64_t wg_key(const call &c, const query &q, int64_t keys, int64_t j)
+__device__ static inline uint64_t wg_key(const call &c, const query &q, int64_t keys, int64_t j)
 {
     int64_t window = q.position + 1 - q.first;
     if (j >= keys) return 0;
@@ -104,7 +104,7 @@ __device__ static uint64_t wg_key(const call &c, const query &q, int64_t keys, i
 }
 
 // Asks for a key to come near.
-__device__ static void wg_ask(uint64_t key, int lane)
+__device__ static inline void wg_ask(uint64_t key, int lane)
 {
     int kind = wg_kind(key);
     int bytes = kind == WG_FP8 ? 584 : kind == WG_BF16 ? 1024 : kind == WG_FLOATS ? 2048 : 0;
@@ -113,12 +113,12 @@ __device__ static void wg_ask(uint64_t key, int lane)
 }
 
 // Where numbers d .. d + 7 of a row belong in the panels.
-__device__ static uint8_t *wg_place(uint8_t *panels, int row, int d)
+__device__ static inline uint8_t *wg_place(uint8_t *panels, int row, int d)
 {
     return panels + d / 64 * WG_PANEL_BYTES + row * 128 + ((d % 64 / 8) ^ (row % 8)) * 16;
 }
 
-__device__ static uint4 wg_rounded(float4 a, float4 b)
+__device__ static inline uint4 wg_rounded(float4 a, float4 b)
 {
     __nv_bfloat162 v[4] = {__floats2bfloat162_rn(a.x, a.y), __floats2bfloat162_rn(a.z, a.w),
                            __floats2bfloat162_rn(b.x, b.y), __floats2bfloat162_rn(b.z, b.w)};
@@ -126,7 +126,7 @@ __device__ static uint4 wg_rounded(float4 a, float4 b)
 }
 
 // Numbers d .. d + 7 of any key.
-__device__ static uint4 wg_any(const call &c, const query &q, uint64_t key, int d)
+__device__ static inline uint4 wg_any(const call &c, const query &q, uint64_t key, int d)
 {
     int kind = wg_kind(key);
     if (kind == WG_NONE) return make_uint4(0, 0, 0, 0);
@@ -138,14 +138,14 @@ __device__ static uint4 wg_any(const call &c, const query &q, uint64_t key, int 
 }
 
 // Two e4m3 codes in the upper bytes of two halves, as bf16 that are 2^120 too small.
-__device__ static uint32_t wg_shrunk(uint32_t halves)
+__device__ static inline uint32_t wg_shrunk(uint32_t halves)
 {
     return (halves & 0x80008000) | (halves & 0x7f007f00) >> 4;
 }
 
 // Eight e4m3 numbers times 2^(scale - 127), as bf16: exact. *odd: set where that is another's work, NaN and scales that
 // only NaN or very large numbers have.
-__device__ static uint4 wg_eight(uint2 codes, uint32_t scale, bool *odd)
+__device__ static inline uint4 wg_eight(uint2 codes, uint32_t scale, bool *odd)
 {
     uint32_t ends = ((codes.x & 0x7f7f7f7f) + 0x01010101) | ((codes.y & 0x7f7f7f7f) + 0x01010101);
     *odd |= (ends & 0x80808080) != 0 || scale > 134;
@@ -162,14 +162,14 @@ __device__ static uint4 wg_eight(uint2 codes, uint32_t scale, bool *odd)
 }
 
 // Scale `i` of the eight bytes at the end of an fp8 record.
-__device__ static uint32_t wg_scale(uint2 scales, int i)
+__device__ static inline uint32_t wg_scale(uint2 scales, int i)
 {
     return (i < 4 ? scales.x >> 8 * i : scales.y >> 8 * (i - 4)) & 0xff;
 }
 
 // Makes rows of a tile by a warp, four at once where all are fp8, two where they are floats.
-__device__ static void wg_fill(uint8_t *tile, const call &c, const query &q, const uint64_t *keys,
-                               int warp, int lane)
+__device__ static inline void wg_fill(uint8_t *tile, const call &c, const query &q,
+                                      const uint64_t *keys, int warp, int lane)
 {
     int row0 = warp * WG_OWN_KEYS;
     bool last = lane >= (WG_NOPE - 256) / 8; // of the second half: bf16
@@ -244,8 +244,8 @@ __device__ static void wg_fill(uint8_t *tile, const call &c, const query &q, con
 
 // Makes panel `which` of WG_PASS_TILES tiles, a tile's panels PANELS apart, by WG_PASS_BRINGERS threads.
 template <int PANELS>
-__device__ static void wg_fill_panel(uint8_t *panels, const call &c, const query &q,
-                                     const uint64_t *keys, int which, int thread)
+__device__ static inline void wg_fill_panel(uint8_t *panels, const call &c, const query &q,
+                                            const uint64_t *keys, int which, int thread)
 {
     enum { TASKS = WG_PASS_TILES * WG_KEYS * 8 / WG_PASS_BRINGERS };
     int first = thread / 8, chunk = thread % 8, d = which * 64 + chunk * 8;
@@ -299,7 +299,7 @@ __device__ static void wg_fill_panel(uint8_t *panels, const call &c, const query
 
 // ---- sums ----
 
-__device__ static float wg_exp2(float x)
+__device__ static inline float wg_exp2(float x)
 {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -313,8 +313,8 @@ struct wg_sums {
 };
 
 // Goes on to a tile: what is there is to be multiplied by `mine`, what the tile adds by `other`.
-__device__ static void wg_go_on(wg_sums &s, const wg_sums &tile, float (&mine)[2],
-                                float (&other)[2])
+__device__ static inline void wg_go_on(wg_sums &s, const wg_sums &tile, float (&mine)[2],
+                                       float (&other)[2])
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -327,7 +327,7 @@ __device__ static void wg_go_on(wg_sums &s, const wg_sums &tile, float (&mine)[2
 }
 
 // Multiplies a tile's weights, in registers as a product takes them.
-__device__ static void wg_weigh(uint32_t (&p)[4][4], const float (&other)[2])
+__device__ static inline void wg_weigh(uint32_t (&p)[4][4], const float (&other)[2])
 {
     __nv_bfloat162 by[2] = {__float2bfloat162_rn(other[0]), __float2bfloat162_rn(other[1])};
 #pragma unroll
@@ -348,14 +348,14 @@ template <int N> __device__ static void wg_shrink(float (&out)[N], const float (
 constexpr float WG_LOG2E = 1.4426950408889634f;
 
 // A sink as a power of two; what is finite stays finite.
-__device__ static float wg_sink(float sink)
+__device__ static inline float wg_sink(float sink)
 {
     float own = sink * WG_LOG2E;
     return own == INFINITY && sink != INFINITY ? FLT_MAX : own;
 }
 
 // The sink joins a query's one split: the factor of its numbers, and what masses take.
-__device__ static float wg_last(float top, float sum, float sink, float *base, float *total)
+__device__ static inline float wg_last(float top, float sum, float sink, float *base, float *total)
 {
     float own = wg_sink(sink), larger = fmaxf(top, own), shrink;
     *base = finite_max(larger);
@@ -365,7 +365,7 @@ __device__ static float wg_last(float top, float sum, float sink, float *base, f
 }
 
 // Pair `pair` of the numbers of a query that are rotated back.
-__device__ static void wg_turn(float *two, const call &c, int64_t row, int pair)
+__device__ static inline void wg_turn(float *two, const call &c, int64_t row, int pair)
 {
     const float *turn = c.table + (row * (c.rope_dim / 2) + pair) * 2;
     lsa_rope_pair(two, turn[0], -turn[1]);
@@ -373,8 +373,9 @@ __device__ static void wg_turn(float *two, const call &c, int64_t row, int pair)
 
 // Puts a warp's numbers, N / 2 a row, where rows of 512 lie; `done`: they are the result.
 template <int N>
-__device__ static void wg_put(float *to, const float (&out)[N], const float (&factor)[2], int first,
-                              int heads, int warp, int lane, const call &c, int64_t row, bool done)
+__device__ static inline void wg_put(float *to, const float (&out)[N], const float (&factor)[2],
+                                     int first, int heads, int warp, int lane, const call &c,
+                                     int64_t row, bool done)
 {
     int turned = done && c.table ? WG_DIM - (int)c.rope_dim : (int)WG_DIM;
 #pragma unroll
@@ -394,21 +395,21 @@ __device__ static void wg_put(float *to, const float (&out)[N], const float (&fa
 #if LSA_WGMMA
 
 // The maximum, or sum, of the four lanes that share a row of a product.
-__device__ static float quad_max(float v)
+__device__ static inline float quad_max(float v)
 {
     v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, 1));
     return fmaxf(v, __shfl_xor_sync(0xffffffff, v, 2));
 }
 
-__device__ static float quad_sum(float v)
+__device__ static inline float quad_sum(float v)
 {
     v += __shfl_xor_sync(0xffffffff, v, 1);
     return v + __shfl_xor_sync(0xffffffff, v, 2);
 }
 
 // A tile's weights as products take them, and their sums; `left` keys of it are there.
-__device__ static void wg_weights(uint32_t (&p)[4][4], wg_sums &s, const uint8_t *queries,
-                                  const uint8_t *tile, float scale, int64_t left, int lane)
+__device__ static inline void wg_weights(uint32_t (&p)[4][4], wg_sums &s, const uint8_t *queries,
+                                         const uint8_t *tile, float scale, int64_t left, int lane)
 {
     float x[32];
 #pragma unroll
@@ -453,8 +454,8 @@ __device__ static void wg_weights(uint32_t (&p)[4][4], wg_sums &s, const uint8_t
 }
 
 // Leaves them in the workspace; `tile`: its place there.
-__device__ static void wg_keep(const wg_work &w, int64_t tile, const uint32_t (&p)[4][4],
-                               const wg_sums &s, int thread)
+__device__ static inline void wg_keep(const wg_work &w, int64_t tile, const uint32_t (&p)[4][4],
+                                      const wg_sums &s, int thread)
 {
     int h = thread / LSA_WARP * 16 + thread % LSA_WARP / 4;
 #pragma unroll
@@ -468,8 +469,8 @@ __device__ static void wg_keep(const wg_work &w, int64_t tile, const uint32_t (&
 }
 
 // Queries of a group as bf16, by `of` threads.
-__device__ static void wg_queries(uint8_t *queries, const float *from, int heads, int thread,
-                                  int of)
+__device__ static inline void wg_queries(uint8_t *queries, const float *from, int heads, int thread,
+                                         int of)
 {
     bool whole = (uintptr_t)from % 16 == 0;
 #pragma unroll 8
@@ -486,7 +487,8 @@ __device__ static void wg_queries(uint8_t *queries, const float *from, int heads
 
 // Adds a tile's values, N / 2 numbers of each of 64 heads, to what is there.
 template <int N>
-__device__ static void wg_add(float (&out)[N], const uint32_t (&p)[4][4], const uint8_t *panels)
+__device__ static inline void wg_add(float (&out)[N], const uint32_t (&p)[4][4],
+                                     const uint8_t *panels)
 {
     lsa_pin(out);
     lsa_wgmma_begin();
