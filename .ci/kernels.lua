@@ -14,7 +14,8 @@ local WANTED = {
   {"pick_score_wgmma", "warp-group products"},
   {"index_score_wgmma", "warp-group products"},
   {"lookahead_score", "warp-group products"},
-  {"attend_splits", "warp-group products"},
+  {"attend_tiles", "warp-group products"},
+  {"attend_values", "warp-group products"},
   {"pick_score_mma", "matrix products"},
   {"index_score_mma", "matrix products"},
 }
