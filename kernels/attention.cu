@@ -440,7 +440,7 @@ __device__ static void look_ahead(const call &c, int64_t row)
 // SPLIT: one section a block, whose sums go to the workspace. Grid: (queries times heads, sections or 1), block: 128 GROUPS,
 // shared: 128 keys a group.
 template <bool SPLIT, int GROUPS>
-__global__ static void __launch_bounds__(THREADS *GROUPS)
+__global__ static void __launch_bounds__(THREADS *GROUPS, 1)
     attend_head(const __grid_constant__ call c)
 {
     extern __shared__ float4 shared[];
