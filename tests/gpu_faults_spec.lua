@@ -3,6 +3,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local rng = require "lsa.cycle.rng"
+local tokens = require("token_support").random
 local stub = require "stub_support"
 
 local C = lib.C
@@ -12,12 +13,6 @@ local MOST = 4000
 if C.lsa_device_count() == 0 or stub.here then
   describe("sessions on a GPU whose calls fail", function() pending "a GPU is needed" end)
   return
-end
-
-local function tokens(model, n, seed)
-  local random, out = rng.new(seed), {}
-  for i = 1, n do out[i] = random(tonumber(model.config.vocab)) end
-  return out
 end
 
 -- What is compared: the bits of logits, or tokens.

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local rng = require "lsa.cycle.rng"
+local tokens = require("token_support").random
 local files = require "file_support"
 
 local C = lib.C
@@ -20,12 +21,6 @@ local function distance(a, b)
     largest = math.max(largest, math.abs(q[i]))
   end
   return worst / largest
-end
-
-local function tokens(model, n, seed)
-  local random, out = rng.new(seed), {}
-  for i = 1, n do out[i] = random(tonumber(model.config.vocab)) end
-  return out
 end
 
 local WAYS = {{select = "full"}, {select = "recency", budget = 6, every = 4}, {select = "lsa_topk", budget = 0.5, every = 3, hot = 60},

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local rng = require "lsa.cycle.rng"
+local tokens = require("token_support").random
 local stub = require "stub_support"
 
 local C = lib.C
@@ -19,12 +20,6 @@ end
 local function bits(t)
   local host = t:to "cpu":contiguous()
   return ffi.string(host.c.data, host:bytes())
-end
-
-local function tokens(model, n, seed)
-  local random, out = rng.new(seed), {}
-  for i = 1, n do out[i] = random(tonumber(model.config.vocab)) end
-  return out
 end
 
 local COUNTED = {"steps", "hits", "misses", "fetched_chunks", "fetched_bytes", "evicted_chunks", "prefetched_chunks", "cycles", "failed", "resident_bytes"}

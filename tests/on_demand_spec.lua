@@ -5,6 +5,7 @@ local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local registry = require "lsa.registry"
 local rng = require "lsa.cycle.rng"
+local tokens = require("token_support").random
 local support = require "file_support"
 
 local C = lib.C
@@ -14,12 +15,6 @@ local TOPK, LAYERS = tonumber(flash.config.index_topk), #flash.csa_layers
 local NEED = TOPK * LAYERS
 
 local function bits(t) return ffi.string(t.c.data, t:bytes()) end
-
-local function tokens(model, n, seed)
-  local random, out = rng.new(seed), {}
-  for i = 1, n do out[i] = random(tonumber(model.config.vocab)) end
-  return out
-end
 
 local function assert_as_full(model, s, full, n, seed)
   for i, token in ipairs(tokens(model, n, seed)) do

@@ -6,6 +6,7 @@ local lsa = require "lsa"
 local process = require "process_support"
 local registry = require "lsa.registry"
 local rng = require "lsa.cycle.rng"
+local tokens = require("token_support").random
 local support = require "file_support"
 
 local C = lib.C
@@ -13,12 +14,6 @@ local golden = lib.root .. "/tests/golden/"
 local flash = lsa.model(golden .. "flash")
 
 local function bits(t) return ffi.string(t.c.data, t:bytes()) end
-
-local function tokens(model, n, seed)
-  local random, out = rng.new(seed), {}
-  for i = 1, n do out[i] = random(tonumber(model.config.vocab)) end
-  return out
-end
 
 -- What two sessions that went the same way agree in: all of the statistics that are no times.
 local function counts(s)
