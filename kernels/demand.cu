@@ -1,20 +1,13 @@
 // Chunks on demand on the GPU: a block a session finds who is there, who comes and who leaves; a few blocks then read what is
 // missing over the bus. Both follow from tables that lie there, so that steps need no word from the host.
-#include "kernels/cuda_launch.h"
+#include "kernels/gather_cuda.h"
 
 extern "C" {
 #include "core/base/error.h"
 #include "kernels/demand.h"
 }
 
-enum {
-    THREADS = 512,
-    WARPS = THREADS / LSA_WARP,
-    FETCH_THREADS = 512,
-    FETCH_BLOCKS = 8,
-    IN_FLIGHT = 8,
-    PART = IN_FLIGHT * LSA_WARP // 16-byte words that a warp takes at a time
-};
+enum { THREADS = 512, WARPS = THREADS / LSA_WARP, FETCH_BLOCKS = 8 };
 
 // ---- helpers ----
 
@@ -171,27 +164,15 @@ __global__ static void __launch_bounds__(THREADS, 1)
 __device__ static void fetch(const lsa_demand &d, const lsa_layer_store &store, int64_t warp,
                              int64_t warps, int64_t parts)
 {
-    int64_t words = d.bytes / 16;
-    int tail = (int)(d.bytes % 16), lane = threadIdx.x % LSA_WARP;
     for (int64_t p = warp; p < d.missing_count * parts; p += warps) {
         int32_t chunk = d.missing[p / parts];
-        const uint8_t *source = whole_record(store.cold, chunk);
-        uint8_t *target = whole_record(store.hot, d.cell_of[chunk]);
-        const uint4 *in = (const uint4 *)source;
-        uint4 *out = (uint4 *)target, held[IN_FLIGHT];
-        int64_t at = p % parts * PART + lane;
-#pragma unroll
-        for (int j = 0; j < IN_FLIGHT; j++)
-            if (at + j * LSA_WARP < words) held[j] = __ldcs(in + at + j * LSA_WARP);
-#pragma unroll
-        for (int j = 0; j < IN_FLIGHT; j++)
-            if (at + j * LSA_WARP < words) out[at + j * LSA_WARP] = held[j];
-        if (p % parts == 0 && lane < tail) target[words * 16 + lane] = source[words * 16 + lane];
+        lsa_copy_part(whole_record(store.hot, d.cell_of[chunk]), whole_record(store.cold, chunk),
+                      d.bytes, p % parts);
     }
 }
 
 // Grid: 8, block: 512. Spans take turns in having the first warp.
-__global__ static void __launch_bounds__(FETCH_THREADS, 1)
+__global__ static void __launch_bounds__(THREADS, 1)
     fetch_missing(const lsa_span *spans, int64_t count, int64_t layer)
 {
     lsa_after_previous();
@@ -199,8 +180,7 @@ __global__ static void __launch_bounds__(FETCH_THREADS, 1)
     for (int64_t i = 0; i < count; i++) {
         const lsa_demand *d = spans[i].demand;
         if (!d || !d->missing_count) continue;
-        int64_t parts = (d->bytes / 16 + PART - 1) / PART;
-        if (parts == 0) parts = 1; // the tail's
+        int64_t parts = lsa_parts_of(d->bytes);
         fetch(*d, spans[i].layers[layer], (warp + warps - first) % warps, warps, parts);
         first = (first + d->missing_count * parts) % warps;
     }
@@ -226,6 +206,6 @@ int lsa_demand_cuda(int32_t *ids, int32_t *counts, const lsa_span *spans, int64_
     lsa_launch(find_cells, (unsigned)count, THREADS, 0, stream, ids, counts, spans, k);
     int rc = lsa_launched("demand", count, k);
     if (rc) return rc;
-    lsa_launch(fetch_missing, FETCH_BLOCKS, FETCH_THREADS, 0, stream, spans, count, layer);
+    lsa_launch(fetch_missing, FETCH_BLOCKS, THREADS, 0, stream, spans, count, layer);
     return lsa_launched("demand's fetch", count, k);
 }
