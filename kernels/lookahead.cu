@@ -1,6 +1,6 @@
-// Level 1 on the GPU. Where a block can hold the packed queries of all layers, one launch goes over the keys: a warp has 16
-// chunks of each layer in turn, joins what it scores, and writes scores and their bits; ids and pages are a
-// second launch. Elsewhere a launch a step.
+// Level 1 on the GPU. Where a block can hold the packed queries of all layers, one launch packs them and one goes over the keys: a
+// warp has 16 chunks of each layer in turn, joins what it scores, and writes scores and their bits; ids and pages are a
+// third launch. Elsewhere a launch a step.
 #include <algorithm>
 
 #include "kernels/cuda_launch.h"
@@ -17,8 +17,7 @@ enum {
     STEP_THREADS = 256,
     LIST_WORDS = 64,
     MOST_REQUESTS = 16, // of a launch, whose parameters they are
-    MOST_KEYS = 64,     // of all of them
-    PACKERS = 2         // blocks that pack queries together
+    MOST_KEYS = 64      // of all of them
 };
 static_assert((int)MOST_KEYS >= (int)LSA_LOOKAHEAD_MOST_LAYERS, "a request's keys fit");
 
@@ -29,6 +28,7 @@ struct call {
     lsa_records keys[MOST_KEYS]; // [requests, layers]
     uint64_t *bits;              // for requests that ask for none: [requests, words]
     int64_t words;
+    uint8_t *packed; // queries of [requests, layers]
 };
 
 // ---- helpers ----
@@ -100,8 +100,22 @@ __device__ static void unpack(const lsa_lookahead_request &r, const uint64_t *bi
 
 // ---- kernels ----
 
-// Grid: (blocks of tiles, requests) in clusters along x, block: THREADS, shared: FIXED_BYTES and the layers' queries, which the
-// blocks of a cluster pack together.
+// Grid: (parts of the heads, layers, requests), block: 256.
+template <int HEADS, int SCORING>
+__global__ static void __launch_bounds__(STEP_THREADS)
+    lookahead_pack(const __grid_constant__ call c)
+{
+    lsa_let_next_launch_start();
+    const lsa_lookahead_request &r = c.requests[blockIdx.z];
+    int64_t row = blockIdx.y * c.l.heads, warps = STEP_THREADS / WARP;
+    uint8_t *token = c.packed + (blockIdx.z * c.l.layers + blockIdx.y) *
+                                    (int64_t)wg_shape<HEADS, SCORING>::TOKEN_BYTES;
+    pack_tokens<HEADS, SCORING>(
+        [&](uint32_t at, uint32_t word) { *(uint32_t *)(token + at) = word; }, r.q + row * WG_DIM,
+        r.w + row, (int)c.l.heads, 1, blockIdx.x * warps + threadIdx.x / WARP, gridDim.x * warps);
+}
+
+// Behind lookahead_pack. Grid: (blocks of tiles, requests), block: THREADS, shared: FIXED_BYTES and the layers' queries.
 template <int HEADS, int SCORING>
 __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
     lookahead_score(const __grid_constant__ call c)
@@ -111,11 +125,9 @@ __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
     extern __shared__ uint8_t shared[];
     const lsa_lookahead_request &r = c.requests[blockIdx.y];
     int layers = (int)c.l.layers, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    uint32_t rank = lsa_cluster_rank(), packers = lsa_cluster_size();
     bool max = c.l.ensemble == LSA_ENSEMBLE_MAX;
     int64_t n = r.n;
-    wg_room room = wg_room_of<HEADS, SCORING>(shared, layers);
-    if (packers > 1) lsa_cluster_arrive();
+    wg_room room = wg_room_of<HEADS, SCORING>(shared, layers); // with a barrier
     int64_t step = (int64_t)gridDim.x * shape::GROUPS * WG_KEYS;
     int64_t within = (int64_t)(warp / 4) * gridDim.x * WG_KEYS + warp % 4 * WG_PIECE;
     int64_t at = (int64_t)blockIdx.x * WG_KEYS, asked = at;
@@ -130,26 +142,16 @@ __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
             asked += step;
         }
     };
+    for (int i = 0; i < WG_STAGES; i++) ask(); // keys are older than the launch before
     lsa_after_previous();
-    for (int i = 0; i < WG_STAGES; i++) ask();
-    if (packers > 1) lsa_cluster_wait(); // all blocks are there
-    uint32_t tokens[PACKERS];
-#pragma unroll
-    for (uint32_t i = 0; i < PACKERS; i++)
-        tokens[i] = lsa_shared_of(room.tokens, i < packers ? i : rank);
-    pack_tokens<HEADS, SCORING>(
-        [&](uint32_t byte, uint32_t word) {
-#pragma unroll
-            for (uint32_t i = 0; i < PACKERS; i++)
-                if (i < packers) lsa_store_shared(tokens[i] + byte, word);
-        },
-        r.q, r.w, (int)c.l.heads, layers, rank * shape::WARPS + warp, packers * shape::WARPS);
-    lsa_async_fence();
-    if (packers > 1)
-        lsa_cluster_sync();
-    else
-        __syncthreads();
-    lsa_async_fence();
+    if (threadIdx.x == 0) {
+        const uint8_t *packed = c.packed + (int64_t)blockIdx.y * layers * shape::TOKEN_BYTES;
+        lsa_barrier_expect(room.queries_full, layers * shape::TOKEN_BYTES);
+        for (int i = 0; i < layers; i++)
+            lsa_bulk_load(room.tokens + i * shape::TOKEN_BYTES, packed + i * shape::TOKEN_BYTES,
+                          shape::TOKEN_BYTES, room.queries_full);
+    }
+    lsa_barrier_wait(room.queries_full, 0);
     uint16_t *bits = (uint16_t *)(r.bits ? r.bits : c.bits + blockIdx.y * c.words);
     bool marks = r.bits || has_lists(r);
     for (; at < n; at += step) {
@@ -276,13 +278,15 @@ static bool is_fused(const lsa_lookahead *l)
 }
 
 struct layout {
-    int64_t q, w, logits, bytes; // behind the bits
+    int64_t packed, q, w, logits, bytes; // behind the bits
 };
 
 static layout layout_of(const lsa_lookahead *l)
 {
     layout o = {};
-    o.q = round_up(l->count * ((l->most + 63) / 64) * 8);
+    o.packed = o.q = round_up(l->count * ((l->most + 63) / 64) * 8);
+    if (l->dim == WG_DIM && l->heads <= WG_MOST_HEADS)
+        o.q += round_up(l->count * l->layers * wg_token_bytes(l->heads, l->scoring));
     o.w = o.q + round_up(l->heads * l->dim * 4);
     o.logits = o.w + round_up(l->heads * 4);
     o.bytes = o.logits + round_up(l->layers * l->most * 4);
@@ -317,7 +321,6 @@ static cudaError_t on_wgmma(const call &c, float *logits, cudaStream_t stream)
     bool whole = is_fused(&c.l);
     int bytes = shape::FIXED_BYTES + (whole ? (int)c.l.layers : 1) * shape::TOKEN_BYTES;
     int64_t room;
-    int packers = PACKERS;
     cudaError_t error = processors_of(&room);
     if (error == cudaSuccess)
         error = whole ? cudaFuncSetAttribute(lookahead_score<HEADS, SCORING>,
@@ -326,16 +329,17 @@ static cudaError_t on_wgmma(const call &c, float *logits, cudaStream_t stream)
                                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess) return error;
     int64_t wanted = (c.l.most + WG_KEYS - 1) / WG_KEYS, each = whole ? room / c.l.count : room;
-    if (each > wanted) each = wanted;
+    unsigned across = (unsigned)std::max((int64_t)1, std::min(each, wanted));
     if (whole) {
-        if (packers > each) packers = 1;
-        each = std::max((int64_t)1, each / packers * packers);
-        error = lsa_launch_early(lookahead_score<HEADS, SCORING>,
-                                 dim3((unsigned)each, (unsigned)c.l.count), shape::THREADS, bytes,
-                                 packers, stream, c);
+        dim3 parts(HEADS / WG_PACKED_HEADS, (unsigned)c.l.layers, (unsigned)c.l.count);
+        lookahead_pack<HEADS, SCORING><<<parts, STEP_THREADS, 0, stream>>>(c);
+        error = lsa_cuda_last();
+        if (error == cudaSuccess)
+            error =
+                lsa_launch_early(lookahead_score<HEADS, SCORING>, dim3(across, (unsigned)c.l.count),
+                                 shape::THREADS, bytes, 1, stream, c);
         return error == cudaSuccess ? list(c, 0, c.l.count, stream) : error;
     }
-    unsigned across = (unsigned)std::max((int64_t)1, each);
     for (int64_t i = 0; error == cudaSuccess && i < c.l.count; i++) {
         for (int64_t layer = 0; layer < c.l.layers; layer++)
             lookahead_layer<HEADS, SCORING>
@@ -384,6 +388,7 @@ int lsa_lookahead_cuda(const lsa_lookahead *l, void *workspace, void *stream)
     for (int64_t first = 0; error == cudaSuccess && first < l->count; first += together) {
         c.l.count = std::min(together, l->count - first);
         c.bits = (uint64_t *)at + first * c.words;
+        c.packed = at + o.packed + first * l->layers * wg_token_bytes(l->heads, l->scoring);
         for (int64_t i = 0; i < c.l.count; i++) {
             c.requests[i] = l->requests[first + i];
             for (int64_t layer = 0; layer < l->layers; layer++)
