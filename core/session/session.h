@@ -107,13 +107,10 @@ typedef struct lsa_index_queries {
 int lsa_session_ensemble(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
                          int32_t how, float *scores);
 
-/* The chunks whose score of the ensemble is at least theta, as a set of all chunks (core/base/set.h); on a GPU nothing else comes
- * from there. */
+/* The chunks whose score of the ensemble is at least theta, as a set of all chunks (core/base/set.h), where a GPU finds them in one
+ * launch, from which nothing else comes: *answered 1. Elsewhere *answered is 0 and bits are as they were: ask for scores. */
 int lsa_session_reached(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
-                        int32_t how, float theta, uint64_t *bits);
-
-/* 1 where caches are on a GPU. */
-int lsa_session_on_gpu(const lsa_session *session);
+                        int32_t how, float theta, uint64_t *bits, int32_t *answered);
 
 /* Since the residents were set (or the session began): how often Level 2 picked each chunk, and the sum over steps of
  * the attention mass it got (mean over heads); [chunks] each, zero where not observed. */

@@ -11,7 +11,6 @@
 #include "kernels/ensemble.h"
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
-#include "kernels/select.h"
 #include "kernels/table.h"
 
 enum {
@@ -313,42 +312,43 @@ static int ensemble_on_gpu(const lsa_session *s, const lsa_index_queries *layers
     return lsa_device_synchronize();
 }
 
-/* Scores, or the set of those that reach theta where `bits` is asked for. */
-static int ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
-                    int32_t how, float *scores, float theta, uint64_t *bits)
+/* Whether a GPU answers for all layers at once: their keys are there, with as many heads each. */
+static int is_one_launch(const lsa_session *s, const lsa_index_queries *layers, int64_t count)
+{
+    int fits = s->memory_kind != LSA_MEMORY_HOST && count <= LSA_LOOKAHEAD_MOST_LAYERS;
+    for (int64_t i = 0; fits && i < count; i++)
+        fits = lsa_pool_has_keys(s->pool, layers[i].csa) && layers[i].heads == layers->heads;
+    return fits;
+}
+
+static int check_layers(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
+                        int32_t how)
 {
     LSA_TRY(lsa_ensemble_check(count, how));
-    int here = 1, alike = count <= LSA_LOOKAHEAD_MOST_LAYERS,
-        host = s->memory_kind == LSA_MEMORY_HOST;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++)
         if (!store_of(s, layers[i].csa)) return LSA_EARG;
-        here = here && lsa_pool_has_keys(s->pool, layers[i].csa);
-        alike = alike && layers[i].heads == layers->heads;
-    }
-    if (here && alike && !host) return ensemble_on_gpu(s, layers, count, how, scores, theta, bits);
-    int64_t chunks = lsa_session_chunks(s);
-    float *out = bits ? lsa_alloc(chunks * (int64_t)sizeof *out) : scores;
-    if (!out) return LSA_ENOMEM;
-    int rc = !here || !host ? ensemble_of_layers(s, layers, count, how, out)
-                            : score_in_memory(s, layers, count, 1, chunks, how, out);
-    if (bits && !rc) rc = lsa_select_above_cpu(bits, out, chunks, theta, 0, NULL);
-    if (bits) lsa_free(out);
-    return rc;
+    return LSA_OK;
 }
 
 int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
                          int32_t how, float *scores)
 {
-    return ensemble(s, layers, count, how, scores, 0, NULL);
+    LSA_TRY(check_layers(s, layers, count, how));
+    if (is_one_launch(s, layers, count))
+        return ensemble_on_gpu(s, layers, count, how, scores, 0, NULL);
+    int here = s->memory_kind == LSA_MEMORY_HOST;
+    for (int64_t i = 0; here && i < count; i++) here = lsa_pool_has_keys(s->pool, layers[i].csa);
+    if (!here) return ensemble_of_layers(s, layers, count, how, scores);
+    return score_in_memory(s, layers, count, 1, lsa_session_chunks(s), how, scores);
 }
 
 int lsa_session_reached(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
-                        int32_t how, float theta, uint64_t *bits)
+                        int32_t how, float theta, uint64_t *bits, int32_t *answered)
 {
-    return ensemble(s, layers, count, how, NULL, theta, bits);
+    LSA_TRY(check_layers(s, layers, count, how));
+    *answered = is_one_launch(s, layers, count);
+    return *answered ? ensemble_on_gpu(s, layers, count, how, NULL, theta, bits) : LSA_OK;
 }
-
-int lsa_session_on_gpu(const lsa_session *s) { return s->memory_kind != LSA_MEMORY_HOST; }
 
 int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w,
                              int64_t rows, int64_t heads, float *scores)

@@ -407,34 +407,38 @@ function Session:index_scores(layer, q, w, heads, n, rows)
   return out
 end
 
--- What the Memory Indexer asks of its layers at the last of t tokens, and how answers are joined; the last result keeps it alive.
+-- What the Memory Indexer asks of its layers at the last of t tokens, how answers of n chunks are joined, and their FLOPs; the last
+-- result keeps the first alive.
 local function indexer_queries(self, t, n)
-  local layers, dim = self.indexer.layers, tonumber(self.model.config.index_dim)
+  local layers, dim, flops = self.indexer.layers, tonumber(self.model.config.index_dim), 0
   local asked, kept = ffi.new("lsa_index_queries[?]", #layers), {}
   for i, layer in ipairs(layers) do
     local q, w, heads = self.indexer:query(layer, self:hidden_state(layer), t - 1, self.format)
     asked[i - 1], kept[i] = {layer, heads, q, w}, {q, w}
-    self.policy_flops = self.policy_flops + accounting.scoring(n, heads, dim)
+    flops = flops + accounting.scoring(n, heads, dim)
   end
-  return asked, #layers, self.indexer.ensemble == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, kept
+  return asked, #layers, self.indexer.ensemble == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, flops, kept
 end
 
 -- The Memory Indexer's scores of n chunks at the last of t tokens: all its layers in one go over the keys.
 function Session:ensemble_scores(t, n)
   open(self)
-  local asked, count, how, kept = indexer_queries(self, t, n)
+  local asked, count, how, flops, kept = indexer_queries(self, t, n)
   local out = tensor.zeros({n}, "f32")
   raise.check(C.lsa_session_ensemble(self.c, asked, count, how, ffi.cast("float *", out.c.data)))
+  self.policy_flops = self.policy_flops + flops
   return out, kept
 end
 
--- On a GPU, the set of chunks whose score is at least theta, of which nothing but the set comes from there; else nil.
+-- The set of chunks whose score is at least theta where a GPU finds it without the scores; else nil.
 function Session:ensemble_reached(t, n, theta)
   open(self)
-  if C.lsa_session_on_gpu(self.c) == 0 then return nil end
-  local asked, count, how, kept = indexer_queries(self, t, n)
-  local out = set.new(n)
-  raise.check(C.lsa_session_reached(self.c, asked, count, how, theta, out.c.bits))
+  if self.model.device == "cpu" then return nil end
+  local asked, count, how, flops, kept = indexer_queries(self, t, n)
+  local out, answered = set.new(n), ffi.new "int32_t[1]"
+  raise.check(C.lsa_session_reached(self.c, asked, count, how, theta, out.c.bits, answered))
+  if answered[0] == 0 then return nil end
+  self.policy_flops = self.policy_flops + flops
   return out, kept
 end
 
