@@ -21,9 +21,10 @@
 enum {
     PIECES = 16,         /* of a thread's share: what is left to do at the end is small */
     MOST_THREADS = 1024, /* of the pool */
-    LOOKS = 32,          /* between two looks at the clock */
-    LOOK_NS = 50000,     /* a thread looks for the next call before it sleeps */
-    WAIT_NS = 20000,     /* a caller waits for the last piece before it sleeps */
+    STACK_BYTES = 4 << 20,
+    LOOKS = 32,      /* between two looks at the clock */
+    LOOK_NS = 50000, /* a thread looks for the next call before it sleeps */
+    WAIT_NS = 20000, /* a caller waits for the last piece before it sleeps */
     LATE_NS =
         200000, /* a piece that takes so long, and half as long as all others, has lost its processor */
     LEAST_ALONE_NS = 1000000,
@@ -139,12 +140,19 @@ static void start(int threads)
     sigfillset(&mask);
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&mask, own[i]);
     pthread_sigmask(SIG_SETMASK, &mask, &before);
+    pthread_attr_t
+        attributes; /* kernels have tiles on their stacks, whatever the shell's limit is */
+    int known = !pthread_attr_init(&attributes);
+    if (known) pthread_attr_setstacksize(&attributes, STACK_BYTES);
     while (started < threads - 1 && started < MOST_THREADS) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, serve, (void *)(intptr_t)(started + 1))) break;
+        if (pthread_create(&thread, known ? &attributes : NULL, serve,
+                           (void *)(intptr_t)(started + 1)))
+            break;
         pthread_detach(thread);
         started++;
     }
+    if (known) pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 

@@ -635,51 +635,7 @@ static int start(lua_State *L)
     return 1;
 }
 
-enum { THREAD_STACK_KB = 4096, MAIN_STACK_BYTES = 8 << 20 };
-
-static int sets(const char *name, const char *value) { return setenv(name, value, 1) == 0; }
-
-/* Kilobytes of a size as OMP_STACKSIZE has it. */
-static double kilobytes(const char *text)
-{
-    char *end;
-    double size = strtod(text, &end);
-    end += strspn(end, " \t");
-    switch (*end) {
-    case 'b':
-    case 'B':
-        return size / 1024;
-    case 'm':
-    case 'M':
-        return size * 1024;
-    case 'g':
-    case 'G':
-        return size * 1024 * 1024;
-    default:
-        return size;
-    }
-}
-
-/* Kernels have tiles on their stacks. */
-static int small_thread_stacks(void)
-{
-    const char *asked = getenv("OMP_STACKSIZE");
-    struct rlimit limit;
-    if (asked) return kilobytes(asked) < THREAD_STACK_KB;
-    return getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-           limit.rlim_cur / 1024 < THREAD_STACK_KB;
-}
-
-/* Threads with nothing to do sleep at once. By default they spin, and then a second program on the same cores makes
- * every parallel loop wait for the scheduler. Their stacks are large enough. The thread library reads both before main,
- * hence the new start. */
-static void prepare_threads(char **argv)
-{
-    int changed = 0;
-    if (!getenv("OMP_WAIT_POLICY")) changed |= sets("OMP_WAIT_POLICY", "passive");
-    if (small_thread_stacks()) changed |= sets("OMP_STACKSIZE", "4M");
-    if (changed) execv("/proc/self/exe", argv);
-}
+enum { MAIN_STACK_BYTES = 8 << 20 };
 
 static int run_lua(int argc, char **argv)
 {
@@ -728,7 +684,6 @@ static void run_on_own_stack(void)
 
 int main(int argc, char **argv)
 {
-    prepare_threads(argv);
     open_standard_streams();
     on_exit(check_output, NULL);
     handle_signals();

@@ -22,9 +22,7 @@ end
 
 declare "core/lsa.h"
 
--- In plain luajit the thread library comes with liblsa: its threads are to sleep, not spin (core/host/main.c).
 local host = package.loaded["lsa.host"]
-if not host then require("posix.stdlib").setenv("OMP_WAIT_POLICY", "passive", false) end
 
 -- The executable of another configuration than release says so.
 M.build = host and host.build or "build"
