@@ -3,7 +3,6 @@
 local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
-local rng = require "lsa.cycle.rng"
 local tokens = require("token_support").random
 local files = require "file_support"
 
