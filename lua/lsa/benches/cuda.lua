@@ -93,9 +93,10 @@ local function linear(bench, k, rows, cols, name)
   }
 end
 
--- n fp8 records: of attention, or index keys. No e4m3 number is NaN, for which kernels have slow ways; scales are 1.
+-- n fp8 records: of attention, or index keys. No e4m3 number is NaN, for which kernels have slow ways; scales are 1. Few are alike,
+-- so that top-k has few ties.
 local function written(bench, held, n, bytes)
-  local piece = math.min(n, 1024)
+  local piece = math.min(n, 32768)
   local host, owner = bench:random("uint8_t", piece * bytes, 1)
   for i = 0, piece - 1 do
     local at = host + i * bytes
