@@ -11,7 +11,8 @@ local items = require "lsa.tasks.items"
 
 local opt = require "lsa.args" [[
 Needed are the chunks of a question's evidence to which a CSA layer gives attention, at least so much, while full attention answers.
-A question is whole in a budget when all its needed chunks are among the best so many of an indexer's, or recent.
+A question is whole in a budget when all its needed chunks are among the best so many of an indexer's, or recent. Questions that need
+none are left out.
   <model> (string)            a model's directory, or the name of one in experiments/models
   --indexers (list default default)   files; default: the model's; native: its Lightning Indexer, of the layers of --voters
   --spans (numbers default 1,64)   an indexer looks from so many of the latest tokens: a chunk's score is the highest of them
@@ -145,7 +146,7 @@ local function scores_of(indexer, tensors, number, one, span)
   return best
 end
 
-local rows, by = {}, {}
+local rows, by, without = {}, {}, 0
 local function row_of(name, span, kind)
   local key = name .. " " .. span .. " " .. kind
   if not by[key] then
@@ -165,7 +166,7 @@ local function count(name, span, kind, scores, needed)
   end
   for i = 0, n - tail - 1 do
     for _, one in ipairs(list) do
-      if at[i] > one.score then one.above = one.above + 1 end
+      if not (at[i] <= one.score) then one.above = one.above + 1 end
     end
   end
   for _, row in ipairs {row_of(name, span, "all"), row_of(name, span, kind)} do
@@ -175,7 +176,7 @@ local function count(name, span, kind, scores, needed)
       for _, one in ipairs(list) do
         if one.above < room then there = there + 1 end
       end
-      row.recall[i] = row.recall[i] + (#list > 0 and there / #list or 1)
+      row.recall[i] = row.recall[i] + (#list > 0 and there / #list or 1) -- none: all are recent
       row.whole[i] = row.whole[i] + (there == #list and 1 or 0)
     end
     for i, theta in ipairs(opt.thetas) do
@@ -184,7 +185,7 @@ local function count(name, span, kind, scores, needed)
         if at[k] >= theta then kept = kept + 1 end
       end
       for _, one in ipairs(list) do
-        if one.score < theta then held = 0 end
+        if not (one.score >= theta) then held = 0 end
       end
       row.kept[i], row.held[i] = row.kept[i] + kept / n, row.held[i] + held
     end
@@ -194,7 +195,8 @@ end
 for context = 1, opt.contexts do
   local tensors, metadata = lsa.load(path_of(context))
   for number, one in ipairs(cjson.decode(metadata.questions)) do
-    for i, indexer in ipairs(indexers) do
+    if #one.needed == 0 then without = without + 1 end
+    for i, indexer in ipairs(#one.needed > 0 and indexers or {}) do
       for _, span in ipairs(opt.spans) do
         local scores = scores_of(indexer, tensors, number, one, span)
         count(opt.indexers[i]:gsub("%.safetensors$", ""):match "[^/]*$", span, one.kind, scores, one.needed)
@@ -233,7 +235,7 @@ for _, row in ipairs(rows) do
   flat[#flat + 1] = out
   if row.kind == "all" or opt.by_kind then lines[#lines + 1] = line end
 end
-report:say("%s", ("%s\n%d contexts of %d tokens, of part %s; needed: attention of at least %g by CSA layer %s; seed %d\n"):format(tostring(model),
-  opt.contexts, opt.tokens, opt.part, opt.least, table.concat(opt.voters, ", "), opt.seed))
+report:say("%s", ("%s\n%d contexts of %d tokens, of part %s; needed: attention of at least %g by CSA layer %s; %d questions need none; seed %d\n"):format(
+  tostring(model), opt.contexts, opt.tokens, opt.part, opt.least, table.concat(opt.voters, ", "), without, opt.seed))
 report:table("recall", columns, flat, table.concat(lines, "\n") .. "\n")
 report:done()

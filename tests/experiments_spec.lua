@@ -138,6 +138,24 @@ describe("experiments/train_indexer.lua", function()
   end)
 end)
 
+describe("experiments/train_indexer.lua near answers", function()
+  it("trains other steps, and the same from traces of more layers", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local function trained(name, ...)
+          output("train_indexer.lua", {"needle", "-o", folder .. "/" .. name, "--text", text, "--documents", "2", "--held", "1", "--scale", "0.06",
+            "--steps", "5", "--heads", "4", "--batch", "4", "--contexts", "0", "--kinds", "single", "--layers", "2", ...})
+          return files.read(folder .. "/" .. name .. "/indexer.safetensors")
+        end
+        local all, near = trained "all", trained("near", "--before", "8")
+        assert.is_string(near)
+        assert.is_true(all ~= near)
+        assert.equal(near, trained("layers", "--before", "8", "--traced", "all"))
+      end)
+    end)
+  end)
+end)
+
 describe("experiments/paper_table.lua", function()
   it("has every way at every length, paired, and the same from two processes' results", function()
     with_text(function(text)
@@ -159,6 +177,7 @@ describe("experiments/paper_table.lua", function()
         end
         assert.same({4, 2}, {found["full attention1500all"], found["random1800words"]})
         assert.equal(42, #require("cjson").decode(run "--json").accuracy)
+        assert.matches("1500 tokens: 4 questions in 2 contexts; 10 %% of the chunks, LSA at most 30 %%", run("--caps", "0.3"))
         local rest = {}
         for i = 1, 2 do
           assert.equal("", run("--results", folder .. "/" .. i, "--share", i .. "/2"))
@@ -212,6 +231,35 @@ describe("experiments/ablate_indexer.lua", function()
         local both = run "heads_4"
         assert.matches("\nbase +1 .*\nheads_4 +1 ", both)
         assert.equal(both, run "nothing")
+      end)
+    end)
+  end)
+end)
+
+describe("experiments/recall_curve.lua", function()
+  it("rates indexers by what one run of the model left; all of the chunks hold all that is needed", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local function run(...)
+          return output("recall_curve.lua", {"needle", "-o", folder, "--text", text, "--tokens", "1500", "--contexts", "1", "--items", "2", "--kinds",
+            "single,words", "--indexers", "default,native", "--budgets", "0.02,0.1,1", "--thetas", "-1,0.5,2", ...})
+        end
+        local json = run "--json"
+        local rows, all = require("cjson").decode(json).recall, 0
+        for _, row in ipairs(rows) do
+          if row.kind == "all" then
+            all = all + 1
+            assert.is_true(row.n >= 1 and row.n <= 4)
+            assert.is_true(row["whole_0.02"] <= row["whole_0.1"] and row["recall_0.02"] <= row["recall_0.1"])
+            assert.is_true(row["whole_0.1"] <= row["recall_0.1"])
+            assert.same({1, 1}, {row.whole_1, row.recall_1})
+            assert.same({1, 1, 0}, {row["whole_theta_-1"], row["kept_theta_-1"], row.whole_theta_2})
+          end
+        end
+        assert.equal(4, all)                       -- two indexers, two spans
+        assert.equal(json, run "--json")           -- of what is there
+        assert.matches("\ndefault +1 all +%d+ +[%d.]+", (run():gsub("%.safetensors", "")))
+        assert.has_error(function() run("--seed", "2") end)
       end)
     end)
   end)
