@@ -30,6 +30,18 @@ describe("bench", function()
     end
   end)
 
+  it("names of several limits the one that binds", function()
+    local bf16 = tonumber(C.lsa_roofline_bf16(1)) > 0 and "bf16" or "f32"
+    for filter, expected in pairs {["linear 512 x [256, 64] f32, f32"] = "f32", ["linear 512 x [256, 64] f32, bf16"] = bf16,
+      ["index_score 1 x 4 heads x 32, 4096"] = bf16} do
+      local lines = printed {"--csv", filter}
+      assert.equal(2, #lines)
+      local limit, percent = lines[2]:match ",([%w ]+),([%d.]+)$"
+      assert.equal(expected, limit)
+      assert.is_true(tonumber(percent) > 0)
+    end
+  end)
+
   it("fails where the filter names nothing, or an option is unknown", function()
     local stderr = io.stderr
     io.stderr = {write = function() end}   -- luacheck: ignore

@@ -143,21 +143,58 @@ void lsa_roofline_copy(void *to, const void *from, int64_t bytes)
                  &(moving){to, from, bytes});
 }
 
-static inline LSA_BODY void read_all_body(const char *p, int64_t bytes)
-{
-    i32x16 a = {0}, b = {0}, c = {0}, d = {0};
-    for (int64_t i = 0; i + 256 <= bytes; i += 256) {
-        i32x16 x[4];
-        memcpy(x, p + i, sizeof x);
-        a |= x[0];
-        b |= x[1];
-        c |= x[2];
-        d |= x[3];
+/* Vectors of both halves side by side: a processor fetches ahead within a page, and two pages keep memory busier than one. What a
+ * loop sums is in registers, vector by vector: vectors of sixteen lanes live on the stack where registers have eight. */
+#define READ_ALL(name, target, vector, zero, load, or, store, bytes_of_vector)                     \
+    target static void name(const char *p, int64_t bytes)                                          \
+    {                                                                                              \
+        enum { V = bytes_of_vector };                                                              \
+        vector a = zero(), b = a, c = a, d = a;                                                    \
+        const char *q = p + bytes / 256 * 128;                                                     \
+        for (const char *end = q; p < end; p += 4 * V, q += 4 * V) {                               \
+            a = or (a, or (load((const void *)p), load((const void *)(p + V))));                   \
+            b = or (b, or (load((const void *)(p + 2 * V)), load((const void *)(p + 3 * V))));     \
+            c = or (c, or (load((const void *)q), load((const void *)(q + V))));                   \
+            d = or (d, or (load((const void *)(q + 2 * V)), load((const void *)(q + 3 * V))));     \
+        }                                                                                          \
+        unsigned char seen[V];                                                                     \
+        store((void *)seen, or (or (a, b), or (c, d)));                                            \
+        sink = seen[0];                                                                            \
     }
-    a |= b | c | d;
-    sink = (float)(a[0] | a[5] | a[10] | a[15]);
+
+static inline uint64_t no_word(void) { return 0; }
+static inline uint64_t word_of(const void *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
-LSA_PATHS(read_all, (const char *p, int64_t bytes), (p, bytes))
+static inline uint64_t either(uint64_t a, uint64_t b) { return a | b; }
+static inline void store_word(void *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+
+READ_ALL(read_all_generic, , uint64_t, no_word, word_of, either, store_word, 8)
+#if defined(__x86_64__)
+READ_ALL(read_all_avx2, LSA_TARGET_AVX2, __m256i, _mm256_setzero_si256, _mm256_loadu_si256,
+         _mm256_or_si256, _mm256_storeu_si256, 32)
+READ_ALL(read_all_avx512, LSA_TARGET_AVX512, __m512i, _mm512_setzero_si512, _mm512_loadu_si512,
+         _mm512_or_si512, _mm512_storeu_si512, 64)
+#endif
+
+static void read_all(const char *p, int64_t bytes)
+{
+#if defined(__x86_64__)
+    int level = lsa_cpu_level();
+    if (level >= LSA_CPU_AVX512) {
+        read_all_avx512(p, bytes);
+        return;
+    }
+    if (level == LSA_CPU_AVX2) {
+        read_all_avx2(p, bytes);
+        return;
+    }
+#endif
+    read_all_generic(p, bytes);
+}
 
 static void read_lines(void *context, int64_t first, int64_t end, int thread)
 {

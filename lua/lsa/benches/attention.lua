@@ -27,7 +27,7 @@ local function case(bench, name, kind, tokens, n, format)
   local record = count > 0 and tonumber(C.lsa_kv_record_bytes(formats[format], dim, rope_dim)) or 0
   local keys = kind == "window" and ("window of %d"):format(window) or ("%s, %d + %d %s"):format(kind, window, count, format)
   bench:case {
-    op = "attention", shape = ("%s, %d tokens, %s"):format(name, tokens, keys), limit = "f32",
+    op = "attention", shape = ("%s, %d tokens, %s"):format(name, tokens, keys), limit = {"read", "f32"},
     bytes = tokens * heads * dim * 8 + (window + tokens) * dim * 4 + (kind == "csa" and tokens or 1) * count * record,
     flops = 4 * tokens * heads * dim * (window + count),
     setup = function()

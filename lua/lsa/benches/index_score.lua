@@ -27,7 +27,7 @@ return function(bench)
       op = device and "index_score_cuda" or "index_score",
       shape = ("%d x %d heads x %d, %d keys %s, %s"):format(tokens, heads, dim, n, FORMAT[format], COMPUTE[compute]),
       bytes = moved, flops = 2 * tokens * n * heads * dim,
-      limit = device and "device copy" or COMPUTE[compute], device = device,
+      limit = device and "device copy" or {"read", COMPUTE[compute]}, device = device,
       setup = function()
         local s = {}
         s.keys, s.keys_owner = random_keys(bench, n, dim, format, stride)

@@ -42,12 +42,12 @@ end
 local function case(bench, tokens, rows, cols, format, compute)
   local bytes = rows * cols * FORMATS[format].bits / 8
   local large = bytes > 2 ^ 18                  -- a layer of a model that no cache holds
-  local copies = large and math.ceil(2 * tonumber(C.lsa_cache_bytes()) / bytes) or 1
+  local copies = large and bench:turns(bytes) or 1
   bench:case {
     op = "linear",
     shape = ("%d x [%d, %d] %s, %s"):format(tokens, rows, cols, format, COMPUTE[compute]),
     bytes = bytes + 4 * tokens * (rows + cols), flops = 2 * tokens * rows * cols,
-    limit = tokens == 1 and large and "read" or COMPUTE[compute],
+    span = copies * bytes, limit = {"read", COMPUTE[compute]},
     setup = function()
       local s = weights(bench, format, rows, cols, copies)
       s.x, s.x_owner = bench:random("float", tokens * cols, 2)

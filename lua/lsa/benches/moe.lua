@@ -8,7 +8,7 @@ local function layer(bench, tokens, count, k, hidden, inner)
   local bytes = inner * hidden * 2
   bench:case {
     op = "experts", shape = ("%d tokens, %d of %d and one more, [%d, %d] bf16"):format(tokens, k, count, inner, hidden),
-    bytes = 3 * bytes * (math.min(count, tokens * k) + 1), flops = 6 * tokens * (k + 1) * hidden * inner, limit = "f32",
+    bytes = 3 * bytes * (math.min(count, tokens * k) + 1), flops = 6 * tokens * (k + 1) * hidden * inner, limit = {"read", "f32"},
     setup = function()
       local s = {}
       s.data, s.data_owner = bench:random("uint8_t", 3 * (count + 1) * bytes, 1)

@@ -32,9 +32,12 @@ return function(bench)
       decode(live, TAU, random)
       local decodes, replays = bench.interleaved(ROUNDS, function() decode(live, TAU, random) end,
         function() require("lsa.replay").new(path, {every = every}) end)
+      local file = assert(io.open(path))
+      local bytes = file:seek "end"
+      file:close()
       os.remove(path)
       local ns, step = bench.median(replays), bench.median(decodes) / TAU
-      bench:row{op = "replay", shape = shape, ns = ns, best = replays[1],
+      bench:row{op = "replay", shape = shape, ns = ns, best = replays[1], bytes = bytes, limit = "read",
         note = ("%.2f us a step, decode %.1f us: %.0f x"):format(ns / STEPS / 1e3, step / 1e3, step * STEPS / ns)}
     end
   end

@@ -76,7 +76,7 @@ return function(bench)
     local m, columns, k, transposed = unpack(shape)
     bench:case{
       op = "gemm", shape = ("[%d, %d]%s x [%d, %d]"):format(m, k, transposed == 1 and "^T" or "", k, columns),
-      flops = 2 * m * columns * k, bytes = 4 * (m * k + k * columns + m * columns), limit = "f32",
+      flops = 2 * m * columns * k, bytes = 4 * (m * k + k * columns + m * columns), limit = {"read", "f32"},
       setup = function()
         local s = {}
         s.a, s.keep_a = bench:random("float", m * k, 1)
@@ -92,7 +92,7 @@ return function(bench)
 
   for name, how in pairs{bce = {C.LSA_POINTWISE_BCE}, bpr = {0, C.LSA_PAIRWISE_BPR, 1}} do
     bench:case{
-      op = "index_loss", shape = name .. ", 512 golden, 512 others",
+      op = "index_loss", shape = name .. ", 512 golden, 512 others", bytes = 2 * 4 * 1024, limit = "copy",
       setup = function()
         local s = {loss = ffi.new "double[1]", how = ffi.new("lsa_index_loss", how)}
         s.logits, s.keep_logits = bench:random("float", 1024, 1)
