@@ -365,18 +365,27 @@ __device__ static void head_section(head_shared &h, float *tile, const call &c, 
 {
     int n = (int)(end - from), dim = (int)c.dim, pitch = dim + 4, quads = dim / 4;
     int at = threadIdx.x % THREADS, warp = at / LSA_WARP, lane = at % LSA_WARP;
+    // A division is as many instructions as the rest of the loop, and one of 64 bits many times that.
+    bool even = THREADS % quads == 0;
+    int key = at / quads, four = 4 * (at % quads), step = THREADS / quads;
+    uint32_t room = (uint32_t)q.room, slot = records ? 0 : (uint32_t)(q.first + from + key) % room;
     for (int i = at; i < n * quads; i += THREADS) {
-        int key = i / quads, d = 4 * (i % quads), format = LSA_KV_F32;
+        int format = LSA_KV_F32;
         const uint8_t *from_key;
+        if (!even) key = i / quads, four = 4 * (i % quads);
         if (records) {
             from_key = record_at(q.where, q.ids ? q.ids[from + key] : from + key);
             format = q.where.format;
         } else {
-            from_key = (const uint8_t *)(q.window + (q.first + from + key) % q.room * dim);
+            if (!even) slot = (uint32_t)(q.first + from + key) % room;
+            from_key = (const uint8_t *)(q.window + (int64_t)slot * dim);
         }
         bool aligned = vectors_fit(from_key, format, dim, (int)c.rope_dim);
-        *(float4 *)(tile + key * pitch + d) =
-            numbers_of(from_key, format, dim, (int)c.rope_dim, d, aligned);
+        *(float4 *)(tile + key * pitch + four) =
+            numbers_of(from_key, format, dim, (int)c.rope_dim, four, aligned);
+        key += step;
+        for (slot += step; slot >= room && !records; slot -= room)
+            ;
     }
     lsa_group_sync(1 + group, THREADS);
     float score = -INFINITY;

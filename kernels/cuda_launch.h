@@ -58,6 +58,7 @@ __device__ static inline void lsa_warm(const void *data, int64_t bytes, int thre
     __shared__ uint32_t
         nowhere[1024]; /* a load that nobody reads would be left out by the compiler */
     uint32_t to = (uint32_t)__cvta_generic_to_shared(&nowhere[threadIdx.x]);
+#pragma unroll 1
     for (int64_t at = line * thread; at < bytes; at += line * of) {
         const char *from = (const char *)((uintptr_t)data & ~(uintptr_t)3) + at;
         asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));

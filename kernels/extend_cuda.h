@@ -27,14 +27,21 @@ __device__ static void copy_piece(float *to, const float *from, int64_t at, int6
     if (at < width) lsa_store4(to, at, width, whole, lsa_load4(from, at, width, whole));
 }
 
+// Positions fit in 32 bits, of which a remainder takes a fraction of the instructions.
+__device__ static int64_t place_in(const lsa_ring &ring, int64_t position)
+{
+    return (uint32_t)position % (uint32_t)ring.room;
+}
+
 // A part of n rows goes into a ring, by position.
 __device__ static void append(const lsa_ring &ring, int64_t from, int64_t n, const float *rows,
                               int64_t part, int64_t parts)
 {
-    int64_t pieces = (ring.width + PIECE - 1) / PIECE;
-    for (int64_t i = part; i < n * pieces; i += parts) {
-        int64_t row = i / pieces;
-        copy_piece(ring.data + (from + row) % ring.room * ring.width, rows + row * ring.width,
+    uint32_t pieces = ((uint32_t)ring.width + PIECE - 1) / PIECE, all = (uint32_t)n * pieces;
+#pragma unroll 1
+    for (uint32_t i = (uint32_t)part; i < all; i += (uint32_t)parts) {
+        uint32_t row = i / pieces;
+        copy_piece(ring.data + place_in(ring, from + row) * ring.width, rows + row * ring.width,
                    i % pieces * PIECE, ring.width);
     }
 }
@@ -57,7 +64,8 @@ struct projections {
     __device__ const float *row(const lsa_ring &ring, const float *rows, int64_t i) const
     {
         int64_t p = begin + i;
-        return p < known ? ring.data + p % ring.room * ring.width : rows + (p - known) * ring.width;
+        return p < known ? ring.data + place_in(ring, p) * ring.width
+                         : rows + (p - known) * ring.width;
     }
     __device__ const float *kv(int64_t i) const { return row(kv_ring, kv_rows, i); }
     __device__ const float *gate(int64_t i) const { return row(gate_ring, gate_rows, i); }
@@ -77,15 +85,18 @@ __device__ static void make_entry(float *held, const lsa_extension &x, const pro
     int64_t width = x.overlap ? 2 * x.dim : x.dim, half = x.rope_dim / 2;
     bool before = x.overlap && rows.begin > 0;
     float own = 0;
+#pragma unroll 1
     for (int64_t c = threadIdx.x; c < x.dim; c += THREADS) {
         held[c] =
             lsa_mixed(rows, x.bias, before ? -x.rate : 0, x.rate, width, c, x.overlap ? x.dim : 0);
         own = fmaf(held[c], held[c], own);
     }
     float scale = 1.0f / sqrtf(lsa_block_sum(own, sums) / (float)x.dim + x.norm_eps);
+#pragma unroll 1
     for (int64_t c = threadIdx.x; c < x.dim; c += THREADS)
         held[c] = held[c] * scale * (x.norm ? x.norm[c] : 1.0f);
     __syncthreads();
+#pragma unroll 1
     for (int64_t i = threadIdx.x; i < half; i += THREADS) {
         float cosine, sine;
         lsa_rope_turn(&cosine, &sine, (int32_t)rows.begin, x.inv_freq[i]);
@@ -99,6 +110,7 @@ __device__ static void encode(uint8_t *record, float *held, const extending &e)
 {
     const lsa_extension &x = e.x;
     if (x.format != LSA_KV_FP8)
+#pragma unroll 1
         for (int64_t i = threadIdx.x; i < x.dim; i += THREADS)
             encode_plain(record, held[i], i, x.format);
     else if (x.what == LSA_EXTEND_KEYS)
@@ -118,8 +130,10 @@ __device__ static uint8_t *record_at(const lsa_records &r, int64_t i)
 __device__ static void put_record(uint8_t *to, const uint8_t *record, int64_t bytes)
 {
     int64_t whole = (uintptr_t)to % 4 == 0 ? bytes / 4 : 0;
+#pragma unroll 1
     for (int64_t i = threadIdx.x; i < whole; i += THREADS)
         ((uint32_t *)to)[i] = ((const uint32_t *)record)[i];
+#pragma unroll 1
     for (int64_t i = 4 * whole + threadIdx.x; i < bytes; i += THREADS) to[i] = record[i];
 }
 
@@ -137,10 +151,12 @@ __device__ static void publish(const lsa_span &s, const lsa_layer_store &store, 
                    e.bytes);
 }
 
-// A span's part of an extension: rows into the rings, and every gridDim.y-th of its new windows. held: shared memory for an
-// entry and its record.
-__device__ static void extend_span(float *entries, const lsa_span &s, int64_t layer,
-                                   const extending &e, float *held, int64_t part, int64_t parts)
+// A span's part of an extension: rows into the rings, and every gridDim.y-th of its new windows. kv_rows, gate_rows: the span's
+// projections. held: shared memory for an entry and its record.
+__device__ __noinline__ static void extend_span(float *entries, const lsa_span &s, int64_t layer,
+                                                const extending &e, const float *kv_rows,
+                                                const float *gate_rows, float *held, int64_t part,
+                                                int64_t parts)
 {
     const lsa_extension &x = e.x;
     uint8_t *record = (uint8_t *)(held + x.dim);
@@ -148,13 +164,15 @@ __device__ static void extend_span(float *entries, const lsa_span &s, int64_t la
     bool keys = x.what == LSA_EXTEND_KEYS;
     const lsa_ring &kv = keys ? store.index_kv : store.kv;
     const lsa_ring &gate = keys ? store.index_gate : store.gate;
-    int64_t known = s.progress->tokens, first = known / x.rate;
-    int64_t fresh = (known + s.rows) / x.rate - first;
-    const float *kv_rows = x.kv + s.row * kv.width, *gate_rows = x.gate + s.row * gate.width;
+    int64_t known = s.progress->tokens; // positions fit in 32 bits
+    int64_t first = (uint32_t)known / (uint32_t)x.rate;
+    int64_t fresh = (uint32_t)(known + s.rows) / (uint32_t)x.rate - first;
     append(kv, known, s.rows, kv_rows, part, parts);
     append(gate, known, s.rows, gate_rows, part, parts);
+#pragma unroll 1
     for (int64_t i = part; i < fresh; i += parts) {
         make_entry(held, x, {kv, gate, kv_rows, gate_rows, known, (first + i) * x.rate});
+#pragma unroll 1
         for (int64_t c = threadIdx.x; c < x.dim; c += THREADS)
             entries[(s.row + i) * x.dim + c] = held[c];
         __syncthreads();
@@ -162,6 +180,16 @@ __device__ static void extend_span(float *entries, const lsa_span &s, int64_t la
         publish(s, store, e, first + i, record);
         __syncthreads();
     }
+}
+
+// Of projections where the extension says.
+__device__ static void extend_span(float *entries, const lsa_span &s, int64_t layer,
+                                   const extending &e, float *held, int64_t part, int64_t parts)
+{
+    const lsa_layer_store &store = s.layers[layer];
+    int64_t width = e.x.what == LSA_EXTEND_KEYS ? store.index_kv.width : store.kv.width;
+    extend_span(entries, s, layer, e, e.x.kv + s.row * width, e.x.gate + s.row * width, held, part,
+                parts);
 }
 
 // What the host computes and checks of an extension; *shared: bytes.

@@ -1,29 +1,11 @@
 // Hyper-connections on the GPU: a block a token, the small algebra by as many threads as it has numbers.
-#include "kernels/linear_cuda.h"
-#include "kernels/vector_math.h"
+#include "kernels/hyper_connection_cuda.h"
 
 extern "C" {
-#include "kernels/hyper_connection.h"
 #include "kernels/rmsnorm.h"
 }
 
-enum {
-    THREADS = 512,
-    CLOSE_THREADS = 256,
-    MOST = LSA_HC_MOST_STREAMS,
-    // A token's turn is one block's work where it is short.
-    TURN_THREADS = 256, // and a warp that balances
-    TURN_WARPS = TURN_THREADS / LSA_WARP,
-    TURN_STREAMS = 4,
-    TURN_FLOATS = 8192,
-    TURN_NUMBERS = 1 << 17
-};
-
-struct connection {
-    const float *streams, *mix, *base, *scale;
-    int64_t hc, dim, width, iters; // width: mix values a token
-    float norm_eps, hc_eps;
-};
+enum { THREADS = 512, CLOSE_THREADS = 256, MOST = LSA_HC_MOST_STREAMS };
 
 // ---- helpers ----
 
@@ -156,114 +138,6 @@ __global__ static void hc_close_each(float *streams, const float *y, const float
     }
 }
 
-// What a turn is about: a connection, and what stands around it.
-struct turn {
-    connection k;
-    product fn;
-    float *x, *streams, *post, *comb;
-    const float *y, *norm;
-    bool head;
-};
-
-// f32 or bf16, without scales.
-__device__ static float4 weights4(const product &p, int64_t row, int64_t col)
-{
-    const uint8_t *at = p.data + (row * p.cols + col) * (p.dtype == LSA_F32 ? 4 : 2);
-    float4 v;
-    if (p.dtype == LSA_F32) {
-        v = *(const float4 *)at;
-    } else {
-        uint2 u = *(const uint2 *)at;
-        v = make_float4(__uint_as_float(u.x << 16), __uint_as_float(u.x & 0xffff0000),
-                        __uint_as_float(u.y << 16), __uint_as_float(u.y & 0xffff0000));
-    }
-    if (p.round_w)
-        v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z), bf16_rounded(v.w));
-    return v;
-}
-
-// Output o of fn held, by a warp.
-__device__ static float projected(const turn &u, const float *held, int o)
-{
-    float sum = 0;
-    for (int64_t i = 4 * (threadIdx.x % LSA_WARP); i < u.fn.cols; i += 4 * LSA_WARP) {
-        float4 v = *(const float4 *)(held + i), w = weights4(u.fn, o, i);
-        if (u.fn.round_x)
-            v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z),
-                            bf16_rounded(v.w));
-        sum = fmaf(v.w, w.w, fmaf(v.z, w.z, fmaf(v.y, w.y, fmaf(v.x, w.x, sum))));
-    }
-    return lsa_warp_sum(sum);
-}
-
-// Number d of a token's streams, after y has joined them where there is one. The return value is the sum of their squares.
-__device__ static float take_column(float *held, const turn &u, int64_t t, int d)
-{
-    int hc = (int)u.k.hc, dim = (int)u.k.dim;
-    float *at = u.streams + t * hc * dim + d, old[TURN_STREAMS], post[TURN_STREAMS],
-          comb[TURN_STREAMS][TURN_STREAMS], y = 0, square = 0;
-#pragma unroll
-    for (int j = 0; j < TURN_STREAMS; j++)
-        if (j < hc) old[j] = at[j * dim];
-    if (u.y) { // all of it is asked for before any of it is waited for
-        y = u.y[t * dim + d];
-#pragma unroll
-        for (int k = 0; k < TURN_STREAMS; k++)
-            if (k < hc) post[k] = u.post[t * hc + k];
-#pragma unroll
-        for (int j = 0; j < TURN_STREAMS; j++)
-#pragma unroll
-            for (int k = 0; k < TURN_STREAMS; k++)
-                if (j < hc && k < hc) comb[j][k] = u.comb[(t * hc + j) * hc + k];
-    }
-#pragma unroll
-    for (int k = 0; k < TURN_STREAMS; k++) {
-        if (k >= hc) break;
-        float sum = old[k];
-        if (u.y) {
-            sum = __fmul_rn(y, post[k]);
-#pragma unroll
-            for (int j = 0; j < TURN_STREAMS; j++)
-                if (j < hc) sum = __fadd_rn(sum, __fmul_rn(old[j], comb[j][k]));
-            at[k * dim] = sum;
-        }
-        held[k * dim + d] = sum;
-        square = fmaf(sum, sum, square);
-    }
-    return square;
-}
-
-// balance, of numbers that the lanes of a warp have.
-__device__ static float balanced(float own, int hc, int64_t iters, float eps)
-{
-    const uint32_t warp = 0xffffffff;
-    int at = threadIdx.x % LSA_WARP, row = at / hc * hc, column = at % hc;
-    f32x16 max = __shfl_sync(warp, own, row), sum = 0.0f;
-    for (int j = 1; j < hc; j++) {
-        f32x16 other = __shfl_sync(warp, own, row + j);
-        max = f32x16_select(f32x16_below(max, other), other, max);
-    }
-    float power = f32x16_exp(f32x16(own) - max).lane;
-    for (int j = 0; j < hc; j++) sum += f32x16(__shfl_sync(warp, power, row + j));
-    own = (f32x16(power) / sum + eps).lane;
-    int64_t halves = 2 * (iters > 1 ? iters : 1) - 1; // columns, rows, ..., columns
-    for (int64_t step = 0; step < halves; step++) {
-        int first = step % 2 ? row : column, stride = step % 2 ? 1 : hc;
-        float all = __shfl_sync(warp, own, first);
-        for (int j = 1; j < hc; j++) all += __shfl_sync(warp, own, first + j * stride);
-        own = own / (all + eps);
-    }
-    return own;
-}
-
-// The sum of what threads have, once each warp's is in `sums`.
-__device__ static float sum_of_warps(const float *sums)
-{
-    float sum = sums[0];
-    for (int i = 1; i < TURN_WARPS; i++) sum += sums[i];
-    return sum;
-}
-
 // The last warp balances what the next turn takes, while the others go on with x. Grid: (tokens), block: 288, shared: a token's
 // streams and its x.
 __global__ static void __launch_bounds__(TURN_THREADS + LSA_WARP, 1)
@@ -283,7 +157,10 @@ __global__ static void __launch_bounds__(TURN_THREADS + LSA_WARP, 1)
     lsa_warm(k.scale, 4, i, TURN_THREADS + LSA_WARP);
     lsa_after_previous();
     float square = 0;
-    for (int d = i; d < dim && !balances; d += TURN_THREADS) square += take_column(held, u, t, d);
+    float *streams = u.streams + t * hc * dim;
+    for (int d = i; d < dim && !balances; d += TURN_THREADS)
+        square += take_column(held, streams, streams, u.y ? u.y + t * dim : NULL, u.post + t * hc,
+                              u.comb + t * hc * hc, hc, dim, d);
     square = lsa_warp_sum(square);
     if (!balances && lane == 0) sums[0][warp] = square;
     __syncthreads();
@@ -381,24 +258,10 @@ int lsa_hc_turn_cuda(const lsa_hc_turning *turning, int64_t tokens, void *worksp
     const lsa_hc_turning &u = *turning;
     int rc = lsa_hc_turn_check(&u, tokens);
     if (rc || tokens == 0) return rc;
-    int64_t floats = (u.hc + 1) * u.dim;
-    bool is_short = u.hc <= TURN_STREAMS && u.dim % 4 == 0 && floats <= TURN_FLOATS &&
-                    u.fn->rows * u.fn->cols <= TURN_NUMBERS && (uintptr_t)u.fn->data % 16 == 0 &&
-                    !u.fn->scale && (u.fn->dtype == LSA_F32 || u.fn->dtype == LSA_BF16);
-    if (!is_short) return turn_by_parts(u, tokens, workspace, stream);
+    if (!is_short_turn(u)) return turn_by_parts(u, tokens, workspace, stream);
     rc = lsa_linear_check(u.fn, tokens, 0, u.fn->rows, u.fn->cols, u.fn->rows, u.compute);
     if (rc) return rc;
-    turn all = {
-        {u.streams, u.mix, u.base, u.scale, u.hc, u.dim, u.fn->rows, u.iters, u.norm_eps, u.hc_eps},
-        product_of(NULL, NULL, *u.fn, tokens, 0, u.fn->rows, u.fn->cols, u.fn->rows, u.compute),
-        u.x,
-        u.streams,
-        u.post,
-        u.comb,
-        u.y,
-        u.norm,
-        u.head != 0};
     lsa_launch(hc_turn_token, dim3((unsigned)tokens), TURN_THREADS + LSA_WARP,
-               floats * sizeof(float), stream, all);
+               (u.hc + 1) * u.dim * sizeof(float), stream, turn_of(u, tokens));
     return lsa_launched("hc_turn", tokens, u.hc, u.dim);
 }

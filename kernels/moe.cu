@@ -1,22 +1,7 @@
 // Routing and the gated activation on the GPU, with the CPU's bits.
-#include "kernels/cuda_select.h"
-#include "kernels/moe_cuda.h"
+#include "kernels/moe_route_cuda.h"
 
-extern "C" {
-#include "kernels/moe.h"
-}
-
-enum { ROUTE_THREADS = 128, SWIGLU_THREADS = 256, HELD_KEYS = 8 }; // keys a lane
-
-struct routing {
-    int32_t *ids;
-    float *weights;
-    const float *logits, *bias;
-    const int32_t *token_experts, *tokens;
-    int64_t n, experts, k;
-    int32_t scoring;
-    float scaling;
-};
+enum { ROUTE_THREADS = 128, SWIGLU_THREADS = 256 };
 
 // An expert and what it is chosen by.
 struct candidate {
@@ -25,12 +10,6 @@ struct candidate {
 };
 
 // ---- helpers ----
-
-__device__ static float score_of(float logit, int32_t scoring)
-{
-    if (scoring == LSA_SCORING_SIGMOID) return f32x16_sigmoid(logit).lane;
-    return sqrtf(f32x16_softplus(logit).lane);
-}
 
 // Whether a comes before b: the larger key, and of two alike the lower expert.
 __device__ static bool before(candidate a, candidate b)
@@ -94,46 +73,12 @@ __global__ static void moe_route_token(routing r)
     }
 }
 
-// Few experts: a warp a token, whose lanes keep the keys. Grid: (tokens), block: 32.
+// Few experts: a warp a token. Grid: (tokens), block: 32.
 __global__ static void __launch_bounds__(LSA_WARP) moe_route_warp(routing r)
 {
     lsa_after_previous();
-    int lane = threadIdx.x;
     int64_t t = blockIdx.x;
-    const float *logits = r.logits + t * r.experts;
-    float scores[HELD_KEYS], own_weight = 0, sum = 0;
-    uint32_t keys[HELD_KEYS], taken = 0;
-#pragma unroll
-    for (int i = 0; i < HELD_KEYS; i++) {
-        int64_t e = i * LSA_WARP + lane;
-        keys[i] = 0, scores[i] = 0;
-        if (e >= r.experts) {
-            taken |= 1u << i;
-            continue;
-        }
-        scores[i] = score_of(logits[e], r.scoring);
-        keys[i] = lsa_score_key(r.bias ? __fadd_rn(scores[i], r.bias[e]) : scores[i]);
-    }
-    for (int j = 0; j < r.k; j++) {
-        uint32_t best = 0, at = UINT32_MAX;
-#pragma unroll
-        for (int i = 0; i < HELD_KEYS; i++)
-            if (!(taken >> i & 1)) best = max(best, keys[i]);
-        best = __reduce_max_sync(0xffffffff, best);
-#pragma unroll
-        for (int i = HELD_KEYS - 1; i >= 0; i--)
-            if (!(taken >> i & 1) && keys[i] == best) at = i * LSA_WARP + lane;
-        at = __reduce_min_sync(0xffffffff, at);
-        float score = 0;
-#pragma unroll
-        for (int i = 0; i < HELD_KEYS; i++)
-            if (at == (uint32_t)(i * LSA_WARP + lane)) taken |= 1u << i, score = scores[i];
-        score = __shfl_sync(0xffffffff, score, at % LSA_WARP);
-        sum = __fadd_rn(sum, score);
-        if (lane == j) own_weight = score;
-        if (lane == 0) r.ids[t * r.k + j] = (int32_t)at;
-    }
-    if (lane < r.k) r.weights[t * r.k + lane] = own_weight / (sum + 1e-20f) * r.scaling;
+    route_by_warp<HELD_KEYS>(r, r.logits + t * r.experts, t, r.ids + t * r.k, r.weights + t * r.k);
 }
 
 // Grid: (ceil(n / 256)), block: 256.
@@ -154,7 +99,7 @@ int lsa_moe_route_cuda(int32_t *ids, float *weights, const float *logits, const 
     if (rc || n == 0 || k == 0) return rc;
     routing r = {ids, weights, logits, bias,    token_experts, tokens,
                  n,   experts, k,      scoring, scaling};
-    if (!token_experts && experts <= HELD_KEYS * LSA_WARP && k <= LSA_WARP) {
+    if (is_short_route(r)) {
         lsa_launch(moe_route_warp, dim3((unsigned)n), LSA_WARP, 0, (cudaStream_t)stream, r);
         return lsa_launched("moe_route", n, experts, k);
     }

@@ -37,17 +37,19 @@ int lsa_remember_cpu(const lsa_span *spans, int64_t count, int64_t layer, const 
     return LSA_OK;
 }
 
-int lsa_observe_cpu(const lsa_span *spans, int64_t count, int64_t layer, void *stream)
+static void observe(const lsa_span *s, const lsa_layer_store *store)
+{
+    int64_t next = (s->progress->passes + 1) & 1;
+    int32_t *picked = store->picked[next];
+    count_picks(s, store, picked, store->picked_mass[next], *store->picked_count[next]);
+    for (int32_t j = 0; j < *store->picked_count[next]; j++) picked[j] = chunk_at(s, picked[j]);
+}
+
+int lsa_observe_cpu(const lsa_span *spans, int64_t count, int64_t layers, void *stream)
 {
     (void)stream;
-    for (int64_t i = 0; i < count; i++) {
-        const lsa_span *s = &spans[i];
-        const lsa_layer_store *store = &s->layers[layer];
-        int64_t next = (s->progress->passes + 1) & 1;
-        int32_t *picked = store->picked[next];
-        if (s->unobserved) continue;
-        count_picks(s, store, picked, store->picked_mass[next], *store->picked_count[next]);
-        for (int32_t j = 0; j < *store->picked_count[next]; j++) picked[j] = chunk_at(s, picked[j]);
-    }
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t layer = 0; layer < layers && !spans[i].unobserved; layer++)
+            if (spans[i].layers[layer].used) observe(&spans[i], &spans[i].layers[layer]);
     return LSA_OK;
 }

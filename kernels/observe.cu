@@ -48,13 +48,13 @@ __global__ static void remember_span(const lsa_span *spans, int64_t layer, const
     }
 }
 
-// Grid: (spans), block: 512.
-__global__ static void observe_span(const lsa_span *spans, int64_t layer)
+// Grid: (spans, layers), block: 512.
+__global__ static void observe_span(const lsa_span *spans)
 {
     lsa_after_previous();
     const lsa_span &s = spans[blockIdx.x];
-    const lsa_layer_store &store = s.layers[layer];
-    if (s.unobserved) return;
+    const lsa_layer_store &store = s.layers[blockIdx.y];
+    if (s.unobserved || !store.used) return;
     int64_t next = (s.progress->passes + 1) & 1;
     int32_t n = *store.picked_count[next], *picked = store.picked[next];
     count_picks(s, store, picked, store.picked_mass[next], n);
@@ -72,9 +72,10 @@ int lsa_remember_cuda(const lsa_span *spans, int64_t count, int64_t layer, const
     return lsa_launched("remember", count, k);
 }
 
-int lsa_observe_cuda(const lsa_span *spans, int64_t count, int64_t layer, void *stream)
+int lsa_observe_cuda(const lsa_span *spans, int64_t count, int64_t layers, void *stream)
 {
-    if (count == 0) return LSA_OK;
-    lsa_launch(observe_span, (unsigned)count, THREADS, 0, (cudaStream_t)stream, spans, layer);
-    return lsa_launched("observe", count);
+    if (count == 0 || layers == 0) return LSA_OK;
+    lsa_launch(observe_span, dim3((unsigned)count, (unsigned)layers), THREADS, 0,
+               (cudaStream_t)stream, spans);
+    return lsa_launched("observe", count, layers);
 }

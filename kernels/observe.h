@@ -10,9 +10,9 @@ typedef int lsa_remember_fn(const lsa_span *spans, int64_t count, int64_t layer,
                             int64_t k, void *stream);
 lsa_remember_fn lsa_remember_cpu, lsa_remember_cuda;
 
-/* After a pass: counts what was laid aside in a layer, where places become chunks; of spans that are `unobserved`,
- * nothing. */
-typedef int lsa_observe_fn(const lsa_span *spans, int64_t count, int64_t layer, void *stream);
+/* After a pass: counts what was laid aside in all of the model's `layers` layers that have picks (`used` is not NULL), where places
+ * become chunks; of spans that are `unobserved`, nothing. */
+typedef int lsa_observe_fn(const lsa_span *spans, int64_t count, int64_t layers, void *stream);
 lsa_observe_fn lsa_observe_cpu, lsa_observe_cuda;
 
 #endif

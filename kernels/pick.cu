@@ -151,6 +151,7 @@ __global__ static void __launch_bounds__(THREADS)
     locate_picks(int32_t *ids, const int32_t *places, const int32_t *counts, const lsa_span *spans,
                  int64_t k)
 {
+    lsa_after_previous();
     const lsa_span &s = spans[blockIdx.y];
     for (int64_t i = lsa_thread(); i < s.rows * k; i += lsa_threads()) {
         int64_t at = s.row * k + i;
@@ -359,7 +360,7 @@ int lsa_locate_cuda(int32_t *ids, const int32_t *places, const int32_t *counts,
                     const lsa_span *spans, int64_t count, int64_t k, void *stream)
 {
     if (count == 0 || k == 0) return LSA_OK;
-    locate_picks<<<dim3(LOCATE_BLOCKS, (unsigned)count), THREADS, 0, (cudaStream_t)stream>>>(
-        ids, places, counts, spans, k);
+    lsa_launch(locate_picks, dim3(LOCATE_BLOCKS, (unsigned)count), THREADS, 0, stream, ids, places,
+               counts, spans, k);
     return lsa_launched("locate", count, k);
 }

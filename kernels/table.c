@@ -85,6 +85,7 @@ const lsa_kernels lsa_kernels_cpu = {
     .extend = lsa_extend_cpu,
     .extend_workspace = lsa_extend_workspace,
     .settle = lsa_settle_cpu,
+    .chain = lsa_chain_cpu,
     .pick = lsa_pick_cpu,
     .pick_workspace = lsa_pick_workspace,
     .locate = lsa_locate_cpu,

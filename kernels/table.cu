@@ -76,6 +76,7 @@ static lsa_kernels all(void)
     k.extend = lsa_extend_cuda;
     k.extend_workspace = lsa_extend_workspace_cuda;
     k.settle = lsa_settle_cuda;
+    k.chain = lsa_chain_cuda;
     k.remember = lsa_remember_cuda;
     k.observe = lsa_observe_cuda;
 

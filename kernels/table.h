@@ -9,6 +9,7 @@
 #include "kernels/arith.h"
 #include "kernels/attention.h"
 #include "kernels/bound_query.h"
+#include "kernels/chain.h"
 #include "kernels/compress.h"
 #include "kernels/convert.h"
 #include "kernels/copy.h"
@@ -137,6 +138,7 @@ typedef struct lsa_kernels {
     lsa_extend_fn *extend;
     lsa_extend_workspace_fn *extend_workspace;
     lsa_settle_fn *settle;
+    lsa_chain_fn *chain;
     lsa_pick_fn *pick;
     lsa_pick_workspace_fn *pick_workspace;
     lsa_locate_fn *locate;

@@ -126,7 +126,7 @@ describe("remember and observe", function()
       end
       expect_counts(case, "remember")
       expect_aside(case, false)
-      check(observe(case.spans, #SPANS, LAYER, nil))
+      check(observe(case.spans, #SPANS, LAYER + 1, nil))
       for i in ipairs(SPANS) do count_row(case, i, tonumber(case.spans[i - 1].row + case.spans[i - 1].rows) - 1) end
       expect_counts(case, "observe")
       expect_aside(case, true)
@@ -141,7 +141,7 @@ describe("remember and observe", function()
         count_row(case, i, t)
       end
     end
-    check(observe(case.spans + 2, 1, LAYER, nil))
+    check(observe(case.spans + 2, 1, LAYER + 1, nil))
     count_row(case, 3, tonumber(case.spans[2].row))
     expect_counts(case, "observe")
   end)

@@ -123,14 +123,23 @@ static int check_kernels(const lsa_kernels *k)
     const struct {
         const char *name;
         int here;
-    } wanted[] = {{"embed", k->embed != NULL},         {"linear", k->linear != NULL},
-                  {"linears", k->linears != NULL},     {"rope_table", k->rope_table != NULL},
-                  {"hc_turn", k->hc_turn != NULL},     {"settle", k->settle != NULL},
-                  {"moe_route", k->moe_route != NULL}, {"experts", k->experts != NULL},
-                  {"pick", k->pick != NULL},           {"locate", k->locate != NULL},
-                  {"attend", k->attend != NULL},       {"remember", k->remember != NULL},
-                  {"observe", k->observe != NULL},     {"advance", k->advance != NULL},
-                  {"gather", k->gather != NULL},       {"index_score", k->index_score != NULL}};
+    } wanted[] = {{"embed", k->embed != NULL},
+                  {"linear", k->linear != NULL},
+                  {"linears", k->linears != NULL},
+                  {"rope_table", k->rope_table != NULL},
+                  {"hc_turn", k->hc_turn != NULL},
+                  {"settle", k->settle != NULL},
+                  {"moe_route", k->moe_route != NULL},
+                  {"experts", k->experts != NULL},
+                  {"chain", k->chain != NULL},
+                  {"pick", k->pick != NULL},
+                  {"locate", k->locate != NULL},
+                  {"attend", k->attend != NULL},
+                  {"remember", k->remember != NULL},
+                  {"observe", k->observe != NULL},
+                  {"advance", k->advance != NULL},
+                  {"gather", k->gather != NULL},
+                  {"index_score", k->index_score != NULL}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!wanted[i].here)
             return lsa_fail(LSA_EDEVICE, "model: the CUDA library has no %s", wanted[i].name);

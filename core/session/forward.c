@@ -13,16 +13,44 @@
 #include "core/base/memory.h"
 #include "core/base/try.h"
 
-static int linears(lsa_pass *p, const lsa_product *products, int64_t count, const float *norm)
+/* ---- stages ---- */
+
+/* What stands between two attentions is gathered here, and called as one chain (kernels/chain.h). */
+static int call_stages(lsa_pass *p)
 {
-    return p->k->linears(products, count, p->n, norm, p->c->norm_eps, p->compute, p->w->workspace,
-                         p->stream);
+    int64_t n = p->staged;
+    p->staged = 0;
+    return n ? p->k->chain(p->stages, n, p->staged_rows, p->w->workspace, p->stream) : LSA_OK;
+}
+
+/* The next one, on `rows` rows; the caller fills it in. */
+static int next_stage(lsa_pass *p, int32_t kind, int64_t rows, lsa_stage **stage)
+{
+    if (p->staged == LSA_CHAIN_MOST || (p->staged && p->staged_rows != rows))
+        LSA_TRY(call_stages(p));
+    *stage = &p->stages[p->staged++];
+    (*stage)->kind = kind;
+    p->staged_rows = rows;
+    return LSA_OK;
+}
+
+static int linears(lsa_pass *p, const lsa_product *products, int64_t count, int64_t rows,
+                   const float *norm)
+{
+    lsa_stage *stage;
+    LSA_TRY(next_stage(p, LSA_STAGE_LINEARS, rows, &stage));
+    memcpy(stage->linears.products, products, (size_t)count * sizeof *products);
+    stage->linears.count = count;
+    stage->linears.norm = norm;
+    stage->linears.norm_eps = p->c->norm_eps;
+    stage->linears.compute = p->compute;
+    return LSA_OK;
 }
 
 static int linear(lsa_pass *p, float *y, float *x, const lsa_weight *w)
 {
     lsa_product product = lsa_product_of(y, x, w);
-    return linears(p, &product, 1, NULL);
+    return linears(p, &product, 1, p->n, NULL);
 }
 
 /* Waits for what was called so far: what the host reads is there then. */
@@ -31,10 +59,11 @@ static int finish(const lsa_pass *p)
     return p->k->device == LSA_CPU ? LSA_OK : lsa_device_synchronize();
 }
 
-static int traced(const lsa_pass *p, int64_t layer, const char *name, const float *data,
-                  int64_t rows, int64_t cols)
+static int traced(lsa_pass *p, int64_t layer, const char *name, const float *data, int64_t rows,
+                  int64_t cols)
 {
     if (!p->trace) return LSA_OK;
+    LSA_TRY(call_stages(p));
     LSA_TRY(finish(p));
     return lsa_trace_rows(p->trace, layer, name, data, rows, cols);
 }
@@ -80,8 +109,8 @@ static int project(lsa_pass *p, int64_t layer, float *x)
     lsa_product of_q_low[] = {lsa_product_of(w->q, w->q_low, &l->q_b),
                               lsa_product_of(w->index_q, w->q_low, &l->index_q_b)};
     int csa = type == LSA_LAYER_CSA;
-    LSA_TRY(linears(p, of_x, type == LSA_LAYER_SLIDING ? 2 : csa ? 7 : 4, NULL));
-    return linears(p, of_q_low, csa ? 2 : 1, l->q_a_norm);
+    LSA_TRY(linears(p, of_x, type == LSA_LAYER_SLIDING ? 2 : csa ? 7 : 4, p->n, NULL));
+    return linears(p, of_q_low, csa ? 2 : 1, p->n, l->q_a_norm);
 }
 
 static lsa_extension extension_of(const lsa_pass *p, int64_t layer, int32_t what)
@@ -105,9 +134,17 @@ static lsa_extension extension_of(const lsa_pass *p, int64_t layer, int32_t what
                            .gate = keys ? w->index_gate : w->kv_gate};
 }
 
-static int settle_rows(lsa_pass *p, int64_t layer, lsa_settling *s)
+static int settle_staged(lsa_pass *p, int64_t layer, const lsa_settling *s)
 {
-    return p->k->settle(p->rows.spans, p->count, layer, s, p->n, p->w->workspace, p->stream);
+    lsa_stage *stage;
+    LSA_TRY(next_stage(p, LSA_STAGE_SETTLE, p->n, &stage));
+    stage->settle.spans = p->rows.spans;
+    stage->settle.count = p->count;
+    stage->settle.layer = layer;
+    stage->settle.of = *s;
+    if (s->records) stage->settle.records = *s->records;
+    if (s->keys) stage->settle.keys = *s->keys;
+    return LSA_OK;
 }
 
 /* The same with what a trace wants to see. */
@@ -119,7 +156,8 @@ static int settle_traced(lsa_pass *p, int64_t layer, lsa_settling *s)
     int32_t kind = p->model->memory_kind;
     if (s->index_q && !(s->index_seen = lsa_alloc_in(kind, p->n * width * (int64_t)sizeof(float))))
         return LSA_ENOMEM;
-    int rc = settle_rows(p, layer, s);
+    int rc = settle_staged(p, layer, s);
+    if (!rc) rc = call_stages(p);
     if (!rc && s->index_q) rc = traced(p, layer, "index_query", s->index_seen, p->n, width);
     if (!rc && s->records)
         rc = traced(p, layer, "entries", w->entries, fresh(p, s->records->rate), c->head_dim);
@@ -161,7 +199,7 @@ static int settle(lsa_pass *p, int64_t layer, const float *x, const float *table
         s.hidden = x;
         s.hidden_width = c->hidden;
     }
-    return p->trace ? settle_traced(p, layer, &s) : settle_rows(p, layer, &s);
+    return p->trace ? settle_traced(p, layer, &s) : settle_staged(p, layer, &s);
 }
 
 /* A row's picks end it: what is not there, -1 and -inf, comes first. ids or values is NULL. */
@@ -288,7 +326,7 @@ static int project_groups(lsa_pass *p, int64_t layer)
                                         wide,
                                         groups * c->o_rank};
         }
-        LSA_TRY(linears(p, products, n, NULL));
+        LSA_TRY(linears(p, products, n, p->n, NULL));
     }
     return LSA_OK;
 }
@@ -302,6 +340,7 @@ static int attention_block(lsa_pass *p, int64_t layer, float *x, float *y)
     const float *table = type == LSA_LAYER_SLIDING ? w->main_table : w->compress_table;
     LSA_TRY(project(p, layer, x));
     LSA_TRY(settle(p, layer, x, table));
+    LSA_TRY(call_stages(p));
     if (type == LSA_LAYER_SLIDING) LSA_TRY(attend(p, layer, LSA_ATTEND_WINDOW, table));
     if (type == LSA_LAYER_CSA) LSA_TRY(attend_csa(p, layer, table));
     if (type == LSA_LAYER_HCA) LSA_TRY(attend(p, layer, LSA_ATTEND_ENTRIES, table));
@@ -317,14 +356,32 @@ static int moe_block(lsa_pass *p, int64_t layer, float *x, float *y)
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     const lsa_layer *weights = &p->model->layers[layer];
+    lsa_stage *stage;
     LSA_TRY(linear(p, w->router, x, &weights->router));
-    LSA_TRY(p->k->moe_route(w->expert_ids, w->expert_weights, w->router, weights->router_bias,
-                            weights->token_experts, p->rows.tokens, p->n, c->experts,
-                            c->experts_per_token, c->scoring, c->routed_scaling, p->stream));
-    return p->k->experts(y, x, w->expert_ids, w->expert_weights, weights->experts,
-                         c->shared_experts ? &weights->shared : NULL, p->n, c->hidden, c->experts,
-                         c->experts_per_token, c->swiglu_limit, p->compute, w->workspace,
-                         p->stream);
+    LSA_TRY(next_stage(p, LSA_STAGE_ROUTE, p->n, &stage));
+    stage->route = (lsa_routing){.ids = w->expert_ids,
+                                 .weights = w->expert_weights,
+                                 .logits = w->router,
+                                 .bias = weights->router_bias,
+                                 .token_experts = weights->token_experts,
+                                 .tokens = p->rows.tokens,
+                                 .experts = c->experts,
+                                 .k = c->experts_per_token,
+                                 .scoring = c->scoring,
+                                 .scaling = c->routed_scaling};
+    LSA_TRY(next_stage(p, LSA_STAGE_EXPERTS, p->n, &stage));
+    stage->experts = (lsa_mixing){.y = y,
+                                  .x = x,
+                                  .ids = w->expert_ids,
+                                  .weights = w->expert_weights,
+                                  .experts = weights->experts,
+                                  .shared = c->shared_experts ? &weights->shared : NULL,
+                                  .hidden = c->hidden,
+                                  .count = c->experts,
+                                  .k = c->experts_per_token,
+                                  .limit = c->swiglu_limit,
+                                  .compute = p->compute};
+    return LSA_OK;
 }
 
 /* Closes the block whose output is y, if there is one, and opens the next: x [rows, hidden], normed, of the last `rows` rows. */
@@ -334,27 +391,29 @@ static int turn(lsa_pass *p, const float *y, const lsa_hc_weights *hc, const flo
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     int64_t skipped = p->n - rows;
-    lsa_hc_turning turning = {.x = w->x,
-                              .streams = w->streams + skipped * c->hc_mult * c->hidden,
-                              .y = y ? y + skipped * c->hidden : NULL,
-                              .post = w->post + skipped * c->hc_mult,
-                              .comb = w->comb + skipped * c->hc_mult * c->hc_mult,
-                              .mix = w->mix,
-                              .fn = &hc->fn,
-                              .base = hc->base,
-                              .scale = hc->scale,
-                              .norm = norm,
-                              .hc = c->hc_mult,
-                              .dim = c->hidden,
-                              .iters = c->hc_iters,
-                              .norm_eps = c->norm_eps,
-                              .hc_eps = c->hc_eps,
-                              .compute = p->compute,
-                              .head = head};
-    return p->k->hc_turn(&turning, rows, w->workspace, p->stream);
+    lsa_stage *stage;
+    LSA_TRY(next_stage(p, LSA_STAGE_TURN, rows, &stage));
+    stage->turn = (lsa_hc_turning){.x = w->x,
+                                   .streams = w->streams + skipped * c->hc_mult * c->hidden,
+                                   .y = y ? y + skipped * c->hidden : NULL,
+                                   .post = w->post + skipped * c->hc_mult,
+                                   .comb = w->comb + skipped * c->hc_mult * c->hc_mult,
+                                   .mix = w->mix,
+                                   .fn = &hc->fn,
+                                   .base = hc->base,
+                                   .scale = hc->scale,
+                                   .norm = norm,
+                                   .hc = c->hc_mult,
+                                   .dim = c->hidden,
+                                   .iters = c->hc_iters,
+                                   .norm_eps = c->norm_eps,
+                                   .hc_eps = c->hc_eps,
+                                   .compute = p->compute,
+                                   .head = head};
+    return LSA_OK;
 }
 
-static int traced_streams(const lsa_pass *p, int64_t layer)
+static int traced_streams(lsa_pass *p, int64_t layer)
 {
     return traced(p, layer, "streams", p->w->streams, p->n, p->c->hc_mult * p->c->hidden);
 }
@@ -386,7 +445,8 @@ static int head(lsa_pass *p, int64_t rows, float *logits)
         lsa_product_of(logits, p->w->x + (turned - rows) * p->c->hidden, &m->head);
     if (turned) LSA_TRY(turn(p, p->w->y, &m->hc_head, m->norm, turned, 1));
     LSA_TRY(traced_streams(p, p->c->layers - 1));
-    return p->k->linears(&product, 1, rows, NULL, 0, p->compute, p->w->workspace, p->stream);
+    if (rows) LSA_TRY(linears(p, &product, 1, rows, NULL));
+    return call_stages(p);
 }
 
 /* Tokens and positions of all rows, or the steps that they follow from, to where kernels read them. */
@@ -428,14 +488,10 @@ static int embed(lsa_pass *p)
 /* Counts what the segments that made it picked. */
 static int observe(lsa_pass *p)
 {
-    int all = alive(p) == p->count;
-    for (int64_t layer = 0; layer < p->c->layers; layer++) {
-        if (p->c->layer_type[layer] != LSA_LAYER_CSA) continue;
-        if (all) LSA_TRY(p->k->observe(p->rows.spans, p->count, layer, p->stream));
-        for (int64_t i = 0; !all && i < p->count; i++)
-            if (!p->segments[i].code)
-                LSA_TRY(p->k->observe(&p->rows.spans[i], 1, layer, p->stream));
-    }
+    int64_t layers = p->c->layers;
+    if (alive(p) == p->count) return p->k->observe(p->rows.spans, p->count, layers, p->stream);
+    for (int64_t i = 0; i < p->count; i++)
+        if (!p->segments[i].code) LSA_TRY(p->k->observe(&p->rows.spans[i], 1, layers, p->stream));
     return LSA_OK;
 }
 
@@ -554,6 +610,7 @@ static void begin(lsa_pass *p)
 int lsa_forward(lsa_pass *p, int64_t rows, float *logits)
 {
     p->k = p->model->kernels;
+    p->staged = 0;
     if (!p->decoding) p->steps = 1;
     p->kv_format = p->segments[0].s->kv_format;
     begin(p);

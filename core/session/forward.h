@@ -20,6 +20,8 @@ typedef struct lsa_pass {
     int64_t count, n; /* segments; rows in all */
     lsa_trace *trace; /* NULL, or of a pass of one segment */
     void *stream;
+    lsa_stage stages[LSA_CHAIN_MOST]; /* not yet called */
+    int64_t staged, staged_rows;
 } lsa_pass;
 
 /* segment.c: before the layers, places for the segment's tokens and chunks, and what kernels know of it; after them the segment
