@@ -7,12 +7,14 @@ local lsa = require "lsa"
 local results_table = require "lsa.prompt.results_table"
 
 local opt = require "lsa.args" [[
-Trains an indexer for each variation of the recipe and each seed, and asks validation questions of it. A finished one is not run again.
+Trains an indexer for each variation of the recipe and each seed, and rates it on validation questions. A finished one is not run again.
   <model> (string)            as train_indexer.lua has it
   -o,--output (default build/ablate_indexer)   the folder of all runs
   --only (default all)        names of variations, as in base,heads_4: the others are left out of the run, and of the table where they are
                               not finished
   --seeds (numbers default 1) of each variation
+  --by (default answers)      what rates it: answers, or recall of what answers need (experiments/recall_curve.lua), which is cheap
+  --asked (default none)      options of recall_curve.lua: "--contexts 8 --tokens 16384"
   --with (default none)       options for all of them, as they stand behind train_indexer.lua: "--documents 24 --steps 3000"
 ]]
 
@@ -28,6 +30,7 @@ local variations = {
   {"heads_4", "--heads 4"}, {"heads_64", "--heads 64"}, {"native_start", "--from native"}, {"rank_64", "--rank 64"},
   {"negatives_1", "--negatives 1"}, {"negatives_16", "--negatives 16"},
   {"window_16", "--window 16"}, {"window_256", "--window 256"},
+  {"before_8", "--before 8"}, {"before_64", "--before 64"},
   {"focal", "--loss focal"}, {"hinge", "--pairwise hinge"},
 }
 
@@ -36,21 +39,89 @@ local wanted = {}
 for name in opt.only:gmatch "[^,]+" do wanted[name] = true end
 local with = opt.with ~= "none" and opt.with or ""
 
-local function run(name, options, seed)
-  local folder = ("%s/%s_seed_%d"):format(opt.output, name, seed)
-  local file = io.open(folder .. "/rows.json")
-  if not file and (wanted.all or wanted[name]) then
-    assert(dir.makepath(folder))
-    local ok = os.execute(("'%s' '%s/experiments/train_indexer.lua' '%s' %s %s --part validation --seed %d -o '%s' --json >'%s/rows.part' && mv '%s/rows.part' '%s/rows.json'")
-      :format(program, lsa.root, opt.model, with, options, seed, folder, folder, folder, folder))
-    if ok ~= 0 and ok ~= true then error(("%s failed"):format(name), 0) end
-    file = assert(io.open(folder .. "/rows.json"))
-  end
+local recall = opt.by == "recall"
+if not recall and opt.by ~= "answers" then error(("--by: %s; answers or recall"):format(opt.by), 0) end
+
+local function rows_of(path)
+  local file = io.open(path)
   if not file then return end
   local found = cjson.decode(file:read "*a")
   file:close()
   return found
 end
+
+-- Runs another experiment; its rows are at `path` when it ends.
+local function experiment(script, words, path)
+  local ok = os.execute(("'%s' '%s/experiments/%s' '%s' %s --json >'%s.part' && mv '%s.part' '%s'"):format(program, lsa.root, script, opt.model,
+    words, path, path, path))
+  if ok ~= 0 and ok ~= true then error(("%s failed"):format(path), 0) end
+end
+
+-- Where only training differs by seed, variations with the same labels share traces.
+local function run(name, options, seed)
+  local folder = ("%s/%s_seed_%d"):format(opt.output, name, seed)
+  local path = folder .. (recall and "/recall.json" or "/rows.json")
+  local found = rows_of(path)
+  if found or not (wanted.all or wanted[name]) then return found end
+  assert(dir.makepath(folder))
+  if recall then
+    local labels = (options:find "%-%-voters" or options:find "%-%-by" or options:find "%-%-least") and name or "base"
+    experiment("train_indexer.lua", ("%s %s --contexts 0 --traced all --traces '%s/traces/%s' --draw %d -o '%s'"):format(with, options, opt.output, labels,
+      seed, folder), folder .. "/trained.json")
+    experiment("recall_curve.lua", ("%s --spans 1 --indexers '%s/indexer.safetensors' -o '%s/asked'"):format(opt.asked ~= "none" and opt.asked or "",
+      folder, opt.output), path)
+  else
+    experiment("train_indexer.lua", ("%s %s --part validation --seed %d -o '%s'"):format(with, options, seed, folder), path)
+  end
+  return rows_of(path)
+end
+
+local function print_recall()
+  local rows, columns, lines, shown = {}, {"variation", "seeds", "n"}, {}, {"variation", "seeds", "n"}
+  for _, variation in ipairs(variations) do
+    local sum, seeds = {}, 0
+    for _, seed in ipairs(opt.seeds) do
+      local found = run(variation[1], variation[2], seed)
+      for _, row in ipairs(found and found.recall or {}) do
+        if row.kind == "all" then
+          row.variation, row.seed, seeds = variation[1], seed, seeds + 1
+          rows[#rows + 1] = row
+          for name, value in pairs(row) do
+            if name:find "_[%d.]+$" then
+              sum[name] = sum[name] or {}
+              table.insert(sum[name], 100 * value)
+            end
+          end
+          sum.n = row.n
+        end
+      end
+    end
+    if seeds > 0 then
+      local line = {variation = variation[1], seeds = seeds, n = sum.n}
+      for name, values in pairs(sum) do
+        if name ~= "n" then
+          table.sort(values)
+          local mean = 0
+          for _, value in ipairs(values) do mean = mean + value / seeds end
+          line[name] = seeds > 1 and ("%.1f (%.1f-%.1f)"):format(mean, values[1], values[seeds]) or ("%.1f"):format(mean)
+          if name:find "^whole_[%d.]+$" and not shown[name] then
+            shown[name], shown[#shown + 1] = true, name
+          end
+        end
+      end
+      lines[#lines + 1] = line
+    end
+  end
+  for name in pairs(rows[1] or {}) do columns[#columns + 1] = name:find "_[%d.]+$" and name or nil end
+  columns[#columns + 1] = "seed"
+  table.sort(columns)
+  local names = {unpack(shown, 4)}
+  table.sort(names)
+  opt.report:table("ablation", columns, rows, tostring(results_table.new(lines, {"variation", "seeds", "n", unpack(names)})))
+  opt.report:done()
+end
+
+if recall then return print_recall() end
 
 local rows = {}
 for _, variation in ipairs(variations) do

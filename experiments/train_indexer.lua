@@ -55,6 +55,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --budgets (numbers default 0.01,0.02,0.05)   shares of the chunks that other rules keep
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
   --seed (default 1)          of documents, training, questions and the random policy
+  --draw (default 0)          another seed of training alone; 0: --seed
   --device (default cpu)      where questions are answered: cpu or cuda
   --install                   the indexer becomes the model's default: indexer.safetensors in the model's directory
 ]]
@@ -173,7 +174,7 @@ local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers
   heads = opt.heads, rank = opt.from == "native" and tonumber(model.config.q_rank) or opt.rank, sampler = opt.sampler,
   steps = opt.steps, batch = opt.batch, rate = opt.rate, warmup = math.min(50, opt.steps), positives = 256, negatives = opt.negatives,
   window = opt.window, loss = opt.loss, pairwise = opt.pairwise, weights = opt.weights, min_layers = opt.min_layers,
-  ensemble = opt.ensemble, seed = opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500}
+  ensemble = opt.ensemble, seed = opt.draw > 0 and opt.draw or opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500}
 local left = opt.steps - trainer.steps_done
 trainer:run{progress = true}
 local indexer, path = trainer:indexer(), output .. "/indexer.safetensors"
