@@ -18,6 +18,8 @@ test texts and words, and the same for every row; every token of an answer is de
   --items (default 2)         items of each kind in a context, all asked
   --kinds (list default all)  of items (lua/lsa/tasks/items.lua)
   --theta (default 0.5)       LSA's threshold
+  --indexer (default own)     a file; own: the model's
+  --looks (default 0)         of so many of the latest tokens the indexer asks; 0: as its file says
   --budgets (numbers default 0.05,0.035,0.02)   by length: the share of the chunks that LSA may keep at most, and baselines keep
   --caps (numbers default 0)   by length: the share that LSA may keep at most where that is not the budget; 0: it is
   --policies (list default linked:0.5)   files or names of further policies, as further rows; behind a colon, the share of the budget that they get;
@@ -35,7 +37,8 @@ test texts and words, and the same for every row; every token of an answer is de
 
 local model, report = lsa.model(opt.model, {device = opt.device}), opt.report
 local kinds = opt.kinds[1] == "all" and items.names or opt.kinds
-local trained = model:indexer_file() ~= nil
+local file = opt.indexer ~= "own" and opt.indexer or model:indexer_file()
+local trained = file and lsa.indexer{model = model, from = file, looks = opt.looks > 0 and opt.looks or nil}
 
 -- Without a trained Memory Indexer the native one of CSA ordinal 2, or the last that there is, stands in: its scores are no
 -- probabilities, so the budget decides.
@@ -45,7 +48,7 @@ local lsa_label = trained and ("LSA, theta %g"):format(opt.theta) or ("LSA, nati
 
 local function ways_of(budget, cap)
   local own = trained and {"lsa_threshold", theta = opt.theta} or "lsa_topk"
-  local ways = {{label = "full attention", fork = {select = "full"}},
+  local ways = {{label = "full attention", fork = {select = "full"}, indexer = trained},
     {label = lsa_label, fork = {select = own, budget = cap, every = opt.every}, indexer = not trained and native or nil}}
   for _, policy in ipairs(opt.policies[1] == "none" and {} or opt.policies) do
     local name, share = policy:match "^(.*):([%d.]+)$"
@@ -72,7 +75,7 @@ identity.device = nil
 
 local function about(tokens, budget, cap)
   return cjson.encode{("%s %s %s %s"):format(identity.config, identity.weights, identity.compute, identity.indexer), tokens, budget, cap, opt.items,
-    table.concat(kinds, " "), opt.theta, table.concat(opt.policies, " "), opt.every, opt.text:match "[^/]+$", opt.part, opt.seed,
+    table.concat(kinds, " "), opt.theta, opt.indexer:match "[^/]+$", opt.looks, table.concat(opt.policies, " "), opt.every, opt.text:match "[^/]+$", opt.part, opt.seed,
     require("lsa.tasks.init").digest()}
 end
 

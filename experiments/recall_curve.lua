@@ -132,18 +132,21 @@ for i, name in ipairs(opt.indexers) do
   end
 end
 
--- Scores [n] from the last `span` of a question's rows.
-local function scores_of(indexer, tensors, number, one, span)
-  local best
-  for row = math.max(0, one.rows - span), one.rows - 1 do
-    local hidden, keys = {}, {}
+-- Scores [n] from the last rows of a question: by span.
+local function scores_of(indexer, tensors, number, one)
+  local most, best, out = math.max(unpack(opt.spans)), nil, {}
+  for span = 1, math.min(most, one.rows) do
+    local row, hidden, keys = one.rows - span, {}, {}
     for _, l in ipairs(indexer.layers) do
       hidden[l], keys[l] = tensors[("hidden.%d.%d"):format(l, number)]:row(row), tensors["keys." .. l]
     end
     local scores = indexer:score(hidden, keys, one.position + row)
     best = best and best:maximum(scores) or scores
+    for _, wanted in ipairs(opt.spans) do
+      if wanted == span or wanted > span and span == one.rows then out[wanted] = best end
+    end
   end
-  return best
+  return out
 end
 
 local rows, by, without = {}, {}, 0
@@ -197,9 +200,9 @@ for context = 1, opt.contexts do
   for number, one in ipairs(cjson.decode(metadata.questions)) do
     if #one.needed == 0 then without = without + 1 end
     for i, indexer in ipairs(#one.needed > 0 and indexers or {}) do
+      local scores = scores_of(indexer, tensors, number, one)
       for _, span in ipairs(opt.spans) do
-        local scores = scores_of(indexer, tensors, number, one, span)
-        count(opt.indexers[i]:gsub("%.safetensors$", ""):match "[^/]*$", span, one.kind, scores, one.needed)
+        count(opt.indexers[i]:gsub("%.safetensors$", ""):match "[^/]*$", span, one.kind, scores[span], one.needed)
       end
     end
   end

@@ -46,7 +46,7 @@ static const lsa_ring *ring_of(const lsa_layer_store *store, int32_t what)
     case LSA_KEEP_QUERY_WEIGHTS:
         return &store->query_weights;
     default:
-        return NULL;
+        return &store->hidden;
     }
 }
 
@@ -63,13 +63,8 @@ int lsa_keep_rows_cpu(const lsa_span *spans, int64_t count, int64_t layer, int32
     LSA_TRY(lsa_keep_rows_check(what));
     for (int64_t i = 0; i < count; i++) {
         const lsa_span *s = &spans[i];
-        const lsa_layer_store *store = &s->layers[layer];
-        const float *from = rows + s->row * width;
-        if (what == LSA_KEEP_HIDDEN)
-            memcpy(store->hidden[(s->progress->passes + 1) & 1], from + (s->rows - 1) * width,
-                   (size_t)width * sizeof *from);
-        else
-            to_ring(ring_of(store, what), s->progress->tokens, s->rows, from);
+        to_ring(ring_of(&s->layers[layer], what), s->progress->tokens, s->rows,
+                rows + s->row * width);
     }
     return LSA_OK;
 }

@@ -11,15 +11,8 @@ __global__ static void keep_rows(const lsa_span *spans, int64_t layer, int32_t w
                                  const float *rows, int64_t width)
 {
     const lsa_span &s = spans[blockIdx.x];
-    const lsa_layer_store &store = s.layers[layer];
-    const float *from = rows + s.row * width;
-    if (what != LSA_KEEP_HIDDEN) {
-        append(ring_of(store, what), s.progress->tokens, s.rows, from, blockIdx.y, gridDim.y);
-        return;
-    }
-    float *hidden = store.hidden[(s.progress->passes + 1) & 1];
-    for (int64_t at = (int64_t)blockIdx.y * PIECE; at < width; at += (int64_t)gridDim.y * PIECE)
-        copy_piece(hidden, from + (s.rows - 1) * width, at, width);
+    append(ring_of(s.layers[layer], what), s.progress->tokens, s.rows, rows + s.row * width,
+           blockIdx.y, gridDim.y);
 }
 
 // Grid: (spans, parts), block: 256, shared: the entry and its record.

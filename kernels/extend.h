@@ -3,7 +3,7 @@
 #define LSA_KERNELS_EXTEND_H
 #include "kernels/span.h"
 
-/* Which rows of a layer: a ring of its store, or its hidden state, of which a span's last row stays. */
+/* Which rows of a layer: a ring of its store. */
 enum { LSA_KEEP_WINDOW = 0, LSA_KEEP_QUERIES = 1, LSA_KEEP_QUERY_WEIGHTS = 2, LSA_KEEP_HIDDEN = 3 };
 
 /* Copies each span's rows into its session's ring, by position; the ring has room for them beside those that it is still

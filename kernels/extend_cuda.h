@@ -48,9 +48,10 @@ __device__ static void append(const lsa_ring &ring, int64_t from, int64_t n, con
 
 __device__ static const lsa_ring &ring_of(const lsa_layer_store &store, int32_t what)
 {
-    return what == LSA_KEEP_WINDOW    ? store.window
-           : what == LSA_KEEP_QUERIES ? store.queries
-                                      : store.query_weights;
+    return what == LSA_KEEP_WINDOW          ? store.window
+           : what == LSA_KEEP_QUERIES       ? store.queries
+           : what == LSA_KEEP_QUERY_WEIGHTS ? store.query_weights
+                                            : store.hidden;
 }
 
 // ---- entries ----

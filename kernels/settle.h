@@ -25,7 +25,7 @@ typedef struct lsa_settling {
 } lsa_settling;
 
 /* Queries are normed without a weight and rotated; window keys are normed, rotated and kept; records and keys are extended
- * (lsa_extend); index queries are rotated and transformed, their weights scaled, both kept, and the last row of hidden
+ * (lsa_extend); index queries are rotated and transformed, their weights scaled, both kept, and hidden, too
  * (lsa_keep_rows). rows: of the pass. workspace: what lsa_extend wants most. What the contracts named fail with. */
 typedef int lsa_settle_fn(const lsa_span *spans, int64_t count, int64_t layer,
                           const lsa_settling *settling, int64_t rows, void *workspace,

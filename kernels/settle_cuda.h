@@ -146,7 +146,7 @@ __device__ static void settle_role(const lsa_span &span, const settling &c, cons
         float w = in.index_w[i] * s.index_scale;
         s.index_w[row * s.index_heads + i] = weights[i] = w;
     }
-    float *hidden = store.hidden[(span.progress->passes + 1) & 1];
+    float *hidden = store.hidden.data + place_in(store.hidden, position) * store.hidden.width;
 #pragma unroll 1
     for (int64_t i = threadIdx.x; i < s.hidden_width; i += THREADS) hidden[i] = in.hidden[i];
 }

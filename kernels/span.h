@@ -24,7 +24,7 @@ typedef struct lsa_layer_store {
     lsa_ring kv, gate;               /* compressor projections of unfinished and previous windows */
     lsa_ring index_kv, index_gate;   /* the same for index keys */
     lsa_ring queries, query_weights; /* index queries and head weights */
-    float *hidden[2];                /* [hidden]: the attention block's input at the last token */
+    lsa_ring hidden;                 /* [., hidden]: the attention block's input */
     int32_t *picked[2];       /* [index_topk]: chunks that the last token attended to, ascending */
     float *picked_mass[2];    /* [index_topk]: the attention mass each got (mean over heads) */
     int32_t *picked_count[2]; /* [1] */

@@ -15,7 +15,7 @@ M.EXCLUDED = {
   ["lsa.policies"] = "rules", ["lsa.evictions"] = "rules", ["lsa.schedules"] = "rules", ["lsa.samplers"] = "rules",
   -- What the loop, its policies and the batch ask of a session; scripts go by cycle and by the session's other methods.
   ["session.position"] = "inner", ["session.set_resident"] = "inner", ["session.prefetch"] = "inner", ["session.drop_absent"] = "inner",
-  ["session.coverage"] = "inner", ["session.hidden_state"] = "inner",
+  ["session.coverage"] = "inner", ["session.hidden_states"] = "inner",
   ["session.index_scores"] = "inner", ["session.ensemble_scores"] = "inner", ["session.ensemble_reached"] = "inner", ["session.recent_queries"] = "inner", ["session.decoded_keys"] = "inner",
   ["session.observations"] = "inner", ["session.token_tensor"] = "inner", ["session.last_entropy"] = "inner",
   ["session.reserve"] = "inner",

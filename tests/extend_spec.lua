@@ -46,7 +46,7 @@ end
 describe("keep_rows", function()
   it("copies each span's rows into its ring, by position, around its end", function()
     for what, name in pairs {[C.LSA_KEEP_WINDOW] = "window", [C.LSA_KEEP_QUERIES] = "queries",
-                             [C.LSA_KEEP_QUERY_WEIGHTS] = "query_weights"} do
+                             [C.LSA_KEEP_QUERY_WEIGHTS] = "query_weights", [C.LSA_KEEP_HIDDEN] = "hidden"} do
       for _, width in ipairs {1, 6, 64, 1030} do
         local keep, lengths = {}, {{0, 1, 3}, {10, 7, 7}, {25, 5, 8}, {1000003, 2, 3}, {8, 1, 9}}
         local spans, row = support.span_buffer("lsa_span", #lengths), 0
@@ -61,26 +61,6 @@ describe("keep_rows", function()
           expect_ring(s.layers[LAYER][name], nil, l[1], l[1], rows + s.row * width, l[2], name .. i)
         end
       end
-    end
-  end)
-
-  it("keeps the last row's hidden state where the pass under way leaves it", function()
-    local keep, spans, width, row = {}, support.span_buffer("lsa_span", 2), 1500, 0
-    for i = 0, 1 do
-      new_span(spans[i], 9, 3 + i, row, 1 + 3 * i, keep)
-      row = row + 1 + 3 * i
-    end
-    local held = {}
-    for i = 0, 1 do
-      held[i] = {nans(width), nans(width)}
-      for place = 0, 1 do spans[i].layers[LAYER].hidden[place] = held[i][place + 1] end
-    end
-    local rows = normals(row * width, 1)
-    check(keep_rows(spans, 2, LAYER, C.LSA_KEEP_HIDDEN, rows, width, nil))
-    for i = 0, 1 do
-      local last = rows + (spans[i].row + spans[i].rows - 1) * width
-      assert.is_true(support.same_bits(held[i][i + 1], last, 4 * width))   -- passes are 3 and 4
-      for c = 0, width - 1 do assert.is_true(held[i][2 - i][c] ~= held[i][2 - i][c]) end
     end
   end)
 

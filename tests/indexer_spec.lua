@@ -180,6 +180,73 @@ describe("a Memory Indexer", function()
     end
   end)
 
+  -- A session's hidden states are what a trace of the same tokens has; one step is a token's, the others are a prefill's.
+  it("looks from several of the latest tokens: the highest of the scores that each gives alone", function()
+    for _, kv in ipairs {"f32", "fp8"} do
+      for _, looks in ipairs {1, 2, 7, 64} do
+        for _, length in ipairs {5, 89} do
+          local ix = lsa.indexer{model = model, layers = {0, 2}, looks = looks}
+          local asked, got, reached = 0, nil, nil
+          local s = model:session{kv = kv, indexer = ix, strict = true, budget = 1, select = function(cycle)
+            asked, got, reached = asked + 1, cycle.scores:copy(), cycle.reached(cycle.scores:mean())
+            assert.is_true(got:eq(ix:join{cycle.logits(0), cycle.logits(2)}):all())
+            return {}
+          end}
+          local head = {}
+          for i = 1, length do head[i] = tokens[i] end
+          local t = model:session{kv = kv, select = "full"}
+          local _, trace = t:prefill(head, {trace = {"attn_input"}})
+          s:prefill(head)
+          s:decode(1)
+          assert.equal(1, asked)
+          local want
+          for p = math.max(0, length - looks), length - 1 do
+            local hidden, keys = {}, {}
+            for _, l in ipairs {0, 2} do
+              hidden[l] = trace[("layer.%d.attn_input"):format(model.csa_layers[l + 1])]:row(p)
+              keys[l] = t:keys(l)
+            end
+            local one = lsa.indexer{model = model, layers = {0, 2}}:score(hidden, keys, p)
+            want = want and want:maximum(one) or one
+          end
+          same(want, got, 1e-5)                -- products of several rows round otherwise
+          assert.is_true(reached:count() > 0)
+        end
+      end
+    end
+  end)
+
+  it("keeps looks in its file, in saved sessions and in recordings, and refuses what cannot be", function()
+    files.with_folder(function(folder)
+      local path = folder .. "/ix.safetensors"
+      lsa.indexer{model = model, layers = {2}, ensemble = "mean", looks = 9}:save(path)
+      assert.equal(9, lsa.indexer{model = model, from = path}.looks)
+      assert.equal(1, lsa.indexer{model = model, from = path, looks = 1}.looks)
+      local ix = lsa.indexer{model = model, from = path, looks = 12}
+      local s = model:session{indexer = ix, select = "lsa_topk", budget = 0.3, every = 4}
+      s:prefill(tokens)
+      s:save(folder .. "/s")
+      local r = model:restore(folder .. "/s", {trust = true})
+      assert.equal(12, r.indexer.looks)
+      s:record(folder .. "/trace")
+      for i = 1, 12 do assert.same(s:decode(i):totable(), r:decode(i):totable()) end
+      assert.is_true(s:resident():equals(r:resident()))
+      local fetched = s:stats().fetched_chunks
+      s:close()
+      assert.is_true(fetched > 0)
+      assert.equal(fetched, lsa.replay(folder .. "/trace", {select = "lsa_topk", budget = 0.3, every = 4}):stats().fetched_chunks)
+      -- At other steps, and of another indexer, from the tokens that were recorded.
+      for _, options in ipairs {{every = 3}, {every = 4, indexer = ix}} do
+        options.select, options.budget, options.strict = "lsa_topk", 0.3, true
+        assert.is_true(lsa.replay(folder .. "/trace", options):stats().cycles >= 3)
+      end
+    end)
+    for looks, text in pairs {[0] = "looks", [65] = "sessions keep hidden states of 64", [1.5] = "looks"} do
+      assert.matches(text, message_of(lsa.indexer, {model = model, layers = {0}, looks = looks}))
+    end
+    assert.matches("mean of 2 layers", message_of(lsa.indexer, {model = model, layers = {0, 1}, ensemble = "mean", looks = 2}))
+  end)
+
   it("refuses files whose parts do not fit, and says which", function()
     local whole = lsa.indexer{model = model, layers = {1}}:tensors()
     local function failure(name, t)

@@ -366,7 +366,7 @@ int lsa_session_log(const lsa_session *s, lsa_step_log *log)
     for (int64_t csa = 0; csa < c->csa_layers; csa++) {
         int32_t *ids = s->activations->places;
         float *mass = log->mass[csa] + row * k;
-        LSA_TRY(lsa_session_hidden(s, csa, log->hidden[csa] + row * c->hidden));
+        LSA_TRY(lsa_session_hidden(s, csa, 1, log->hidden[csa] + row * c->hidden));
         LSA_TRY(lsa_session_queries(s, csa, 1, log->queries[csa] + row * width,
                                     log->weights[csa] + row * c->index_heads));
         int64_t n = lsa_session_native_topk(s, csa, ids);

@@ -76,9 +76,9 @@ void lsa_session_token_ids(const lsa_session *session, int64_t from, int64_t n, 
 const float *lsa_session_logits(const lsa_session *session);
 
 /* What is cached. `csa` is a CSA ordinal, 0 .. csa_layers-1; LSA_EARG names it otherwise.
- * hidden: [hidden], the attention block's input at the last token. keys: [n, lsa_index_key_bytes] records from chunk
- * `from`. entries: decoded attention KV [n, head_dim] f32. */
-int lsa_session_hidden(const lsa_session *session, int64_t csa, float *hidden);
+ * hidden: [w, hidden], the attention block's input at the last w tokens; w <= lsa_session_recent. keys: [n, lsa_index_key_bytes]
+ * records from chunk `from`. entries: decoded attention KV [n, head_dim] f32. */
+int lsa_session_hidden(const lsa_session *session, int64_t csa, int64_t w, float *hidden);
 int lsa_session_keys(const lsa_session *session, int64_t csa, int64_t from, int64_t n, void *keys);
 int lsa_session_entries(const lsa_session *session, int64_t csa, int64_t from, int64_t n,
                         float *entries);

@@ -63,14 +63,21 @@ static int check_chunks(const lsa_session *s, int64_t from, int64_t n)
                     (long long)(from + n - 1), (long long)lsa_session_chunks(s));
 }
 
-int lsa_session_hidden(const lsa_session *s, int64_t csa, float *hidden)
+static int check_recent(const lsa_session *s, const char *what, int64_t w)
+{
+    if (w >= 1 && w <= lsa_session_recent(s)) return LSA_OK;
+    return lsa_fail(LSA_EARG, "session: %s of the last %lld tokens; 1 to %lld are kept", what,
+                    (long long)w, (long long)lsa_session_recent(s));
+}
+
+int lsa_session_hidden(const lsa_session *s, int64_t csa, int64_t w, float *hidden)
 {
     const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
     if (!s->progress.tokens)
         return lsa_fail(LSA_ESTATE, "session: no token has been run, so there is no hidden state");
-    memcpy(hidden, l->hidden[s->progress.passes & 1],
-           (size_t)s->model->config.hidden * sizeof *hidden);
+    LSA_TRY(check_recent(s, "hidden states", w));
+    last_rows(hidden, &l->hidden, s->progress.tokens, w);
     return LSA_OK;
 }
 
@@ -114,9 +121,7 @@ int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *que
 {
     const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
-    if (w < 1 || w > lsa_session_recent(s))
-        return lsa_fail(LSA_EARG, "session: queries of the last %lld tokens; 1 to %lld are kept",
-                        (long long)w, (long long)lsa_session_recent(s));
+    LSA_TRY(check_recent(s, "queries", w));
     last_rows(queries, &l->queries, s->progress.tokens, w);
     last_rows(weights, &l->query_weights, s->progress.tokens, w);
     return LSA_OK;

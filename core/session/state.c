@@ -21,7 +21,7 @@ const lsa_field lsa_fields[LSA_FIELDS] = {
     [LSA_FIELD_INDEX_GATE] = {"index_gate", LSA_F32, LSA_ROWS_WINDOWS},
     [LSA_FIELD_QUERIES] = {"queries", LSA_F32, LSA_ROWS_RECENT},
     [LSA_FIELD_QUERY_WEIGHTS] = {"query_weights", LSA_F32, LSA_ROWS_RECENT},
-    [LSA_FIELD_HIDDEN] = {"hidden", LSA_F32, LSA_ROWS_TWO},
+    [LSA_FIELD_HIDDEN] = {"hidden", LSA_F32, LSA_ROWS_RECENT},
     [LSA_FIELD_PICKED] = {"picked", LSA_I32, LSA_ROWS_TWO},
     [LSA_FIELD_PICKED_MASS] = {"picked_mass", LSA_F32, LSA_ROWS_TWO},
     [LSA_FIELD_PICKED_COUNT] = {"picked_count", LSA_I32, LSA_ROWS_TWO},
@@ -195,7 +195,7 @@ static int bind_field(void *context, lsa_field_id field, int64_t layer, int64_t 
         bind_ring(&l->query_weights, s, field, layer, at);
         break;
     case LSA_FIELD_HIDDEN:
-        l->hidden[0] = (float *)at, l->hidden[1] = (float *)second;
+        bind_ring(&l->hidden, s, field, layer, at);
         break;
     case LSA_FIELD_PICKED:
         l->picked[0] = (int32_t *)at, l->picked[1] = (int32_t *)second;

@@ -11,7 +11,7 @@
 #include "kernels/span.h"
 
 enum {
-    LSA_RECENT = 64, /* tokens whose index queries are kept */
+    LSA_RECENT = 64, /* tokens whose hidden states and index queries are kept */
     LSA_ENTRY_SHIFT = 6,
     LSA_TOKEN_SHIFT = 12
 };

@@ -4,7 +4,9 @@
 --   ix:score(hidden, keys, p) -> [n] f32 in 0..1     ix:logits(layer, hidden, keys, p) -> [n] f32
 --   ix:save "file.safetensors"
 -- from is "native", a file, or a table of tensors by checkpoint name. ensemble is "max" or "mean" of the layers' sigmoids; where
--- it is not given, what the file was saved with, else "max".
+-- it is not given, what the file was saved with, else "max". looks: a session asks from so many of its latest tokens (1 to 64;
+-- what the file was saved with, else 1), and a chunk's score is the highest that one of them gives it: a need that the first words of a
+-- question name is seen when the last one is read.
 --
 -- layers are CSA ordinals. hidden: the attention block's input at position p ([hidden]; for score, a table by ordinal, or
 -- one tensor where there is one layer). keys: that layer's index keys as s:keys(layer) gives them (a table likewise).
@@ -25,6 +27,8 @@ M.formats = {f32 = C.LSA_KV_F32, bf16 = C.LSA_KV_BF16, fp8 = C.LSA_KV_FP8}
 
 -- How index keys are scored (kernels/index_score.h).
 M.scorings = {f32 = C.LSA_SCORE_F32, bf16 = C.LSA_SCORE_BF16, fp8 = C.LSA_SCORE_FP8}
+
+local RECENT = 64                                -- LSA_RECENT of core/session/state.h
 
 local parts = {a = "wq_a.weight", b = "wq_b.weight", norm = "q_norm_weight", w = "weights_proj.weight"}
 
@@ -80,7 +84,7 @@ local function ordinals_in(file)
   return found
 end
 
-local defaults = {model = false, layers = false, from = "native", ensemble = false}
+local defaults = {model = false, layers = false, from = "native", ensemble = false, looks = false}
 
 M.defaults = defaults
 
@@ -94,13 +98,20 @@ function M.new(opt)
   if not file and name ~= "native" then file, metadata = require("lsa.files.files").load(opt.from) end
   local ensemble = opt.ensemble or metadata.ensemble or "max"
   options.one_of(ensemble, {"max", "mean"}, "lsa.indexer: ensemble")
-  local self = setmetatable({model = model, ensemble = ensemble, from = name, weights = {}, keep = {}}, Indexer)
+  local looks = opt.looks or tonumber(metadata.looks or 1)
+  options.whole(looks, 1, "lsa.indexer: looks")
+  if looks > RECENT then raise("lsa.indexer: looks is %d; sessions keep hidden states of %d tokens", looks, RECENT) end
+  local self = setmetatable({model = model, ensemble = ensemble, looks = looks, from = name, weights = {}, keep = {}}, Indexer)
   self.layers = opt.layers or (file and ordinals_in(file)) or {}
   if not opt.layers and not file then
     for i = 0, #model.csa_layers - 1 do self.layers[#self.layers + 1] = i end
   end
   if not opt.layers and #self.layers == 0 then raise("lsa.indexer: %s has no target layer", name) end
   options.list(self.layers, "lsa.indexer: layers")
+  if looks > 1 and ensemble == "mean" and #self.layers > 1 then
+    raise("lsa.indexer: looks is %d, and ensemble the mean of %d layers; the highest score of several tokens goes with \"max\", or with one layer",
+      looks, #self.layers)
+  end
   for _, ordinal in ipairs(self.layers) do
     options.whole(ordinal, 0, "lsa.indexer: layer")
     if ordinal >= #model.csa_layers then
@@ -115,16 +126,18 @@ function M.new(opt)
   return self
 end
 
--- Queries and head weights of one hidden state (an f32 array) at position p, against keys of a format.
-function Indexer:query(layer, hidden, p, format)
+-- Queries and head weights of hidden states (an f32 array of `rows`, 1 when nil) from position p on, against keys of a format.
+function Indexer:query(layer, hidden, p, format, rows)
   local l = self.weights[layer]
   if not l then
     raise("indexer: layer %s is no target; these are: %s", options.shown(layer), table.concat(self.layers, ", "))
   end
-  local q = ffi.new("float[?]", tonumber(l.heads * l.dim))
-  local w = ffi.new("float[?]", tonumber(l.heads))
-  local c = self.model.config
-  raise.check(C.lsa_indexer_queries(q, w, l, hidden, ffi.new("int32_t[1]", p), 1, c.hidden, self.model.c.compress_freq,
+  rows = rows or 1
+  local q = ffi.new("float[?]", rows * tonumber(l.heads * l.dim))
+  local w = ffi.new("float[?]", rows * tonumber(l.heads))
+  local c, positions = self.model.config, ffi.new("int32_t[?]", rows)
+  for i = 0, rows - 1 do positions[i] = p + i end
+  raise.check(C.lsa_indexer_queries(q, w, l, hidden, positions, rows, c.hidden, self.model.c.compress_freq,
     c.rope_dim, c.norm_eps, format == C.LSA_KV_FP8 and 1 or 0, 0))
   return q, w, tonumber(l.heads)
 end
@@ -173,14 +186,16 @@ function M.ensemble(out, logits, layers, n, how)
   raise.check(C.lsa_ensemble_cpu(out, logits, layers, n, how == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, nil))
 end
 
--- The ensemble of a list of logit tensors.
-function Indexer:join(logits)
+-- The ensemble of a list of logit tensors: of an indexer, or of what has its `ensemble` and `looks`.
+function M.join(self, logits)
   local n = logits[1]:count()
   local all, out = tensor.empty({#logits, n}, "f32"), tensor.empty({n}, "f32")
   for i, l in ipairs(logits) do all:row(i - 1):copy(l) end
-  M.ensemble(ffi.cast("float *", out.c.data), ffi.cast("const float *", all.c.data), #logits, n, self.ensemble)
+  M.ensemble(ffi.cast("float *", out.c.data), ffi.cast("const float *", all.c.data), #logits, n, self.looks > 1 and "max" or self.ensemble)
   return out
 end
+
+Indexer.join = M.join
 
 function Indexer:score(hidden, keys, p)
   local logits = {}
@@ -213,14 +228,15 @@ function Indexer:tensors()
   return out
 end
 
--- A .pt file is a plain state dict, as the released checkpoint is, and does not say the ensemble.
+-- A .pt file is a plain state dict, as the released checkpoint is, and does not say ensemble and looks.
 function Indexer:save(path)
   options.path(path, "indexer save: path")
-  require("lsa.files.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble} or nil)
+  require("lsa.files.files").save(path, self:tensors(), not path:find "%.pt$" and {ensemble = self.ensemble, looks = tostring(self.looks)} or nil)
 end
 
 function Indexer:__tostring()
-  return ("indexer from %s: CSA layers %s, ensemble %s"):format(self.from, table.concat(self.layers, ", "), self.ensemble)
+  return ("indexer from %s: CSA layers %s, ensemble %s%s"):format(self.from, table.concat(self.layers, ", "), self.ensemble,
+    self.looks > 1 and (", from %d tokens"):format(self.looks) or "")
 end
 
 return M

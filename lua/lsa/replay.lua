@@ -4,7 +4,8 @@
 --   r:stats() r:cycles()      as a session's; step_coverage is exact, over every step
 --
 -- Options are a session's that concern the loop (lua/lsa/cycle/loop.lua); those not given are the recorded session's. indexer: a
--- Memory Indexer to score with (lsa.indexer{...}); without it, the recorded one's queries are used.
+-- Memory Indexer to score with (lsa.indexer{...}); without it, the recorded one's queries are used. One that looks from several tokens looks from
+-- those that the recording has.
 -- The same loop runs on the same numbers, so the recorded options give the recorded counts. Under other options replay is open-loop:
 -- what the steps computed is what they computed under the recorded residents. r.open_loop says which it is. Of a recording that was never finished, r.unfinished says how much there is.
 --
@@ -72,11 +73,6 @@ function Replay:drop_absent()
   self:set_resident(self:resident():intersect(unit == 1 and present or present:chunks(unit, self.n)))
 end
 
-local function row_of(self, name, layer)
-  local column = self.columns[name .. layer]
-  return column.data + self.row * column.width
-end
-
 -- How many of the native picks of n rows from `row` on are resident, over layers, and how many picks there are. What is born
 -- in between is resident before it can be picked.
 local function covered_in_rows(self, row, n)
@@ -90,7 +86,16 @@ end
 
 function Replay:coverage() return covered_in_rows(self, self.row, 1) end
 
-function Replay:hidden_state(layer) return row_of(self, "hidden_layer_", layer) end
+-- The rows that an indexer looks from, as far as they are recorded: the first of them, and how many.
+local function looked_from(self)
+  local rows = math.min(self.indexer.looks, self.row + 1)
+  return self.row + 1 - rows, rows
+end
+
+function Replay:hidden_states(layer)
+  local column, first, rows = self.columns["hidden_layer_" .. layer], looked_from(self)
+  return column.data + first * column.width, rows
+end
 
 function Replay:score_into(out, layer, q, w, heads, n, rows)
   local bytes = lib.C.lsa_index_score_workspace(rows, n, heads, self.dim, self.format, self.scoring)
@@ -185,6 +190,13 @@ local function kept_scores(self, name, n)
   return out
 end
 
+-- The recorded Memory Indexer's logits from several rows.
+local function scores_looked_back(self, layer, n)
+  local q, w = self.columns["memory_query_layer_" .. layer], self.columns[weight_names.memory_ .. layer]
+  local first, rows = looked_from(self)
+  return self:index_scores(layer, q.data + first * q.width, w.data + first * w.width, w.width, n, rows):max(0)
+end
+
 function Replay:recorded_scores(kind, layer, n)
   local native = kind == ""
   local kept = (native or self.indexer.recorded) and kept_scores(self, (native and "native" or "memory") .. "_scores_layer_" .. layer, n)
@@ -194,8 +206,11 @@ function Replay:recorded_scores(kind, layer, n)
     return copy_of_row(self, block, block.scores, n)
   end
   for i, target in ipairs(self.indexer.recorded and self.indexer.layers or {}) do
-    local block = target == layer and memory_block(self)
-    if block then return copy_of_row(self, block, block.scores + (i - 1) * block.each, n) end
+    if target == layer then
+      if self.indexer.looks > 1 then return scores_looked_back(self, layer, n) end
+      local block = memory_block(self)
+      return copy_of_row(self, block, block.scores + (i - 1) * block.each, n)
+    end
   end
 end
 
@@ -203,6 +218,7 @@ function Replay:recorded_ensemble(n)
   if not self.indexer.recorded then return nil end
   local kept = kept_scores(self, "ensemble_scores", n)
   if kept then return kept end
+  if self.indexer.looks > 1 then return nil end   -- the cycle joins its layers' logits
   local block = memory_block(self)
   return copy_of_row(self, block, block.ensemble, n)
 end
@@ -285,7 +301,8 @@ end
 
 -- The recorded Memory Indexer: its queries instead of its weights.
 local function recorded_indexer(self)
-  return {layers = self.about.layers, ensemble = self.about.ensemble, recorded = true}
+  local about = self.about
+  return {layers = about.layers, ensemble = about.ensemble, looks = about.looks or 1, join = indexers.join, recorded = true}
 end
 
 ---- running ----

@@ -391,12 +391,14 @@ function Session:coverage()
   return tonumber(covered[0]), tonumber(total[0])
 end
 
-function Session:hidden_state(layer)
+-- Of the tokens that the indexer looks from, oldest first: float *, and how many.
+function Session:hidden_states(layer)
   open(self)
-  local hidden = ffi.new("float[?]", tonumber(self.model.config.hidden))
-  raise.check(C.lsa_session_hidden(self.c, layer, hidden))
-  self.policy_flops = self.policy_flops + self.indexer:flops(layer)
-  return hidden
+  local rows = math.min(self.indexer.looks, math.max(1, tonumber(C.lsa_session_recent(self.c))))
+  local hidden = ffi.new("float[?]", rows * tonumber(self.model.config.hidden))
+  raise.check(C.lsa_session_hidden(self.c, layer, rows, hidden))
+  self.policy_flops = self.policy_flops + rows * self.indexer:flops(layer)
+  return hidden, rows
 end
 
 function Session:index_scores(layer, q, w, heads, n, rows)
@@ -410,14 +412,19 @@ end
 -- What the Memory Indexer asks of its layers at the last of t tokens, how answers of n chunks are joined, and their FLOPs; the last
 -- result keeps the first alive.
 local function indexer_queries(self, t, n)
-  local layers, dim, flops = self.indexer.layers, tonumber(self.model.config.index_dim), 0
-  local asked, kept = ffi.new("lsa_index_queries[?]", #layers), {}
+  local layers, dim, flops, count = self.indexer.layers, tonumber(self.model.config.index_dim), 0, 0
+  local asked, kept = ffi.new("lsa_index_queries[?]", #layers * self.indexer.looks), {}
   for i, layer in ipairs(layers) do
-    local q, w, heads = self.indexer:query(layer, self:hidden_state(layer), t - 1, self.format)
-    asked[i - 1], kept[i] = {layer, heads, q, w}, {q, w}
-    flops = flops + accounting.scoring(n, heads, dim)
+    local hidden, rows = self:hidden_states(layer)
+    local q, w, heads = self.indexer:query(layer, hidden, t - rows, self.format, rows)
+    for row = 0, rows - 1 do
+      asked[count] = {layer, heads, q + row * heads * dim, w + row * heads}
+      count = count + 1
+    end
+    kept[i] = {q, w}
+    flops = flops + rows * accounting.scoring(n, heads, dim)
   end
-  return asked, #layers, self.indexer.ensemble == "max" and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, flops, kept
+  return asked, count, (self.indexer.looks > 1 or self.indexer.ensemble == "max") and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, flops, kept
 end
 
 -- The Memory Indexer's scores of n chunks at the last of t tokens: all its layers in one go over the keys.
@@ -631,7 +638,7 @@ function Session:hidden(layer)
   open(self)
   options.whole(layer, 0, "hidden: layer")
   local out = tensor.zeros({tonumber(self.model.config.hidden)}, "f32")
-  raise.check(C.lsa_session_hidden(self.c, layer, ffi.cast("float *", out.c.data)))
+  raise.check(C.lsa_session_hidden(self.c, layer, 1, ffi.cast("float *", out.c.data)))
   return out
 end
 

@@ -26,7 +26,7 @@
 --
 -- The numbers come from a source, a live session or a recorded one. Beside what lua/lsa/cycle/loop.lua wants, it has
 --   indexer, csa_layers     a Memory Indexer; a number
---   hidden_state(layer)     float *: the layer's hidden state at the last token
+--   hidden_states(layer)    float *: the layer's hidden states at the tokens that the indexer looks from; how many
 --   recent_queries(layer, w)            tensors [w, heads, dim], [w, heads]
 --   index_scores(layer, q, w, heads, n, rows)   [n] f32 of one query, [rows, n] of several
 --   decoded_keys(layer, n, from)  observations(layer, n)  token_tensor(t)  last_entropy()
@@ -153,8 +153,10 @@ local by_layer = {}
 function by_layer.logits(source, cycle, layer)
   local known = source.recorded_scores and source:recorded_scores("memory_", layer, cycle.n)
   if known then return known end
-  local q, w, heads = source.indexer:query(layer, source:hidden_state(layer), cycle.t - 1, source.format)
-  return told(source, "memory_scores_layer_" .. layer, source:index_scores(layer, q, w, heads, cycle.n))
+  local hidden, rows = source:hidden_states(layer)
+  local q, w, heads = source.indexer:query(layer, hidden, cycle.t - rows, source.format, rows)
+  local scores = source:index_scores(layer, q, w, heads, cycle.n, rows > 1 and rows or nil)
+  return told(source, "memory_scores_layer_" .. layer, rows > 1 and scores:max(0) or scores)
 end
 
 function by_layer.native(source, cycle, layer)

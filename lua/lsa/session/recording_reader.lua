@@ -53,6 +53,7 @@ local function check_about(self)
   if not formats[about.kv] then refuse(self, "kv is %s; f32, bf16 or fp8 is wanted", tostring(about.kv)) end
   if about.compute ~= "f32" and about.compute ~= "bf16" then refuse(self, "compute is %s", tostring(about.compute)) end
   if about.scoring ~= nil and not scorings[about.scoring] then refuse(self, "scoring is %s", tostring(about.scoring)) end
+  if about.looks ~= nil then whole(self, "looks", 1, 64) end
   if about.ensemble ~= "max" and about.ensemble ~= "mean" then refuse(self, "ensemble is %s", tostring(about.ensemble)) end
   if type(about.options) ~= "table" or type(about.layers) ~= "table" then refuse(self, "no options, or no target layers") end
   for _, layer in ipairs(about.layers) do

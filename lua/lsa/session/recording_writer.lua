@@ -278,7 +278,7 @@ function Recorder:metadata()
   local s = self.session
   local c = s.model.config
   local about = {csa_rate = tonumber(c.csa_rate), csa_layers = s.csa_layers, layers = s.indexer.layers,
-    ensemble = s.indexer.ensemble, kv = s.opt.kv, index_dim = tonumber(c.index_dim), index_topk = tonumber(c.index_topk),
+    ensemble = s.indexer.ensemble, looks = s.indexer.looks, kv = s.opt.kv, index_dim = tonumber(c.index_dim), index_topk = tonumber(c.index_topk),
     compute = s.model.compute,
     scoring = s.opt.scoring or s.model.compute,
     record = s.pool ~= nil and tonumber(C.lsa_pool_record_bytes(s.pool)) or 0, options = plain(s.opt)}

@@ -32,7 +32,7 @@ local C = lib.C
 
 local M = {}
 
-local FORMAT, VERSION = "lsa session ", 2
+local FORMAT, VERSION = "lsa session ", 3
 local PIECE = 2 ^ 20                             -- bytes hashed and moved at a time
 local SEGMENT = tonumber(C.LSA_COLD_SEGMENT)     -- chunks moved at a time
 
@@ -157,7 +157,7 @@ local function make_blobs(session)
   end
   if session.indexer then
     local from = session.indexer
-    about.indexer = {from = from.from, layers = from.layers, ensemble = from.ensemble, hash = indexer_hash(from),
+    about.indexer = {from = from.from, layers = from.layers, ensemble = from.ensemble, looks = from.looks, hash = indexer_hash(from),
       object = type(session.opt.indexer) == "table"}
   end
   out.about = plain.encode(about)
@@ -406,7 +406,7 @@ end
 local function indexer_option(about, model, given)
   local saved = about.indexer
   if given.indexer ~= nil or not saved or not saved.object then return given.indexer end
-  return indexers.new({model = model, from = saved.from, layers = saved.layers, ensemble = saved.ensemble})
+  return indexers.new({model = model, from = saved.from, layers = saved.layers, ensemble = saved.ensemble, looks = saved.looks})
 end
 
 local function check_indexer(about, session, given)
