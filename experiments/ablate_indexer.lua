@@ -15,6 +15,7 @@ Trains an indexer for each variation of the recipe and each seed, and rates it o
   --seeds (numbers default 1) of each variation
   --by (default answers)      what rates it: answers, or recall of what answers need (experiments/recall_curve.lua), which is cheap
   --asked (default none)      options of recall_curve.lua: "--contexts 8 --tokens 16384"
+  --looks (default 1)         of so many tokens indexers ask, where recall rates them
   --with (default none)       options for all of them, as they stand behind train_indexer.lua: "--documents 24 --steps 3000"
 ]]
 
@@ -60,7 +61,7 @@ end
 -- Where only training differs by seed, variations with the same labels share traces.
 local function run(name, options, seed)
   local folder = ("%s/%s_seed_%d"):format(opt.output, name, seed)
-  local path = folder .. (recall and "/recall.json" or "/rows.json")
+  local path = folder .. (recall and ("/recall_%d.json"):format(opt.looks) or "/rows.json")
   local found = rows_of(path)
   if found or not (wanted.all or wanted[name]) then return found end
   assert(dir.makepath(folder))
@@ -68,8 +69,8 @@ local function run(name, options, seed)
     local labels = (options:find "%-%-voters" or options:find "%-%-by" or options:find "%-%-least") and name or "base"
     experiment("train_indexer.lua", ("%s %s --contexts 0 --traced all --traces '%s/traces/%s' --draw %d -o '%s'"):format(with, options, opt.output, labels,
       seed, folder), folder .. "/trained.json")
-    experiment("recall_curve.lua", ("%s --spans 1 --indexers '%s/indexer.safetensors' -o '%s/asked'"):format(opt.asked ~= "none" and opt.asked or "",
-      folder, opt.output), path)
+    experiment("recall_curve.lua", ("%s --spans %d --indexers '%s/indexer.safetensors' -o '%s/asked'"):format(opt.asked ~= "none" and opt.asked or "",
+      opt.looks, folder, opt.output), path)
   else
     experiment("train_indexer.lua", ("%s %s --part validation --seed %d -o '%s'"):format(with, options, seed, folder), path)
   end

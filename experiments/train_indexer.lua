@@ -33,6 +33,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
   --traced (string default same)   CSA ordinals that traces have, or all; same: those of --layers
   --ensemble (default mean)   of these layers: max or mean
+  --looks (default 1)         it asks from so many of the latest tokens where it serves; training is from each alone
   --heads (default 32)        of the Memory Indexer
   --rank (default 256)        of its queries, where it starts as random; else the model's
   --from (default random)     what it starts as: random, or native: the model's Lightning Indexer, beside it random heads that count little
@@ -177,7 +178,7 @@ local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers
   ensemble = opt.ensemble, seed = opt.draw > 0 and opt.draw or opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500}
 local left = opt.steps - trainer.steps_done
 trainer:run{progress = true}
-local indexer, path = trainer:indexer(), output .. "/indexer.safetensors"
+local indexer, path = trainer:indexer{looks = opt.looks}, output .. "/indexer.safetensors"
 indexer:save(path)
 say("trained: %d steps, %d of them now; %s", opt.steps, left, tostring(indexer))
 
@@ -221,8 +222,10 @@ local serving = opt.device == "cpu" and model or lsa.model(directory, {device = 
 -- Under test are thresholds without a ceiling, all with one tail; then rules that keep a budget.
 local chunks = math.floor(opt.tokens / tonumber(model.config.csa_rate))
 local tail = math.floor(0.0025 * chunks)
-local function of_serving(from, its) return lsa.indexer{model = serving, from = from, layers = its, ensemble = opt.ensemble} end
-local trained = of_serving(path, layers)
+local function of_serving(from, its, looks)
+  return lsa.indexer{model = serving, from = from, layers = its, ensemble = opt.ensemble, looks = looks}
+end
+local trained = of_serving(path, layers, opt.looks)
 local ways = {{label = "full attention", fork = {select = "full"}, indexer = trained}}
 for _, theta in ipairs(opt.thetas) do
   ways[#ways + 1] = {label = ("LSA, theta %g"):format(theta), fork = {select = {"lsa_threshold", theta = theta}, budget = 1}, indexer = trained}

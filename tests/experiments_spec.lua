@@ -234,6 +234,25 @@ describe("experiments/ablate_indexer.lua", function()
       end)
     end)
   end)
+
+  it("rates variations by recall, of one run of the model: those with the same labels share traces", function()
+    with_text(function(text)
+      files.with_folder(function(folder)
+        local function run(only, looks)
+          return output("ablate_indexer.lua", {"needle", "-o", folder, "--only", only, "--by", "recall", "--looks", looks, "--seeds", "1,2", "--with",
+            ("--text %s --documents 1 --held 1 --lengths 600 --steps 5 --batch 4 --kinds single"):format(text), "--asked",
+            ("--text %s --tokens 1500 --contexts 1 --items 1 --kinds single --budgets 0.1,1"):format(text)})
+        end
+        assert.matches("variation +seeds +n +whole_0.1 +whole_1\nbase +2 +1 +[%d.]+ %([%d.]+%-[%d.]+%) +100.0 %(100.0%-100.0%)", run("base", "1"))
+        assert.matches("\nbase +2 +1 .*\nheads_4 +2 +1 ", run("base,heads_4", "1"))
+        local traces = require("pl.dir").getdirectories(folder .. "/traces")
+        assert.equal(1, #traces)
+        assert.matches("\nheads_4 +2 +1 ", run("heads_4", "9"))
+        local error_text = select(2, pcall(output, "ablate_indexer.lua", {"needle", "-o", folder, "--by", "luck"}))
+        assert.matches("%-%-by: luck; answers or recall", tostring(error_text))
+      end)
+    end)
+  end)
 end)
 
 describe("experiments/recall_curve.lua", function()

@@ -229,9 +229,9 @@ function Trainer:save(path) state.save(self, path) end
 function Trainer:tensors() return state.weights(self) end
 
 function Trainer:indexer(opt)
-  opt = options.check(opt, {ensemble = self.opt.ensemble}, "trainer:indexer")
+  opt = options.check(opt, {ensemble = self.opt.ensemble, looks = 1}, "trainer:indexer")
   return require("lsa.indexer").new({model = self.model, layers = self.layers, from = self:tensors(),
-    ensemble = opt.ensemble})
+    ensemble = opt.ensemble, looks = opt.looks})
 end
 
 function Trainer:__tostring()
