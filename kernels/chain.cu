@@ -18,7 +18,7 @@ enum {
     MOST_EXPERTS = 8,
     FEW_ROWS = 16, // that every block computes itself
     NOWHERE = -1,
-    MOST_BLOCKS = 8,
+    MOST_BLOCKS = 16,      // of a cluster, where the GPU has so many beside one another
     MOST_SHARED = 24 << 10 // the arena
 };
 
@@ -145,11 +145,12 @@ __device__ static void send(float *here, float v, uint64_t *arrived, int to)
                  : "memory");
 }
 
-// By 2^lanes lanes that all have v; they are as many as blocks.
+// By 2^lanes lanes that all have v.
 __device__ static void send_all(const place &p, int slot, float v, uint64_t *arrived, int lanes)
 {
-    int to = p.lane & ((1 << lanes) - 1);
-    if (to < p.size) send(p.arena + slot, v, arrived, to);
+#pragma unroll 1
+    for (int to = p.lane & ((1 << lanes) - 1); to < p.size; to += 1 << lanes)
+        send(p.arena + slot, v, arrived, to);
 }
 
 // ---- weights ----
@@ -625,6 +626,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
                __ffs((int)lsa_cluster_size()) - 1,
                (int)threadIdx.x / LSA_WARP,
                (int)threadIdx.x % LSA_WARP};
+    lsa_let_next_launch_start();
     take_arguments(&c, given);
     if (threadIdx.x == 0) {
 #pragma unroll 1
@@ -645,7 +647,7 @@ __global__ static void __launch_bounds__(THREADS, 1)
     turns t = {0};
 #pragma unroll 1
     for (int i = 0; i < c.count; i++) ask_for(c.s[i], p, t);
-    lsa_after_previous();
+    lsa_wait_for_launch_before();
     take_streams(c, p);
     const chain_turn *owed = NULL; // a turn that is not balanced yet
 #pragma unroll 1
@@ -934,6 +936,27 @@ static bool plan_of(plan *p, const lsa_stage *stages, int64_t count, int64_t tok
     return true;
 }
 
+// Blocks of a token, so that all tokens run at once: 16 are more than every GPU can be asked for. 0: the GPU refuses the kernel.
+static int cluster_of(int64_t tokens, int bytes)
+{
+    if (cudaFuncSetAttribute(chain_token, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) ||
+        cudaFuncSetAttribute(chain_token, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
+        return 0;
+    int wanted = tokens <= 4 ? MOST_BLOCKS : tokens <= 16 ? 8 : tokens <= 32 ? 4 : 2, there = 0;
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute size = {};
+    size.id = cudaLaunchAttributeClusterDimension;
+    size.val.clusterDim.x = (unsigned)wanted, size.val.clusterDim.y = size.val.clusterDim.z = 1;
+    config.gridDim = dim3((unsigned)wanted, (unsigned)tokens), config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = (size_t)bytes, config.attrs = &size, config.numAttrs = 1;
+    if (wanted == MOST_BLOCKS &&
+        (cudaOccupancyMaxActiveClusters(&there, chain_token, &config) || there < tokens)) {
+        (void)cudaGetLastError();
+        return 8;
+    }
+    return wanted;
+}
+
 int lsa_chain_cuda(const lsa_stage *stages, int64_t count, int64_t tokens, void *workspace,
                    void *stream)
 {
@@ -941,13 +964,8 @@ int lsa_chain_cuda(const lsa_stage *stages, int64_t count, int64_t tokens, void 
     if (count > 0 && tokens == 0) return LSA_OK;
     if (!plan_of(&p, stages, count, tokens))
         return lsa_chain_by(&lsa_kernels_cuda, stages, count, tokens, workspace, stream);
-    int bytes = (int)(p.floats * sizeof(float));
-    int cluster = tokens <= 16   ? MOST_BLOCKS
-                  : tokens <= 32 ? 4
-                                 : 2; // blocks of a token; all of them at once
-    cudaError_t error =
-        cudaFuncSetAttribute(chain_token, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess) return lsa_cuda_failed("chain", error);
+    int bytes = (int)(p.floats * sizeof(float)), cluster = cluster_of(tokens, bytes);
+    if (!cluster) return lsa_cuda_failed("chain", cudaGetLastError());
     (void)lsa_launch_clusters(chain_token, dim3((unsigned)cluster, (unsigned)tokens), THREADS,
                               (size_t)bytes, cluster, stream, p.c);
     return lsa_launched("chain", count, tokens);

@@ -400,6 +400,8 @@ int lsa_topk_of_lengths(int32_t *ids, float *values, int32_t *counts, const floa
     cudaError_t error = cudaSuccess;
     if (n <= shape<512, 2, 1>::KEYS)
         error = launch_held<shape<512, 2, 1>>(c, stream);
+    else if (n <= shape<1024, 2, 1>::KEYS)
+        error = launch_held<shape<1024, 2, 1>>(c, stream);
     else if (n <= shape<1024, 8, 1>::KEYS)
         error = launch_held<shape<1024, 8, 1>>(c, stream);
     else if (n <= CLUSTER * shape<1024, 2, CLUSTER>::KEYS)

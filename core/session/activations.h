@@ -31,7 +31,7 @@ typedef struct lsa_segment {
 
 /* A decode step as it was captured: what it was captured with, and the graph; NULL: none. */
 typedef struct lsa_graph {
-    int64_t count;
+    int64_t count, candidates;
     int32_t kv_format, compute, scoring, on_demand;
     void *graph;
 } lsa_graph;

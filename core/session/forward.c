@@ -13,6 +13,8 @@
 #include "core/base/memory.h"
 #include "core/base/try.h"
 
+enum { LEAST_CANDIDATES = 4096 };
+
 /* ---- stages ---- */
 
 /* What stands between two attentions is gathered here, and called as one chain (kernels/chain.h). */
@@ -242,7 +244,7 @@ static int pick(lsa_pass *p, int64_t layer)
     const lsa_config *c = p->c;
     lsa_activations *w = p->w;
     lsa_picking picking = {w->index_q,  w->index_w, c->index_heads, c->index_dim, c->index_topk,
-                           c->csa_rate, p->n,       w->chunks,      p->kv_format, p->scoring};
+                           c->csa_rate, p->n,       p->candidates,  p->kv_format, p->scoring};
     /* Attention fills the masses later. */
     float *logits = lsa_trace_wants(p->trace, layer, "index_topk_logits") ? w->mass : NULL;
     LSA_TRY(traced_scores(p, layer));
@@ -521,16 +523,17 @@ static int call_all(lsa_pass *p, int64_t rows, float *logits)
 /* Whether a graph that was captured is of such steps. */
 static int is_alike(const lsa_graph *a, const lsa_graph *b)
 {
-    return a->graph && a->count == b->count && a->kv_format == b->kv_format &&
-           a->compute == b->compute && a->scoring == b->scoring && a->on_demand == b->on_demand;
+    return a->graph && a->count == b->count && a->candidates == b->candidates &&
+           a->kv_format == b->kv_format && a->compute == b->compute && a->scoring == b->scoring &&
+           a->on_demand == b->on_demand;
 }
 
 /* A decode step on a GPU follows from the number of its rows and what a graph's addresses stand for: it is captured once, and
  * launched again as long as nothing of that changes (activations.h). */
 static int launch(lsa_pass *p, int64_t rows, float *logits)
 {
-    lsa_graph *all = p->w->graphs,
-              found = {p->count, p->kv_format, p->compute, p->scoring, p->on_demand, NULL};
+    lsa_graph *all = p->w->graphs, found = {p->count,   p->candidates, p->kv_format, p->compute,
+                                            p->scoring, p->on_demand,  NULL};
     int64_t n = sizeof p->w->graphs / sizeof *all, at = 0;
     while (at < n - 1 && !is_alike(&all[at], &found)) at++;
     if (is_alike(&all[at], &found))
@@ -582,9 +585,17 @@ static void close_steps(const lsa_pass *p, int64_t i)
     g->generator = s->generator;
 }
 
+/* What Level 2 chooses from at the end of the segment. */
+static int64_t candidates_of(const lsa_pass *p, const lsa_segment *g, const lsa_span *s)
+{
+    int64_t chunks = p->c->csa_layers ? g->end / p->c->csa_rate : 0;
+    return s->among_residents ? s->residents + chunks - s->chunks : chunks;
+}
+
 /* Segments that cannot begin go to the end; what is left runs. */
 static void begin(lsa_pass *p)
 {
+    int64_t most = 0;
     p->n = 0;
     p->on_demand = 0;
     for (int64_t i = 0; i < p->count;) {
@@ -597,7 +608,8 @@ static void begin(lsa_pass *p)
         if (!g->code) {
             p->n += g->n;
             p->on_demand |= p->decoding && g->s->demand;
-            i++;
+            int64_t candidates = candidates_of(p, g, &p->w->spans[i++]);
+            if (candidates > most) most = candidates;
             continue;
         }
         lsa_segment failed = *g;
@@ -605,6 +617,8 @@ static void begin(lsa_pass *p)
         memmove(g, g + 1, (size_t)(--p->count - i) * sizeof *g);
         p->segments[p->count] = failed;
     }
+    for (p->candidates = LEAST_CANDIDATES; p->candidates < most;) p->candidates *= 2;
+    if (p->candidates > p->w->chunks) p->candidates = p->w->chunks;
 }
 
 int lsa_forward(lsa_pass *p, int64_t rows, float *logits)

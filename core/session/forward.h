@@ -18,6 +18,8 @@ typedef struct lsa_pass {
         steps; /* of decoding, 1 .. LSA_STEPS_AHEAD: passes that follow one another; over 1 on a GPU alone */
     lsa_segment *segments;
     int64_t count, n; /* segments; rows in all */
+    int64_t
+        candidates;   /* that Level 2 has at most: a power of two, so that graphs serve for long */
     lsa_trace *trace; /* NULL, or of a pass of one segment */
     void *stream;
     lsa_stage stages[LSA_CHAIN_MOST]; /* not yet called */
