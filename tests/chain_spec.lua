@@ -121,7 +121,7 @@ local function new_case(n, opt)
     ring("index_gate", 12, 2 * INDEX_DIM)
     ring("queries", 12, INDEX_HEADS * INDEX_DIM)
     ring("query_weights", 12, INDEX_HEADS)
-    layers[0].hidden[0], layers[0].hidden[1] = output("hidden 0 of " .. i, hidden), output("hidden 1 of " .. i, hidden)
+    ring("hidden", 3, hidden)
     for name, bytes in pairs {cold = record, keys = key} do
       local blocks, block = hold(support.span_buffer("uint8_t *", 1)), hold(support.span_buffer("uint8_t", 8 * bytes))
       blocks[0] = block
