@@ -297,6 +297,31 @@ describe("experiments/batch.lua", function()
   end)
 end)
 
+describe("experiments/context_cost.lua", function()
+  it("measures every length from one prefill, alone and in a batch", function()
+    with_text(function(text)
+      local out = output("context_cost.lua", {"--tokens", "400,900", "--every", "8", "--cycles", "1", "--requests", "2", "--text", text, "--json"})
+      local rows = require("cjson").decode(out).contexts
+      assert.equal(2, #rows)
+      for i, tokens in ipairs {400, 900} do
+        assert.equal(tokens, rows[i].tokens)
+        for _, name in ipairs {"prefill_s", "prefill_us", "full_ms", "lsa_ms", "cycle_ms", "cycle_pct", "rss", "full_batch", "lsa_batch"} do
+          assert.is_true(rows[i][name] > 0, name)
+        end
+        assert.is_true(rows[i].cycle_pct < 100)
+        assert.equal(0, rows[i].failed)
+      end
+      assert.is_true(rows[1].prefill_s < rows[2].prefill_s)
+    end)
+  end)
+
+  it("refuses lengths that do not grow", function()
+    local ok, why = pcall(output, "context_cost.lua", {"--tokens", "400,300"})
+    assert.is_false(ok)
+    assert.matches("%-%-tokens: 300 is no length, or not longer than the one before", tostring(why))
+  end)
+end)
+
 describe("experiments/memory.lua", function()
   it("measures both tiers in processes of their own, and uses a saved context again", function()
     with_text(function(text)
