@@ -49,7 +49,7 @@ project "liblsa"
     targetname "lsa"
     kind "SharedLib"
     files { "core/**.c", "kernels/*.c" }
-    excludes { "core/host/main.c", "core/mpi/collective_mpi.c" }
+    excludes { "core/host/*.c", "core/mpi/collective_mpi.c" }
     buildoptions(warnings)
     buildoptions "-fPIC"
     linkoptions { "-Wl,--no-undefined", "-Wl,-z,nodelete" }   -- its threads outlive a dlclose
@@ -67,7 +67,7 @@ project "liblsa"
 project "lsa_executable"
     targetname "lsa"
     kind "ConsoleApp"
-    files "core/host/main.c"
+    files "core/host/*.c"
     includedirs "/usr/include/luajit-2.1"
     buildoptions(warnings)
     linkoptions "-rdynamic"

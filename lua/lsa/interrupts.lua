@@ -1,6 +1,6 @@
 -- Owns what Ctrl-C may break off. At the prompt an interrupt is an error that comes at any instruction, also in the middle of
 -- a change of several steps. What has to be done whole, or put back, runs masked; the script's functions that it calls in
--- between run unmasked (core/host/main.c). A long C call looks at the flag itself and returns LSA_EINTR.
+-- between run unmasked (core/host/interrupt.h). A long C call looks at the flag itself and returns LSA_EINTR.
 --
 --   interrupts.masked(f, ...)      f(...), in which no interrupt is raised; one that came is raised when it has returned
 --   interrupts.unmasked(f, ...)    f(...), in which interrupts are raised again

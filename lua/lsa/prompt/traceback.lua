@@ -30,7 +30,7 @@ function M.trim(message)
   return head .. "\nstack traceback:\n" .. table.concat(list, "\n")
 end
 
--- Calls `f(...)` with Ctrl-C as `how` says (core/host/main.c): the exit code and f's first result.
+-- Calls `f(...)` with Ctrl-C as `how` says (core/host/interrupt.h): the exit code and f's first result.
 function M.run(how, f, ...)
   local ok, message, interrupted = host.call(how, f, ...)
   host.flush()
