@@ -1,5 +1,6 @@
 /* A CUDA library for machines without a GPU: its memory is the host's and its kernels are the CPU's, so that what stands around
  * kernels can be tested there. A graph runs once, while it is captured. A test sees what programs were launched with, and makes a call fail for good. */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,13 +51,28 @@ int lsa_device_architecture_cuda(int32_t device, int32_t *major, int32_t *minor)
     return LSA_OK;
 }
 
+/* A block's head, before what the caller gets. All blocks are in a list: what a lost GPU had is its own, and no leak. */
+enum { HEAD = 256 };
+typedef struct block {
+    struct block *next, *before;
+} block;
+static block blocks = {&blocks, &blocks};
+static pthread_mutex_t of_blocks = PTHREAD_MUTEX_INITIALIZER;
+
 int lsa_device_alloc_cuda(void **out, int64_t bytes)
 {
     if (bytes < 0 || bytes > (int64_t)1 << 30)
         return lsa_fail(LSA_ENOMEM, "device_alloc: %lld bytes: out of memory", (long long)bytes);
-    *out = aligned_alloc(256, ((size_t)bytes + 256) / 256 * 256);
-    stub_blocks += *out != NULL;
-    return *out ? LSA_OK : lsa_fail(LSA_ENOMEM, "device_alloc: out of memory");
+    block *b = aligned_alloc(HEAD, HEAD + ((size_t)bytes + HEAD) / HEAD * HEAD);
+    *out = NULL;
+    if (!b) return lsa_fail(LSA_ENOMEM, "device_alloc: out of memory");
+    pthread_mutex_lock(&of_blocks);
+    *b = (block){blocks.next, &blocks};
+    b->next->before = b->before->next = b;
+    stub_blocks++;
+    pthread_mutex_unlock(&of_blocks);
+    *out = (uint8_t *)b + HEAD;
+    return LSA_OK;
 }
 
 int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
@@ -70,10 +86,15 @@ int lsa_device_alloc_shared_cuda(void **out, int64_t bytes, int32_t in_host)
 
 const char *lsa_device_unpinned_cuda(void) { return unpinned; }
 
-int lsa_device_free_cuda(void *block)
+int lsa_device_free_cuda(void *there)
 {
-    free(block);
+    block *b = (block *)((uint8_t *)there - HEAD);
+    pthread_mutex_lock(&of_blocks);
+    b->before->next = b->next;
+    b->next->before = b->before;
     stub_blocks--;
+    pthread_mutex_unlock(&of_blocks);
+    free(b);
     return LSA_OK;
 }
 

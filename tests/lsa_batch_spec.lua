@@ -216,13 +216,19 @@ describe("a batch", function()
     says("tokens with the answer; the model's max_position_embeddings is", b.submit, b, {tokens = {1}, n = 1e9})
     says("another model than the batch", b.submit, b, {session = lsa.model(golden .. "csa"):session {}, tokens = {1}})
     says("the session's kv is f32, the batch's fp8", b.submit, b, {session = flash:session {kv = "f32"}, tokens = {1}})
-    says("the session fetches on demand, which a batch does not; select is wanted", b.submit, b,
-      {session = flash:session {on_demand = true, hot = 64}, tokens = {1}})
+    says("submit: hot is 3 chunks; on_demand needs %d+, which a step can pick", b.submit, b,
+      {tokens = tokens_of(300, 1), on_demand = true, hot = 3})
+    says("the request needs 70 cells of the hot pool, which has 30", b.submit, b, {tokens = tokens_of(300, 1), on_demand = true, hot = 70})
+    says("async is true; on_demand has", function() lsa.batch(flash, {async = true}):submit{tokens = {1}, on_demand = true} end)
+    says("granularity is page; on_demand", lsa.batch, flash, {granularity = "page", on_demand = true})
+    says("evict is arc; on_demand evicts by lru", lsa.batch, flash, {evict = "arc", on_demand = true, select = "recency"})
+    says("submit: on_demand is false, the batch's true; with the cold tier on disk", function()
+      lsa.batch(flash, {cold = "disk:/tmp", on_demand = true}):submit{tokens = {1}, on_demand = false}
+    end)
     says("'tail' cannot change in a fork", b.submit, b, {session = flash:session {}, tokens = {1}, tail = 3})
     says("no request 7; there are 0", b.result, b, 7)
     says("the hot pool has %d+ bytes, memory is 100", lsa.batch, flash, {hot = 30, memory = 100})
     says("lsa.batch: no option 'hott'", lsa.batch, flash, {hott = 3})
-    says("lsa.batch: no option 'on_demand'", lsa.batch, flash, {on_demand = true})
     assert.equal(0, b:stats().queued)
   end)
 
@@ -472,6 +478,126 @@ describe("a batch", function()
       end
     end)
     assert.is_true(failed > 5, ("%d requests failed, %d steps"):format(failed, raised))
+  end)
+
+  ---- on demand ----
+
+  local NEED = tonumber(flash.config.index_topk) * #flash.csa_layers
+  local COUNTED = {"steps", "hits", "misses", "fetched_chunks", "fetched_bytes", "evicted_chunks", "prefetched_chunks", "cycles", "failed"}
+
+  -- A session on demand with the request's share as its hot pool, at the start of what is decoded.
+  local function begun_alone(b, id, r, more)
+    local opt = {on_demand = true, hot = b.requests[id + 1].need.cells, select = r.select, every = r.every, budget = r.budget}
+    for name, value in pairs(more or {}) do opt[name] = value end
+    local s, first = flash:session(opt), {unpack(r.tokens)}
+    table.remove(first)
+    if #first > 0 then s:prefill(first) end
+    return s
+  end
+
+  for name, options in pairs {["a fixed pool"] = {hot = 5 * NEED}, ["as many cells as are promised"] = {},
+    ["on disk"] = {cold = "disk:/tmp", on_demand = true, hot = 6 * NEED}} do
+    it("serves requests on demand beside others, with full attention's logits and the counts that each has alone: " .. name, function()
+      options.stagger = false
+      local b, requests, twins = lsa.batch(flash, options), {}, {}
+      for i, r in ipairs {{hot = NEED}, {hot = NEED + 9, select = "recency", every = 5, budget = 8}, {}, {select = "random", every = 4, budget = 0.2},
+        {hot = NEED + 3}} do
+        r.tokens, r.n, r.on_demand = tokens_of(150 + 31 * i, i), 12 + 9 * (i % 3), true
+        requests[b:submit(r)] = r
+      end
+      local others = {}
+      for i = 1, 6 do
+        local r = request(i)
+        if not options.on_demand and r.select ~= "full" then others[b:submit(r)] = r end
+      end
+      local full, shared = {}, 0
+      repeat
+        local left = b:step()
+        local now = 0
+        for id, r in pairs(requests) do
+          local s = b:session(id)
+          if s and s:stats().steps > 0 then
+            now = now + 1
+            twins[id] = twins[id] or begun_alone(b, id, r, {cold = options.cold})
+            full[id] = full[id] or begun_alone(b, id, r, {on_demand = false, select = "full"})
+            local twin, at = twins[id], s:tokens() - 1
+            local token = at < #r.tokens and r.tokens[#r.tokens] or b:result(id).tokens[at - #r.tokens + 1]
+            twin:decode(token)
+            full[id]:decode(token)
+            assert.is_true(bits(s:logits()) == bits(full[id]:logits()), ("request %d, token %d"):format(id, at))
+            assert.is_true(s:resident():equals(twin:resident()))
+            local a, t = s:stats(), twin:stats()
+            for _, counter in ipairs(COUNTED) do assert.equal(t[counter], a[counter], counter) end
+            assert.is_true(s:resident():count() <= b.requests[id + 1].need.cells)
+          end
+        end
+        shared = math.max(shared, now)
+      until left == 0
+      local report = b:stats()
+      assert.same({0, #report.rows}, {report.failed, report.done})
+      assert.same({0, 0, 0, report.cells.total}, {report.cells.used, report.cells.reserve, report.cells.promised, report.cells.free})
+      for id, r in pairs(others) do assert.same((alone(r, {})), b:result(id).tokens) end
+      assert.is_true(shared > 1 and report.rows[1].stats.misses > 20 and report.rows[1].stats.evicted_chunks > 0)
+      assert.matches("^on demand", report.rows[1].policy)
+      b:close()
+    end)
+  end
+
+  it("forks from and into requests on demand", function()
+    local base, plain = flash:session{on_demand = true, hot = NEED + 4}, flash:session{select = "full"}
+    base:prefill(tokens_of(200, 3))
+    plain:prefill(tokens_of(200, 3))
+    for i = 1, 9 do
+      base:decode(i)
+      plain:decode(i)
+    end
+    local b = lsa.batch(flash, {hot = 4 * NEED})
+    local demanded, full, off = b:submit{session = base, tokens = {5}, n = 14}, b:submit{session = plain, tokens = {5}, n = 14, on_demand = true},
+      b:submit{session = base, tokens = {5}, n = 14, select = "recency"}
+    local copy
+    while b:step() > 0 do
+      local s = b:session(demanded)
+      if s and s:stats().steps == 6 then copy = s:fork() end
+    end
+    plain:decode(5)
+    local expected = plain:generate{n = 14}
+    assert.same(expected, b:result(demanded).tokens)
+    assert.same(expected, b:result(full).tokens)
+    assert.same({"on demand", "on demand", "recency"}, {b:result(demanded).policy, b:result(full).policy, b:result(off).policy})
+    assert.is_true(copy.opt.on_demand)
+    assert.same({unpack(expected, 6, 13)}, copy:generate{n = 8}) -- it lives on by itself, with a hot pool of its own
+    b:close()
+    copy:generate{n = 20}
+    assert.equal(0, copy:stats().failed)
+  end)
+
+  it("has all cells back from requests on demand that memory runs out for", function()
+    local r = {tokens = tokens_of(130, 1), n = 9, on_demand = true, hot = NEED}
+    local expected, failed = nil, 0
+    quiet(function()
+      for n = 0, 240, 3 do
+        local b = lsa.batch(flash, {hot = 3 * NEED, stagger = false})
+        for _, other in ipairs {r, {tokens = tokens_of(99, 2), n = 9, select = "recency", budget = 9, every = 3}, r} do b:submit(other) end
+        for _ = 1, n % 4 do b:step() end
+        if n > 0 then C.lsa_memory_fail_after(math.floor(n / 3)) end
+        pcall(b.step, b)
+        C.lsa_memory_fail_after(-1)
+        local report = b:run()
+        expected = expected or report.rows[1].tokens
+        for _, i in ipairs {1, 3} do
+          local row = report.rows[i]
+          if row.state == "failed" then
+            failed = failed + 1
+            assert.matches("out of memory", row.error)
+          else
+            assert.same(expected, row.tokens)
+          end
+        end
+        assert.same({3 * NEED, 0, 0}, {report.cells.free, report.cells.promised, report.running})
+        b:close()
+      end
+    end)
+    assert.is_true(failed > 0)
   end)
 
   it("runs models without chunks, which have nothing but windows and entries", function()

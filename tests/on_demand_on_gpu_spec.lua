@@ -93,6 +93,54 @@ describe("on demand on a GPU", function()
     same_counts(s, restored)
   end)
 
+  it("shares a batch's hot pool, with full attention's logits and the CPU's counts", function()
+    C.lsa_cpu_limit(C.LSA_CPU_GENERIC)
+    local b, twins = lsa.batch(gpu, {hot = 4 * need, kv = "f32", stagger = false}), {}
+    local requests = {{hot = need, on_demand = true}, {hot = need + 20, on_demand = true, select = "recency", every = 6, budget = 9},
+      {select = "recency", budget = 8, every = 4}, {hot = need + 3, on_demand = true}}
+    for i, r in ipairs(requests) do
+      r.tokens, r.n = tokens(gpu, 140 + 20 * i, i), 30
+      b:submit(r)
+    end
+    while b:step() > 0 do
+      for id, r in ipairs(requests) do
+        local s = b:session(id - 1)
+        if s and r.on_demand and s:stats().steps > 0 then
+          local twin, full = unpack(twins[id] or {})
+          local out = b:result(id - 1).tokens
+          if not twin then
+            local first = {unpack(r.tokens, 1, #r.tokens - 1)}
+            twin, full = cpu:session{on_demand = true, kv = "f32", hot = r.hot, select = r.select, every = r.every, budget = r.budget},
+              gpu:session{select = "full", kv = "f32"}
+            twin:prefill(first)
+            full:prefill(first)
+            twins[id] = {twin, full}
+          end
+          while full:tokens() < s:tokens() do
+            local token = full:tokens() < #r.tokens and r.tokens[full:tokens() + 1] or out[full:tokens() - #r.tokens + 1]
+            full:decode(token)
+            twin:decode(token)
+          end
+          if stub.here then -- where a row has the same bits in any pass
+            assert.is_true(bits(s:logits()) == bits(full:logits()), "request " .. id)
+            same_counts(twin, s)
+          end
+        end
+      end
+    end
+    local report = b:stats()
+    assert.same({4, report.cells.total, 0}, {report.done, report.cells.free, report.cells.promised})
+    assert.is_true(report.rows[1].stats.misses > 0 and report.rows[1].stats.evicted_chunks > 0)
+    for id, r in ipairs(requests) do
+      local full = gpu:session{select = "full", kv = "f32"}
+      full:prefill {unpack(r.tokens, 1, #r.tokens - 1)}
+      full:decode(r.tokens[#r.tokens])
+      if r.on_demand then assert.same(full:generate{n = r.n}, b:result(id - 1).tokens) end
+    end
+    b:close()
+    C.lsa_cpu_limit(C.lsa_cpu_best())
+  end)
+
   it("is as it was after any call of the GPU that failed", function()
     local base = gpu:session{on_demand = true, hot = need + 3, kv = "f32"}
     base:prefill(tokens(gpu, 120, 1))

@@ -89,31 +89,58 @@ void lsa_on_demand_free(lsa_on_demand *d)
     lsa_free(d);
 }
 
-int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand)
+int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand, const lsa_pool *from,
+                       const lsa_pool *to)
 {
     lsa_on_demand *d = lsa_alloc_zero(sizeof *d);
     if (!d) return LSA_ENOMEM;
-    if (lsa_on_demand_room(d, demand->room)) {
+    if (lsa_on_demand_room(d, to->hot->cells)) {
         lsa_on_demand_free(d);
         return LSA_ENOMEM;
     }
-    d->newest = demand->newest;
-    d->oldest = demand->oldest;
-    if (d->room) memcpy(d->newer, demand->newer, (size_t)d->room * sizeof *d->newer);
-    if (d->room) memcpy(d->older, demand->older, (size_t)d->room * sizeof *d->older);
+    d->newest = d->oldest = NONE;
+    for (int32_t c = demand->oldest; c != NONE; c = demand->newer[c])
+        if (is_in_use(from, c)) lsa_on_demand_put_first(d, to->cell_of[from->hot->unit_in[c]]);
     *out = d;
     return LSA_OK;
+}
+
+int64_t lsa_on_demand_most(const lsa_on_demand *d, const lsa_pool *p)
+{
+    return d->share ? d->share : p->hot->cells;
+}
+
+int64_t lsa_on_demand_held(const lsa_on_demand *d, const lsa_pool *p) { return p->held - d->lent; }
+
+void lsa_on_demand_lend(lsa_on_demand *d, lsa_pool *p)
+{
+    int64_t n = d->share - p->held;
+    if (n > p->hot->free_count) n = p->hot->free_count;
+    if (n < 1) return;
+    lsa_hot_tier_occupy(p->hot, lsa_hot_tier_next(p->hot, n), n, p, NULL, LSA_AWAITED);
+    p->held += n;
+    d->lent += n;
+}
+
+void lsa_on_demand_give_back(lsa_on_demand *d, lsa_pool *p)
+{
+    for (int64_t c = p->hot->cells - 1; d->lent && c >= 0; c--) {
+        if (p->hot->owner[c] != p || p->hot->unit_in[c] != LSA_AWAITED) continue;
+        lsa_hot_tier_vacate(p->hot, (int32_t)c);
+        p->held--;
+        d->lent--;
+    }
 }
 
 /* Frees cells for `missing` chunks: the oldest leave. What is used now is at the list's other end. */
 static int make_room(lsa_on_demand *d, lsa_pool *p, int64_t missing)
 {
-    while (p->hot->free_count < missing) {
+    while (p->hot->free_count < missing || p->held + missing > lsa_on_demand_most(d, p)) {
         int32_t cell = d->oldest;
         if (cell == NONE)
             return lsa_fail(LSA_ESTATE,
                             "on demand: no cell is left for %lld chunks, the hot pool has %lld",
-                            (long long)missing, (long long)p->hot->cells);
+                            (long long)missing, (long long)lsa_on_demand_most(d, p));
         take_out(d, cell);
         if (!is_in_use(p, cell)) continue; /* its chunk is gone */
         LSA_TRY(lsa_pool_evict(p, &p->hot->unit_in[cell], 1));
@@ -132,11 +159,12 @@ int lsa_on_demand_reserve(lsa_on_demand *d, lsa_pool *p, int64_t chunks, int64_t
 int lsa_on_demand_use(lsa_on_demand *d, lsa_pool *p, const int32_t *chunks, int64_t n,
                       int64_t *hits)
 {
-    int64_t missing = 0, found = 0;
-    if (n > p->hot->cells)
+    int64_t missing = 0, found = 0, most = lsa_on_demand_most(d, p);
+    if (n > most)
         return lsa_fail(LSA_ESTATE, "on demand: %lld chunks at once, the hot pool has %lld cells",
-                        (long long)n, (long long)p->hot->cells);
+                        (long long)n, (long long)most);
     LSA_TRY(lsa_on_demand_settle(d, p));
+    lsa_on_demand_give_back(d, p);
     LSA_TRY(lsa_on_demand_room(d, p->hot->cells));
     int32_t *absent = d->absent;
     p->changes++; /* of the order, at least */

@@ -14,6 +14,8 @@ typedef struct lsa_on_demand {
     int32_t newest, oldest;
     int32_t *absent; /* [room]: chunks of a step that have no cell */
     int64_t room;
+    int64_t share; /* cells of a common hot tier that it may have; 0: all, of one of its own */
+    int64_t lent;  /* cells that the pool has, and no unit in: a GPU's to fill */
     struct lsa_demand_there *there; /* on a GPU: the tables that its kernel goes by; else NULL */
     int64_t held[LSA_STEPS_AHEAD];  /* cells that the pool had after the steps of the last run */
 } lsa_on_demand;
@@ -22,8 +24,13 @@ typedef struct lsa_on_demand {
 int lsa_on_demand_new(lsa_on_demand **out, const struct lsa_pool *pool);
 void lsa_on_demand_free(lsa_on_demand *demand);
 
-/* Of a fork of the pool, whose cells have the same numbers. */
-int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand);
+/* Of a fork `to` of the pool `from`, whose cells may have other numbers. */
+int lsa_on_demand_fork(lsa_on_demand **out, const lsa_on_demand *demand,
+                       const struct lsa_pool *from, const struct lsa_pool *to);
+
+/* Cells that it may have, and those in use. */
+int64_t lsa_on_demand_most(const lsa_on_demand *demand, const struct lsa_pool *pool);
+int64_t lsa_on_demand_held(const lsa_on_demand *demand, const struct lsa_pool *pool);
 
 /* Memory for as many cells as the pool has and for `chunks` chunks, of which a step picks at most `picks`, so that a step's use of
  * them takes none. */
@@ -43,6 +50,10 @@ void lsa_on_demand_commit(lsa_on_demand *demand, struct lsa_pool *pool, int64_t 
                           int64_t steps, int64_t *hits);
 void lsa_on_demand_undo(lsa_on_demand *demand, struct lsa_pool *pool);
 int lsa_on_demand_settle(lsa_on_demand *demand, struct lsa_pool *pool);
+
+/* Cells of the common hot tier are lent to the GPU, up to the share; those not filled go back. */
+void lsa_on_demand_lend(lsa_on_demand *demand, struct lsa_pool *pool);
+void lsa_on_demand_give_back(lsa_on_demand *demand, struct lsa_pool *pool);
 
 /* The list, for on_demand_gpu.c, whose part of reserving and freeing the others are. */
 int lsa_on_demand_room(lsa_on_demand *demand, int64_t cells);

@@ -110,6 +110,18 @@ int lsa_on_demand_reserve_there(lsa_on_demand *d, lsa_pool *p, int64_t chunks, i
     return open_block(t, p->hot->cells, chunks);
 }
 
+/* Free cells that its kernel may fill: what was lent, where the hot tier is common; else all. The one on top is the last. */
+static int64_t put_free(const lsa_on_demand *d, const lsa_pool *p, int32_t *cells)
+{
+    const lsa_hot_tier *h = p->hot;
+    int64_t n = 0;
+    for (int64_t c = h->cells - 1; d->share && n < d->lent && c >= 0; c--)
+        if (h->owner[c] == p && h->unit_in[c] == LSA_AWAITED) cells[n++] = (int32_t)c;
+    if (d->share) return n;
+    if (h->free_count) memcpy(cells, h->free_cells, (size_t)h->free_count * sizeof *h->free_cells);
+    return h->free_count;
+}
+
 /* The block as it is to be there, from the pool's tables and the list. */
 static void lay_out(const lsa_on_demand *d, const lsa_pool *p)
 {
@@ -128,7 +140,7 @@ static void lay_out(const lsa_on_demand *d, const lsa_pool *p)
                        .used = (int64_t *)(t->block + l.used),
                        .order = (int32_t *)(t->block + l.order),
                        .free_cells = (int32_t *)(t->block + l.free_cells),
-                       .free_count = h->free_count,
+                       .free_count = put_free(d, p, (int32_t *)(t->staging + l.free_cells)),
                        .missing = (int32_t *)(t->block + l.missing),
                        .moves = t->moves,
                        .count = *t->counts,
@@ -141,8 +153,6 @@ static void lay_out(const lsa_on_demand *d, const lsa_pool *p)
     }
     int64_t bytes = t->cells * (int64_t)sizeof(int32_t);
     if (bytes) memcpy(t->staging + l.chunk_in, h->unit_in, (size_t)bytes);
-    bytes = h->free_count * (int64_t)sizeof(int32_t);
-    if (bytes) memcpy(t->staging + l.free_cells, h->free_cells, (size_t)bytes);
     for (int64_t u = 0; u < t->chunks; u++) cell_of[u] = u < p->cold.count ? p->cell_of[u] : NEVER;
     memcpy(t->staging, &head, sizeof head);
 }
@@ -155,8 +165,12 @@ int lsa_on_demand_send(lsa_on_demand *d, lsa_pool *p, lsa_demand **out)
     *out = (lsa_demand *)t->block;
     if (t->changes == p->changes && t->cells == p->hot->cells) return LSA_OK;
     LSA_TRY(lsa_on_demand_settle(d, p));
-    if (t->cells != p->hot->cells) LSA_TRY(open_block(t, p->hot->cells, t->chunks));
+    if (t->cells != p->hot->cells) { /* a common one's, which others have grown */
+        LSA_TRY(lsa_pool_reserve_all_cells(p));
+        LSA_TRY(open_block(t, p->hot->cells, t->chunks));
+    }
     *out = (lsa_demand *)t->block;
+    if (d->share) lsa_on_demand_lend(d, p);
     lay_out(d, p);
     LSA_TRY(lsa_device_copy(t->block, t->staging, t->bytes));
     t->changes = p->changes;
@@ -165,10 +179,12 @@ int lsa_on_demand_send(lsa_on_demand *d, lsa_pool *p, lsa_demand **out)
 }
 
 /* The cell of a move has its chunk in the pool's tables, too. */
-static void follow(lsa_pool *p, const lsa_demand_move *m)
+static void follow(lsa_on_demand *d, lsa_pool *p, const lsa_demand_move *m)
 {
     lsa_hot_tier *h = p->hot;
-    if (h->owner[m->cell]) {
+    if (h->owner[m->cell] && h->unit_in[m->cell] == LSA_AWAITED) {
+        d->lent--;
+    } else if (h->owner[m->cell]) {
         p->cell_of[h->unit_in[m->cell]] = LSA_ABSENT;
         p->counters.evicted_chunks++;
     } else { /* was on top of the free ones */
@@ -192,8 +208,8 @@ void lsa_on_demand_commit(lsa_on_demand *d, lsa_pool *p, int64_t first, int64_t 
     int64_t i = t->seen.moves, n = now.moves - i, stall = now.stall_ns - t->seen.stall_ns;
     for (int64_t step = 0; step < steps; step++) {
         for (; i < now.moves && t->moves[i % t->move_room].pass <= first + step; i++)
-            follow(p, &t->moves[i % t->move_room]);
-        d->held[step] = p->held;
+            follow(d, p, &t->moves[i % t->move_room]);
+        d->held[step] = lsa_on_demand_held(d, p);
     }
     *hits += now.hits - t->seen.hits;
     p->counters.fetches += now.fetches - t->seen.fetches;
@@ -212,7 +228,7 @@ void lsa_on_demand_undo(lsa_on_demand *d, lsa_pool *p)
     int64_t from = t->seen.moves, evicted = p->counters.evicted_chunks;
     t->seen = *t->counts;
     t->ahead = t->ahead || t->seen.moves > from;
-    for (int64_t i = from; i < t->seen.moves; i++) follow(p, &t->moves[i % t->move_room]);
+    for (int64_t i = from; i < t->seen.moves; i++) follow(d, p, &t->moves[i % t->move_room]);
     for (int64_t i = from; i < t->seen.moves; i++) { /* whether its bytes came is not known */
         const lsa_demand_move *m = &t->moves[i % t->move_room];
         if (p->cell_of[m->chunk] == m->cell) lsa_pool_release_cell(p, m->chunk);

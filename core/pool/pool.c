@@ -271,6 +271,7 @@ int lsa_pool_attach(lsa_pool *p, lsa_pool *host)
     p->hot = host->hot;
     p->hot->references++;
     p->attached = 1;
+    p->changes++;
     return LSA_OK;
 }
 

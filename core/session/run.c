@@ -258,7 +258,7 @@ static int take_step(lsa_run *runs, lsa_pass *p)
 static int has_cells_for(const lsa_session *s, int64_t tokens)
 {
     int64_t chunks = tokens / s->model->config.csa_rate;
-    return lsa_session_demand_cells(s, chunks) <= lsa_pool_cells(s->pool);
+    return lsa_session_demand_cells(s, chunks) <= lsa_on_demand_most(s->demand, s->pool);
 }
 
 /* Steps of a run that can follow one another without a word from the host: on a GPU, where nothing in between is the host's to

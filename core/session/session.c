@@ -121,7 +121,7 @@ int lsa_session_fork(lsa_session **out, lsa_session *s)
     if (!rc) rc = lsa_cow_blocks_fork(&t->token_ids, &s->token_ids);
     if (!rc && s->pool) rc = lsa_pool_fork(&t->pool, s->pool);
     if (!rc && s->demand) rc = lsa_on_demand_settle(s->demand, s->pool);
-    if (!rc && s->demand) rc = lsa_on_demand_fork(&t->demand, s->demand);
+    if (!rc && s->demand) rc = lsa_on_demand_fork(&t->demand, s->demand, s->pool, t->pool);
     for (int64_t i = 0; !rc && i < t->layer_count; i++)
         rc = lsa_cow_blocks_fork(&t->entries[i], &s->entries[i]);
     if (!rc) rc = lsa_state_copy(t, s);
@@ -237,7 +237,7 @@ int64_t lsa_session_demand_cells(const lsa_session *s, int64_t chunks)
 int lsa_session_check_demand(const lsa_session *s, int64_t tokens)
 {
     int64_t need = lsa_session_demand_cells(s, tokens / s->model->config.csa_rate),
-            cells = lsa_pool_cells(s->pool);
+            cells = lsa_on_demand_most(s->demand, s->pool);
     if (cells >= need) return LSA_OK;
     return lsa_fail(LSA_ESTATE,
                     "on demand: the hot pool has %lld cells, a step can pick %lld chunks",
@@ -247,7 +247,7 @@ int lsa_session_check_demand(const lsa_session *s, int64_t tokens)
 int lsa_session_prefetch(lsa_session *s, const int32_t *chunks, int64_t n, int64_t *hits)
 {
     if (!s->demand) return lsa_fail(LSA_ESTATE, "prefetch: the session fetches nothing on demand");
-    int64_t all = lsa_session_chunks(s), cells = lsa_pool_cells(s->pool),
+    int64_t all = lsa_session_chunks(s), cells = lsa_on_demand_most(s->demand, s->pool),
             picks = lsa_session_demand_cells(s, all);
     for (int64_t i = 0; i < n; i++)
         if (chunks[i] < 0 || chunks[i] >= all || (i && chunks[i] <= chunks[i - 1]))
@@ -310,6 +310,16 @@ int lsa_session_set_on_demand(lsa_session *s, int32_t on)
                       (long long)lsa_pool_unit(s->pool));
     if (!rc && !s->demand) rc = lsa_on_demand_new(&s->demand, s->pool);
     return rc ? rc : lsa_session_set_tiered(s, 0);
+}
+
+int lsa_session_share_demand(lsa_session *s, int64_t cells)
+{
+    if (!s->demand || cells < 1)
+        return lsa_fail(LSA_ESTATE, "session: a share of %lld cells, %s", (long long)cells,
+                        s->demand ? "at least one is wanted" : "and it fetches nothing on demand");
+    s->demand->share = cells;
+    s->reserved = 0;
+    return LSA_OK;
 }
 
 int lsa_session_set_disk(lsa_session *s, const char *directory, const int32_t *targets, int64_t n)

@@ -49,6 +49,9 @@ int lsa_session_set_tiered(lsa_session *session, int32_t tiered);
  * without a cell are fetched at once and the least recently used leave. A step wants as many cells as it can pick
  * chunks (lsa_session_demand_cells), else LSA_ESTATE naming both. LSA_ESTATE where index keys can leave memory, or cells hold pages. */
 int lsa_session_set_on_demand(lsa_session *session, int32_t on);
+
+/* On demand among others in a common hot tier: it has so many cells at most, which the others leave free. */
+int lsa_session_share_demand(lsa_session *session, int64_t cells);
 int64_t lsa_session_demand_cells(const lsa_session *session, int64_t chunks);
 
 /* On demand: has n chunks (ascending) in cells before a step asks for them, as if they were used now; they leave like any other.

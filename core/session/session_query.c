@@ -488,7 +488,8 @@ void lsa_session_memory(const lsa_session *s, lsa_session_bytes *out)
     memset(out, 0, sizeof *out);
     out->kv_total = chunks * record * c->csa_layers;
     out->kv_resident = s->tiered ? s->resident_count * record * c->csa_layers : out->kv_total;
-    if (s->demand) out->kv_resident = lsa_pool_held_cells(s->pool) * record * c->csa_layers;
+    if (s->demand)
+        out->kv_resident = lsa_on_demand_held(s->demand, s->pool) * record * c->csa_layers;
     out->tokens = lsa_cow_blocks_bytes(&s->token_ids);
     for (int64_t i = 0; i < c->layers; i++) {
         const lsa_layer_store *l = &s->layers[i];

@@ -12,10 +12,11 @@
 --
 --   hot       size of the hot pool; without it the pool has as many cells as are promised, and no reserve beyond
 --   memory    bound of fast memory: the hot pool, and of each request HCA entries, window and resident index keys (of one that
---             selects "full": all its KV and keys); without it nothing but `hot` and `most`, requests at once, bounds them
+--             selects "full": all its KV and keys; on demand: all its keys); without it nothing but `hot` and `most`, requests at once, bounds them
 --
 -- Each request's residents are its own, by identity. What leaves a resident set stays in its cell, the reserve, until the one
--- eviction object of the pool lets it go (lua/lsa/serve/shared_hot_tier.lua). Cycles of requests with a numeric `every` are staggered:
+-- eviction object of the pool lets it go (lua/lsa/serve/shared_hot_tier.lua). One on demand has cells of the pool to itself, `hot` of
+-- them or as many as its budget and a step's picks need, empty at first. Cycles of requests with a numeric `every` are staggered:
 -- stagger = true, false, or "auto", which does so on a CPU; on a GPU steps between cycles follow one another without the host, so that
 -- cycles of all requests at one step are better. What fails in a request ends it, and no other.
 local lib = require "lsa.ffi"
@@ -45,7 +46,6 @@ local all = options.copy(own)
 for name in pairs(session.defaults) do
   if own[name] == nil then all[name] = false end
 end
-all.on_demand = nil -- has its own hot pool, which no policy fills
 
 local run_options = {progress = false}
 
@@ -59,6 +59,7 @@ end
 local function measure(self, opt)
   local base = session.new(self.model, self.defaults)
   self.base_options, self.csa_layers = base.opt, base.csa_layers
+  self.base_options.select = self.defaults.select or session.default_select(self.model) -- of requests that are not on demand
   local c = self.model.config
   self.unit, self.rate = loops.unit(base.opt), tonumber(c.csa_rate)
   self.record = tonumber(C.lsa_kv_record_bytes(base.format, c.head_dim, c.rope_dim))

@@ -129,14 +129,16 @@ local function check_demand(self)
   if cells < need then raise("session: hot is %d chunks; on_demand needs %d, which a step can pick", cells, need) end
 end
 
+function M.default_select(model)
+  if #model.csa_layers == 0 then return "full" end
+  return model:indexer_file() and "lsa_threshold" or "lsa_topk"
+end
+
 function M.new(model, opt)
   opt = options.check(opt, defaults, "session")
   check_options(opt)
   if opt.on_demand and not opt.select then opt.select = "full" end
-  if not opt.select then
-    opt.select = model:indexer_file() and "lsa_threshold" or "lsa_topk"
-    if #model.csa_layers == 0 then opt.select = "full" end
-  end
+  if not opt.select then opt.select = M.default_select(model) end
   local self = bare(model, opt)
   if self.csa_layers > 0 then
     self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, chunk_bytes(self)))
@@ -146,6 +148,8 @@ function M.new(model, opt)
   check_demand(self)
   return self
 end
+
+M.check_options = check_options
 
 -- A session that can be used: not closed, and not on a GPU that is lost.
 local function open(self)
@@ -554,18 +558,30 @@ function Session:fork(opt)
   return fork
 end
 
+-- On demand, a share is empty at first, and all of its cells are free for what is missed.
+local function join_on_demand(self, share)
+  self.loop:guarded("joining a batch", function()
+    share:apply(set.new(tonumber(C.lsa_pool_units(self.pool))), share.fixed)
+    share.on_demand = true
+    raise.check(C.lsa_session_share_demand(self.c, share.fixed))
+  end)
+end
+
 -- From here on the session's cells are those of `commons` (lua/lsa/serve/shared_hot_tier.lua, which says what `need` is). What is resident is
--- fetched there if it fits, else nothing is resident. A cycle is due.
+-- fetched there if it fits, else nothing is resident; on demand, nothing. A cycle is due.
 function Session:join(commons, need)
   open(self)
   local resident, unit = self:resident(), loops.unit(self.opt)
   self.tier:finish()
   local share = commons:join(self.pool, self, need)
-  self.tier, self.loop.tier = share, share
+  self.tier, self.loop.tier, self.loop.due = share, share, 0
+  if self.opt.on_demand then
+    join_on_demand(self, share)
+    return share
+  end
   local ok = pcall(self.loop.guarded, self.loop, "joining a batch", share.apply, share,
     unit == 1 and resident or resident:pages(unit), self.loop:spare_cells())
   if not ok then raise.check(C.lsa_session_set_residents(self.c, nil, 0)) end
-  self.loop.due = 0
   return share
 end
 

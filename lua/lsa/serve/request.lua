@@ -24,7 +24,7 @@ local PAGE_EDGES = 3 -- pages that sink, tail and the selection's end fill in pa
 
 -- What a request may say; the rest are a session's options.
 M.own = {tokens = false, session = false, n = 64, stop = false, keep_stop = false, temperature = 0, decoded = 1}
-M.policy = {select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true, coverage = true}
+M.policy = {on_demand = true, select = true, budget = true, every = true, sink = true, tail = true, seed = true, strict = true, coverage = true}
 
 -- Both, and their defaults.
 M.options = options.copy(M.own)
@@ -62,9 +62,6 @@ local function check_session(self, from, given)
         tostring(batch.base_options[name]))
     end
   end
-  if from.opt.on_demand and not (given.select or batch.defaults.select) then
-    raise "submit: the session fetches on demand, which a batch does not; select is wanted"
-  end
   for name in pairs(M.policy) do
     if given[name] ~= nil and not session.forkable[name] then
       raise("submit: '%s' cannot change in a fork of the session", name)
@@ -101,6 +98,32 @@ local function session_options(batch, opt)
   return out
 end
 
+-- Whether its session fetches on demand, as lua/lsa/session.lua decides of new ones and of forks; then `select` is in the settings.
+local function settle_on_demand(self)
+  local settings, from, batch = self.settings, self.opt.session, self.batch
+  if settings.on_demand == nil and from and from.opt.on_demand then
+    settings.on_demand = not (settings.select and from.loop.full)
+  end
+  if not settings.on_demand then return false end
+  if not settings.select and not (from and from.opt.on_demand) then settings.select = "full" end
+  settings.evict, settings.hot = "lru", false -- of its share; the batch's eviction object has the others
+  local checked = {}
+  for name, value in pairs(batch.base_options) do checked[name] = value end
+  for _, options_of in ipairs {from and from.opt or {}, settings} do
+    for name, value in pairs(options_of) do checked[name] = value end
+  end
+  session.check_options(checked)
+  return true
+end
+
+-- In cells are the index keys that can be on disk; of a session on demand none are.
+local function check_cells_alike(self)
+  local batch, own = self.batch, self.on_demand or false
+  local whole = batch.base_options.on_demand or false
+  if own == whole or not options.cold(batch.base_options.cold) then return end
+  raise("submit: on_demand is %s, the batch's %s; with the cold tier on disk their cells differ", tostring(own), tostring(whole))
+end
+
 -- opt.every of a session whose cycles are a share of τ later than another's.
 local function staggered(every, slot, of)
   return {"stagger", every = every, index = slot, of = of}
@@ -113,6 +136,8 @@ function M.new(batch, given)
   check_own(self, opt)
   self.stop = stops.new(batch.model, opt.stop)
   self.settings = session_options(batch, opt)
+  self.on_demand = settle_on_demand(self)
+  check_cells_alike(self)
   -- What decides: the settings, after them the forked session's own.
   local effective = setmetatable({}, {__index = function(_, name)
     if self.settings[name] ~= nil then return self.settings[name] end
@@ -125,7 +150,8 @@ function M.new(batch, given)
   local policy = registry.open("policies", checked.select)
   if type(checked.every) == "number" then options.whole(checked.every, 1, "submit: every")
   else registry.open("schedules", checked.every) end
-  self.full, self.policy, self.every = policy.name == "full", policy.name, checked.every
+  self.full, self.policy, self.every = policy.name == "full" and not self.on_demand, policy.name, checked.every
+  if self.on_demand then self.policy = policy.name == "full" and "on demand" or "on demand, " .. policy.name end
   self.need = self:needs(checked)
   return self
 end
@@ -152,6 +178,21 @@ local function cells_of(self, opt, chunks)
   return math.min(math.ceil(chunks / unit), math.ceil(residents / unit) + PAGE_EDGES) + spare
 end
 
+-- On demand: the budget, or what a step can pick; with a policy both, and what is born within τ.
+local function demanded_cells(self, opt, chunks)
+  local batch = self.batch
+  local picks = math.min(chunks, tonumber(batch.model.config.index_topk) * batch.csa_layers)
+  if self.opt.hot then
+    local cells = loops.cells({hot = self.opt.hot, granularity = "chunk"}, batch.chunk_bytes)
+    if cells < picks then raise("submit: hot is %d chunks; on_demand needs %d, which a step can pick", cells, picks) end
+    return cells
+  end
+  local budget = math.min(chunks, opt.budget <= 1 and math.floor(opt.budget * chunks) or opt.budget)
+  if opt.select == "full" then return math.max(1, budget, picks) end
+  local born = setmetatable({rate = batch.rate}, loops.class):born_room(longest_tau(opt.every))
+  return budget + math.min(picks + born, tonumber(batch.model.config.index_topk) * batch.csa_layers) + born
+end
+
 function Request:needs(opt)
   local batch = self.batch
   local tokens = self.before + #self.tokens + self.opt.n
@@ -159,6 +200,9 @@ function Request:needs(opt)
   local fixed = held.hca + held.window
   if self.full or batch.csa_layers == 0 then return {cells = 0, bytes = fixed + held.attention + held.keys, units = 0} end
   local chunks = math.floor(tokens / batch.rate)
+  if self.on_demand then
+    return {cells = demanded_cells(self, opt, chunks), bytes = fixed + held.keys, units = chunks + 1, longest = longest_tau(opt.every)}
+  end
   local cells = cells_of(self, opt, chunks)
   return {cells = cells, bytes = fixed + cells * batch.unit * batch.key * batch.csa_layers,
     units = math.ceil(chunks / batch.unit) + 1, longest = longest_tau(opt.every)}

@@ -10,7 +10,8 @@
 -- The eviction object knows a unit by an id that no unit of another request has: each share has a range of ids. Who may leave
 -- are the idle units: present, and not in their request's resident set. At every moment the cells that are not idle and those
 -- that requests were promised for chunks to be born are no more than the quotas, whose sum the arena has; so room for a
--- request's set is found without touching what another request uses.
+-- request's set is found without touching what another request uses. A request on demand has all its cells promised at once, and
+-- evicts among its own (core/pool/on_demand.c): the eviction object does not know them.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local evictions = require "lsa.cycle.eviction_objects"
@@ -66,9 +67,11 @@ function Commons:rebuild()
   self.stale = true
   self.policy = evictions.make(self.entry, math.max(1, self:cells()))
   for _, member in ipairs(self.members) do
-    member.known = member:present()
-    for unit in member.known:each() do
-      if unit < member.size then self.policy:insert(member.base + unit) end
+    if not member.on_demand then -- whose units leave by their own order
+      member.known = member:present()
+      for unit in member.known:each() do
+        if unit < member.size then self.policy:insert(member.base + unit) end
+      end
     end
   end
   self.stale = false
@@ -130,7 +133,10 @@ end
 
 ---- a request's share ----
 
--- Cells promised for what is to be born that are not taken yet.
+-- As many as it was promised.
+function Share:cells() return self.fixed end
+
+-- Cells promised for what is to be born, or is missed on demand, that are not taken yet.
 function Share:outstanding()
   return math.max(0, self.promise - (tonumber(C.lsa_pool_held_cells(self.c)) - self.idle))
 end
