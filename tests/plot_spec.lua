@@ -49,6 +49,13 @@ describe("a plot", function()
     assert.same({{1, 0.5, 0, 1}, {2, 0.25, 0, 1}, {4, 0.333333333333, 0, 2}}, block(p, 1))
     assert.same({{1, 7, 7, 7}, {2, 9, 9, 9}}, block(plot {7, 9}, 1))
     assert.same({{3, 7, 7, 7}, {5, 9, 9, 9}}, block(plot({3, 5}, lsa.tensor({7, 9}, "i64"), {title = "t"}), 1))
+    local alone = lsa.tensor{7, 9}
+    for _, given in ipairs {alone, {alone}, {7, 9}, {{7, 9}}} do
+      assert.same({{1, 7, 7, 7}, {2, 9, 9, 9}}, block(plot.line(given), 1))
+      assert.same({{7.5, 1, 1}, {8.5, 1, 1}}, block(plot.histogram(type(given) == "table" and {given[1], given[2], bins = 2} or {given, bins = 2}), 1))
+    end
+    local two = plot.scatter{alone, {3, 4}, title = "t"}
+    assert.same({{{1, 7, 7, 7}, {2, 9, 9, 9}}, {{1, 3, 3, 3}, {2, 4, 4, 4}}}, {block(two, 1), block(two, 2)})
     assert.same({{1, 2}, {3, "NaN"}}, block(plot.heatmap{z = {{1, 2}, {3, nan}}, blank = true}, 1))
     assert.same({{1, 2, 3}, {4, 5, 6}}, block(plot.heatmap{z = lsa.tensor{{1, 2, 3}, {4, 5, 6}}}, 1))
     -- A histogram's middles, counts, widths; the last edge belongs to the last bin.

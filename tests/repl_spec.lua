@@ -202,6 +202,23 @@ describe("the prompt", function()
     assert.equals("2\n", terminal:enter "1 + 1")
   end)
 
+  it("says which name was probably meant", function()
+    for line, message in pairs {
+      ["lsa.polcies"] = 'prompt:1: lsa has no "polcies"; did you mean policies?\n',
+      ["lsa.xyzzy"] = 'prompt:1: lsa has no "xyzzy"\n',
+      ["lsa.model 'nedle'"] = 'prompt:1: lsa.model: no folder "nedle", and no model of the tree; there are: needle, ruler; did you mean needle?\n',
+      ["lsa.plot.lnie {1}"] = "prompt:1: attempt to call field 'lnie' (a nil value); did you mean line?\n",
+      ["('x'):sesion()"] = "prompt:1: attempt to call method 'sesion' (a nil value); did you mean session?\n",
+      ["%tiem 1"] = "there is no command %tiem; %magic lists what there is; did you mean time?\n",
+    } do
+      local out = terminal:enter(line)
+      assert.equals(message, out:sub(1, #message))
+    end
+    assert.is_truthy(terminal:enter "lsa.zeros({1}):session()":find('tensor has no op "session"', 1, true))
+    assert.is_truthy(terminal:enter "lsa.cache{pages = {}, capcity = 1}":find("there are: [%w, ]+; did you mean capacity%?\n"))
+    assert.is_truthy(terminal:enter "lsa.cache{pages = {1}, capacity = 1, evict = 'lur'}":find("or a function; did you mean lru?\n", 1, true))
+  end)
+
   it("shows the expression that statements end with, unless a ; ends it, and keeps what was", function()
     assert.equals("5\n", terminal:enter "x = 5; x")
     assert.equals("7\n", terminal:enter "local y = 2 y = y + x; y")
@@ -225,6 +242,8 @@ describe("the prompt", function()
     assert.is_truthy(terminal:enter "help(lsa.pool)":find("two tiers of chunk records", 1, true))
     assert.is_truthy(terminal:enter "?budget":find("model:session", 1, true))
     assert.is_truthy(terminal:enter "?rmsnorm":find("kernels/rmsnorm.h", 1, true))
+    assert.is_truthy(terminal:enter "?sort":find("^x:sort.*descending = true.*lsa%.kernels%.sort\n"))
+    assert.is_truthy(terminal:enter "?%bench":find("^%%bench STATEMENT"))
     assert.is_truthy(terminal:enter "??recency":find("return cycle.newest()", 1, true))
     assert.is_truthy(terminal:enter "?no_such_thing":find("there is no help for", 1, true))
     assert.is_truthy(terminal:enter "lsa.evictions":find("\nslru +segments = 4 +Segmented LRU"))

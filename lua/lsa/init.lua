@@ -62,7 +62,10 @@ return setmetatable({}, {
   __tostring = described,
   __index = function(lsa, name)
     local from = names[name]
-    if not from then return nil end
+    if not from then
+      if type(name) ~= "string" or name:sub(1, 2) == "__" then return nil end
+      require "lsa.raise"("lsa has no %q%s", name, require "lsa.nearest".hint(name, names))
+    end
     local module, field = from:match "^([^:]+):?(.*)$"
     local value = require(module)
     if field ~= "" then value = value[field] end

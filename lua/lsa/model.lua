@@ -14,6 +14,7 @@ local C = lib.C
 
 local Model = {}
 Model.__index = Model
+raise.kinds[#raise.kinds + 1] = {function(value) return getmetatable(value) == Model end, "a model"}
 
 local M = {class = Model}
 
@@ -94,6 +95,12 @@ function M.directory(name)
       end
       return path
     end
+  end
+  if not name:find "/" and not require "posix.sys.stat".stat(name) then
+    local names = {}
+    for _, known in ipairs(M.names()) do names[known] = true end
+    raise('lsa.model: no folder "%s", and no model of the tree; there are: %s%s', name, table.concat(M.names(), ", "),
+      require "lsa.nearest".hint(name, names))
   end
   return name
 end

@@ -24,7 +24,8 @@ function M.check(given, defaults, what)
       local names = {}
       for valid in pairs(defaults) do names[#names + 1] = valid end
       table.sort(names)
-      raise("%s: no option '%s'; there are: %s", what, tostring(name), table.concat(names, ", "))
+      raise("%s: no option '%s'; there are: %s%s", what, tostring(name), table.concat(names, ", "),
+        require "lsa.nearest".hint(tostring(name), defaults))
     end
     out[name] = value
   end
@@ -43,7 +44,9 @@ function M.one_of(value, valid, what)
   for _, name in ipairs(valid) do
     if value == name then return value end
   end
-  raise("%s is %s; it can be: %s", what, shown(value), table.concat(valid, ", "))
+  local names = {}
+  for _, name in ipairs(valid) do names[tostring(name)] = true end
+  raise("%s is %s; it can be: %s%s", what, shown(value), table.concat(valid, ", "), require "lsa.nearest".hint(tostring(value), names))
 end
 
 -- A whole number of at least `least`, and of at most `most` where it is given; never more than doubles count exactly.

@@ -3,7 +3,7 @@
 --
 --   lsa.plot(y)  lsa.plot(x, y, {title = …})                            a line
 --   lsa.plot.line{x =, y =, low =, high =, label =}                     low and high: a band, an interval's ends; x: 1, 2, … where not given
---   lsa.plot.line{{y = a, label = "LSA"}, {y = b, label = "recency"}}   several; so for scatter
+--   lsa.plot.line{{y = a, label = "LSA"}, {y = b, label = "recency"}}   several; so for scatter. {a, b}: of numbers alone
 --   lsa.plot.scatter{x =, y =}
 --   lsa.plot.heatmap{z = rows}                                          [rows, columns]; NaN is an error, or with blank = true nothing
 --   lsa.plot.histogram{values = x, bins = 30}                           or several: {{values =, label =}, …}
@@ -116,8 +116,12 @@ local function panel_of(opt, layers, what)
   return {title = text_of(opt.title, what .. ": title"), x = x, y = y, layers = layers, grid = opt.grid}
 end
 
--- The series of options: their list part, or the options themselves as the only one; and the options without them.
-local function series_of(given, fields, what)
+local function is_numbers(value) return tensor.is(value) or type(value) == "table" and type(value[1]) == "number" end
+
+-- The series of options: their list part, or the options themselves as the only one; and the options without them. Numbers alone
+-- are a series' `main`, and alone in the list part the only series.
+local function series_of(given, fields, what, main)
+  if tensor.is(given) then given = {given} end
   if type(given) ~= "table" then raise("%s: options are a table {name = value}, this is %s", what, options.shown(given)) end
   local allowed, own, list = {}, {}, {}
   for name in pairs(shared) do allowed[name] = false end
@@ -135,7 +139,10 @@ local function series_of(given, fields, what)
     for name in pairs(fields) do one[name] = own[name] end
     return {one}, own
   end
-  for i, one in ipairs(list) do list[i] = options.check(one, fields, ("%s: series %d"):format(what, i)) end
+  if is_numbers(list) then list = {list} end
+  for i, one in ipairs(list) do
+    list[i] = is_numbers(one) and {[main] = one} or options.check(one, fields, ("%s: series %d"):format(what, i))
+  end
   return list, options.check(own, allowed, what)
 end
 
@@ -165,7 +172,7 @@ local function points_of(kind, one, i, at)
 end
 
 local function of_points(kind, given, what)
-  local list, opt = series_of(given, xy, what)
+  local list, opt = series_of(given, xy, what, "y")
   local layers = {}
   for i, one in ipairs(list) do layers[i] = points_of(kind, one, i, where(list, i, what)) end
   local panel = panel_of(opt, layers, what)
@@ -257,7 +264,7 @@ function M.histogram(given)
   local bins = type(given) == "table" and given.bins
   given = type(given) == "table" and options.copy(given) or given
   if type(given) == "table" then given.bins = nil end
-  local list, opt = series_of(given, {values = false, label = false, colour = false}, what)
+  local list, opt = series_of(given, {values = false, label = false, colour = false}, what, "values")
   bins = bins and options.whole(bins, 1, what .. ": bins", 10000) or 30
   local all, low, high = {}, range_of(opt.xrange, what .. ": xrange")
   local least, most
@@ -294,7 +301,7 @@ function M.bars(given)
   local names = type(given) == "table" and given.names
   given = type(given) == "table" and options.copy(given) or given
   if type(given) == "table" then given.names = nil end
-  local list, opt = series_of(given, {values = false, low = false, high = false, label = false, colour = false}, what)
+  local list, opt = series_of(given, {values = false, low = false, high = false, label = false, colour = false}, what, "values")
   list_of_texts(names, nil, what .. ": names")
   local layers, thick, places = {}, 0.8 / #list, {}
   for i = 1, #names do places[i] = #names - i end

@@ -137,9 +137,10 @@ local function locate(kind, name)
     if text then return name end
     return nil, ("%s: %s"):format(singular(kind), why)
   end
-  local names = table.concat(M.names(kind), ", ")
-  return nil, ("no %s '%s'; there are: %s; or give a file (name.lua) or a function"):format(
-    singular(kind), name, names == "" and "none" or names)
+  local list, names = M.names(kind), {}
+  for _, one in ipairs(list) do names[one] = true end
+  return nil, ("no %s '%s'; there are: %s; or give a file (name.lua) or a function%s"):format(
+    singular(kind), name, #list == 0 and "none" or table.concat(list, ", "), require "lsa.nearest".hint(name, names))
 end
 
 -- What a rule that declares nothing does with its options shows in its text alone: one that its last parameter is never asked for

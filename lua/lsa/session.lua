@@ -30,6 +30,7 @@ local C = lib.C
 
 local Session = {}
 Session.__index = Session
+raise.kinds[#raise.kinds + 1] = {function(value) return getmetatable(value) == Session end, "a session"}
 
 local M = {}
 

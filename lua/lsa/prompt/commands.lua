@@ -37,6 +37,8 @@ end
 
 local function show_help(text, prompt)
   if text == "" then return screen.page(help.overview()) end
+  local line = about[text:match "^%%(%w+)$"]
+  if line then return print(line) end
   local facts = help.find(text, prompt.environment)
   if not facts then complain("there is no help for %q; ? alone lists what there is", text) end
   screen.page(help.text(facts, screen.paint "title"))
@@ -313,7 +315,7 @@ function M.run(text, prompt)
   end
   if shell(text, prompt) then return true end
   local name, rest = text:match "^%s*%%(%a*)%s*(.-)%s*$"
-  if not commands[name] then complain("there is no command %%%s; %%magic lists what there is", name or "") end
+  if not commands[name] then complain("there is no command %%%s; %%magic lists what there is%s", name or "", require "lsa.nearest".hint(name or "", commands)) end
   commands[name](rest, prompt)
   return true
 end

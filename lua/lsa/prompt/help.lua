@@ -219,10 +219,14 @@ function M.find(text, environment)
     end
   end
   local ok, kernel = pcall(index, lsa.kernels, text)
-  if ok and kernel ~= nil then return of_kernel(kernel) end
   local zeros = lsa.zeros({1})
   local found, op = pcall(index, zeros, text)
-  if found and type(op) == "function" then return of_function(op, "x:" .. text) end
+  if found and type(op) == "function" then
+    local facts = of_function(op, "x:" .. text)
+    if ok and kernel ~= nil then facts.lines[#facts.lines + 1] = ("The kernel of that name: ?lsa.kernels.%s"):format(text) end
+    return facts
+  end
+  if ok and kernel ~= nil then return of_kernel(kernel) end
   local member = M.value_of(text, {lsa = lsa}) or M.value_of("lsa." .. text, {lsa = lsa})
   if member ~= nil then return M.about(member, "lsa." .. text) end
   for _, topic in ipairs(topics.list) do

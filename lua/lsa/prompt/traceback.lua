@@ -15,10 +15,24 @@ local function ours(frame)
   return frame:find "^%s*%[C%]: at " ~= nil
 end
 
+-- A method's or a function's name that nothing has, with the library's that is close: LuaJIT's own message names no others.
+local function hinted(head)
+  local kind, name = head:match "attempt to call (%a+) '([%w_]+)' %(a nil value%)"
+  if kind ~= "method" and kind ~= "field" then return head end
+  local names = {}
+  for _, topic in ipairs(require "lsa.prompt.topics".list) do names[topic.name:match "[%w_]+$"] = true end
+  for _, module in ipairs {"model", "session", "batch", "trainer", "plot", "tasks.init"} do
+    local loaded = package.loaded["lsa." .. module] or {}
+    for method in pairs(loaded.class or loaded) do names[method] = true end
+  end
+  return head .. require "lsa.nearest".hint(name, names)
+end
+
 -- The message with its traceback as far as the first frame that is ours; what is beyond is ours, or the script in whose middle a prompt is.
 function M.trim(message)
   local head, frames = message:match "^(.*)\nstack traceback:\n(.*)$"
   if not head then return message end
+  head = hinted(head)
   local list = {}
   for frame in frames:gmatch "[^\n]+" do
     if ours(frame) then break end

@@ -679,8 +679,7 @@ local function look_up(self, key)
   if method ~= nil then return method end
   if type(key) == "string" then
     if key:sub(1, 2) == "__" then return nil end
-    local meant = require "lsa.tensor.nearest"(key, Tensor)
-    raise('tensor has no op "%s"%s', key, meant and ("; did you mean %s?"):format(meant) or "")
+    raise('tensor has no op "%s"%s', key, require "lsa.nearest".hint(key, Tensor))
   end
   if type(key) == "number" and self.c.rank == 1 then return (element(self, "x[i]", 1, key)) end
   if type(key) == "number" then return (self:row(key)) end

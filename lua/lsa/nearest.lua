@@ -1,4 +1,8 @@
--- nearest(name, names): which of the names, the keys of a table, `name` was probably meant to be; nil where none is close.
+-- What a name that nothing has was probably meant to be.
+--
+--   nearest.find(name, names)    the one of the names, keys of a table, that is close; nil where none is
+--   nearest.hint(name, names)    "; did you mean that?", or ""
+local M = {}
 
 -- How many letters to change, add, drop, or swap with their neighbour, make one word the other.
 local function distance(a, b)
@@ -16,8 +20,8 @@ local function distance(a, b)
   return d[#a][#b]
 end
 
-return function(name, names)
-  local best, least = nil, math.max(1, math.floor(#name / 3)) + 0.5
+function M.find(name, names)
+  local best, least = nil, math.min(#name - 1, math.max(1, math.floor(#name / 3))) + 0.5
   for other in pairs(names) do
     if type(other) == "string" and other:sub(1, 2) ~= "__" then
       local d = distance(name, other)
@@ -26,3 +30,10 @@ return function(name, names)
   end
   return best
 end
+
+function M.hint(name, names)
+  local meant = M.find(name, names)
+  return meant and ("; did you mean %s?"):format(meant) or ""
+end
+
+return M
