@@ -189,7 +189,7 @@ end]])
       for _, name in ipairs(registry.names(kind)) do
         local known = registry.options(kind, name)
         assert.equal("table", type(known), name)
-        assert.error_matches(function() registry.open(kind, {name, thetta = 1}) end, "no option 'thetta'; there are: ")
+        assert.error_matches(function() registry.open(kind, {name, thetta = 1}) end, "no option 'thetta'; [ti]")
         local file = assert(io.open(home .. "/" .. kind .. "/" .. name .. ".lua"))
         local text = file:read "*a"
         file:close()

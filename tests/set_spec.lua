@@ -70,6 +70,11 @@ describe("a set", function()
       assert.is_false(ok)
       assert.is_truthy(message:find("set " .. name .. ": 2 arguments, one is wanted; several ids are a list", 1, true))
     end
+    for _, name in ipairs {"union", "intersect", "minus"} do
+      local one = set.new(9)
+      assert.error_matches(function() one[name](one, one, one) end, "set " .. name .. ": 2 arguments, one set is wanted")
+    end
+    assert.error_matches(function() set.new(9):range(1, 5, 2) end, "set range: 3 arguments, two are wanted")
     assert.same({5}, members(s))
   end)
 

@@ -121,6 +121,18 @@ describe("views", function()
     assert.same({1, 2, 3, 4}, x:unsqueeze(-4):unsqueeze(0):squeeze(1):shape())
     assert.same({{1, 2}, {1, 2}, {1, 2}}, lsa.tensor {1, 2}:expand {3, 2}:totable())
     assert.same({{1, 1}, {2, 2}}, lsa.tensor {{1}, {2}}:expand {2, 2}:contiguous():totable())
+    assert.same({{1, 2}, {1, 2}}, lsa.tensor {1, 2}:expand(2, 2):totable())
+    assert.same({{1, 2}, {3, 4}}, lsa.tensor {1, 2, 3, 4}:reshape(2, -1):totable())
+    for _, name in ipairs {"reshape", "expand"} do
+      assert.equal(name .. ": 2 arguments, one list or numbers are wanted", message_of(function() x[name](x, {24}, 1) end))
+      assert.equal(name .. ": shape is nil, a list of dimensions is wanted", message_of(function() x[name](x) end))
+      assert.matches("^" .. name .. ": .*dimension 1 is 1.5", message_of(function() x[name](x, 24, 1.5) end))
+    end
+    for _, name in ipairs {"sum", "min", "max", "mean", "argmax", "argmin"} do
+      assert.equal(name .. ": 2 arguments, one dimension is wanted; x:unsqueeze(dim) keeps it", message_of(function() x[name](x, 0, true) end))
+    end
+    assert.equal("to: 2 arguments, one is wanted, a dtype or a device: x:to(dtype):to(device)", message_of(function() x:to("cpu", "f64") end))
+    assert.same({200000, 200000}, lsa.zeros {1}:expand(200000, 200000):shape())
     assert.equal("permute: dimension 0 is given twice", message_of(function() x:permute(0, 0, 1) end))
     assert.equal("permute: 2 dimensions are given, the tensor has 3", message_of(function() x:permute(0, 1) end))
     assert.equal("squeeze: dimension 1 has 3, 1 is wanted", message_of(function() x:squeeze(1) end))

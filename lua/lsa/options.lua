@@ -24,8 +24,8 @@ function M.check(given, defaults, what)
       local names = {}
       for valid in pairs(defaults) do names[#names + 1] = valid end
       table.sort(names)
-      raise("%s: no option '%s'; there are: %s%s", what, tostring(name), table.concat(names, ", "),
-        require "lsa.nearest".hint(tostring(name), defaults))
+      local known = #names > 0 and "there are: " .. table.concat(names, ", ") or "it takes none"
+      raise("%s: no option '%s'; %s%s", what, tostring(name), known, require "lsa.nearest".hint(tostring(name), defaults))
     end
     out[name] = value
   end

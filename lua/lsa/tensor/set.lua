@@ -102,6 +102,10 @@ local function alone(what, more)
   if more > 0 then raise("set %s: %d arguments, one is wanted; several ids are a list", what, more + 1) end
 end
 
+local function one_set(what, more)
+  if more > 0 then raise("set %s: %d arguments, one set is wanted", what, more + 1) end
+end
+
 function Set:size()
   return tonumber(self.c.n)
 end
@@ -132,7 +136,8 @@ function Set:remove(x, ...)
   return self
 end
 
-function Set:range(a, b)
+function Set:range(a, b, ...)
+  if select("#", ...) > 0 then raise("set range: %d arguments, two are wanted: from, and where it ends", 2 + select("#", ...)) end
   check(C.lsa_set_add_range(self.c, want_whole(a, "set range: a"), want_whole(b, "set range: b")))
   return self
 end
@@ -181,19 +186,22 @@ local function operand(self, x, what)
   return new(self.c.n):add(x)
 end
 
-function Set:union(r)
+function Set:union(r, ...)
+  one_set("union", select("#", ...))
   local other, out = operand(self, r, "set union: r"), result(self.c.n, self.of)
   check(C.lsa_set_union(out.c, self.c, other.c))
   return out
 end
 
-function Set:intersect(r)
+function Set:intersect(r, ...)
+  one_set("intersect", select("#", ...))
   local other, out = operand(self, r, "set intersect: r"), result(self.c.n, self.of)
   check(C.lsa_set_intersect(out.c, self.c, other.c))
   return out
 end
 
-function Set:minus(r)
+function Set:minus(r, ...)
+  one_set("minus", select("#", ...))
   local other, out = operand(self, r, "set minus: r"), result(self.c.n, self.of)
   check(C.lsa_set_minus(out.c, self.c, other.c))
   return out

@@ -83,8 +83,8 @@ return function(inner)
   end
 
   -- Dimensions of 1, and new ones in front, repeat without a copy. Nothing should write to such a view.
-  function Tensor:expand(shape)
-    local c, stride = self.c, {}
+  function Tensor:expand(...)
+    local c, stride, shape = self.c, {}, inner.dimensions_of("expand", ...)
     local rank = inner.read_shape(shape, "expand: shape", ffi.new "int64_t[6]")
     if rank < c.rank then raise("expand: shape has %d dimensions, the tensor %d", rank, c.rank) end
     for i = 1, rank do

@@ -107,6 +107,15 @@ local function read_shape(shape, what, into)
   return #shape
 end
 
+-- A method's shape: a list, or numbers.
+local function dimensions_of(what, first, ...)
+  local more = select("#", ...)
+  if type(first) == "number" then return {first, ...} end
+  if type(first) ~= "table" then raise("%s: shape is %s, a list of dimensions is wanted", what, shown(first)) end
+  if more > 0 then raise("%s: %d arguments, one list or numbers are wanted", what, more + 1) end
+  return first
+end
+
 local function adopt(bytes)
   owned(bytes)
   return object(box[0])
@@ -300,7 +309,8 @@ local function check_range(source, code)
 end
 
 -- A dtype or a device; the tensor itself when it already is what is asked for. To integers, towards zero.
-function Tensor:to(what)
+function Tensor:to(what, ...)
+  if select("#", ...) > 0 then raise("to: %d arguments, one is wanted, a dtype or a device: x:to(dtype):to(device)", 1 + select("#", ...)) end
   if what == "cpu" or what == "cuda" then
     if self:device() == what then return self end
     return require("lsa.tensor.device").move(self, what)
@@ -499,9 +509,8 @@ function Tensor:row(i)
 end
 
 -- One dimension may be -1: what remains. A tensor that is not contiguous is copied.
-function Tensor:reshape(shape)
-  if type(shape) == "number" then shape = {shape} end
-  if type(shape) ~= "table" then raise("reshape: shape is %s, a list of dimensions is wanted", shown(shape)) end
+function Tensor:reshape(...)
+  local shape = dimensions_of("reshape", ...)
   local n, known, free, filled = count(self.c), 1, nil, {}
   for i, m in ipairs(shape) do
     filled[i] = m
@@ -669,6 +678,7 @@ inner.converted, inner.integers = converted, integers
 inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor, M, names, host, view, count
 inner.is_tensor, inner.is_value, inner.shown, inner.shape_text, inner.like = is_tensor, is_value, shown, shape_text, like
 inner.want_whole, inner.want_number, inner.want_index, inner.read_shape = want_whole, want_number, want_index, read_shape
+inner.dimensions_of = dimensions_of
 inner.integer, inner.digits = integer, digits
 inner.f32, inner.floats, inner.above, inner.set_module = f32, floats, above, set_module
 for _, part in ipairs {"arithmetic", "shapes", "reductions", "orders", "making"} do require("lsa.tensor." .. part)(inner) end
