@@ -45,13 +45,15 @@ function M.pose(session, question)
   session:prefill(tokens)
 end
 
--- The share of these chunks that is resident, of none nil; of what the native top-k would pick, the share that is.
-function M.kept(session, chunks)
+-- The share of these chunks that is resident, of none nil; of what the native top-k would pick, the share that is, which costs a look
+-- at all keys of all layers.
+function M.kept(session, chunks, uncovered)
   local resident, there = session:resident(), 0
   for _, chunk in ipairs(chunks) do
     if resident:has(chunk) then there = there + 1 end
   end
-  local covered, total = session:coverage()
+  local covered, total = 0, 0
+  if not uncovered then covered, total = session:coverage() end
   return #chunks > 0 and there / #chunks or nil, total > 0 and covered / total or 1
 end
 
@@ -72,7 +74,8 @@ local function is_line(text) return text:find "%S[^\n]*\n" ~= nil end
 -- session's policy. Returns whether the whole answer came out, how many of its tokens did before the first wrong one, and, as
 -- means over the decoded steps, {evidence = the share of the evidence's chunks that was resident, coverage = the share of
 -- what the native top-k would pick that was}, the last token, which is still to be decoded, and the tokens. steps: at most so many.
-function M.answer(session, question, steps)
+-- uncovered: coverage is not asked for.
+function M.answer(session, question, steps, uncovered)
   local model = session.model
   local asked, expected = model:tokens(question.question), model:tokens(question.answer)
   local chunks = M.chunks(model, question)
@@ -84,12 +87,12 @@ function M.answer(session, question, steps)
     out[#out + 1] = token
     exact = exact and token == expected[#out]
     if exact then right = right + 1 end
-    local there, covered = M.kept(session, chunks)
+    local there, covered = M.kept(session, chunks, uncovered)
     evidence, coverage = there and evidence + there, coverage + covered
     if question.score and is_line(model:text(out)) then break end
   end
   if question.score then exact = question.score(model:text(out)) end
-  return exact, right, {evidence = evidence and evidence / #out, coverage = coverage / #out}, token, out
+  return exact, right, {evidence = evidence and evidence / #out, coverage = not uncovered and coverage / #out or nil}, token, out
 end
 
 -- Both, of a fork whose context is prefilled.

@@ -27,7 +27,7 @@ function M.ask(task, number, ways)
     for _, way in ipairs(ways) do
       posed.indexer = way.indexer or first.indexer or posed.indexer
       local fork, sum = posed:fork(way.fork), out[way.label]
-      local exact, _, quality = asked.answer(fork, one)
+      local exact, _, quality = asked.answer(fork, one, nil, true)
       local stats = fork:stats()
       fork:close()
       sum.right, sum.evidence[i] = sum.right .. (exact and 1 or 0), quality.evidence
