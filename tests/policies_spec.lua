@@ -250,6 +250,42 @@ describe("policies of index scores", function()
     end
   end)
 
+  it("lagkv prefers keys that stand out from what the next part has, the newest parts first", function()
+    -- Parts of two: the first is measured by (0, 0) .. (1, 1), the second by (0, 0) .. (2, 4), the third has none whole after it.
+    local keys = {lsa.tensor {{0, 0}, {0, 4}, {0, 0}, {1, 1}, {0, 0}, {2, 4}, {9, 9}}}
+    assert.same({4, 5, 6}, ask({"lagkv", lag = 2}, {keys = keys, budget = 3}))
+    assert.same({1, 4, 5, 6}, ask({"lagkv", lag = 2}, {keys = keys, budget = 4}))
+    -- (1, 1) is (0.5, 0.25) of its measure, (0, 0) is (0, 0).
+    assert.same({1, 3, 4, 5, 6}, ask({"lagkv", lag = 2}, {keys = keys, budget = 5}))
+    assert.same({0, 1, 2}, ask("lagkv", {keys = keys, budget = 3}))
+    -- A channel in which the next part is constant divides by nothing.
+    local flat = {lsa.tensor {{0, 0}, {1, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}}}
+    assert.same({1, 4, 5}, ask({"lagkv", lag = 2}, {keys = flat, budget = 3}))
+  end)
+
+  it("q_filter prefers keys along the direction that weighted queries have in common", function()
+    local keys = {lsa.tensor {{-3, 0}, {0, 5}, {2, 0}, {1, 0}, {0, -9}}}
+    local function of(q, weights, budget)
+      return ask("q_filter", {keys = keys, budget = budget or 1, queries = {{lsa.tensor(q), lsa.tensor(weights)}}})
+    end
+    assert.same({2}, of({{{1, 0}}, {{2, 0}}}, {{1}, {1}}))
+    assert.same({2, 3}, of({{{1, 0}}, {{2, 0}}}, {{1}, {1}}, 2))
+    assert.same({0}, of({{{-1, 0}}}, {{1}}))
+    assert.same({0}, of({{{1, 0}}}, {{-1}}))
+    -- The direction is the one of most length, not that of the sum; a head without weight has no say.
+    assert.same({1}, of({{{1, 0}, {0, 3}}, {{1, 0}, {0, -2}}}, {{1, 1}, {1, 1}}))
+    assert.same({2}, of({{{1, 0}, {0, 3}}}, {{1, 0}}))
+    -- Without a direction all are equal.
+    assert.same({0}, of({{{0, 0}}}, {{1}}))
+  end)
+
+  it("tova is the last query's vote", function()
+    local four = {keys = {lsa.tensor {{1, 0}, {0, 1}, {0.5, 0}, {0, 0.6}}}, budget = 2,
+      queries = {{lsa.tensor {{{9, 0}}, {{0, 1}}}, lsa.tensor {{1}, {1}}}}}
+    assert.same({1, 3}, ask("tova", four))
+    assert.same({0, 1}, ask({"snap_window", radius = 0}, four))
+  end)
+
   it("quest_pages bounds every chunk's score from above, and takes the pages with the highest bounds", function()
     local random = rng.new(11)
     local function values(shape)
@@ -434,7 +470,7 @@ describe("replay", function()
       assert.equal(1, coverage("oracle_native", 1))
       local best = coverage("oracle_budget", 9)
       for _, name in ipairs {"lsa_topk", "native_topk", "recency", "h2o", "snap_window", "quest_pages", "keydiff", "expected_index",
-        "none"} do
+        "tova", "lagkv", "q_filter", "none"} do
         local other = coverage(name, 9)
         assert.is_true(other <= best, name)
       end
