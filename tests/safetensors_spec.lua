@@ -10,8 +10,10 @@ local failure = support.failure
 local function open(path)
   local out = ffi.new "lsa_safetensors *[1]"
   check(C.lsa_safetensors_open(out, path), 2)
-  return out[0]
+  return ffi.gc(out[0], C.lsa_safetensors_close)
 end
+
+local function close(file) C.lsa_safetensors_close(ffi.gc(file, nil)) end
 
 -- Tries to open a file of these bytes and closes it again.
 local function try(path, bytes)
@@ -57,8 +59,10 @@ local function get(file, name)
   assert(i >= 0, name)
   local out = ffi.new "lsa_tensor *[1]"
   check(C.lsa_safetensors_get(file, i, out), 2)
-  return out[0]
+  return ffi.gc(out[0], C.lsa_tensor_free)
 end
+
+local function free(t) C.lsa_tensor_free(ffi.gc(t, nil)) end
 
 local function bytes_of(t)
   return ffi.string(t.data, tonumber(C.lsa_tensor_count(t) * C.lsa_dtype_size(t.dtype)))
@@ -93,15 +97,15 @@ describe("safetensors", function()
         assert.equals(name, "t." .. ffi.string(C.lsa_dtype_name(t.dtype)))
         assert.is_true(bytes_of(t) == data)
         assert.equals(0, tonumber(ffi.cast("intptr_t", t.data)) % tonumber(C.lsa_dtype_size(t.dtype)))
-        C.lsa_tensor_free(t)
+        free(t)
       end
       local nothing, scalar = get(file, "nothing"), get(file, "scalar")
       assert.equals(0, tonumber(C.lsa_tensor_count(nothing)))
       assert.equals(5, tonumber(nothing.shape[1]))
       assert.equals(0, scalar.rank)
       assert.equals("s", bytes_of(scalar))
-      C.lsa_tensor_free(nothing)
-      C.lsa_tensor_free(scalar)
+      free(nothing)
+      free(scalar)
       assert.equals(2, tonumber(C.lsa_safetensors_metadata_count(file)))
       assert.equals("ключ", ffi.string(C.lsa_safetensors_metadata_key(file, 1)))
       assert.equals("значение \"\n", ffi.string(C.lsa_safetensors_metadata_value(file, 1)))
@@ -109,7 +113,7 @@ describe("safetensors", function()
       assert.is_true(C.lsa_safetensors_metadata_value(file, -1) == nil)
       assert.equals(-1, tonumber(C.lsa_safetensors_find(file, "t")))
       assert.is_true(C.lsa_safetensors_name(file, #list) == nil)
-      C.lsa_safetensors_close(file)
+      close(file)
     end)
   end)
 
@@ -119,10 +123,10 @@ describe("safetensors", function()
       support.write(path, support.safetensors(X, "abc"))
       local file = open(path)
       local t = get(file, "x")
-      C.lsa_safetensors_close(file)
+      close(file)
       os.remove(path)
       assert.equals("abc", bytes_of(t))
-      C.lsa_tensor_free(t)
+      free(t)
     end)
   end)
 
@@ -138,8 +142,8 @@ describe("safetensors", function()
     end
     assert.equals("3", found.tokens)
     assert.equals("7", found.seed)
-    C.lsa_tensor_free(ids)
-    C.lsa_safetensors_close(file)
+    free(ids)
+    close(file)
   end)
 
   it("finds every tensor by its name", function()
@@ -149,7 +153,7 @@ describe("safetensors", function()
     for i = 0, n - 1 do
       assert.equals(i, tonumber(C.lsa_safetensors_find(file, C.lsa_safetensors_name(file, i))))
     end
-    C.lsa_safetensors_close(file)
+    close(file)
   end)
 
   it("copies data that is not aligned to its elements", function()
@@ -164,9 +168,9 @@ describe("safetensors", function()
       assert.equals(0, tonumber(ffi.cast("intptr_t", b.data)) % 4)
       assert.equals(513, ffi.cast("int32_t *", b.data)[0])
       assert.equals(-1, tonumber(ffi.cast("int64_t *", c.data)[0]))
-      C.lsa_tensor_free(b)
-      C.lsa_tensor_free(c)
-      C.lsa_safetensors_close(file)
+      free(b)
+      free(c)
+      close(file)
     end)
   end)
 
@@ -180,7 +184,7 @@ describe("safetensors", function()
         local file, out = open(path), ffi.new "lsa_tensor *[1]"
         local message = failure(C.lsa_safetensors_get(file, 0, out), C.LSA_EDTYPE)
         assert.is_true(message:find(name, 1, true) and message:find(path, 1, true) ~= nil)
-        C.lsa_safetensors_close(file)
+        close(file)
       end
     end)
   end)
@@ -193,7 +197,7 @@ describe("safetensors", function()
       local file, out = open(path), ffi.new "lsa_tensor *[1]"
       assert.is_true(failure(C.lsa_safetensors_get(file, 0, out), C.LSA_ESHAPE):find "8 dimensions" ~= nil)
       assert.is_true(failure(C.lsa_safetensors_get(file, 1, out), C.LSA_EARG):find "1 of 1" ~= nil)
-      C.lsa_safetensors_close(file)
+      close(file)
     end)
   end)
 
@@ -300,7 +304,7 @@ describe("safetensors", function()
         local opened = open(path)
         local taken = support.memory() - before
         assert.is_true(taken < 6 * #file, ("%d bytes of memory for %d"):format(taken, #file))
-        C.lsa_safetensors_close(opened)
+        close(opened)
       end
     end)
   end)
