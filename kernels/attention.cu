@@ -355,8 +355,50 @@ enum { HEAD_DIM = 128, HEAD_MOST = 8, HEAD_SECTIONS = 8 };
 struct alignas(16) head_shared {
     float q[HEAD_DIM], weights[SECTION], sums[THREADS], maxima[WARPS], totals[WARPS];
     float max, sum; // of the section
-    bool present;
+    const uint8_t *keys[SECTION];
+    bool present, fits[WARPS];
 };
+
+// A section's keys, which vectors fit, as rows of the tile; a block's threads have whole keys. Several loads a thread are under way at once: so none of them is in a branch.
+template <int FORMAT>
+__device__ static void load_section(float *tile, const head_shared &h, int n, int dim, int rope,
+                                    int at)
+{
+    const int together = 4;
+    int quads = dim / 4, nope = dim - rope, pitch = dim + 4, step = THREADS / quads;
+    int d = 4 * (at % quads); // a thread's numbers are those of each of its keys
+    bool small = d < nope;
+#pragma unroll 1
+    for (int first = at / quads; first < n; first += together * step) {
+        uint4 raw[together];
+#pragma unroll
+        for (int j = 0; j < together; j++) {
+            const uint8_t *record = h.keys[min(first + j * step, n - 1)];
+            if (FORMAT == LSA_KV_F32) {
+                raw[j] = *(const uint4 *)(record + 4 * d);
+            } else { // z: the exponent of a number in e4m3; w: whether it is
+                const uint32_t *from =
+                    (const uint32_t *)(record + (small ? d : nope + 2 * (d - nope)));
+                raw[j].x = from[0];
+                raw[j].y = from[small ? 0 : 1];
+                raw[j].z = record[nope + 2 * rope + (small ? d / 64 : 0)];
+                raw[j].w = small;
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < together; j++) {
+            uint4 r = raw[j];
+            float4 v = make_float4(__uint_as_float(r.x), __uint_as_float(r.y), __uint_as_float(r.z),
+                                   __uint_as_float(r.w));
+            if (FORMAT != LSA_KV_F32)
+                v = r.w ? e4m3x4(r.x, e8m0_to_f32((uint8_t)r.z))
+                        : make_float4(__uint_as_float(r.x << 16), __uint_as_float(r.x & 0xffff0000),
+                                      __uint_as_float(r.y << 16),
+                                      __uint_as_float(r.y & 0xffff0000));
+            if (first + j * step < n) *(float4 *)(tile + (first + j * step) * pitch + d) = v;
+        }
+    }
+}
 
 // One section of a head, by a group: number `at` of its sum is left in h.sums, for those below dim. tile: [128, dim + 4].
 __device__ static void head_section(head_shared &h, float *tile, const call &c, const query &q,
@@ -365,28 +407,26 @@ __device__ static void head_section(head_shared &h, float *tile, const call &c, 
 {
     int n = (int)(end - from), dim = (int)c.dim, pitch = dim + 4, quads = dim / 4;
     int at = threadIdx.x % THREADS, warp = at / LSA_WARP, lane = at % LSA_WARP;
-    // A division is as many instructions as the rest of the loop, and one of 64 bits many times that.
-    bool even = THREADS % quads == 0;
-    int key = at / quads, four = 4 * (at % quads), step = THREADS / quads;
-    uint32_t room = (uint32_t)q.room, slot = records ? 0 : (uint32_t)(q.first + from + key) % room;
-    for (int i = at; i < n * quads; i += THREADS) {
-        int format = LSA_KV_F32;
-        const uint8_t *from_key;
-        if (!even) key = i / quads, four = 4 * (i % quads);
-        if (records) {
-            from_key = record_at(q.where, q.ids ? q.ids[from + key] : from + key);
-            format = q.where.format;
-        } else {
-            if (!even) slot = (uint32_t)(q.first + from + key) % room;
-            from_key = (const uint8_t *)(q.window + (int64_t)slot * dim);
-        }
-        bool aligned = vectors_fit(from_key, format, dim, (int)c.rope_dim);
-        *(float4 *)(tile + key * pitch + four) =
-            numbers_of(from_key, format, dim, (int)c.rope_dim, four, aligned);
-        key += step;
-        for (slot += step; slot >= room && !records; slot -= room)
-            ;
-    }
+    const uint8_t *own_key = NULL;
+    int format = records ? q.where.format : (int)LSA_KV_F32, rope = (int)c.rope_dim;
+    if (at < n)
+        own_key = !records ? (const uint8_t *)(q.window + (uint32_t)(q.first + from + at) %
+                                                              (uint32_t)q.room * (int64_t)dim)
+                           : record_at(q.where, q.ids ? q.ids[from + at] : from + at);
+    h.keys[at] = own_key;
+    bool fits = __all_sync(0xffffffff, at >= n || vectors_fit(own_key, format, dim, rope));
+    if (lane == 0) h.fits[warp] = fits;
+    lsa_group_sync(1 + group, THREADS);
+    fits = h.fits[0] && h.fits[1] && h.fits[2] && h.fits[3] && THREADS % quads == 0;
+    if (format == LSA_KV_F32 && fits)
+        load_section<LSA_KV_F32>(tile, h, n, dim, rope, at);
+    else if (format == LSA_KV_FP8 && fits)
+        load_section<LSA_KV_FP8>(tile, h, n, dim, rope, at);
+    else
+        for (int i = at; i < n * quads; i += THREADS)
+            *(float4 *)(tile + i / quads * pitch + 4 * (i % quads)) =
+                numbers_of(h.keys[i / quads], format, dim, rope, 4 * (i % quads),
+                           vectors_fit(h.keys[i / quads], format, dim, rope));
     lsa_group_sync(1 + group, THREADS);
     float score = -INFINITY;
     if (at < n) {
