@@ -2,7 +2,7 @@
 // the step: a fixed number of blocks a span, which share its rows and its new windows.
 #include "kernels/extend_cuda.h"
 
-enum { MOST_PARTS = 64 }; // blocks of a span
+enum { MOST_PARTS = 512 }; // blocks of a span
 
 // ---- kernels ----
 
@@ -29,8 +29,8 @@ __global__ static void __launch_bounds__(THREADS, 2)
 // Blocks of a span: enough to fill the GPU, whatever the spans' lengths.
 static unsigned parts_of(int64_t count)
 {
-    int64_t parts = 512 / count;
-    return (unsigned)(parts < 1 ? 1 : parts < MOST_PARTS ? parts : (int64_t)MOST_PARTS);
+    int64_t parts = MOST_PARTS / count;
+    return (unsigned)(parts < 1 ? 1 : parts);
 }
 
 int lsa_keep_rows_cuda(const lsa_span *spans, int64_t count, int64_t layer, int32_t what,
