@@ -12,11 +12,16 @@ extern "C" {
 enum {
     THREADS = WARPS * LSA_WARP,
     PLAN_THREADS = 1024,
-    MANY = 8,          // tokens of a tile where experts have several
-    CHUNK = 1024,      // tokens in the workspace at a time
-    MOST_Y = 65535,    // of a grid
-    ROWS = 2,          // that a warp takes
-    SHORT_TOKENS = 128 // with short rows: a warp a row and pick
+    MANY = 8,           // tokens of a tile where experts have several
+    CHUNK = 1024,       // tokens in the workspace at a time
+    MOST_Y = 65535,     // of a grid
+    ROWS = 2,           // that a warp takes
+    SHORT_TOKENS = 128, // with short rows: a warp a row and pick
+    // More of them, rows not longer than TILE_COLS: a thread a row and some tokens of a tile.
+    TILE_TOKENS = 16,
+    TILE_ROWS = 64,
+    TILE_COLS = 320,
+    TILE_EACH = TILE_TOKENS * TILE_ROWS / THREADS
 };
 
 // Picks of one expert: `members` from .. from + n - 1.
@@ -51,6 +56,7 @@ struct call {
     plan p;
     uint32_t kinds[2]; // of what a launch makes: those of its weights, a bit each
     bool is_short;     // rows of all weights are short
+    bool is_tiled;     // and fit in a tile
     bool by_strips;    // all products go by tensor cores (linear_mma.h)
 };
 
@@ -258,6 +264,119 @@ __global__ static void __launch_bounds__(THREADS)
     float *y =
         what == DOWN ? c.p.down + pick * c.hidden : (of_up ? c.p.up : c.p.gate) + pick * c.width;
     if (threadIdx.x % LSA_WARP == 0) y[at] = sum;
+}
+
+// What a thread of a tile multiplies: a row of the weight and some of x, both in shared memory.
+struct tile_row {
+    const float *w, *x;
+    int cols;
+};
+
+// What lane `lane` of a warp that had the row would add up.
+__device__ static void add_up_lane(float (&sums)[TILE_EACH], const tile_row &r, int lane)
+{
+#pragma unroll
+    for (int t = 0; t < TILE_EACH; t++) sums[t] = 0;
+#pragma unroll 1
+    for (int col = lane * EIGHT; col < r.cols; col += STEP)
+#pragma unroll
+        for (int half = 0; half < EIGHT; half += 4) {
+            float4 w = *(const float4 *)(r.w + col + half);
+#pragma unroll
+            for (int t = 0; t < TILE_EACH; t++) {
+                float4 x = *(const float4 *)(r.x + t * r.cols + col + half);
+                sums[t] = fmaf(w.w, x.w, fmaf(w.z, x.z, fmaf(w.y, x.y, fmaf(w.x, x.x, sums[t]))));
+            }
+        }
+}
+
+// The sums of those lanes whose number's last bits are those of `lane`, as a warp adds them up: short_product's bits.
+template <int LEVEL>
+__device__ static void add_up(float (&sums)[TILE_EACH], const tile_row &r, int lane)
+{
+    if constexpr (LEVEL == 0) {
+        add_up_lane(sums, r, lane);
+    } else {
+        float others[TILE_EACH];
+        add_up<LEVEL - 1>(sums, r, lane);
+        add_up<LEVEL - 1>(others, r, lane + LSA_WARP / (1 << LEVEL));
+#pragma unroll
+        for (int t = 0; t < TILE_EACH; t++) sums[t] += others[t];
+    }
+}
+
+// Rows from .. of a weight, as f32 with four numbers between them that keep threads out of one another's banks.
+__device__ static void stage_rows(float *to, const lsa_weight &w, int from, bool round)
+{
+    int quads = (int)w.cols / 4, rows = min((int)w.rows - from, (int)TILE_ROWS);
+    bool f32 = w.dtype == LSA_F32;
+    const uint8_t *data = (const uint8_t *)w.data + (int64_t)from * w.cols * (f32 ? 4 : 2);
+    for (int i = threadIdx.x; i < rows * quads; i += THREADS) {
+        short_row r = {data, NULL, NULL, NULL, 0, 1, 0, f32, false, false};
+        float v[4];
+        four_numbers(v, r, 4 * i);
+        int row = i / quads;
+        float4 four = make_float4(v[0], v[1], v[2], v[3]);
+        if (round && f32)
+            four = make_float4(bf16_rounded(v[0]), bf16_rounded(v[1]), bf16_rounded(v[2]),
+                               bf16_rounded(v[3]));
+        *(float4 *)(to + row * (w.cols + 4) + 4 * (i - row * quads)) = four;
+    }
+}
+
+// Grid: (blocks of 64 rows, tiles of 16 picks, 2 for gate and up), block: 256, shared: 64 rows and x of the picks.
+template <int WHAT>
+__global__ static void __launch_bounds__(THREADS, 2) expert_tiles(const __grid_constant__ call c)
+{
+    extern __shared__ float4 shared[];
+    __shared__ int32_t picks[TILE_TOKENS], from[TILE_TOKENS];
+    lsa_after_previous();
+    int32_t tiles = c.p.before[c.count + 1], all = (int32_t)(c.tokens * c.k);
+    bool round = c.compute == LSA_COMPUTE_BF16;
+    for (int32_t i = blockIdx.y; i < tiles; i += gridDim.y) {
+        tile t = c.p.tiles[i];
+        const lsa_expert_weights &e = expert_of(c, t);
+        const lsa_weight &w = WHAT == DOWN ? e.down : blockIdx.z ? e.up : e.gate;
+        float *y = WHAT == DOWN ? c.p.down : blockIdx.z ? c.p.up : c.p.gate;
+        int64_t x_stride = WHAT == DOWN ? c.width : c.hidden,
+                y_stride = WHAT == DOWN ? c.hidden : c.width;
+        int cols = (int)w.cols, quads = cols / 4;
+        float *rows = (float *)shared, *x = rows + TILE_ROWS * (cols + 4);
+        if (threadIdx.x < TILE_TOKENS) {
+            int32_t pick = c.p.members[t.from + min((int32_t)threadIdx.x, t.n - 1)];
+            picks[threadIdx.x] = pick;
+            from[threadIdx.x] = WHAT == DOWN ? pick : pick < all ? pick / (int32_t)c.k : pick - all;
+        }
+        __syncthreads();
+        for (int j = threadIdx.x; j < TILE_TOKENS * quads; j += THREADS) {
+            int token = j / quads, d = 4 * (j - token * quads);
+            const float *own = (WHAT == DOWN ? c.p.gate : c.x) + from[token] * x_stride + d;
+            float4 v = *(const float4 *)own;
+            if (WHAT == DOWN) {
+                float4 up = *(const float4 *)(c.p.up + from[token] * x_stride + d);
+                v = make_float4(
+                    lsa_swiglu_of(v.x, up.x, c.limit), lsa_swiglu_of(v.y, up.y, c.limit),
+                    lsa_swiglu_of(v.z, up.z, c.limit), lsa_swiglu_of(v.w, up.w, c.limit));
+            }
+            if (round)
+                v = make_float4(bf16_rounded(v.x), bf16_rounded(v.y), bf16_rounded(v.z),
+                                bf16_rounded(v.w));
+            *(float4 *)(x + token * cols + d) = v;
+        }
+        int own = threadIdx.x % TILE_ROWS, first = threadIdx.x / TILE_ROWS * TILE_EACH;
+        for (int row = blockIdx.x * TILE_ROWS; row < w.rows; row += gridDim.x * TILE_ROWS) {
+            stage_rows(rows, w, row, round);
+            __syncthreads();
+            if (row + own < w.rows && first < t.n) {
+                float sums[TILE_EACH];
+                add_up<5>(sums, {rows + own * (cols + 4), x + first * cols, cols}, 0);
+#pragma unroll
+                for (int j = 0; j < TILE_EACH; j++)
+                    if (first + j < t.n) y[picks[first + j] * y_stride + row + own] = sums[j];
+            }
+            __syncthreads();
+        }
+    }
 }
 
 // A token's picks in the order of their experts, those of one in their own. Every block of a token finds it.
@@ -513,6 +632,20 @@ static bool run_strips(const call &c, cudaStream_t stream)
     return launch_formats<MANY, GATE_AND_UP>(c, stream) && launch_formats<MANY, DOWN>(c, stream);
 }
 
+template <int WHAT> static bool launch_tiles(const call &c, cudaStream_t stream)
+{
+    int64_t cols = WHAT == DOWN ? c.width : c.hidden, rows = WHAT == DOWN ? c.hidden : c.width;
+    int64_t picks = c.tokens * (c.k + c.has_shared), tiles = picks / TILE_TOKENS + c.count + 1;
+    size_t bytes = (TILE_ROWS * (cols + 4) + TILE_TOKENS * cols) * sizeof(float);
+    if (cudaFuncSetAttribute(expert_tiles<WHAT>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)bytes))
+        return false;
+    dim3 grid((unsigned)((rows + TILE_ROWS - 1) / TILE_ROWS), (unsigned)smaller(tiles, MOST_Y),
+              WHAT == DOWN ? 1 : 2);
+    lsa_launch(expert_tiles<WHAT>, grid, THREADS, bytes, stream, c);
+    return true;
+}
+
 static void run(const call &c, cudaStream_t stream)
 {
     int32_t each = tile_of(c.tokens, c.count, c.k);
@@ -523,6 +656,10 @@ static void run(const call &c, cudaStream_t stream)
         for (int32_t what = GATE_AND_UP; what <= DOWN && picks; what++)
             if (rows[what])
                 lsa_launch(expert_rows, dim3(rows[what], picks), THREADS, 0, stream, c, what);
+    } else if (c.is_tiled && c.tokens * (c.k + c.has_shared) > 0) {
+        lsa_launch(group_picks, 1, PLAN_THREADS, 0, stream, c, (int32_t)TILE_TOKENS);
+        if (c.width > 0 && !launch_tiles<GATE_AND_UP>(c, stream)) return; // lsa_launched says why
+        if (!launch_tiles<DOWN>(c, stream)) return;
     } else if (c.by_strips && c.tokens * (c.k + c.has_shared) > 0) {
         if (!run_strips(c, stream)) return; // lsa_launched says why
     } else if (most_tiles(c.tokens, c.count, c.k) > 0) {
@@ -550,9 +687,25 @@ int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *
     for (int64_t e = 0; e < count && !rc; e++) rc = check_products(experts[e], compute);
     if (!rc) rc = lsa_swiglu_check(shared ? tokens * shared->gate.rows : inner, swiglu_limit);
     if (rc || hidden == 0) return rc;
-    call c = {y,      x,      ids,   weights, experts,         {},           shared != NULL,
-              tokens, hidden, count, k,       width_of(inner), swiglu_limit, compute,
-              {},     {0, 0}, true,  true};
+    call c = {y,
+              x,
+              ids,
+              weights,
+              experts,
+              {},
+              shared != NULL,
+              tokens,
+              hidden,
+              count,
+              k,
+              width_of(inner),
+              swiglu_limit,
+              compute,
+              {},
+              {0, 0},
+              true,
+              true,
+              true};
     if (shared) c.shared = *shared;
     for (int64_t e = shared ? -1 : 0; e < count; e++) {
         const lsa_expert_weights &w = e < 0 ? *shared : experts[e];
@@ -562,6 +715,8 @@ int lsa_experts_cuda(float *y, const float *x, const int32_t *ids, const float *
         c.by_strips &= by_tensor_cores(w.gate, compute) && by_tensor_cores(w.up, compute) &&
                        by_tensor_cores(w.down, compute) && alike(w.gate, w.up);
     }
+    c.is_tiled = c.is_short && hidden <= TILE_COLS && inner > 0 && inner <= TILE_COLS &&
+                 inner % 8 == 0 && (uintptr_t)x % 16 == 0;
     c.p = lay_out((char *)workspace, smaller(tokens, CHUNK), hidden, count, k, c.width);
     for (int64_t t = 0; t < tokens; t += CHUNK) {
         c.y = y + t * hidden, c.x = x + t * hidden, c.ids = ids + t * k,
