@@ -11,6 +11,8 @@ local WANTED = {
   {"gather_records", "16-byte loads"},
   {"linear_eights", "16-byte loads"},
   {"expert_products", "16-byte loads"},
+  {"expert_tiles", "16-byte loads"},
+  {"chain_token", "16-byte loads"},
   {"pick_score_wgmma", "warp-group products"},
   {"index_score_wgmma", "warp-group products"},
   {"lookahead_score", "warp-group products"},
