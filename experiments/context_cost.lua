@@ -20,7 +20,7 @@ Cost of a token by the length of its context.
   --requests (default 0)                   of a batch, each of the context: its steps are measured, too; 0 leaves it out
   --compute (default f32)                  f32 or bf16
   --device (default cpu)                   cpu or cuda
-  --piece (default 0)                      tokens that a prefill runs at once; 0 is the model's own choice
+  --piece (default 0)                      tokens that a prefill runs at once; 0 is the device's own number
   --model (default needle)                 a model's short name (lsa.model) or directory
   --text (default bible)                   a file whose text is the context, as often as it takes; bible is the text of Debian's bible-kjv
 ]]
@@ -34,7 +34,7 @@ for length in tostring(opt.tokens):gmatch "[^,]+" do
   lengths[#lengths + 1] = n
 end
 
-local model = lsa.model(opt.model, {compute = opt.compute, device = opt.device, piece = opt.piece > 0 and opt.piece or nil})
+local model = lsa.model(opt.model, {compute = opt.compute, device = opt.device, piece = opt.piece})
 local ids = model:tokens(texts.open(opt.text))
 
 -- Tokens from .. from + n - 1 of the text, over and over.

@@ -27,8 +27,8 @@ function M.check(value, what)
 end
 
 -- device: "cpu", or "cuda": weights, caches and hot pools on the first GPU, the cold tier in host memory. compute: "f32" or "bf16". piece: the most
--- tokens that a prefill runs at once.
-local defaults = {device = "cpu", compute = "f32", piece = 512}
+-- tokens that a prefill runs at once; 0: 512 on a CPU, 2048 on a GPU, where fewer do not fill it.
+local defaults = {device = "cpu", compute = "f32", piece = 0}
 
 M.defaults = defaults -- `lsa test --device cuda` has models on the GPU where a spec says nothing
 
@@ -111,7 +111,8 @@ function M.new(directory, opt)
   opt = options.check(opt, defaults, "lsa.model")
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
   options.one_of(opt.device, {"cpu", "cuda"}, "lsa.model: device")
-  options.whole(opt.piece, 1, "lsa.model: piece")
+  options.whole(opt.piece, 0, "lsa.model: piece")
+  local piece = opt.piece > 0 and opt.piece or opt.device == "cuda" and 2048 or 512
   local out = ffi.new "lsa_model *[1]"
   raise.check(C.lsa_model_load(out, directory))
   local self = setmetatable({directory = directory, name = name, compute = opt.compute, device = opt.device}, Model)
@@ -119,7 +120,7 @@ function M.new(directory, opt)
   if opt.device == "cuda" then raise.check(C.lsa_model_to_gpu(self.c)) end
   self.config = numbers_of(self.c)
   local scratch = ffi.new "lsa_activations *[1]"
-  raise.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, opt.piece)))
+  raise.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, piece)))
   self.scratch = ffi.gc(scratch[0], C.lsa_activations_release)
   self.csa_layers = {}
   for i = 0, tonumber(self.config.layers) - 1 do
