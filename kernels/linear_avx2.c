@@ -6,71 +6,75 @@
 
 #define TARGET LSA_TARGET_AVX2
 #define LANES 8
-enum {
-    HALVES_BY_LANE = 0,
-    X_BF16_BYTES = 4,
-    ROWS_OF_1 = 4,
-    ROWS_OF_2 = 2,
-    ROWS_OF_4 = 2,
-    ROWS_OF_8 = 1
-};
+enum { X_BF16_BYTES = 4, ROWS_OF_1 = 4, ROWS_OF_2 = 2, ROWS_OF_4 = 2, ROWS_OF_8 = 1 };
 
-typedef struct numbers {
-    __m256 v[8];
-} numbers;
-
-static inline TARGET LSA_BODY __m256 eight(int dtype, const uint8_t *unit, int i)
-{
-    int32_t four_bytes;
-    switch (dtype) {
-    case LSA_F32:
-        return _mm256_loadu_ps((const float *)(unit + 32 * i));
-    case LSA_BF16:
-        return bf16x8_to_f32_avx2(_mm_loadu_si128((const __m128i *)(unit + 16 * i)));
-    case LSA_F16:
-        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(unit + 16 * i)));
-    case LSA_F8_E4M3:
-        return e4m3x8_to_f32_avx2(_mm_loadl_epi64((const __m128i *)(unit + 8 * i)));
-    default:
-        memcpy(&four_bytes, unit + 4 * i, sizeof four_bytes);
-        return e2m1x8_to_f32_avx2(_mm_cvtsi32_si128(four_bytes));
-    }
-}
+#include "kernels/linear_rows.h"
 
 static inline TARGET LSA_BODY __m256 rounded(__m256 v)
 {
     return bf16x8_to_f32_avx2(f32x8_to_bf16_avx2(v));
 }
 
-static inline TARGET LSA_BODY void decode(numbers *n, int dtype, int compute, const uint8_t *unit)
+/* Columns 8 i .. 8 i + 7 of a unit of f32, bf16 or f16. */
+static inline TARGET LSA_BODY __m256 eight(variant v, const uint8_t *unit, int i)
 {
-    for (int i = 0; i < 8; i++) {
-        n->v[i] = eight(dtype, unit, i);
-        if (compute == LSA_COMPUTE_BF16 && (dtype == LSA_F32 || dtype == LSA_F16))
-            n->v[i] = rounded(n->v[i]);
+    if (v.dtype == LSA_BF16)
+        return bf16x8_to_f32_avx2(_mm_loadu_si128((const __m128i *)(unit + 16 * i)));
+    __m256 n = v.dtype == LSA_F32
+                   ? _mm256_loadu_ps((const float *)(unit + 32 * i))
+                   : _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(unit + 16 * i)));
+    return v.compute == LSA_COMPUTE_BF16 ? rounded(n) : n;
+}
+
+/* All of a unit of fp8 or fp4. */
+static inline TARGET LSA_BODY void decode(__m256 out[8], variant v, const uint8_t *unit)
+{
+    const __m256i *c = (const __m256i *)unit;
+    if (v.dtype == LSA_F4_E2M1) {
+        e2m1x64_to_f32_avx2(out, _mm256_loadu_si256(c));
+    } else {
+        e4m3x32_to_f32_avx2(out, _mm256_loadu_si256(c));
+        e4m3x32_to_f32_avx2(out + 4, _mm256_loadu_si256(c + 1));
     }
 }
 
-static inline TARGET LSA_BODY void decode_scaled(numbers *n, int dtype, const uint8_t *unit,
-                                                 float first, float second)
+/* Eight columns of every row are multiplied by every token before the next eight are, since registers hold no more. A token's sum
+ * takes the halves of a unit by turns; one or two tokens have a sum a half, and so has each half with a scale. */
+static inline TARGET LSA_BODY void add_unit_of_rows(vector (*part)[2], const uint8_t *unit,
+                                                    int64_t step, const uint8_t *x, int64_t x_step,
+                                                    variant v, const float *scale,
+                                                    int64_t scale_step, int halves)
 {
-    for (int i = 0; i < 8; i++)
-        n->v[i] =
-            rounded(_mm256_mul_ps(eight(dtype, unit, i), _mm256_set1_ps(i < 4 ? first : second)));
-}
-
-static inline TARGET LSA_BODY void multiply(__m256 *first, __m256 *second, const numbers *n,
-                                            int dtype, int compute, const uint8_t *x)
-{
-    (void)dtype, (void)compute;
-    for (int i = 0; i < 4; i++) {
-        *first = _mm256_fmadd_ps(n->v[i], _mm256_loadu_ps((const float *)(x + 32 * i)), *first);
-        *second = _mm256_fmadd_ps(n->v[i + 4], _mm256_loadu_ps((const float *)(x + 32 * i + 128)),
-                                  *second);
+    const int by_halves = v.scaling == SCALE_HALVES;
+    const int small = v.dtype == LSA_F4_E2M1 || v.dtype == LSA_F8_E4M3;
+    __m256 numbers[MOST_ROWS][8], sum[MOST_SUMS];
+    for (int r = 0; small && r < v.rows; r++) decode(numbers[r], v, unit + r * step);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; k++) {
+        const int i = by_halves ? k : k / 2 + k % 2 * 4, half = i / 4;
+        const int at = v.tokens <= 2 ? half : 0;
+        if (by_halves && k % 4 == 0)
+            for (int j = 0; j < v.rows * v.tokens; j++) sum[j] = zero();
+#pragma GCC unroll 4
+        for (int r = 0; r < v.rows; r++) {
+            __m256 n = small ? numbers[r][i] : eight(v, unit + r * step, i);
+            if (v.scaling == SCALE_NUMBERS)
+                n = rounded(_mm256_mul_ps(n, all(scale[r * scale_step + half * halves])));
+#pragma GCC unroll 8
+            for (int t = 0; t < v.tokens; t++) {
+                __m256 *to = by_halves ? &sum[r * v.tokens + t] : &part[r * v.tokens + t][at];
+                *to = fma_of(n, _mm256_loadu_ps((const float *)(x + t * x_step + 32 * i)), *to);
+                /* In this order: or all of x would be loaded first, onto the stack. */
+                if (v.tokens > 2) __asm__ volatile("" : "+x"(*to)::"memory");
+            }
+        }
+        if (by_halves && k % 4 == 3)
+#pragma GCC unroll 8
+            for (int j = 0; j < v.rows * v.tokens; j++)
+                part[j][at] = fma_of(sum[j], all(scale[j / v.tokens * scale_step + half * halves]),
+                                     part[j][at]);
     }
 }
-
-#include "kernels/linear_rows.h"
 
 F32_LOOPS(lsa_linear_rows_avx2)
 

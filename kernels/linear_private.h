@@ -50,7 +50,7 @@ enum {
 };
 
 /* What a path has for this call, and how x must lie; NULL where they have nothing. They read x
- * of 1, 2, 4 or 8 tokens: those beyond call->tokens exist, and their result is dropped. */
+ * of 1, 2, 4 or 8 tokens, unit by unit and in a unit token by token: those beyond call->tokens exist, and their result is dropped. */
 lsa_linear_rows_fn *lsa_linear_rows_avx2(const lsa_linear_call *call, int32_t *x_layout);
 lsa_linear_rows_fn *lsa_linear_rows_avx512(const lsa_linear_call *call, int32_t *x_layout);
 lsa_linear_rows_fn *lsa_linear_rows_avx512_bf16(const lsa_linear_call *call, int32_t *x_layout);

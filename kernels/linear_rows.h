@@ -6,7 +6,8 @@
  *
  * The including file defines TARGET, LANES (of a vector: 8 or 16), X_BF16_BYTES (of a number of
  * x when the arithmetic is bf16), ROWS_OF_1 .. ROWS_OF_8 (how many rows that many tokens leave
- * registers for), and for a unit of numbers
+ * registers for); with 16 registers alone (LANES 8) add_unit_of_rows below, and otherwise for a
+ * unit of numbers
  *   typedef ... numbers;
  *   void decode(numbers *n, int dtype, int compute, const uint8_t *unit);
  *   void decode_scaled(numbers *n, int dtype, const uint8_t *unit, float first, float second);
@@ -102,14 +103,22 @@ static inline LSA_BODY int64_t unit_bytes(int dtype)
 typedef struct division {
     int64_t units, step;     /* of the row, of a block of scales */
     int64_t blocks, segment; /* scales of the row; units whose scales are held at once */
-    int64_t row_bytes, x_unit, x_step;
+    int64_t row_bytes, x_unit,
+        x_step; /* of x: from unit to unit, and in a unit from token to token */
     int halves; /* blocks are half units */
     /* The weight outgrows the caches. Its rows are prefetched then: they are short, and the
      * hardware starts afresh in each. */
     int large;
 } division;
 
-enum { MOST_ROWS = 4, MOST_SUMS = 16, MOST_SCALES = 256, HELD = MOST_SCALES + 16 };
+enum {
+    MOST_ROWS = 4,
+    MOST_SUMS = 16,
+    MOST_SCALES = 256,
+    HELD = MOST_SCALES + 16,
+    GROUPS = 8,        /* of rows that share a stretch of columns */
+    X_BYTES = 16 << 10 /* of x for those columns */
+};
 
 static inline LSA_BODY division division_of(const lsa_linear_call *call, variant v)
 {
@@ -124,7 +133,8 @@ static inline LSA_BODY division division_of(const lsa_linear_call *call, variant
     d.row_bytes = d.units * unit_bytes(v.dtype);
     d.large = w->rows * d.row_bytes > 1 << 19;
     d.x_unit = (v.compute == LSA_COMPUTE_BF16 ? X_BF16_BYTES : 4) * LSA_LINEAR_UNIT;
-    d.x_step = d.units * d.x_unit;
+    d.x_step = d.x_unit;
+    d.x_unit *= v.tokens;
     return d;
 }
 
@@ -135,14 +145,15 @@ typedef struct scale_rows {
     float held[MOST_ROWS][HELD];
 } scale_rows;
 
-/* Scales `from` .. of the rows first_row .. last_row, at most v.rows; last_row stands in beyond. */
+/* n scales, at most MOST_SCALES, from the `from`-th on of the rows first_row .. last_row, at most v.rows; last_row stands in
+ * beyond. */
 static inline TARGET LSA_BODY void load_scales(scale_rows *s, const lsa_weight *w,
                                                int64_t first_row, int64_t last_row, int64_t from,
-                                               variant v, division d)
+                                               int64_t n, variant v, division d)
 {
     s->of = s->held[0];
     s->step = 0;
-    int64_t n = d.blocks - from < MOST_SCALES ? d.blocks - from : MOST_SCALES;
+    if (n > d.blocks - from) n = d.blocks - from;
     int64_t block_row = first_row / w->block_rows, next = (block_row + 1) * w->block_rows;
     if (last_row >= next) s->step = HELD;
     for (int64_t r = 0; r < (s->step ? v.rows : 1); r++) {
@@ -176,6 +187,7 @@ static inline TARGET LSA_BODY void store(const lsa_linear_call *call, int64_t ro
     }
 }
 
+#if LANES == 16
 /* Adds one unit of one row to part [tokens][2]. */
 static inline TARGET LSA_BODY void add_unit(vector (*part)[2], const uint8_t *unit,
                                             const uint8_t *x, int64_t x_step, variant v,
@@ -203,6 +215,24 @@ static inline TARGET LSA_BODY void add_unit(vector (*part)[2], const uint8_t *un
     }
 }
 
+/* Adds one unit of each row to part [rows][tokens][2]: row r's at unit + r * step, its scales at scale + r * scale_step. */
+static inline TARGET LSA_BODY void add_unit_of_rows(vector (*part)[2], const uint8_t *unit,
+                                                    int64_t step, const uint8_t *x, int64_t x_step,
+                                                    variant v, const float *scale,
+                                                    int64_t scale_step, int halves)
+{
+    for (int r = 0; r < v.rows; r++) {
+        const float *of = v.scaling == SCALE_NONE ? NULL : scale + r * scale_step;
+        add_unit(part + r * v.tokens, unit + r * step, x, x_step, v, of, of + halves);
+    }
+}
+#else
+static inline TARGET LSA_BODY void add_unit_of_rows(vector (*part)[2], const uint8_t *unit,
+                                                    int64_t step, const uint8_t *x, int64_t x_step,
+                                                    variant v, const float *scale,
+                                                    int64_t scale_step, int halves);
+#endif
+
 /* sum += part * scale, each row by its own, and starts the parts afresh; one or two sums are in
  * a part. */
 static inline TARGET LSA_BODY void add_parts(vector *sum, vector (*part)[2], variant v,
@@ -229,11 +259,9 @@ static inline TARGET LSA_BODY cursor add_units(vector (*part)[2], cursor c, int6
 {
     const uint8_t *ahead = c.at + v.rows * d.row_bytes;
     for (int64_t u = 0; u < units; u++) {
-        for (int r = 0; r < v.rows; r++) {
-            const float *scale = v.scaling == SCALE_NONE ? NULL : s->of + r * s->step + block;
-            add_unit(part + r * v.tokens, c.at + r * c.step, c.x, d.x_step, v, scale,
-                     scale + d.halves);
-        }
+        add_unit_of_rows(part, c.at, c.step, c.x, d.x_step, v,
+                         v.scaling == SCALE_NONE ? NULL : s->of + block,
+                         v.scaling == SCALE_NONE ? 0 : s->step, d.halves);
         if (d.large)
             for (int r = 0; r < v.rows; r++)
                 for (int64_t line = 0; line < unit_bytes(v.dtype); line += 64)
@@ -246,42 +274,74 @@ static inline TARGET LSA_BODY cursor add_units(vector (*part)[2], cursor c, int6
     return c;
 }
 
-/* v.rows rows from `row` of the call on; or one row, as often. */
-static inline TARGET LSA_BODY void group(const lsa_linear_call *call, const void *x, int64_t row,
-                                         int one, variant v, division d)
+/* Adds `units` units from the `from`-th on of v.rows rows from `row` of the call on; or of one row, as often. A block of scales that
+ * began is whole. */
+static inline TARGET LSA_BODY void add_columns(vector *sum, vector (*part)[2],
+                                               const lsa_linear_call *call, const void *x,
+                                               int64_t row, int one, int64_t from, int64_t units,
+                                               variant v, division d)
 {
     scale_rows s;
-    vector sum[MOST_SUMS], part[MOST_SUMS][2];
-    const int64_t first_row = call->row_from + row;
-    cursor c = {(const uint8_t *)call->w->data + first_row * d.row_bytes, x, one ? 0 : d.row_bytes};
-    /* store takes four sums at a time, if not all of them to memory. */
-    for (int i = 0; i < v.rows * v.tokens || i < 4; i++) sum[i] = part[i][0] = part[i][1] = zero();
-
-    if (v.scaling == SCALE_NONE) c = add_units(part, c, d.units, NULL, 0, v, d);
-    for (int64_t done = 0; v.scaling != SCALE_NONE && done < d.units; done += d.segment) {
-        int64_t units = d.units - done < d.segment ? d.units - done : d.segment;
+    const int64_t first_row = call->row_from + row, end = from + units;
+    cursor c = {(const uint8_t *)call->w->data + first_row * d.row_bytes +
+                    from * unit_bytes(v.dtype),
+                (const uint8_t *)x + from * d.x_unit, one ? 0 : d.row_bytes};
+    if (v.scaling == SCALE_NONE) add_units(part, c, units, NULL, 0, v, d);
+    for (int64_t at = from; v.scaling != SCALE_NONE && at < end; at += d.segment) {
+        int64_t n = end - at < d.segment ? end - at : d.segment;
         load_scales(&s, call->w, first_row, one ? first_row : first_row + v.rows - 1,
-                    done / d.step << d.halves, v, d);
+                    at / d.step << d.halves, (n + d.step - 1) / d.step << d.halves, v, d);
         if (d.halves) {
-            c = add_units(part, c, units, &s, 0, v, d);
+            c = add_units(part, c, n, &s, 0, v, d);
             continue;
         }
-        for (int64_t u = 0, block = 0; u < units; u += d.step, block++) {
-            c = add_units(part, c, units - u < d.step ? units - u : d.step, &s, block, v, d);
+        for (int64_t u = 0, block = 0; u < n; u += d.step, block++) {
+            c = add_units(part, c, n - u < d.step ? n - u : d.step, &s, block, v, d);
             if (v.scaling == SCALE_BLOCKS) add_parts(sum, part, v, &s, block);
         }
     }
-    if (v.scaling != SCALE_BLOCKS) add_parts(sum, part, v, NULL, 0);
-    store(call, row, one ? 1 : v.rows, v, sum);
 }
 
+/* Several groups go through as many columns as leave x in the cache, and then through the next ones: every row reads all of x. What
+ * they sum waits in between. */
 static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const void *x,
                                              int64_t from, int64_t to, variant v)
 {
     const division d = division_of(call, v);
-    for (int64_t row = from, one = 0; row < to; row += one ? 1 : v.rows) {
-        one = to - row < v.rows;
-        group(call, x, row, (int)one, v, d);
+    vector held[GROUPS][3 * MOST_SUMS];
+    int64_t first[GROUPS];
+    int one[GROUPS];
+    const int64_t fit = X_BYTES / d.x_unit / d.step * d.step;
+    const int64_t stretch = fit ? fit : d.step;
+    for (int64_t row = from; row < to;) {
+        int groups = 0;
+        for (; groups < GROUPS && row < to; row += one[groups++] ? 1 : v.rows) {
+            first[groups] = row;
+            one[groups] = to - row < v.rows;
+        }
+        for (int64_t at = 0, n; at < d.units; at += n) {
+            n = d.units - at < stretch ? d.units - at : stretch;
+            for (int g = 0; g < groups; g++) {
+                /* store takes four sums at a time, if not all of them to memory. */
+                vector sum[MOST_SUMS], part[MOST_SUMS][2];
+                for (int i = 0; i < v.rows * v.tokens || i < 4; i++) {
+                    sum[i] = at ? held[g][3 * i] : zero();
+                    part[i][0] = at ? held[g][3 * i + 1] : zero();
+                    part[i][1] = at ? held[g][3 * i + 2] : zero();
+                }
+                add_columns(sum, part, call, x, first[g], one[g], at, n, v, d);
+                if (at + n < d.units) {
+                    for (int i = 0; i < v.rows * v.tokens || i < 4; i++) {
+                        held[g][3 * i] = sum[i];
+                        held[g][3 * i + 1] = part[i][0];
+                        held[g][3 * i + 2] = part[i][1];
+                    }
+                    continue;
+                }
+                if (v.scaling != SCALE_BLOCKS) add_parts(sum, part, v, NULL, 0);
+                store(call, first[g], one[g] ? 1 : v.rows, v, sum);
+            }
+        }
     }
 }
 
@@ -295,7 +355,7 @@ static inline TARGET LSA_BODY void rows_body(const lsa_linear_call *call, const 
 /* name_1, name_2, name_4, name_8, and name[] of them. Where blocks end soon, their parts and
  * the sums share the registers, which leaves room for fewer rows. */
 #define FEWER(rows, dtype, scaling)                                                                \
-    (dtype == LSA_F8_E4M3 && scaling == SCALE_BLOCKS && rows > 1 ? rows / 2 : rows)
+    (LANES == 16 && dtype == LSA_F8_E4M3 && scaling == SCALE_BLOCKS && rows > 1 ? rows / 2 : rows)
 #define ROWS(name, dtype, compute, scaling)                                                        \
     ROWS_OF(name, dtype, compute, scaling, 1, ROWS_OF_1)                                           \
     ROWS_OF(name, dtype, compute, scaling, 2, FEWER(ROWS_OF_2, dtype, scaling))                    \

@@ -66,10 +66,10 @@ static inline LSA_BODY void prepare_unit(void *out, const float *x, int32_t layo
     }
 }
 
+/* Units `step` bytes apart. */
 static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols, int32_t layout,
-                                         int32_t round)
+                                         int32_t round, int64_t step)
 {
-    const int64_t bytes = (layout & LSA_LINEAR_X_BF16) ? 2 : 4;
     for (int64_t from = 0; from < cols; from += 64) {
         const float *unit = x + from;
         float ragged[64] = {0}, nibbles[64];
@@ -82,12 +82,14 @@ static inline LSA_BODY void prepare_body(void *out, const float *x, int64_t cols
                 nibbles[i] = unit[2 * i], nibbles[i + 32] = unit[2 * i + 1];
             unit = nibbles;
         }
-        prepare_unit((uint8_t *)out + from * bytes, unit, layout & ~LSA_LINEAR_X_NIBBLES, round);
+        prepare_unit((uint8_t *)out + from / 64 * step, unit, layout & ~LSA_LINEAR_X_NIBBLES,
+                     round);
     }
 }
 
-LSA_PATHS(prepare, (void *out, const float *x, int64_t cols, int32_t layout, int32_t round),
-          (out, x, cols, layout, round))
+LSA_PATHS(prepare,
+          (void *out, const float *x, int64_t cols, int32_t layout, int32_t round, int64_t step),
+          (out, x, cols, layout, round, step))
 
 static lsa_linear_rows_fn *rows_for(const lsa_linear_call *call, int32_t *x_layout)
 {
@@ -128,10 +130,13 @@ void lsa_linear_vector(const lsa_linear_call *call, void *workspace)
     const lsa_weight *w = call->w;
     int32_t layout;
     lsa_linear_rows_fn *rows = rows_for(call, &layout);
-    int64_t step = lsa_linear_padded(w->cols) * ((layout & LSA_LINEAR_X_BF16) ? 2 : 4);
-    for (int64_t t = 0; t < call->tokens; t++)
-        prepare((uint8_t *)workspace + t * step, call->x + t * call->x_stride, w->cols, layout,
-                call->compute == LSA_COMPUTE_BF16);
+    const int64_t n = call->tokens, unit = LSA_LINEAR_UNIT * ((layout & LSA_LINEAR_X_BF16) ? 2 : 4);
+    const int64_t held = n > LSA_LINEAR_GROUP / 2 ? LSA_LINEAR_GROUP : n == 3 ? 4 : n;
+    int64_t from_token = unit, from_unit = held * unit;
+    if (rows == general) from_token = lsa_linear_padded(w->cols) * 4, from_unit = unit;
+    for (int64_t t = 0; t < n; t++)
+        prepare((uint8_t *)workspace + t * from_token, call->x + t * call->x_stride, w->cols,
+                layout, call->compute == LSA_COMPUTE_BF16, from_unit);
 
     lsa_parallel(lsa_threads_for(call->rows * w->cols / NUMBERS_PER_NS * call->tokens),
                  (call->rows + 3) / 4, multiply_quads, &(shared_rows){call, rows, workspace});

@@ -147,6 +147,63 @@ static inline LSA_TARGET_AVX2 LSA_BODY __m256 e4m3x8_to_f32_avx2(__m128i c)
     return _mm256_castsi256_ps(r);
 }
 
+/* 32 bf16, of each lane's bytes: fours of a lane's numbers, low lane and high lane, in out[i]. */
+static inline LSA_TARGET_AVX2 LSA_BODY void bf16_bytes_to_f32_avx2(__m256 out[4], __m256i bottom,
+                                                                   __m256i top)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i b[2] = {_mm256_unpacklo_epi8(bottom, top), _mm256_unpackhi_epi8(bottom, top)};
+    for (int k = 0; k < 2; k++) {
+        out[2 * k] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(zero, b[k]));
+        out[2 * k + 1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(zero, b[k]));
+    }
+}
+
+/* 32 bytes: numbers 8 i .. 8 i + 7 in out[i]. Their bf16 are made byte by byte; fours of numbers are put by turns in the two lanes
+ * first, so that unpacking leaves them in order. */
+static inline LSA_TARGET_AVX2 LSA_BODY void e4m3x32_to_f32_avx2(__m256 out[4], __m256i c)
+{
+    const __m256i subnormal_top = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0, 0, 0, 0, 0, 0, 0, 0));
+    const __m256i subnormal_bottom = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, INT8_MIN, (char)0xc0, 0, 0x20, 0x40, 0x60, 0, 0, 0, 0, 0, 0, 0, 0));
+    c = _mm256_permutevar8x32_epi32(c, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    __m256i a = _mm256_and_si256(c, _mm256_set1_epi8(0x7f));
+    __m256i small = _mm256_cmpgt_epi8(_mm256_set1_epi8(8), a);
+    __m256i nan = _mm256_cmpeq_epi8(a, _mm256_set1_epi8(0x7f));
+    __m256i top = _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15));
+    __m256i bottom = _mm256_and_si256(_mm256_slli_epi16(a, 4), _mm256_set1_epi8((char)0xf0));
+    top = _mm256_add_epi8(top, _mm256_set1_epi8(0x3c));
+    top = _mm256_blendv_epi8(top, _mm256_shuffle_epi8(subnormal_top, a), small);
+    bottom = _mm256_blendv_epi8(bottom, _mm256_shuffle_epi8(subnormal_bottom, a), small);
+    /* 480 would be 0x43f0; a NaN is 0x7fc0. */
+    top = _mm256_or_si256(top, _mm256_and_si256(nan, _mm256_set1_epi8(0x3c)));
+    bottom = _mm256_andnot_si256(_mm256_and_si256(nan, _mm256_set1_epi8(0x30)), bottom);
+    top = _mm256_or_si256(top, _mm256_and_si256(c, _mm256_set1_epi8(INT8_MIN)));
+    bf16_bytes_to_f32_avx2(out, bottom, top);
+}
+
+/* 32 bytes, low nibble first: numbers 8 i .. 8 i + 7 in out[i]. As e4m3x32_to_f32_avx2. */
+static inline LSA_TARGET_AVX2 LSA_BODY void e2m1x64_to_f32_avx2(__m256 out[8], __m256i c)
+{
+    const __m256i turns = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m256i high = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, INT8_MIN, (char)0xbf, (char)0xbf,
+                      (char)0xbf, (char)0xc0, (char)0xc0, (char)0xc0, (char)0xc0));
+    const __m256i low = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, INT8_MIN, (char)0xc0, 0, 0x40, INT8_MIN, (char)0xc0, 0, 0, INT8_MIN,
+                      (char)0xc0, 0, 0x40, INT8_MIN, (char)0xc0));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    c = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(c, turns), 0xd8);
+    __m256i even = _mm256_and_si256(c, nibble);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi16(c, 4), nibble);
+    __m256i h[2] = {_mm256_unpacklo_epi8(even, odd), _mm256_unpackhi_epi8(even, odd)};
+    for (int i = 0; i < 2; i++)
+        bf16_bytes_to_f32_avx2(out + 4 * i, _mm256_shuffle_epi8(low, h[i]),
+                               _mm256_shuffle_epi8(high, h[i]));
+}
+
 /* The low 4 bytes of c, low nibble first. */
 static inline LSA_TARGET_AVX2 LSA_BODY __m256 e2m1x8_to_f32_avx2(__m128i c)
 {
