@@ -35,7 +35,7 @@ int lsa_bincount_cpu(int64_t *counts, const int64_t *x, int64_t n, int64_t bins,
     if (n < 0 || bins < 0)
         return lsa_fail(LSA_ESHAPE, "bincount: %lld elements in %lld bins", (long long)n,
                         (long long)bins);
-    memset(counts, 0, (size_t)bins * sizeof *counts);
+    if (bins) memset(counts, 0, (size_t)bins * sizeof *counts);
     for (int64_t i = 0; i < n; i++) {
         if (x[i] < 0 || x[i] >= bins)
             return lsa_fail(LSA_EARG, "bincount: element %lld is %lld, there are %lld bins",
