@@ -264,12 +264,15 @@ describe("the test command", function()
     assert.equals(0, code)
   end)
 
-  it("fails without tests, and when a spec does not load", function()
+  it("fails without tests but those that wait, and when a spec does not load", function()
     local _
     local out, err, code = run "local x"
     assert.is_truthy(out:find "0 passed, 0 failed\n$")
     assert.is_truthy(err:find "there were no tests")
     assert.equals(1, code)
+    out, _, code = run 'pending "a GPU is needed"'
+    assert.is_truthy(out:find "0 passed, 0 failed\n$")
+    assert.equals(0, code)
     out, _, code = run 'it("a", function() end) error "broken"'
     assert.is_truthy(out:find "passed, 1 failed\n$")
     assert.equals(1, code)

@@ -59,6 +59,6 @@ describe("scoring", function()
   end)
 
   it("is one of three", function()
-    assert.has_error(function() model:session {scoring = "fp4"} end, 'session: scoring is "fp4"; it can be: f32, bf16, fp8')
+    assert.has_error(function() model:session {scoring = "fp4"} end, 'session: scoring is "fp4"; it can be: f32, bf16, fp8; did you mean fp8?')
   end)
 end)
