@@ -77,13 +77,24 @@ end
 local function batch_rate(base, options)
   options.most = opt.requests
   local batch, n = lsa.batch(model, options), (opt.cycles + 1) * opt.every
-  for _ = 1, opt.requests do batch:submit{session = base, tokens = tokens_of(base:tokens(), 1), n = n} end
+  local requests = {}
+  for i = 1, opt.requests do requests[i] = batch:submit{session = base, tokens = tokens_of(base:tokens(), 1), n = n} end
+  local function count()
+    local all = 0
+    for _, id in ipairs(requests) do all = all + #(batch:result(id).tokens or {}) end
+    return all
+  end
   batch:step()
-  local start = lib.C.lsa_clock_ns()
+  local before, start = count(), lib.C.lsa_clock_ns()
   batch:run()
   local seconds = tonumber(lib.C.lsa_clock_ns() - start) / 1e9
+  local tokens = count()
+  for _, id in ipairs(requests) do
+    local result = batch:result(id)
+    if result.state ~= "done" then raise("a request of the batch is %s: %s", result.state, tostring(result.error)) end
+  end
   batch:close()
-  return opt.requests * (n - 1) / seconds
+  return (tokens - before) / seconds
 end
 
 -- ms a step, ms of a cycle, once the first cycle is over, and how many cycles failed or were clipped.

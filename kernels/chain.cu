@@ -8,8 +8,6 @@ extern "C" {
 extern const lsa_kernels lsa_kernels_cuda;
 }
 
-enum { MOST_TOKENS = 128 };
-
 // ---- kernel ----
 
 // Waits for what others send in half `half` of a stage.
@@ -332,7 +330,7 @@ static void plan_sending(plan *p)
 // Whether all stages are short. A stage that fails here fails by itself, too, and says why.
 static bool plan_of(plan *p, const lsa_stage *stages, int64_t count, int64_t tokens)
 {
-    if (count < 2 || count > LSA_CHAIN_MOST || tokens > MOST_TOKENS) return false;
+    if (count < 2 || count > LSA_CHAIN_MOST || tokens > SHORT_TOKENS) return false;
     const lsa_hc_turning *before = NULL;
     const lsa_routing *route = NULL;
     bool fits = true;

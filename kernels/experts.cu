@@ -12,12 +12,12 @@ extern "C" {
 enum {
     THREADS = WARPS * LSA_WARP,
     PLAN_THREADS = 1024,
-    MANY = 8,           // tokens of a tile where experts have several
-    CHUNK = 1024,       // tokens in the workspace at a time
-    MOST_Y = 65535,     // of a grid
-    ROWS = 2,           // that a warp takes
-    SHORT_TOKENS = 128, // with short rows: a warp a row and pick
-    // More of them, rows not longer than TILE_COLS: a thread a row and some tokens of a tile.
+    MANY = 8,       // tokens of a tile where experts have several
+    CHUNK = 1024,   // tokens in the workspace at a time
+    MOST_Y = 65535, // of a grid
+    ROWS = 2,       // that a warp takes
+    // More than SHORT_TOKENS, which have a warp a row and pick, where rows are not longer than TILE_COLS: a thread a row and some
+    // tokens of a tile.
     TILE_TOKENS = 16,
     TILE_ROWS = 64,
     TILE_COLS = 320,

@@ -14,10 +14,11 @@ extern "C" {
 }
 
 enum {
-    FEW_TOKENS = 32, // more than these are a matrix product
-    GROUP = 8,       // tokens that share a pass
-    WARPS = 8,       // of a block
-    EIGHT = 8,       // columns of a lane's step
+    FEW_TOKENS = 32,    // more than these are a matrix product
+    SHORT_TOKENS = 128, // of short rows; all that takes them agrees on it, for a row's bits
+    GROUP = 8,          // tokens that share a pass
+    WARPS = 8,          // of a block
+    EIGHT = 8,          // columns of a lane's step
     STEP = EIGHT * LSA_WARP,
     STEPS_AHEAD = 4,     // loads in flight a row
     MOST_SHORT = 1 << 22 // numbers of a weight of short rows

@@ -7,11 +7,7 @@ extern "C" {
 #include "kernels/rmsnorm.h"
 }
 
-enum {
-    THREADS = WARPS * LSA_WARP,
-    ROWS = 2,
-    SHORT_TOKENS = 128 // of short rows, more than these are a matrix product
-};
+enum { THREADS = WARPS * LSA_WARP, ROWS = 2 };
 
 // Blocks first[i] .. first[i + 1] - 1 have product i.
 struct several {
