@@ -57,7 +57,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
   --seed (default 1)          of documents, training, questions and the random policy
   --draw (default 0)          another seed of training alone; 0: --seed
-  --device (default cpu)      where questions are answered: cpu or cuda
+  --device (default cpu)      where the indexer is trained and questions are answered: cpu, or cuda
   --install                   the indexer becomes the model's default: indexer.safetensors in the model's directory
 ]]
 
@@ -175,7 +175,8 @@ local trainer = lsa.trainer{model = model, traces = train_paths, layers = layers
   heads = opt.heads, rank = opt.from == "native" and tonumber(model.config.q_rank) or opt.rank, sampler = opt.sampler,
   steps = opt.steps, batch = opt.batch, rate = opt.rate, warmup = math.min(50, opt.steps), positives = 256, negatives = opt.negatives,
   window = opt.window, loss = opt.loss, pairwise = opt.pairwise, weights = opt.weights, min_layers = opt.min_layers,
-  ensemble = opt.ensemble, seed = opt.draw > 0 and opt.draw or opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500}
+  ensemble = opt.ensemble, seed = opt.draw > 0 and opt.draw or opt.seed, checkpoint = output .. "/trainer.safetensors", every = 500,
+  device = opt.device}
 local left = opt.steps - trainer.steps_done
 trainer:run{progress = true}
 local indexer, path = trainer:indexer{looks = opt.looks}, output .. "/indexer.safetensors"

@@ -7,13 +7,9 @@
 
 enum { PART = 1 << 16 }; /* what a thread takes at a time: the same whatever their number */
 
-/* The step's constants, bias corrections included. */
-typedef struct factors {
-    float keep, rate, beta1, beta2, rest1, rest2, eps, root2, gradient_scale;
-} factors;
+typedef lsa_adamw_factors factors;
 
-/* rate and root2 hold the bias corrections: rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t). */
-static factors factors_of(const lsa_adamw *how)
+lsa_adamw_factors lsa_adamw_factors_of(const lsa_adamw *how)
 {
     double first = 1.0 - pow(how->beta1, (double)how->step),
            second = 1.0 - pow(how->beta2, (double)how->step);
@@ -26,6 +22,14 @@ static factors factors_of(const lsa_adamw *how)
                      .eps = how->eps,
                      .root2 = (float)(1.0 / sqrt(second)),
                      .gradient_scale = how->gradient_scale};
+}
+
+int lsa_adamw_check(int64_t n, const lsa_adamw *how)
+{
+    if (n < 0) return lsa_fail(LSA_ESHAPE, "adamw: %lld weights", (long long)n);
+    if (how->step < 1)
+        return lsa_fail(LSA_EARG, "adamw: step %lld; the first one is 1", (long long)how->step);
+    return LSA_OK;
 }
 
 static inline LSA_BODY f32x16 f32x16_sqrt(f32x16 v)
@@ -78,10 +82,9 @@ int lsa_adamw_cpu(float *x, float *m, float *v, const float *gradient, int64_t n
                   const lsa_adamw *how, void *stream)
 {
     (void)stream;
-    if (n < 0) return lsa_fail(LSA_ESHAPE, "adamw: %lld weights", (long long)n);
-    if (how->step < 1)
-        return lsa_fail(LSA_EARG, "adamw: step %lld; the first one is 1", (long long)how->step);
-    factors f = factors_of(how);
+    int rc = lsa_adamw_check(n, how);
+    if (rc) return rc;
+    factors f = lsa_adamw_factors_of(how);
     lsa_parallel(lsa_threads_for(n / 2), (n + PART - 1) / PART, update_parts,
                  &(updating){x, m, v, gradient, n, &f});
     return LSA_OK;

@@ -122,13 +122,19 @@ static void multiply_blocks(void *context, int64_t from, int64_t to, int thread)
     }
 }
 
+int lsa_gemm_check(int64_t m, int64_t n, int64_t k, int64_t c_stride, int64_t a_stride,
+                   int64_t b_stride, int32_t transpose_a, int32_t transpose_b)
+{
+    return check("gemm", m, n, k, c_stride, a_stride, transpose_a ? m : k, b_stride,
+                 transpose_b ? k : n);
+}
+
 int lsa_gemm_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k,
                  int64_t c_stride, int64_t a_stride, int64_t b_stride, int32_t transpose_a,
                  int32_t transpose_b, void *stream)
 {
     (void)stream;
-    int rc = check("gemm", m, n, k, c_stride, a_stride, transpose_a ? m : k, b_stride,
-                   transpose_b ? k : n);
+    int rc = lsa_gemm_check(m, n, k, c_stride, a_stride, b_stride, transpose_a, transpose_b);
     if (rc || is_empty(c, m, n, k, c_stride)) return rc;
     product_f32 p = {c,        a,        b,        m,           n,           k,
                      c_stride, a_stride, b_stride, transpose_a, transpose_b, blocks_of(m, n, k),

@@ -1,4 +1,4 @@
-/* Dense matrix products, by oneDNN: prefill's linear layers and the gradients of training. */
+/* Dense matrix products, by oneDNN and, on a GPU, by cuBLASLt: prefill's linear layers and the gradients of training. */
 #ifndef LSA_KERNELS_GEMM_H
 #define LSA_KERNELS_GEMM_H
 #include <stdint.h>
@@ -11,7 +11,11 @@
 typedef int lsa_gemm_fn(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k,
                         int64_t c_stride, int64_t a_stride, int64_t b_stride, int32_t transpose_a,
                         int32_t transpose_b, void *stream);
-lsa_gemm_fn lsa_gemm_cpu;
+lsa_gemm_fn lsa_gemm_cpu, lsa_gemm_cuda;
+
+/* The arguments, as both halves check them. */
+int lsa_gemm_check(int64_t m, int64_t n, int64_t k, int64_t c_stride, int64_t a_stride,
+                   int64_t b_stride, int32_t transpose_a, int32_t transpose_b);
 
 /* c = a b^T with bf16 factors and f32 sums: a [m, k], b [n, k], c [m, n]; strides in elements. As above otherwise.
  *

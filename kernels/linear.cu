@@ -3,8 +3,7 @@
 // number of tokens nor on the rows asked for. Many tokens are a product by cuBLASLt, its algorithm chosen for the weight's
 // shape and one number of tokens, whatever their number is; weights that are not stored as the product wants them are made
 // so in the workspace, some rows at a time.
-#include <cublasLt.h>
-
+#include "kernels/cublaslt.h"
 #include "kernels/linear_mma.h"
 
 enum {
@@ -153,16 +152,6 @@ static int refused(cublasStatus_t status, const product &p, int64_t tokens)
                     (long long)p.cols, (long long)tokens, cublasLtGetStatusString(status));
 }
 
-static cublasLtHandle_t handle(void)
-{
-    static cublasLtHandle_t made = [] {
-        cublasLtHandle_t h = NULL;
-        cublasLtCreate(&h);
-        return h;
-    }();
-    return made;
-}
-
 // One product's shapes: y [tokens, rows] = x [tokens, width] w [rows, width]^T, column by column as BLAS counts.
 struct shapes {
     cublasLtMatmulDescOpaque_t product;
@@ -184,7 +173,7 @@ static cublasStatus_t describe(shapes *s, cudaDataType_t type, int64_t rows, int
 }
 
 // No sums shared between blocks: such orders may depend on more than the shape.
-static cublasStatus_t choose(cublasLtMatmulAlgo_t *algorithm, shapes *s)
+static cublasStatus_t choose(cublasLtMatmulAlgo_t *algorithm, cublasLtHandle_t handle, shapes *s)
 {
     cublasLtMatmulPreferenceOpaque_t wish;
     cublasLtMatmulHeuristicResult_t found;
@@ -202,8 +191,8 @@ static cublasStatus_t choose(cublasLtMatmulAlgo_t *algorithm, shapes *s)
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &y_boundary, sizeof y_boundary);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &y_boundary, sizeof y_boundary);
     if (!rc)
-        rc = cublasLtMatmulAlgoGetHeuristic(handle(), &s->product, &s->w, &s->x, &s->y, &s->y,
-                                            &wish, 1, &found, &count);
+        rc = cublasLtMatmulAlgoGetHeuristic(handle, &s->product, &s->w, &s->x, &s->y, &s->y, &wish,
+                                            1, &found, &count);
     if (!rc && count == 0) rc = CUBLAS_STATUS_NOT_SUPPORTED;
     if (!rc) *algorithm = found.algo;
     return rc;
@@ -217,14 +206,15 @@ static cublasStatus_t multiply(float *y, const void *w, const void *x, cudaDataT
     cublasLtMatmulAlgo_t algorithm;
     cublasLtMatmulHeuristicResult_t fits;
     const float one = 1, none = 0;
-    cublasStatus_t rc = describe(&s, type, rows, PINNED_TOKENS, width, x_stride, y_stride);
-    if (!rc) rc = choose(&algorithm, &s);
+    cublasLtHandle_t handle = NULL;
+    cublasStatus_t rc = lsa_cublaslt(&handle);
+    if (!rc) rc = describe(&s, type, rows, PINNED_TOKENS, width, x_stride, y_stride);
+    if (!rc) rc = choose(&algorithm, handle, &s);
     if (!rc) rc = describe(&s, type, rows, tokens, width, x_stride, y_stride);
     if (!rc)
-        rc = cublasLtMatmulAlgoCheck(handle(), &s.product, &s.w, &s.x, &s.y, &s.y, &algorithm,
-                                     &fits);
+        rc = cublasLtMatmulAlgoCheck(handle, &s.product, &s.w, &s.x, &s.y, &s.y, &algorithm, &fits);
     if (!rc)
-        rc = cublasLtMatmul(handle(), &s.product, &one, w, &s.w, x, &s.x, &none, y, &s.y, y, &s.y,
+        rc = cublasLtMatmul(handle, &s.product, &one, w, &s.w, x, &s.x, &none, y, &s.y, y, &s.y,
                             &algorithm, workspace, PRODUCT_BYTES, stream);
     return rc;
 }

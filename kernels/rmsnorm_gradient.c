@@ -44,13 +44,19 @@ LSA_PATHS(gradient_rows,
            int64_t rows, int64_t n, float eps),
           (dx, dweight, dy, x, weight, rows, n, eps))
 
+int lsa_rmsnorm_gradient_check(int64_t rows, int64_t n)
+{
+    if (rows >= 0 && n >= 1) return LSA_OK;
+    return lsa_fail(LSA_ESHAPE, "rmsnorm_gradient: %lld rows of %lld values", (long long)rows,
+                    (long long)n);
+}
+
 int lsa_rmsnorm_gradient_cpu(float *dx, float *dweight, const float *dy, const float *x,
                              const float *weight, int64_t rows, int64_t n, float eps, void *stream)
 {
     (void)stream;
-    if (rows < 0 || n < 1)
-        return lsa_fail(LSA_ESHAPE, "rmsnorm_gradient: %lld rows of %lld values", (long long)rows,
-                        (long long)n);
+    int rc = lsa_rmsnorm_gradient_check(rows, n);
+    if (rc) return rc;
     gradient_rows(dx, dweight, dy, x, weight, rows, n, eps);
     return LSA_OK;
 }

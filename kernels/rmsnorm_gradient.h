@@ -10,6 +10,9 @@
 typedef int lsa_rmsnorm_gradient_fn(float *dx, float *dweight, const float *dy, const float *x,
                                     const float *weight, int64_t rows, int64_t n, float eps,
                                     void *stream);
-lsa_rmsnorm_gradient_fn lsa_rmsnorm_gradient_cpu;
+lsa_rmsnorm_gradient_fn lsa_rmsnorm_gradient_cpu, lsa_rmsnorm_gradient_cuda;
+
+/* The arguments, as both halves check them. */
+int lsa_rmsnorm_gradient_check(int64_t rows, int64_t n);
 
 #endif

@@ -44,6 +44,7 @@ static lsa_kernels all(void)
     k.linear = lsa_linear_cuda;
     k.linear_workspace = lsa_linear_workspace_cuda;
     k.linears = lsa_linears_cuda;
+    k.gemm = lsa_gemm_cuda;
     k.rmsnorm = lsa_rmsnorm_cuda;
     k.hadamard = lsa_hadamard_cuda;
     k.rope_table = lsa_rope_table_cuda;
@@ -83,6 +84,13 @@ static lsa_kernels all(void)
     k.sample = lsa_sample_cuda;
     k.advance = lsa_advance_cuda;
     k.entropy = lsa_entropy_cuda;
+
+    k.rmsnorm_gradient = lsa_rmsnorm_gradient_cuda;
+    k.index_learn = lsa_index_learn_cuda;
+    k.index_learn_workspace = lsa_index_learn_workspace_cuda;
+    k.adamw = lsa_adamw_cuda;
+    k.square_sum = lsa_square_sum_cuda;
+    k.square_sum_workspace = lsa_square_sum_workspace;
     return k;
 }
 

@@ -28,6 +28,7 @@
 #include "kernels/histogram.h"
 #include "kernels/hyper_connection.h"
 #include "kernels/index_gradient.h"
+#include "kernels/index_learn.h"
 #include "kernels/index_loss.h"
 #include "kernels/index_score.h"
 #include "kernels/kv_record.h"
@@ -159,6 +160,8 @@ typedef struct lsa_kernels {
     lsa_index_gradient_fn *index_gradient;
     lsa_index_gradient_workspace_fn *index_gradient_workspace;
     lsa_index_loss_fn *index_loss;
+    lsa_index_learn_fn *index_learn;
+    lsa_index_learn_workspace_fn *index_learn_workspace;
     lsa_adamw_fn *adamw;
     lsa_square_sum_fn *square_sum;
     lsa_square_sum_workspace_fn *square_sum_workspace;

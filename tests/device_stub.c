@@ -14,7 +14,7 @@ lsa_kernels lsa_kernels_cuda;
 int64_t stub_grid[3], stub_block[3], stub_shared, stub_arguments[MOST_ARGUMENTS];
 int64_t stub_blocks; /* of memory that are not freed */
 int64_t stub_copies;
-int32_t stub_argument_count, stub_faulty;
+int32_t stub_argument_count, stub_faulty, stub_device, stub_devices = 1;
 static char unpinned[64];
 
 static int gather(const lsa_records *to, const int32_t *slots, const lsa_records *from,
@@ -31,7 +31,13 @@ __attribute__((constructor)) static void begin(void)
     lsa_kernels_cuda.gather = gather;
 }
 
-int lsa_device_count_cuda(void) { return 1; }
+int lsa_device_count_cuda(void) { return stub_devices; }
+
+int lsa_device_use_cuda(int32_t device)
+{
+    stub_device = device;
+    return LSA_OK;
+}
 
 int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                              int64_t *total_bytes)

@@ -138,6 +138,15 @@ local KERNELS = {
   end,
   sample = function(_, _, _, _, _, n, vocab) return result(4 * n), floats(n * vocab), result(8 * n), bytes(8 * n) end,
   embed = function(_, _, _, _, n, hc, hidden) return numbers(n * hc * hidden, 0), bytes(4 * n), "weight" end,
+  gemm = function(_, _, _, _, m, n, k, c, a, b, across_a, across_b)
+    return numbers(rows_of(m, c, n), 1e-5), floats(across_a ~= 0 and rows_of(k, a, m) or rows_of(m, a, k)),
+      floats(across_b ~= 0 and rows_of(n, b, k) or rows_of(k, b, n))
+  end,
+  rmsnorm_gradient = function(_, _, _, _, _, _, rows, n)
+    return numbers(rows * n, 1e-5), numbers(n, 1e-5), floats(rows * n), floats(rows * n), floats(n)
+  end,
+  adamw = function(_, _, _, _, _, n) return numbers(n, 1e-6), numbers(n, 1e-6), numbers(n, 1e-6), floats(n) end,
+  square_sum = function(_, _, _, n) return doubles(1, 1e-12), floats(n) end,
   entropy = function(_, _, _, n, vocab) return doubles(n, 1e-12), floats(n * vocab) end,
 }
 
@@ -147,6 +156,7 @@ local WORKSPACES = {
   attention = {18, "lsa_attention_workspace", function(a)
     return a[9], a[10], a[11], a[15], a[16], a[2] ~= nil and a[16] or 0
   end},
+  square_sum = {4, "lsa_square_sum_workspace", function(a) return a[3] end, both = true},
   select_topk = {5, "lsa_select_workspace", function(a) return a[3] end},
   select_topp = {5, "lsa_select_workspace", function(a) return a[3] end},
 }
@@ -300,7 +310,7 @@ local function run_cuda(C, name, cuda, a, n, points, before)
     end
     local work = WORKSPACES[name]
     if work then
-      local f = cuda_function(C, work[2] .. "_cuda", work[2] .. "_fn")
+      local f = work.both and C[work[2]] or cuda_function(C, work[2] .. "_cuda", work[2] .. "_fn")
       on_device[work[1]] = ffi.cast(Untyped, upload(C, held, nil, math.max(tonumber(f(work[3](a))), 0)))
     end
     local code = cuda(unpack(on_device, 1, n))

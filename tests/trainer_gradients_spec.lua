@@ -4,11 +4,15 @@ local support = require "kernel_support"
 local trainer_support = require "trainer_support"
 local C, check = lsa.C, require("lsa.raise").check
 
+local stub = require "stub_support"
 local LAYERS = 2
+
+-- On a GPU, or its stub, trainers are there; what they train is host memory as ever.
+local DEVICE = (support.device == "cuda" or stub.here) and C.LSA_CUDA or C.LSA_CPU
 
 local function new_trainer(shape, freq, seed)
   local box = ffi.new "lsa_trainer *[1]"
-  check(C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape), freq))
+  check(C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape), freq, DEVICE, 0))
   local trainer = ffi.gc(box[0], C.lsa_trainer_free)
   local n = tonumber(C.lsa_trainer_count(trainer))
   for layer = 0, LAYERS - 1 do
@@ -240,22 +244,63 @@ describe("lsa_trainer_new", function()
     local freq = support.array("float", {0.1, 0.01, 1, 1, 1, 1, 1, 1})
     for _, shape in ipairs{{0, 4, 3, 8, 4, C.LSA_KV_FP8}, {5, 0, 3, 8, 4, C.LSA_KV_FP8}, {5, 4, 0, 8, 4, C.LSA_KV_FP8},
       {5, 4, 3, 12, 4, C.LSA_KV_FP8}, {5, 4, 3, 8, 3, C.LSA_KV_F32}, {5, 4, 3, 8, 10, C.LSA_KV_F32}} do
-      assert.equal(C.LSA_ESHAPE, C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape_of(shape)), freq))
+      assert.equal(C.LSA_ESHAPE, C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape_of(shape)), freq, DEVICE, 0))
     end
-    assert.equal(C.LSA_EARG, C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape_of{5, 4, 3, 8, 4, 9}), freq))
+    assert.equal(C.LSA_EARG, C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape_of{5, 4, 3, 8, 4, 9}), freq, DEVICE, 0))
   end)
 
-  it("leaves nothing behind when memory runs out", function()
+  -- Host memory, and a GPU's.
+  local function refuses_all_of(failing, in_use)
     collectgarbage()
     local box = ffi.new "lsa_trainer *[1]"
     local shape = ffi.new("lsa_trainer_shape", shape_of{5, 4, 3, 8, 4, C.LSA_KV_FP8})
     local freq = support.array("float", {0.1, 0.01})
-    local before = C.lsa_memory_in_use()
-    for n = 0, 5 do
-      C.lsa_memory_fail_after(n)
-      assert.equal(C.LSA_ENOMEM, C.lsa_trainer_new(box, shape, freq))
-      assert.equal(before, C.lsa_memory_in_use())
+    local before, n, rc = in_use(), -1
+    repeat
+      n = n + 1
+      failing(n)
+      rc = C.lsa_trainer_new(box, shape, freq, DEVICE, 0)
+      failing(-1)
+      if rc ~= 0 then
+        assert.is_true(rc == C.LSA_ENOMEM or rc == C.LSA_EDEVICE)
+        assert.equal(before, in_use())
+      end
+    until rc == 0
+    C.lsa_trainer_free(box[0])
+    assert.equal(before, in_use())
+    return n
+  end
+
+  it("leaves nothing behind when memory runs out", function()
+    local n = refuses_all_of(C.lsa_memory_fail_after, function() return tonumber(C.lsa_memory_in_use()) end)
+    assert.equal(6, n)
+  end)
+
+  if DEVICE == C.LSA_CPU then
+    it("and the same of a GPU's, on a stub", function() assert.is_nil(stub.failure_of "trainer_gradients_spec.lua") end)
+    return
+  end
+
+  it("leaves nothing behind when the GPU's memory runs out", function()
+    local blocks = function() return tonumber(C.lsa_memory_in_use()) end
+    if stub.here then
+      ffi.cdef "extern int64_t stub_blocks;"
+      local S = ffi.load(lsa.root .. "/" .. lsa.build .. "/liblsa_cuda.so")
+      blocks = function() return tonumber(S.stub_blocks) end
     end
-    C.lsa_memory_fail_after(-1)
+    assert.equal(5, refuses_all_of(C.lsa_device_fail_after, blocks))
+  end)
+
+  it("refuses a GPU that is not there, and leaves the one in use as it was", function()
+    local box = ffi.new "lsa_trainer *[1]"
+    local freq, shape = support.array("float", {0.1, 0.01}), ffi.new("lsa_trainer_shape", shape_of{5, 4, 3, 8, 4, C.LSA_KV_FP8})
+    local there = C.lsa_device_count()
+    assert.equal(C.LSA_EARG, C.lsa_trainer_new(box, shape, freq, C.LSA_CUDA, there))
+    assert.equal(("no device: there is no GPU %d; there are %d, from 0 on"):format(there, there), ffi.string(C.lsa_error()))
+    assert.equal(0, C.lsa_device_current())
+    if there == 1 then return end
+    check(C.lsa_trainer_new(box, shape, freq, C.LSA_CUDA, there - 1))
+    C.lsa_trainer_free(box[0])
+    assert.equal(0, C.lsa_device_current())
   end)
 end)

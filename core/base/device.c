@@ -21,6 +21,7 @@ static atomic_llong fail_countdown = -1;
 
 static struct {
     lsa_device_count_fn *count;
+    lsa_device_use_fn *use;
     lsa_device_describe_fn *describe;
     lsa_device_alloc_fn *alloc;
     lsa_device_alloc_shared_fn *alloc_shared;
@@ -73,7 +74,7 @@ static void load(void)
         snprintf(missing, sizeof missing, "the CUDA library cannot be loaded (%s)", dlerror());
         return;
     }
-    if (!bind(&cuda.count, "lsa_device_count_cuda") ||
+    if (!bind(&cuda.count, "lsa_device_count_cuda") || !bind(&cuda.use, "lsa_device_use_cuda") ||
         !bind(&cuda.describe, "lsa_device_describe_cuda") ||
         !bind(&cuda.alloc, "lsa_device_alloc_cuda") ||
         !bind(&cuda.alloc_shared, "lsa_device_alloc_shared_cuda") ||
@@ -148,6 +149,36 @@ static int ready(const char *op, int64_t bytes)
 /* ---- calls ---- */
 
 int lsa_device_count(void) { return loaded() ? 0 : cuda.count(); }
+
+static _Thread_local int32_t in_use;
+
+int32_t lsa_device_current(void) { return in_use; }
+
+/* The first choice asks for any GPU, so that where there is none the driver's reason is told. */
+int lsa_device_use(int32_t device)
+{
+    static _Thread_local int chosen;
+    LSA_TRY(loaded());
+    LSA_TRY(lsa_device_check());
+    if (chosen && device == in_use) return LSA_OK;
+    int count = cuda.count();
+    if (count <= 0) return LSA_EDEVICE;
+    if (device < 0 || device >= count)
+        return lsa_fail(LSA_EARG, "no device: there is no GPU %d; there are %d, from 0 on", device,
+                        count);
+    LSA_TRY(cuda.use(device));
+    in_use = device;
+    chosen = 1;
+    return LSA_OK;
+}
+
+int lsa_device_back(int32_t before, int rc)
+{
+    if (in_use == before) return rc;
+    if (!rc) return lsa_device_use(before);
+    if (!cuda.use(before)) in_use = before; /* rc's message stays, but where this fails, too */
+    return rc;
+}
 
 int lsa_device_describe(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                         int64_t *total_bytes)

@@ -26,6 +26,12 @@ int lsa_device_count_cuda(void)
     return count;
 }
 
+int lsa_device_use_cuda(int32_t device)
+{
+    cudaError_t error = cudaSetDevice(device);
+    return error == cudaSuccess ? LSA_OK : failed("device_use", error);
+}
+
 int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                              int64_t *total_bytes)
 {
@@ -73,6 +79,7 @@ static cudaError_t advise(void *block, size_t bytes, cudaMemoryAdvise advice, in
 {
     cudaMemLocation place = {};
     place.type = gpu ? cudaMemLocationTypeDevice : cudaMemLocationTypeHost;
+    place.id = lsa_device_current();
     return cudaMemAdvise(block, bytes, advice, place);
 }
 

@@ -12,7 +12,15 @@ typedef int lsa_device_count_fn(void);
 typedef int lsa_device_describe_fn(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                                    int64_t *total_bytes);
 
-/* Memory of the first GPU, on a 256-byte boundary, contents undefined. Zero bytes are legal. */
+/* What a thread asks for here, and launches, is of the GPU that it chose last; of the first, number 0, where it chose none. use:
+ * LSA_EARG names how many there are. current: which it is. Addresses tell GPUs apart: blocks are freed and copied whichever is
+ * in use, but a copy waits for the launches on that one alone. back: number `before` is in use again; returns rc, or where that
+ * is no error, its own. */
+typedef int lsa_device_use_fn(int32_t device);
+int32_t lsa_device_current(void);
+int lsa_device_back(int32_t before, int rc);
+
+/* Memory of the GPU in use, on a 256-byte boundary, contents undefined. Zero bytes are legal. */
 typedef int lsa_device_alloc_fn(void **out, int64_t bytes);
 typedef int lsa_device_free_fn(void *block);
 
@@ -51,7 +59,7 @@ typedef int lsa_device_graph_free_fn(void *graph);
 /* A GPU's compute capability, say 9 and 0. */
 typedef int lsa_device_architecture_fn(int32_t device, int32_t *major, int32_t *minor);
 
-/* A kernel by its linkage name, out of machine code for the first GPU. To launch: grid and block have three sizes each, shared is
+/* A kernel by its linkage name, out of machine code for the GPU in use. To launch: grid and block have three sizes each, shared is
  * bytes, and arguments[i] points to the i-th argument's value. It runs after everything launched before it; an error of what it
  * does shows in a later call. */
 typedef int lsa_device_program_load_fn(void **program, const void *image, const char *kernel);
@@ -64,6 +72,7 @@ lsa_device_architecture_fn lsa_device_architecture, lsa_device_architecture_cuda
 lsa_device_program_load_fn lsa_device_program_load, lsa_device_program_load_cuda;
 lsa_device_program_launch_fn lsa_device_program_launch, lsa_device_program_launch_cuda;
 lsa_device_program_free_fn lsa_device_program_free, lsa_device_program_free_cuda;
+lsa_device_use_fn lsa_device_use, lsa_device_use_cuda;
 lsa_device_describe_fn lsa_device_describe, lsa_device_describe_cuda;
 lsa_device_alloc_fn lsa_device_alloc, lsa_device_alloc_cuda;
 lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda;

@@ -37,8 +37,12 @@ enum {
 
 typedef struct lsa_trainer lsa_trainer;
 
-/* All weights and moments 0. inv_freq: [rope_dim / 2], copied. LSA_ESHAPE for a shape that no indexer has. */
-int lsa_trainer_new(lsa_trainer **out, const lsa_trainer_shape *shape, const float *inv_freq);
+/* All weights and moments 0. inv_freq: [rope_dim / 2], copied. device: LSA_CPU, or LSA_CUDA for the GPU of number `gpu`: then
+ * weights, moments and gradients lie there, and stay readable from the host under the pointers below; samples are host memory
+ * still, and of their keys those come to the GPU that are asked for. LSA_ESHAPE for a shape that no indexer has, LSA_EDEVICE,
+ * LSA_EARG for a GPU that is not there. */
+int lsa_trainer_new(lsa_trainer **out, const lsa_trainer_shape *shape, const float *inv_freq,
+                    int32_t device, int32_t gpu);
 void lsa_trainer_free(lsa_trainer *trainer);
 
 /* All of one kind, in one piece: lsa_trainer_count floats (parts are padded with zeros to 16). */

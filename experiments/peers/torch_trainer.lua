@@ -33,7 +33,7 @@ local frequencies = lsa.zeros({size.rope_dim / 2})
 for i = 0, size.rope_dim / 2 - 1 do frequencies:set(i, 160000 ^ (-2 * i / size.rope_dim)) end
 out.frequencies = frequencies
 local box = ffi.new "lsa_trainer *[1]"
-check(C.lsa_trainer_new(box, shape, frequencies:pointer()))
+check(C.lsa_trainer_new(box, shape, frequencies:pointer(), C.LSA_CPU, 0))
 local trainer = ffi.gc(box[0], C.lsa_trainer_free)
 
 local parts = {"wq_a", "norm", "wq_b", "weights"}

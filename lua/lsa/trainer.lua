@@ -7,9 +7,10 @@
 --   trainer:save(path)                weights, optimiser and sampler: what `checkpoint` is written with
 --
 -- A sample is one decode step: golden chunks of its coming steps, and others (lua/lsa/train/sampled_steps.lua). The loss is the mean over
--- layers and samples. A step whose loss or gradient is no number changes nothing; ten in a row are an error.
+-- layers and samples. On a GPU, weights and gradients lie there; the losses are the CPU's but for rounding. A step whose loss or gradient is no number changes nothing; ten in a row are an error.
 local ffi = require "ffi"
 local batches = require "lsa.train.sampled_steps"
+local devices = require "lsa.devices"
 local documents = require "lsa.train.documents"
 local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
@@ -52,6 +53,7 @@ local defaults = {
   checkpoint = false,      -- a file, written every `every` steps and at the end, and gone on from where it is there
   every = 100,
   ensemble = "max",        -- of the indexer that comes out
+  device = "cpu",          -- "cpu"; "cuda": the first GPU, of ranks each its own in turn; "cuda:1": the second
   parallel = false,        -- "mpi": the ranks of this mpirun share each batch; rank 0 writes the checkpoint
 }
 
@@ -75,6 +77,7 @@ local function checked(opt)
       options.whole(layer, 0, "lsa.trainer: layer", #opt.model.csa_layers - 1)
     end
   end
+  devices.parse(opt.device, "lsa.trainer: device")
   if opt.checkpoint then options.path(opt.checkpoint, "lsa.trainer: checkpoint") end
   for _, name in ipairs {"rank", "heads", "min_layers"} do
     if opt[name] then options.whole(opt[name], 1, "lsa.trainer: " .. name, 2 ^ 20) end
@@ -101,6 +104,16 @@ local function open_documents(opt)
   return list
 end
 
+-- Where this rank trains: where no number is given, ranks have the GPUs in turn.
+local function own_device(name, shared)
+  local device = devices.parse(name, "lsa.trainer: device")
+  if device.kind == "cuda" and not device.numbered and shared.size > 1 then
+    local count = C.lsa_device_count()
+    if count > 0 then device.gpu = shared.rank % count end
+  end
+  return device
+end
+
 function M.new(opt)
   opt = checked(opt)
   opt.layers = opt.layers or documents.layers((documents.load(opt.traces[1])))
@@ -110,7 +123,8 @@ function M.new(opt)
   opt.min_layers = opt.min_layers or math.ceil(#opt.model.csa_layers / 7)
   local self = setmetatable({opt = opt, model = opt.model, layers = opt.layers, steps_done = 0, skipped = 0}, Trainer)
   self.ranks = ranks.join(opt.parallel)
-  self.c = state.new(opt)
+  self.device = own_device(opt.device, self.ranks)
+  self.c = state.new(opt, self.device)
   self.documents = open_documents(opt)
   self.batches = batches.new{documents = self.documents, batch = opt.batch, positives = opt.positives,
     ratio = opt.negatives, sampler = opt.sampler, seed = opt.seed, min_layers = opt.min_layers,
@@ -235,9 +249,10 @@ function Trainer:indexer(opt)
 end
 
 function Trainer:__tostring()
-  return ("trainer: CSA layers %s, rank %d, %d heads, %d documents, %d eligible steps, %d of %d training steps done"):format(
+  local where = self.device.kind == "cuda" and (", on GPU %d"):format(self.device.gpu) or ""
+  return ("trainer: CSA layers %s, rank %d, %d heads, %d documents, %d eligible steps, %d of %d training steps done%s"):format(
     table.concat(self.layers, ", "), self.opt.rank, self.opt.heads, #self.documents, self.batches.total, self.steps_done,
-    self.opt.steps)
+    self.opt.steps, where)
 end
 
 return M

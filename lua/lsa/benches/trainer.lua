@@ -1,4 +1,5 @@
--- Training of the Memory Indexer: its optimiser's pass, products and losses, and whole steps at two sizes.
+-- Training of the Memory Indexer: its optimiser's pass, products and losses, and whole steps at two sizes, on the GPU, too, where there
+-- is one.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local C, check = lsa.C, require("lsa.raise").check
@@ -7,11 +8,11 @@ local small = {layers = 3, hidden = 128, rank = 64, heads = 4, dim = 32, rope_di
 local released = {layers = 1, hidden = 4096, rank = 2048, heads = 128, dim = 128, rope_dim = 64, batch = 16, chunks = 16384}
 local IDS = 350                          -- chunks of a sample
 
-local function new_trainer(size)
+local function new_trainer(size, device)
   local box = ffi.new "lsa_trainer *[1]"
   check(C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", {layers = size.layers, hidden = size.hidden, rank = size.rank,
     heads = size.heads, dim = size.dim, rope_dim = size.rope_dim, norm_eps = 1e-6, key_format = C.LSA_KV_FP8}),
-    ffi.new("float[?]", size.rope_dim / 2, 0.01)))
+    ffi.new("float[?]", size.rope_dim / 2, 0.01), device, 0))
   local trainer = ffi.gc(box[0], C.lsa_trainer_free)
   C.lsa_sample_normals(C.lsa_trainer_all(trainer, C.LSA_TRAIN_VALUE), C.lsa_trainer_count(trainer),
     1 / math.sqrt(size.rank), ffi.new("uint64_t[1]", 1))
@@ -19,8 +20,8 @@ local function new_trainer(size)
 end
 
 -- Everything that one step over random samples needs.
-local function new_batch(bench, size)
-  local s = {trainer = new_trainer(size), samples = ffi.new("lsa_training_sample[?]", size.batch), steps = 0, keep = {}}
+local function new_batch(bench, size, device)
+  local s = {trainer = new_trainer(size, device), samples = ffi.new("lsa_training_sample[?]", size.batch), steps = 0, keep = {}}
   local hidden, keep_hidden = bench:random("float", size.batch * size.hidden, 1)
   local values = bench:random("float", size.chunks * size.dim, 2)
   local bytes = tonumber(C.lsa_index_key_bytes(C.LSA_KV_FP8, size.dim))
@@ -49,13 +50,16 @@ return function(bench)
   for _, size in ipairs{small, released} do
     local weights = size.rank * size.hidden + size.heads * (size.dim * size.rank + size.hidden)
     local scores = size.heads * size.dim * IDS
-    bench:case{
-      op = "training_step", flops = size.layers * size.batch * 6 * (weights + scores), limit = "f32",
-      shape = ("%d samples of %d, %d x rank %d, %d heads of %d"):format(size.batch, IDS, size.layers, size.rank, size.heads,
-        size.dim),
-      setup = function() return new_batch(bench, size) end,
-      run = function(s) step(s, size) end,
-    }
+    for device = C.LSA_CPU, C.lsa_device_count() > 0 and C.LSA_CUDA or C.LSA_CPU do
+      local there = device == C.LSA_CUDA
+      bench:case{
+        op = "training_step", flops = size.layers * size.batch * 6 * (weights + scores), limit = not there and "f32" or nil,
+        shape = ("%d samples of %d, %d x rank %d, %d heads of %d%s"):format(size.batch, IDS, size.layers, size.rank, size.heads,
+          size.dim, there and ", GPU" or ""),
+        setup = function() return new_batch(bench, size, device) end,
+        run = function(s) step(s, size) end,
+      }
+    end
   end
 
   local n = 2 ^ 24

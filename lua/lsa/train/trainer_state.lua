@@ -28,12 +28,13 @@ local function part_shape(c, part)
   return {tonumber(rows[0]), tonumber(cols[0])}
 end
 
-function M.new(opt)
+-- device: as lsa.devices has it.
+function M.new(opt, device)
   local config, box = opt.model.config, ffi.new "lsa_trainer *[1]"
   local shape = ffi.new("lsa_trainer_shape", {layers = #opt.layers, hidden = config.hidden, rank = opt.rank,
     heads = opt.heads, dim = config.index_dim, rope_dim = config.rope_dim, norm_eps = config.norm_eps,
     key_format = C.LSA_KV_FP8})
-  check(C.lsa_trainer_new(box, shape, opt.model.c.compress_freq))
+  check(C.lsa_trainer_new(box, shape, opt.model.c.compress_freq, device.code, device.gpu))
   return ffi.gc(box[0], C.lsa_trainer_free)
 end
 
