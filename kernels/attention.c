@@ -434,7 +434,9 @@ static int attend_span(float *out, float *mass, const lsa_span *s, int64_t layer
     const lsa_layer_store *store = &s->layers[layer];
     int64_t from = s->progress->tokens, at = s->row * a->heads * a->dim, picks = s->row * a->k;
     int with_ids = a->source == LSA_ATTEND_PICKED;
-    const lsa_records *records = with_ids && s->in_cells ? &store->hot : &store->cold;
+    const lsa_records *records = with_ids && s->in_cells ? &store->hot
+                                 : store->mirror.blocks  ? &store->mirror
+                                                         : &store->cold;
     if (a->source == LSA_ATTEND_WINDOW) records = NULL;
     if (a->source == LSA_ATTEND_ENTRIES)
         for (int64_t t = 0; t < s->rows; t++)

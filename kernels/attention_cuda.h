@@ -63,7 +63,9 @@ __device__ static inline query query_at(const call &c, int64_t row)
         q.window = store->window.data;
         q.room = store->window.room;
         q.position = s->progress->tokens + row - s->row;
-        q.where = c.source == LSA_ATTEND_PICKED && s->in_cells ? store->hot : store->cold;
+        q.where = c.source == LSA_ATTEND_PICKED && s->in_cells ? store->hot
+                  : store->mirror.blocks                       ? store->mirror
+                                                               : store->cold;
     }
     if (c.source == LSA_ATTEND_PICKED) {
         q.records = c.counts[row];

@@ -120,6 +120,8 @@ static void publish(const lsa_span *s, const lsa_layer_store *store, const lsa_e
     int keys = x->what == LSA_EXTEND_KEYS;
     const lsa_records *hot = keys ? &store->hot_keys : &store->hot;
     memcpy(record_at(keys ? &store->keys : &store->cold, chunk), encoded, (size_t)bytes);
+    if (!keys && store->mirror.blocks)
+        memcpy(record_at(&store->mirror, chunk), encoded, (size_t)bytes);
     int32_t slot = s->born_slot && hot->blocks ? s->born_slot[chunk - s->born_from] : -1;
     if (slot >= 0) memcpy(record_at(hot, slot), encoded, (size_t)bytes);
     if (keys && s->among_residents)

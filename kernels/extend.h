@@ -30,7 +30,7 @@ typedef struct lsa_extension {
 
 /* Appends the projections' rows to the layer's rings; then every window of `rate` tokens that a span completes becomes an
  * entry (compress.h, RMSNorm, rope at the window's first position), is encoded (kv_record.h) and put where it belongs:
- * records at their chunk's place in the cold tier, and at its slot where it has a cell; keys likewise, and among the
+ * records at their chunk's place in the cold tier and the mirror, and at its slot where it has a cell; keys likewise, and among the
  * residents' at the chunk's place. A chunk's place in memory is there already. entries: [rows of the pass, dim], the i-th new
  * one of a span at row span.row + i. workspace: lsa_extend_workspace bytes. */
 typedef int lsa_extend_fn(float *entries, const lsa_span *spans, int64_t count, int64_t layer,

@@ -145,6 +145,7 @@ __device__ static void publish(const lsa_span &s, const lsa_layer_store &store, 
     bool keys = e.x.what == LSA_EXTEND_KEYS;
     const lsa_records &hot = keys ? store.hot_keys : store.hot;
     put_record(record_at(keys ? store.keys : store.cold, chunk), record, e.bytes);
+    if (!keys && store.mirror.blocks) put_record(record_at(store.mirror, chunk), record, e.bytes);
     int32_t slot = s.born_slot && hot.blocks ? s.born_slot[chunk - s.born_from] : -1;
     if (slot >= 0) put_record(record_at(hot, slot), record, e.bytes);
     if (keys && s.among_residents)

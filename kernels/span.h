@@ -29,6 +29,7 @@ typedef struct lsa_layer_store {
     float *picked_mass[2];    /* [index_topk]: the attention mass each got (mean over heads) */
     int32_t *picked_count[2]; /* [1] */
     lsa_records cold;         /* records by chunk; HCA: by entry */
+    lsa_records mirror;       /* the same once more, near the GPU that reads them; else no blocks */
     lsa_records hot;          /* records by slot of the hot tier */
     lsa_records keys;         /* index keys by chunk */
     lsa_records hot_keys;     /* index keys by slot, where cells have them; else no blocks */
@@ -44,7 +45,7 @@ typedef struct lsa_span {
     int64_t row, rows;             /* its rows of the pass: row .. row + rows - 1 */
     int32_t among_residents;       /* Level 2 picks among residents, else among all chunks */
     int32_t
-        in_cells; /* what it picked is read from the hot tier, by slot; else from the cold one, by chunk */
+        in_cells; /* what it picked is read from the hot tier, by slot; else from the mirror or the cold one, by chunk */
     int32_t observed_by_chunk; /* how used and mass are indexed */
     int32_t unobserved;        /* the pass under way will not count (kernels/advance.h) */
     int64_t residents,

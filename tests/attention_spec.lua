@@ -361,9 +361,18 @@ describe("attention", function()
           local here = math.min(2 ^ records.shift, records.n - b * 2 ^ records.shift)
           blocks[b + 1] = shared("uint8_t", records.blocks[b], (here - 1) * records.stride + records.offset + records.size)
         end
-        local where = span.in_cells == 1 and store.hot or store.cold
-        where.stride, where.offset, where.block_shift, where.format = records.stride, records.offset, records.shift, format
-        where.blocks = shared("uint8_t *", ffi.new("uint8_t *[?]", count, blocks), count)
+        -- The others have NaNs: a mirror is read before the cold tier, which for HCA's entries has none, and cells before both.
+        local mirrored = source == C.LSA_ATTEND_PICKED and i % 4 < 2
+        local where = span.in_cells == 1 and store.hot or mirrored and store.mirror or store.cold
+        for _, r in ipairs {store.hot, store.cold, mirrored and store.mirror or nil} do
+          r.stride, r.offset, r.block_shift, r.format = records.stride, records.offset, records.shift, format
+          local read, nans = r == where, {}
+          for b = 0, read and -1 or count - 1 do
+            local bytes = 2 ^ records.shift * records.stride
+            nans[b + 1] = shared("uint8_t", ("\255"):rep(bytes), bytes)
+          end
+          r.blocks = shared("uint8_t *", ffi.new("uint8_t *[?]", count, read and blocks or nans), count)
+        end
       end
       span.progress, span.layers, span.row, span.rows = p.progress + i - 1, p.stores + i - 1, t.row, rows
     end

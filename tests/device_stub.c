@@ -14,6 +14,7 @@ lsa_kernels lsa_kernels_cuda;
 int64_t stub_grid[3], stub_block[3], stub_shared, stub_arguments[MOST_ARGUMENTS];
 int64_t stub_blocks; /* of memory that are not freed */
 int64_t stub_copies;
+int64_t stub_free = (int64_t)1 << 30; /* bytes, as it says */
 int32_t stub_argument_count, stub_faulty, stub_device, stub_devices = 1;
 static char unpinned[64];
 
@@ -44,7 +45,7 @@ int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t 
 {
     (void)device;
     if (name && bytes > 4) strcpy(name, "stub");
-    if (free_bytes) *free_bytes = (int64_t)1 << 30;
+    if (free_bytes) *free_bytes = stub_free;
     if (total_bytes) *total_bytes = (int64_t)1 << 31;
     return LSA_OK;
 }

@@ -134,7 +134,7 @@ local function entry(case, at, w)
   return x
 end
 
--- spans: {known, rows, slots of the hot tier by new chunk or nil, residents or nil, chunks}
+-- spans: {known, rows, slots of the hot tier by new chunk or nil, residents or nil, whether records are mirrored}
 local function new_case(what, format, rate, dim, rope, overlap, spans)
   local case = {what = what, format = format, rate = rate, dim = dim, rope = rope, overlap = overlap, keep = {}, of = {},
     width = overlap == 1 and 2 * dim or dim, list = spans, rows = 0}
@@ -152,6 +152,7 @@ local function new_case(what, format, rate, dim, rope, overlap, spans)
     fill_ring(keys and store.index_kv or store.kv, 2 * rate + rows + 1, width, of.kv, from, known, keep)
     fill_ring(keys and store.index_gate or store.gate, 2 * rate + rows + 1, width, of.gate, from, known, keep)
     new_records(keys and store.keys or store.cold, of.first + of.fresh + 1, case.bytes, format, keep)
+    if l.mirrored then new_records(store.mirror, of.first + of.fresh + 1, case.bytes, format, keep) end
     if l.slots then
       new_records(keys and store.hot_keys or store.hot, 9, case.bytes, format, keep)
       local slots = support.span_buffer("int32_t", #l.slots)
@@ -211,6 +212,9 @@ local function expect_span(case, i, entries)
     end
   end
   expect_records(keys and store.keys or store.cold, of.first + of.fresh + 1, case.bytes, cold, "chunk")
+  if case.list[i].mirrored then
+    expect_records(store.mirror, of.first + of.fresh + 1, case.bytes, keys and {} or cold, "mirrored chunk") -- which has no keys
+  end
   if case.list[i].slots then expect_records(keys and store.hot_keys or store.hot, 9, case.bytes, hot, "slot") end
   for place = 0, keys and of.places and of.places - 1 or -1 do
     for b = 0, case.bytes - 1 do
@@ -223,8 +227,8 @@ local function expect_span(case, i, entries)
 end
 
 -- From nothing, from within a window, on a boundary, a step that completes no window and one that does.
-local SPANS = {{0, 9}, {3, 1, slots = {4}, residents = 2}, {7, 2, slots = {-1}, residents = 0}, {4, 4, slots = {8}}, {5, 1},
-  {23, 14, slots = {3, -1, 0, 7}, residents = 3}, {1, 1}}
+local SPANS = {{0, 9, mirrored = true}, {3, 1, slots = {4}, residents = 2}, {7, 2, slots = {-1}, residents = 0, mirrored = true},
+  {4, 4, slots = {8}}, {5, 1, mirrored = true}, {23, 14, slots = {3, -1, 0, 7}, residents = 3, mirrored = true}, {1, 1}}
 
 describe("extend", function()
   for name, format in pairs {f32 = F32, bf16 = BF16, fp8 = FP8} do

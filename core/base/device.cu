@@ -38,7 +38,7 @@ int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t 
     cudaDeviceProp properties;
     size_t free_now = 0, total = 0;
     int current = 0;
-    cudaError_t error = cudaGetDeviceProperties(&properties, device);
+    cudaError_t error = name ? cudaGetDeviceProperties(&properties, device) : cudaSuccess; // slow
     if (error == cudaSuccess) error = cudaGetDevice(&current);
     if (error == cudaSuccess) error = cudaSetDevice(device);
     if (error == cudaSuccess) {

@@ -12,7 +12,7 @@
 #include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "core/pool/gpu_fill.h"
-#include "core/pool/pool_state.h"
+#include "core/pool/mirror.h"
 
 enum { COPY_BYTES_NS = 8 /* of one thread, about: what is worth a second one */ };
 
@@ -226,6 +226,7 @@ int lsa_pool_reserve(lsa_pool *p, int64_t chunks, int64_t cells)
     if (cells > h->free_count) cells = h->free_count;
     LSA_TRY(lsa_pool_unit_room(p, chunks));
     LSA_TRY(lsa_cold_tier_reserve(&p->cold, chunks));
+    lsa_mirror_reserve(p, chunks);
     if (begun % p->unit && lsa_pool_has(p, unit)) /* what is born joins a cell that is there */
         LSA_TRY(own_cells(p, &p->cell_of[unit], 1));
     return own_cells(p, h->free_cells + h->free_count - cells, cells);

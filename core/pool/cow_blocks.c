@@ -246,6 +246,6 @@ void lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64
 int64_t lsa_cow_blocks_bytes(const lsa_cow_blocks *b)
 {
     int64_t held = 0;
-    for (int64_t i = 0; i < b->blocks; i++) held += b->data[i] != NULL;
+    for (int64_t i = 0; i < b->blocks; i++) held += b->held[i] != NULL;
     return held * block_bytes(b);
 }

@@ -5,7 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/pool/pool_state.h"
+#include "core/pool/mirror.h"
 
 enum {
     COLD_SHIFT = 8, /* chunks a block: a fork that appends copies at most one */
@@ -30,6 +30,7 @@ int lsa_pool_new(lsa_pool **out, int64_t layers, int64_t record, int64_t unit)
     p->unit = unit;
     int64_t item = (layers * record + ALIGN - 1) / ALIGN * ALIGN;
     lsa_cold_tier_init(&p->cold);
+    lsa_cow_blocks_init(&p->mirror, item, KEY_SHIFT);
     int rc = lsa_cold_tier_add(&p->cold, layers * record, item, COLD_SHIFT);
     if (!rc) rc = lsa_hot_tier_new(&p->hot, item, 0, unit);
     if (rc) {
@@ -61,6 +62,7 @@ int lsa_pool_set_gpu(lsa_pool *p)
         lsa_cow_blocks_init_in(b, b->item, b->shift,
                                i == LSA_RECORDS ? LSA_MEMORY_BOTH : LSA_MEMORY_GPU);
     }
+    lsa_cow_blocks_init_in(&p->mirror, p->mirror.item, p->mirror.shift, LSA_MEMORY_GPU);
     lsa_cow_blocks_init_in(&h->records, h->records.item, h->records.shift, LSA_MEMORY_GPU);
     lsa_cow_blocks_init_in(&h->keys, h->keys.item, h->keys.shift, LSA_MEMORY_GPU);
     return LSA_OK;
@@ -107,6 +109,7 @@ void lsa_pool_free(lsa_pool *p)
     if (!p) return;
     lsa_background_fetch_free(p);
     lsa_cold_tier_free(&p->cold);
+    lsa_mirror_drop(p);
     leave_hot(p);
     lsa_free(p->cell_of);
     lsa_free(p);
@@ -130,6 +133,8 @@ int lsa_pool_fork(lsa_pool **out, const lsa_pool *pool)
     p->key = pool->key;
     p->units_room = units_of(pool, pool->cold.count);
     lsa_background_fetch_settle(pool); /* it writes to memory that is shared from here on */
+    lsa_cow_blocks_init_in(&p->mirror, pool->mirror.item, pool->mirror.shift, pool->mirror.memory);
+    lsa_mirror_fork(p, pool);
     int rc = lsa_cold_tier_fork(&p->cold, &pool->cold);
     if (!rc) rc = copy_ids(&p->cell_of, pool->cell_of, p->units_room);
     if (!rc) rc = lsa_hot_tier_fork(&p->hot, pool->hot, pool, p);
@@ -219,6 +224,7 @@ int lsa_pool_resize(lsa_pool *p, int64_t chunks)
         lsa_cold_tier_resize(&p->cold, old < chunks ? old : chunks);
         return rc;
     }
+    lsa_mirror_resize(p);
     lsa_background_fetch_spoil(p, (old < chunks ? old : chunks) / p->unit, INT64_MAX);
     for (int64_t u = units; u < old_units; u++)
         if (p->cell_of[u] != LSA_ABSENT) lsa_pool_release_cell(p, u);
@@ -342,6 +348,11 @@ lsa_records lsa_pool_hot_key_records(const lsa_pool *p, int64_t layer, int32_t f
 lsa_records lsa_pool_cold_records(const lsa_pool *p, int64_t layer, int32_t format)
 {
     return records_in(&p->cold.plane[LSA_RECORDS].blocks, layer * p->record, format);
+}
+
+lsa_records lsa_pool_mirror_records(const lsa_pool *p, int64_t layer, int32_t format)
+{
+    return records_in(&p->mirror, layer * p->record, format);
 }
 
 lsa_records lsa_pool_hot_records(const lsa_pool *p, int64_t layer, int32_t format)

@@ -122,6 +122,15 @@ void lsa_pool_slots(const lsa_pool *pool, const int32_t *chunks, int64_t n, int3
 lsa_records lsa_pool_cold_records(const lsa_pool *pool, int64_t layer, int32_t format);
 lsa_records lsa_pool_hot_records(const lsa_pool *pool, int64_t layer, int32_t format);
 
+/* On a GPU: whether its own memory has all records, too, beside the cold tier, for attention among all chunks; by chunk, and
+ * without blocks where it has not. Where the GPU has no room there is none, attention reads the cold tier over the bus, and how
+ * often that came about is counted. What a GPU writes it writes to both; what the host writes is the end of the mirror. NEVER: nor
+ * will there be one. */
+enum { LSA_MIRROR_NEVER = -1 };
+void lsa_pool_set_mirror(lsa_pool *pool, int32_t on);
+lsa_records lsa_pool_mirror_records(const lsa_pool *pool, int64_t layer, int32_t format);
+int64_t lsa_pool_mirror_refused(const lsa_pool *pool);
+
 /* A layer's index keys likewise: by chunk, and by slot where cells have them (no blocks otherwise). */
 lsa_records lsa_pool_key_records(const lsa_pool *pool, int64_t layer, int32_t format);
 lsa_records lsa_pool_hot_key_records(const lsa_pool *pool, int64_t layer, int32_t format);
@@ -148,10 +157,11 @@ int lsa_pool_has_keys(const lsa_pool *pool, int64_t layer);
 int lsa_pool_keys_stay(const lsa_pool *pool);
 const uint8_t *lsa_pool_keys(const lsa_pool *pool, int64_t layer, int64_t chunk);
 
-/* Heap bytes of either tier, padding included (cold: without keys; hot, attached to a host: of the cells it has); bytes of
+/* Heap bytes of either tier and the mirror, padding included (cold: without keys; hot, attached to a host: of the cells it has); bytes of
  * the file. */
 int64_t lsa_pool_cold_bytes(const lsa_pool *pool);
 int64_t lsa_pool_hot_bytes(const lsa_pool *pool);
+int64_t lsa_pool_mirror_bytes(const lsa_pool *pool);
 int64_t lsa_pool_disk_bytes(const lsa_pool *pool);
 
 void lsa_pool_count(const lsa_pool *pool, lsa_pool_counters *out);

@@ -3,7 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/pool/pool_state.h"
+#include "core/pool/mirror.h"
 
 /* The plane of a layer's keys. */
 static int64_t keys_of(int64_t layer) { return LSA_RECORDS + 1 + layer; }
@@ -31,6 +31,7 @@ int lsa_pool_write(lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n,
 {
     int rc = check_layer(p, layer);
     for (int64_t i = 0; !rc && i < n; i++) rc = lsa_pool_check_chunk(p, chunks[i]);
+    lsa_mirror_drop(p);
     for (int64_t i = 0; !rc && i < n; i++) {
         uint8_t *to;
         if ((rc = lsa_cold_tier_write(&p->cold, LSA_RECORDS, chunks[i], &to))) return rc;
@@ -52,6 +53,7 @@ int lsa_pool_publish(lsa_pool *p, int64_t layer, int64_t chunk, const void *reco
         rc = lsa_hot_tier_open_slot(p->hot, slot, &hot, &keys); /* both before either is changed */
     if (!rc) rc = lsa_cold_tier_write(&p->cold, LSA_RECORDS, chunk, &cold);
     if (rc) return rc;
+    lsa_mirror_drop(p);
     memcpy(cold + layer * p->record, record, (size_t)p->record);
     if (hot) memcpy(hot + layer * p->record, record, (size_t)p->record);
     lsa_background_fetch_spoil(p, chunk / p->unit, chunk / p->unit + 1);
@@ -221,6 +223,7 @@ int lsa_pool_write_chunks(lsa_pool *p, int64_t first, int64_t n, const void *rec
     int64_t bytes = p->layers * p->record;
     uint8_t *to;
     int rc = check_range(p, first, n);
+    lsa_mirror_drop(p);
     for (int64_t i = 0; !rc && i < n; i++) {
         if ((rc = lsa_cold_tier_write(&p->cold, LSA_RECORDS, first + i, &to))) return rc;
         memcpy(to, (const uint8_t *)records + i * bytes, (size_t)bytes);

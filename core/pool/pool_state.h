@@ -21,8 +21,11 @@ struct lsa_pool {
     int64_t layers, record, unit, key;
     lsa_cold_tier cold; /* [chunks] */
     lsa_hot_tier *hot;
-    int attached;     /* the hot tier is a host's */
-    int32_t *cell_of; /* [units]: cell, or LSA_ABSENT */
+    lsa_cow_blocks mirror;  /* [chunks] while `mirrored` is 1 (core/pool/mirror.h) */
+    int32_t mirrored;       /* 1, 0 or LSA_MIRROR_NEVER */
+    int64_t mirror_refused; /* how often a GPU had no room for it */
+    int attached;           /* the hot tier is a host's */
+    int32_t *cell_of;       /* [units]: cell, or LSA_ABSENT */
     int64_t units_room;
     int64_t
         changes; /* of the tables of cells and the order of their use, so far: a copy of them is as old as its number */

@@ -52,13 +52,27 @@ static int reserve(lsa_session *s, int64_t rows, int64_t end)
     return LSA_OK;
 }
 
+/* Attention among all chunks reads them near a GPU; decoding among residents, or on demand, gives back what a prefill had there.
+ * Where a pass picks fewer than there are, all are not worth bringing. */
+static void choose_mirror(lsa_session *s, int64_t rows, int prefill)
+{
+    if (!s->pool) return;
+    int among_all = !s->tiered && !s->demand;
+    if (among_all || (prefill && rows * s->model->config.index_topk >= lsa_session_chunks(s)))
+        lsa_pool_set_mirror(s->pool, 1);
+    else if (!prefill)
+        lsa_pool_set_mirror(s->pool, 0);
+}
+
 int lsa_session_reserve_rows(lsa_session *s, int64_t rows)
 {
+    choose_mirror(s, rows, 1);
     return reserve(s, rows, s->progress.tokens + rows);
 }
 
 int lsa_session_reserve_steps(lsa_session *s, int64_t steps)
 {
     int64_t end = s->progress.tokens + steps, most = s->model->config.max_positions;
+    choose_mirror(s, 1, 0);
     return reserve(s, 1, end < most ? end : most);
 }

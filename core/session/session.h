@@ -144,7 +144,7 @@ void lsa_session_count(const lsa_session *session, lsa_session_counters *out);
 
 /* Bytes now held: records without padding. resident: residents (all chunks where untiered). */
 typedef struct lsa_session_bytes {
-    int64_t kv_resident, kv_total, index_keys, hca, window, hot_cells, cold, disk, tokens;
+    int64_t kv_resident, kv_total, index_keys, hca, window, hot_cells, mirror, cold, disk, tokens;
 } lsa_session_bytes;
 
 void lsa_session_memory(const lsa_session *session, lsa_session_bytes *out);

@@ -501,6 +501,7 @@ void lsa_session_memory(const lsa_session *s, lsa_session_bytes *out)
     }
     if (!s->pool) return;
     out->hot_cells = lsa_pool_hot_bytes(s->pool);
+    out->mirror = lsa_pool_mirror_bytes(s->pool);
     out->cold = lsa_pool_cold_bytes(s->pool);
     out->disk = lsa_pool_disk_bytes(s->pool);
 }

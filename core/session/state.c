@@ -325,6 +325,7 @@ void lsa_state_bind_blocks(lsa_session *s)
         }
         if (c->layer_type[i] != LSA_LAYER_CSA) continue;
         l->cold = lsa_pool_cold_records(s->pool, csa, s->kv_format);
+        l->mirror = lsa_pool_mirror_records(s->pool, csa, s->kv_format);
         l->hot = lsa_pool_hot_records(s->pool, csa, s->kv_format);
         l->keys = lsa_pool_key_records(s->pool, csa, s->kv_format);
         l->hot_keys = lsa_pool_hot_key_records(s->pool, csa, s->kv_format);

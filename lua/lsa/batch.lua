@@ -12,7 +12,8 @@
 --
 --   hot       size of the hot pool; without it the pool has as many cells as are promised, and no reserve beyond
 --   memory    bound of fast memory: the hot pool, and of each request HCA entries, window and resident index keys (of one that
---             selects "full": all its KV and keys; on demand: all its keys); without it nothing but `hot` and `most`, requests at once, bounds them
+--             selects "full": all its KV and keys; on demand: all its keys); without it nothing but `hot` and `most`, requests at once,
+--             bounds them. On a GPU, prompts of those that have cells then read their records over the bus, as these have no bound
 --
 -- Each request's residents are its own, by identity. What leaves a resident set stays in its cell, the reserve, until the one
 -- eviction object of the pool lets it go (lua/lsa/serve/shared_hot_tier.lua). One on demand has cells of the pool to itself, `hot` of

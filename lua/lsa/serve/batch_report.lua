@@ -8,13 +8,14 @@
 --   fetched_chunks, fetched_bytes, evicted_chunks, hits
 --   failed_cycles, clipped, cycles               of all requests' cycles, those that failed, those clipped to the budget
 --   unspilled                                    how often a cold tier on disk stayed in memory, for its disk refused it
+--   mirror_refused                               how often a GPU had no room for all records of a session, which attention then reads over the bus
 --   memory                                       {limit, used, peak} bytes of fast memory, as admission counts
 --   rows                                         one a request: what b:result(id) has, but for text
 local stats = require "lsa.session.stats"
 
 local M = {}
 
-local SUMS = {"fetched_chunks", "fetched_bytes", "evicted_chunks", "hits", "failed_cycles", "clipped", "unspilled", "cycles"}
+local SUMS = {"fetched_chunks", "fetched_bytes", "evicted_chunks", "hits", "failed_cycles", "clipped", "unspilled", "mirror_refused", "cycles"}
 
 local Report = {}
 Report.__index = Report
@@ -72,7 +73,7 @@ function Report:__tostring()
     ("  %4s  %-9s %-16s %8s %7s %9s %9s %9s %7s %10s"):format("id", "state", "policy", "prompt", "tokens", "wait s", "prefill s",
       "decode s", "cells", "fetched"),
   }
-  local troubles = stats.troubles{failed = self.failed_cycles, clipped = self.clipped, unspilled = self.unspilled, cycles = self.cycles}
+  local troubles = stats.troubles{failed = self.failed_cycles, clipped = self.clipped, unspilled = self.unspilled, mirror_refused = self.mirror_refused, cycles = self.cycles}
   if troubles ~= "" then table.insert(lines, #lines, "  not as asked  " .. troubles) end
   for _, row in ipairs(self.rows) do lines[#lines + 1] = (row_text(row):gsub("%s+$", "")) end
   return table.concat(lines, "\n")

@@ -222,7 +222,10 @@ function Request:open(slot, of)
   self.wait = self.admitted - self.submitted
   local from = self.opt.session
   self.session = from and from:fork(settings) or session.new(batch.model, settings)
-  if not self.full then self.session:join(batch.commons, self.need) end
+  if not self.full then
+    self.session:join(batch.commons, self.need)
+    if batch.memory then C.lsa_pool_set_mirror(self.session.pool, C.LSA_MIRROR_NEVER) end -- of which its need says nothing
+  end
   self.start, self.at = self.session:tokens(), 0 -- at: tokens of the prompt that ran
   self.state = "prefill"
   self:after_prefill()
@@ -330,7 +333,7 @@ function Request:row()
     fetched_bytes = stats.fetched_bytes or 0, fetched_chunks = stats.fetched_chunks or 0,
     evicted_chunks = stats.evicted_chunks or 0, steps = stats.steps or 0,
     hits = stats.hits or 0, policy_errors = stats.policy_errors or 0, failed_cycles = stats.failed or 0,
-    clipped = stats.clipped or 0, unspilled = stats.unspilled or 0, cycles = stats.cycles or 0, last_error = stats.last_error, resident_pct = stats.resident_pct}
+    clipped = stats.clipped or 0, unspilled = stats.unspilled or 0, mirror_refused = stats.mirror_refused or 0, cycles = stats.cycles or 0, last_error = stats.last_error, resident_pct = stats.resident_pct}
 end
 
 return M

@@ -19,7 +19,7 @@ function M.flops(n)
   return ("%.1f kFLOP"):format(n / 1e3)
 end
 
--- What of `counts` (failed, clipped, unspilled, cycles, last_error) a figure must not be read without; "" where every cycle went as asked.
+-- What of `counts` (failed, clipped, unspilled, mirror_refused, cycles, last_error) a figure must not be read without; "" where every cycle went as asked.
 function M.troubles(counts)
   local parts = {}
   if (counts.failed or 0) > 0 then
@@ -31,16 +31,20 @@ function M.troubles(counts)
   if (counts.unspilled or 0) > 0 then
     parts[#parts + 1] = ("the cold tier stayed in memory %g times, its disk has refused it"):format(counts.unspilled)
   end
+  if (counts.mirror_refused or 0) > 0 then
+    parts[#parts + 1] = ("the GPU had no room for all records %g times, which attention then reads over the bus"):format(counts.mirror_refused)
+  end
   return table.concat(parts, ", ")
 end
 
 function Stats:__tostring()
   local b = M.bytes
+  local mirror = self.mirror_bytes > 0 and (", mirrored by the GPU in %s"):format(b(self.mirror_bytes)) or ""
   local lines = {
     ("%s: %d tokens, %d chunks, %d steps in %d cycles"):format(self.policy, self.tokens, self.chunks, self.steps, self.cycles),
     ("  KV resident   %s of %s (%.2f %% mean over steps)"):format(b(self.resident_bytes), b(self.kv_bytes), self.resident_pct),
     ("  apart         index keys %s, HCA %s, window %s"):format(b(self.index_key_bytes), b(self.hca_bytes), b(self.window_bytes)),
-    ("  tiers         hot %s, cold %s in memory, %s on disk"):format(b(self.hot_bytes), b(self.cold_bytes), b(self.disk_bytes)),
+    ("  tiers         hot %s, cold %s in memory%s, %s on disk"):format(b(self.hot_bytes), b(self.cold_bytes), mirror, b(self.disk_bytes)),
     ("  fetched       %d chunks, %s; hits %d, evicted %d"):format(self.fetched_chunks, b(self.fetched_bytes), self.hits,
       self.evicted_chunks),
     ("  time          prefill %.1f ms, decode %.3f ms/token, cycles %.2f ms, of which policy %.2f, transfer %.2f of %.2f"):format(
