@@ -57,7 +57,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
   --seed (default 1)          of documents, training, questions and the random policy
   --draw (default 0)          another seed of training alone; 0: --seed
-  --device (default cpu)      where the indexer is trained and questions are answered: cpu, or cuda
+  --device (default cpu)      where documents are traced, the indexer is trained and questions are answered: cpu, or cuda
   --install                   the indexer becomes the model's default: indexer.safetensors in the model's directory
 ]]
 
@@ -73,6 +73,7 @@ end
 
 local directory = require "lsa.model".directory(opt.model)
 local model = lsa.model(directory)
+local serving = opt.device == "cpu" and model or lsa.model(directory, {device = opt.device})
 local output = opt.output ~= "none" and opt.output or "build/train_indexer/" .. directory:match "[^/]+/*$":gsub("/*$", "")
 local traces = opt.traces ~= "none" and opt.traces or output
 assert(dir.makepath(output) and dir.makepath(traces))
@@ -112,7 +113,7 @@ end
 
 local function dumped(list, folder, label)
   local bar = progress(#list, label)
-  local paths, there = dump.documents(model, list, traces .. "/" .. folder, {layers = traced, voters = voters, by = opt.by,
+  local paths, there = dump.documents(serving, list, traces .. "/" .. folder, {layers = traced, voters = voters, by = opt.by,
     least = opt.by == "attention" and opt.least or 0, top_p = opt.top_p, min_layers = opt.min_layers},
     function(_, state) if state ~= "begun" then bar:step() end end)
   bar:done()
@@ -218,7 +219,6 @@ report:table("retrieval", {"rule", "selected", "precision", "recall", "f1", "rec
 -- ---- serve: accuracy against resident KV ----
 
 if opt.contexts == 0 then return report:done() end
-local serving = opt.device == "cpu" and model or lsa.model(directory, {device = opt.device})
 
 -- Under test are thresholds without a ceiling, all with one tail; then rules that keep a budget.
 local chunks = math.floor(opt.tokens / tonumber(model.config.csa_rate))
