@@ -17,6 +17,7 @@ test texts and words, and the same for every row; every token of an answer is de
   --contexts (numbers default 8)   how many contexts of each length
   --items (default 2)         items of each kind in a context, all asked
   --kinds (list default all)  of items (lua/lsa/tasks/items.lua)
+  --phrasings (numbers default 0)   places (lua/lsa/tasks/phrasings.lua) of those that statements and questions take; 0: the first, and six where a kind has several
   --theta (default 0.5)       LSA's threshold
   --indexer (default own)     a file; own: the model's
   --looks (default 0)         of so many of the latest tokens the indexer asks; 0: as its file says
@@ -37,6 +38,7 @@ test texts and words, and the same for every row; every token of an answer is de
 
 local model, report = lsa.model(opt.model, {device = opt.device}), opt.report
 local kinds = opt.kinds[1] == "all" and items.names or opt.kinds
+local phrased = opt.phrasings[1] ~= 0 and opt.phrasings or nil
 local file = opt.indexer ~= "own" and opt.indexer or model:indexer_file()
 local trained = file and lsa.indexer{model = model, from = file, looks = opt.looks > 0 and opt.looks or nil}
 
@@ -76,7 +78,7 @@ identity.device = nil
 local function about(tokens, budget, cap)
   return cjson.encode{("%s %s %s %s"):format(identity.config, identity.weights, identity.compute, identity.indexer), tokens, budget, cap, opt.items,
     table.concat(kinds, " "), opt.theta, opt.indexer:match "[^/]+$", opt.looks, table.concat(opt.policies, " "), opt.every, opt.text:match "[^/]+$", opt.part, opt.seed,
-    require("lsa.tasks.init").digest()}
+    table.concat(opt.phrasings, " "), require("lsa.tasks.init").digest()}
 end
 
 -- The contexts of a length that the results have.
@@ -103,7 +105,7 @@ for i, tokens in ipairs(opt.tokens) do
   for number = first, opt.contexts[math.min(i, #opt.contexts)], step do numbers[#numbers + 1] = number end
   if opt.finished then numbers = finished(about(tokens, budget, cap)) end
   local task = asked.kinds(model, {tokens = tokens, kinds = kinds, items = opt.items, part = opt.part, text = opt.text,
-    seed = opt.seed, session = {tail = math.floor(0.0025 * chunks)}}, kinds, "paper_table")
+    phrasings = phrased, seed = opt.seed, session = {tail = math.floor(0.0025 * chunks)}}, kinds, "paper_table")
   local results = #numbers > 0 and lsa.sweep{grid = {context = numbers}, label = ("%d tokens"):format(tokens),
     run = function(params) return paired.ask(task, params.context, ways) end,
     results = opt.results ~= "none" and opt.results or nil,

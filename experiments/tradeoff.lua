@@ -15,6 +15,7 @@ from replays of recordings, in which the recorded eviction gives the recorded co
   --taus (list default 8,16,32,64,128,256,512,jaccard,event)   steps between cycles, or schedules
   --budgets (numbers default 0.005,0.01,0.02,0.05)   shares of the chunks
   --select (default lsa_topk)   the policy
+  --indexer (default own)     a file; own: the model's
   --page (default 16)         chunks of a page, where pages are the unit
   --granularities (list default chunk,page)
   --asyncs (list default no,yes)   whether a cycle's set is applied one cycle later
@@ -31,11 +32,18 @@ from replays of recordings, in which the recorded eviction gives the recorded co
   --seed (default 1)          of contexts
   --plot (default none)       a file that accuracy against tau is drawn into: .png, .svg or .pdf
   -o,--output (default build/tradeoff)   the folder of results and recordings: what is there is not run again
+  --share (string default 1/1)   i/n: run every n-th combination of task, granularity, async and tau from the i-th, and stop: n processes share the
+                              work, each with a folder of its own; their stream.jsonl and traced.jsonl are joined by cat
 ]]
 
 local model, report = lsa.model(opt.model, {device = opt.device}), opt.report
 assert(dir.makepath(opt.output))
-local indexer = not model:indexer_file() and lsa.indexer{model = model, layers = {math.min(2, #model.csa_layers - 1)}} or nil
+local indexer
+if opt.indexer ~= "own" then
+  indexer = lsa.indexer{model = model, from = opt.indexer}
+elseif not model:indexer_file() then
+  indexer = lsa.indexer{model = model, layers = {math.min(2, #model.csa_layers - 1)}}
+end
 
 local taus = {}
 for i, tau in ipairs(opt.taus) do taus[i] = tonumber(tau) or tau end
@@ -52,7 +60,7 @@ local function task_of(name, granularity, async)
       task:close()
       tasks[old] = nil
     end
-    local settings = {model = model, tokens = opt.tokens, contexts = opt.contexts, text = opt.text, part = opt.part, seed = opt.seed,
+    local settings = {coverage = false, model = model, tokens = opt.tokens, contexts = opt.contexts, text = opt.text, part = opt.part, seed = opt.seed,
       session = {granularity = granularity, page = opt.page, async = async == "yes", indexer = indexer}}
     if name == "stream" then
       settings.needles, settings.stay = opt.needles, opt.stay
@@ -64,11 +72,11 @@ local function task_of(name, granularity, async)
   return tasks[key]
 end
 
-local about = cjson.encode{require("lsa.content").model(model), opt.tokens, opt.needles, opt.stay, opt.items, opt.contexts, opt.text,
-  opt.part, opt.seed, opt.page, require("lsa.tasks.init").digest()}
+local about = cjson.encode{require("lsa.content").model(model), opt.tokens, opt.needles, opt.stay, opt.items, opt.contexts, opt.text:match "[^/]+$",
+  opt.part, opt.seed, opt.page, opt.indexer:match "[^/]+$", require("lsa.tasks.init").digest()}
 
-local function live_with(name, granularity, async)
-  return lsa.sweep{policies = {opt.select}, budgets = opt.budgets, taus = taus, label = ("%s, %s, async %s"):format(name, granularity, async),
+local function live_with(name, granularity, async, tau)
+  return lsa.sweep{policies = {opt.select}, budgets = opt.budgets, taus = {tau}, label = ("%s, %s, async %s, tau %s"):format(name, granularity, async, tau),
     about = ("%s %s %s %s"):format(about, name, granularity, async), results = ("%s/%s.jsonl"):format(opt.output, name),
     run = function(params)
       local row = task_of(name, granularity, async):run{select = params.select, budget = params.budget, every = params.every}
@@ -79,13 +87,21 @@ local function live_with(name, granularity, async)
     end}.rows
 end
 
+local first, step = opt.share:match "^(%d+)/(%d+)$"
+first, step = tonumber(first), tonumber(step)
+if not first or first < 1 or first > step then error(("--share: %q is not i/n"):format(opt.share), 0) end
+local place = 0
+
 local function live(name)
   local rows = {}
   for _, granularity in ipairs(opt.granularities) do
     for _, async in ipairs(opt.asyncs) do
-      for _, row in ipairs(live_with(name, granularity, async)) do
-        row.async, row.granularity = async, granularity
-        rows[#rows + 1] = row
+      for _, tau in ipairs(taus) do
+        place = place + 1
+        for _, row in ipairs(place % step == first % step and live_with(name, granularity, async, tau) or {}) do
+          row.async, row.granularity = async, granularity
+          rows[#rows + 1] = row
+        end
       end
     end
   end
@@ -93,6 +109,7 @@ local function live(name)
 end
 
 local found = {stream = live "stream", traced = live "traced"}
+if step > 1 then return report:done() end
 
 -- ---- evictions, replayed ----
 

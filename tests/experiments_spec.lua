@@ -1,4 +1,5 @@
 -- The experiment scripts, run small.
+local cjson = require "cjson"
 local lsa = require "lsa"
 local files = require "file_support"
 local process = require "process_support"
@@ -176,7 +177,7 @@ describe("experiments/paper_table.lua", function()
           end
         end
         assert.same({4, 2}, {found["full attention1500all"], found["random1800words"]})
-        assert.equal(42, #require("cjson").decode(run "--json").accuracy)
+        assert.equal(42, #cjson.decode(run "--json").accuracy)
         assert.matches("1500 tokens: 4 questions in 2 contexts; 10 %% of the chunks, LSA at most 30 %%", run("--caps", "0.3"))
         local rest = {}
         for i = 1, 2 do
@@ -198,10 +199,11 @@ describe("experiments/tradeoff.lua", function()
   it("has every combination, and resumes; evictions never fetch less than belady", function()
     with_text(function(text)
       files.with_folder(function(folder)
-        local function run(...)
+        local function run_in(where, ...)
           return output("tradeoff.lua", {"--model", "needle", "--tokens", "1500", "--needles", "4", "--stay", "2", "--items", "1", "--taus", "8,64",
-            "--budgets", "0.1", "--evictions", "lru,belady", "--reserves", "1.5", "--text", text, "-o", folder, ...})
+            "--budgets", "0.1", "--evictions", "lru,belady", "--reserves", "1.5", "--text", text, "-o", where, ...})
         end
+        local function run(...) return run_in(folder, ...) end
         local out = run()
         assert.matches("\nstream +tau +8 +[%d.]+%%", out)
         assert.matches("\ntraced +async +yes +", out)
@@ -214,6 +216,24 @@ describe("experiments/tradeoff.lua", function()
         end
         local _, lines = files.read(folder .. "/stream.jsonl"):gsub("\n", "")
         assert.equal(8, lines)
+        -- Shares are disjoint, and joined they are the whole.
+        for _, name in ipairs {"stream", "traced"} do
+          local keys = {joined = {}, whole = {}}
+          local function take(list, where)
+            for line in files.read(("%s/%s.jsonl"):format(where, name)):gmatch "[^\n]+" do list[#list + 1] = cjson.decode(line).key end
+          end
+          for i = 1, 2 do
+            local where = folder .. "/" .. i
+            if name == "stream" then run_in(where, "--share", i .. "/2") end
+            take(keys.joined, where)
+          end
+          take(keys.whole, folder)
+          for _, list in pairs(keys) do table.sort(list) end
+          assert.equal(8, #keys.joined)
+          assert.same(keys.whole, keys.joined)
+        end
+        os.execute(("cat '%s/1/stream.jsonl' '%s/2/stream.jsonl' >'%s/stream.jsonl'"):format(folder, folder, folder))
+        assert.equal(out:match "stream.-The map", run():match "stream.-The map")
       end)
     end)
   end)
@@ -264,7 +284,7 @@ describe("experiments/recall_curve.lua", function()
             "single,words", "--indexers", "default,native", "--budgets", "0.02,0.1,1", "--thetas", "-1,0.5,2", ...})
         end
         local json = run "--json"
-        local rows, all = require("cjson").decode(json).recall, 0
+        local rows, all = cjson.decode(json).recall, 0
         for _, row in ipairs(rows) do
           if row.kind == "all" then
             all = all + 1
@@ -301,7 +321,7 @@ describe("experiments/context_cost.lua", function()
   it("measures every length from one prefill, alone and in a batch", function()
     with_text(function(text)
       local out = output("context_cost.lua", {"--tokens", "400,900", "--every", "8", "--cycles", "1", "--requests", "2", "--text", text, "--json"})
-      local rows = require("cjson").decode(out).contexts
+      local rows = cjson.decode(out).contexts
       assert.equal(2, #rows)
       for i, tokens in ipairs {400, 900} do
         assert.equal(tokens, rows[i].tokens)

@@ -144,6 +144,10 @@ describe("a task", function()
         local silent = lsa.tasks[kind]{model = model, tokens = 1500, items = 2, text = text, generate = false}
         local row = silent:run{select = "full"}
         assert.same({1}, {row.evidence, row.accuracy})
+        local uncovered = lsa.tasks[kind]{model = model, tokens = 1500, items = 2, text = text, coverage = false}
+        row = uncovered:run{select = "full"}
+        assert.same({full.accuracy, 1}, {row.accuracy, row.evidence, row.coverage})
+        uncovered:close()
         task:close()
         silent:close()
       end
@@ -161,6 +165,15 @@ describe("a task", function()
       task:run{select = "recency", budget = 0.1}
       assert.equal(22, prefills)
       task:close()
+      local other = lsa.tasks.mixed{model = model, tokens = 2000, kinds = {"single", "phrasings"}, items = 1, text = text, phrasings = {3}}
+      local context, questions = other:context(1, 1)
+      assert.matches("^ The pass key of ", questions[1].question)
+      assert.matches("^ The pass key of ", questions[2].question)
+      assert.matches("The pass key of %S+ is %d+%.", questions[1].context)
+      assert.equal(2000, (context:position()))
+      other:close()
+      assert.error_matches(function() lsa.tasks.mixed{model = model, kinds = {"single"}, phrasings = {9}} end, "phrasing is 9; a whole number from 1 to 8")
+      assert.error_matches(function() lsa.tasks.single{model = model, coverage = 1} end, "coverage")
       assert.error_matches(function() lsa.tasks.mixed{model = model, kinds = {"sudoku"}} end, 'mixed.task: kind is "sudoku"; it can be: single')
       assert.error_matches(function() lsa.tasks.single{model = model, part = "exam", text = text} end, 'part is "exam"')
       assert.error_matches(function() lsa.tasks.single{tokens = 5} end, "a model %(lsa.model%) is wanted")

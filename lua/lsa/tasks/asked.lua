@@ -14,6 +14,7 @@ local intervals = require "lsa.intervals"
 local items = require "lsa.tasks.items"
 local options = require "lsa.options"
 local parts = require "lsa.tasks.parts"
+local phrasings = require "lsa.tasks.phrasings"
 local rng = require "lsa.cycle.rng"
 
 local M = {}
@@ -96,9 +97,9 @@ function M.answer(session, question, steps, uncovered)
 end
 
 -- Both, of a fork whose context is prefilled.
-function M.ask(session, question, steps)
+function M.ask(session, question, steps, uncovered)
   M.pose(session, question)
-  return M.answer(session, question, steps)
+  return M.answer(session, question, steps, uncovered)
 end
 
 local Task = {}
@@ -111,7 +112,7 @@ function Task:__tostring()
     self.tokens and (" of %d tokens"):format(self.tokens) or "", tostring(self.model))
 end
 
-M.defaults = {tokens = 8192, contexts = 1, n = false, seed = 1, session = false, step = false, generate = true}
+M.defaults = {tokens = 8192, contexts = 1, n = false, seed = 1, session = false, step = false, generate = true, coverage = true}
 M.of_text = {text = "bible", part = "test"}
 
 -- make(random, task, i) -> {text =, questions =}: context i. options beside those of `make`:
@@ -120,6 +121,7 @@ M.of_text = {text = "bible", part = "test"}
 --   text, part          what to cut from, and which part of it (lua/lsa/tasks/parts.lua); not of tasks that have a path
 --   session             options of the sessions that are forked       step: called after each prefill and question
 --   generate            false: no answers but evidence alone
+--   coverage            false: it is not asked for, which costs a look at all keys each step
 function M.task(model, opt, defaults, what, make)
   local allowed = options.copy(M.defaults)
   for _, more in ipairs {defaults.path == nil and M.of_text or {}, defaults} do
@@ -129,7 +131,7 @@ function M.task(model, opt, defaults, what, make)
   for _, name in ipairs {"tokens", "contexts", "n"} do
     if self[name] then options.whole(self[name], 1, what .. ": " .. name) end
   end
-  options.boolean(self.generate, what .. ": generate")
+  for _, name in ipairs {"generate", "coverage"} do options.boolean(self[name], what .. ": " .. name) end
   self.model, self.make, self.bases, self.made = model, make, {}, {}
   if self.text then
     local part = parts.open(self.text, self.part)
@@ -175,7 +177,7 @@ local of_stats = {"resident_bytes", "resident_pct", "fetched_bytes", "cycles", "
 -- What one question showed.
 local function measured(self, base, one, params)
   local fork = base:fork(params)
-  local exact, right, quality, _, said = M.ask(fork, one, not self.generate and 1 or nil)
+  local exact, right, quality, _, said = M.ask(fork, one, not self.generate and 1 or nil, not self.coverage)
   local stats = fork:stats()
   fork:close()
   local span = one.spans[1]
@@ -277,9 +279,9 @@ function Task:close()
   self.bases, self.made = {}, {}
 end
 
--- kinds: of lua/lsa/tasks/items.lua; items: of each kind in a context.
+-- kinds: of lua/lsa/tasks/items.lua; items: of each kind in a context; phrasings: places of those that statements and questions take.
 local function make(random, task)
-  local draw, list = items.draw(random, task.words), {}
+  local draw, list = items.draw(random, task.words, task.phrasings, task.phrasings), {}
   for _ = 1, task.items do
     for _, kind in ipairs(task.kinds) do
       local item = items.kinds[kind](draw)
@@ -291,8 +293,12 @@ local function make(random, task)
 end
 
 function M.kinds(model, opt, kinds, what)
-  local self = M.task(model, opt, {items = 4, kinds = kinds}, what, make)
+  local self = M.task(model, opt, {items = 4, kinds = kinds, phrasings = false}, what, make)
   options.whole(self.items, 1, what .. ": items")
+  self.phrasings = self.phrasings or nil
+  for _, place in ipairs(self.phrasings and options.list(self.phrasings, what .. ": phrasings") or {}) do
+    options.whole(place, 1, what .. ": phrasing", #phrasings)
+  end
   for _, kind in ipairs(options.list(self.kinds, what .. ": kinds")) do options.one_of(kind, items.names, what .. ": kind") end
   return self
 end

@@ -24,17 +24,19 @@ function Task:__tostring()
 end
 
 local defaults = {tokens = 16384, needles = 64, stay = 4, contexts = 1, text = "bible", part = "test", seed = 1, session = false,
-  step = false, opened = false}
+  step = false, opened = false, coverage = true}
 
 -- tokens, needles, contexts: of each context, how many there are; stay: questions before the topic moves. text, part: what to cut from,
 -- and which part of it (lua/lsa/tasks/parts.lua); session: options of the sessions that are forked; step: called after each prefill and
--- question; opened: called with each session that is about to be asked, to record it, say.
+-- question; opened: called with each session that is about to be asked, to record it, say; coverage: false, and it is not asked for, which
+-- costs a look at all keys each step.
 function M.task(model, opt)
   local self = setmetatable(options.check(opt, defaults, "stream.task"), Task)
   for _, name in ipairs {"tokens", "needles", "stay", "contexts"} do options.whole(self[name], 1, "stream.task: " .. name) end
   if self.needles % self.stay ~= 0 then
     raise("stream.task: needles is %d and stay is %d; topics of one size are wanted", self.needles, self.stay)
   end
+  options.boolean(self.coverage, "stream.task: coverage")
   self.model, self.bases, self.made = model, {}, {}
   local part = parts.open(self.text, self.part)
   self.text, self.words = part.text, part.words
@@ -76,12 +78,12 @@ end
 
 -- Decodes `before`, the last answer's last token where there is one, the question and the answer. Returns what was measured, and the
 -- last token, which is still to be decoded.
-local function ask(session, one, before)
+local function ask(session, one, before, uncovered)
   local at_start = session:stats()
   if before then session:decode(before) end
   local question = session.model:tokens(one.question)
   for i = 1, #question - 1 do session:decode(question[i]) end
-  local exact, right, quality, token = asked.answer(session, one)
+  local exact, right, quality, token = asked.answer(session, one, nil, uncovered)
   local now = session:stats()
   local out = {distance = one.distance, accuracy = exact and 1 or 0, digits = right / #session.model:tokens(one.answer),
     evidence = quality.evidence, coverage = quality.coverage}
@@ -112,7 +114,7 @@ function Task:run(params)
     local fork, last = base:fork(params), nil
     if self.opened then self.opened(fork) end
     for _, one in ipairs(questions) do
-      all[#all + 1], last = ask(fork, one, last)
+      all[#all + 1], last = ask(fork, one, last, not self.coverage)
       if self.step then self.step() end
     end
     contexts[i] = fork:stats()
@@ -120,7 +122,8 @@ function Task:run(params)
     fork:close()
   end
   for _, name in ipairs {"steps", "cycles", "policy_errors", "resident_pct"} do out[name] = mean(contexts, name) end
-  for _, name in ipairs {"accuracy", "digits", "evidence", "coverage", "fetched_bytes", "stall_ms", "transfer_stall_ms"} do
+  local measured = {"accuracy", "digits", "evidence", "fetched_bytes", "stall_ms", "transfer_stall_ms", self.coverage and "coverage" or nil}
+  for _, name in ipairs(measured) do
     out[name] = mean(all, name)
     for distance = 0, self.stay - 1 do
       local some = {}
@@ -132,7 +135,7 @@ function Task:run(params)
   end
   out.n = #all
   out.accuracy_low, out.accuracy_high = intervals.wilson(out.accuracy * out.n, out.n)
-  for _, name in ipairs {"digits", "evidence", "coverage", "fetched_bytes"} do
+  for _, name in ipairs {"digits", "evidence", "fetched_bytes", self.coverage and "coverage" or nil} do
     out[name .. "_low"], out[name .. "_high"] = intervals.bootstrap(column(all, name))
   end
   self.questions = all
