@@ -30,6 +30,7 @@ __attribute__((constructor)) static void begin(void)
     lsa_kernels_cuda = lsa_kernels_cpu;
     lsa_kernels_cuda.device = LSA_CUDA;
     lsa_kernels_cuda.gather = gather;
+    if (getenv("LSA_STUB_GPUS")) stub_devices = atoi(getenv("LSA_STUB_GPUS"));
 }
 
 int lsa_device_count_cuda(void) { return stub_devices; }

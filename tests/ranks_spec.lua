@@ -117,9 +117,11 @@ end)
 
 describe("lsa.trainer's parallel option", function()
   it("names what there is", function()
-    local ok, why = pcall(require("lsa.train.ranks").join, "nccl")
-    assert.is_false(ok)
-    assert.truthy(why:find('parallel is nccl; it can be "mpi"', 1, true))
+    for _, other in ipairs {"ncll", "", 1, true, {}, {"mpi"}, {"mpi", file = "x"}} do
+      local ok, why = pcall(require("lsa.train.ranks").join, other, {kind = "cpu", name = "cpu"})
+      assert.is_false(ok)
+      assert.truthy(why:find('it can be "mpi", "nccl", or {"nccl", file = PATH, rank = NUMBER, size = NUMBER}', 1, true))
+    end
   end)
 end)
 

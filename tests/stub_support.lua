@@ -18,20 +18,28 @@ local function make(root)
   local quote = processes.quote
   local tree, build = quote(lib.root), quote(root .. "/" .. lib.build)
   shell(("mkdir -p %s/bin && for name in core kernels lua tests experiments; do ln -s %s/$name %s; done"):format(build, tree, quote(root)))
-  shell(("cp %s %s/bin/lsa && ln -s %s/%s/liblsa.so %s"):format(quote(processes.program), build, tree, lib.build, build))
+  shell(("cp %s %s/bin/lsa && ln -s %s/%s/liblsa*.so %s && rm -f %s/liblsa_cuda.so"):format(quote(processes.program), build, tree,
+    lib.build, build, build))
   local compile = "cc -std=gnu11 -O1 -Wall -Wextra -Werror -fPIC -shared -I%s -o %s/%s"
   shell((compile .. " %s/tests/device_stub.c -L%s -llsa -Wl,-rpath,'$ORIGIN' -Wl,--allow-shlib-undefined"):format(tree, build,
     "liblsa_cuda.so", tree, build))
+  shell((compile .. " %s/tests/nccl_stub.c -pthread -Wl,--allow-shlib-undefined"):format(tree, build, "libnccl.so.2", tree))
   shell(("echo 'int lsa_no_driver;' | cc -x c -fPIC -shared -o %s/libcuda.so.1 -"):format(build))
   return ("LSA_SPEC_ON_STUB=1 LD_LIBRARY_PATH=%s:$LD_LIBRARY_PATH %s/bin/lsa"):format(build, build)
 end
 
--- Runs lsa on the stub with these arguments: what it printed, its errors, its exit code.
-function M.lsa(arguments)
+-- The words that lsa on the stub begins with, and what has to be called when it is no longer wanted.
+function M.tree()
   local root = os.tmpname()
   os.remove(root)
-  local out, errors, code = processes.shell(make(root) .. " " .. arguments)
-  shell("rm -rf " .. processes.quote(root))
+  return make(root), function() shell("rm -rf " .. processes.quote(root)) end
+end
+
+-- Runs lsa on the stub with these arguments: what it printed, its errors, its exit code.
+function M.lsa(arguments)
+  local words, remove = M.tree()
+  local out, errors, code = processes.shell(words .. " " .. arguments)
+  remove()
   return out, errors, code
 end
 

@@ -1,4 +1,4 @@
-/* Owns the library that connects ranks: finds it, loads it, passes calls on. Knows no MPI header. */
+/* Owns the libraries that connect ranks: finds them, loads them, passes calls on. Knows no MPI header. */
 #define _GNU_SOURCE
 #include "core/train/collective.h"
 
@@ -7,7 +7,10 @@
 #include <string.h>
 
 #include "core/base/error.h"
+#include "core/base/io.h"
 #include "core/base/memory.h"
+#include "core/base/try.h"
+#include "core/train/collective_nccl.h"
 
 struct lsa_collective {
     lsa_collective_backend backend;
@@ -49,6 +52,46 @@ int lsa_collective_open(lsa_collective **out, const char *name)
     lsa_collective *c = lsa_alloc_zero(sizeof *c);
     if (!c) return LSA_ENOMEM;
     rc = open(&c->backend);
+    if (rc)
+        lsa_free(c);
+    else
+        *out = c;
+    return rc;
+}
+
+/* On all ranks, whether rank 0 has an id or not: the others wait for its word. */
+static int id_by_mpi(lsa_nccl_id *id, lsa_collective *ids)
+{
+    struct {
+        lsa_nccl_id id;
+        int32_t rc;
+    } word = {.rc = LSA_OK};
+    if (ids->backend.rank == 0) word.rc = lsa_nccl_new_id(&word.id);
+    LSA_TRY(lsa_collective_broadcast(ids, &word, sizeof word));
+    *id = word.id;
+    if (word.rc && ids->backend.rank)
+        return lsa_fail(word.rc, "collective: rank 0 cannot begin a job of NCCL's");
+    return word.rc;
+}
+
+int lsa_collective_open_nccl(lsa_collective **out, lsa_collective *ids, const char *file,
+                             int32_t rank, int32_t size, double seconds, int32_t gpu)
+{
+    lsa_nccl_id id;
+    if (ids) {
+        rank = ids->backend.rank;
+        size = ids->backend.size;
+    }
+    if (size < 1 || rank < 0 || rank >= size)
+        return lsa_fail(LSA_EARG, "collective: rank %d of %d", rank, size);
+    LSA_TRY(ids ? id_by_mpi(&id, ids) : lsa_nccl_share_id(&id, file, rank, seconds));
+    lsa_collective *c = lsa_alloc_zero(sizeof *c);
+    if (!c) return LSA_ENOMEM;
+    int rc = lsa_nccl_open(&c->backend, &id, rank, size, gpu);
+    if (!ids && rank == 0) {
+        int removed = lsa_file_remove(file);
+        if (!rc && (rc = removed)) c->backend.close(c->backend.state);
+    }
     if (rc)
         lsa_free(c);
     else

@@ -54,7 +54,7 @@ local defaults = {
   every = 100,
   ensemble = "max",        -- of the indexer that comes out
   device = "cpu",          -- "cpu"; "cuda": the first GPU, of ranks each its own in turn; "cuda:1": the second
-  parallel = false,        -- "mpi": the ranks of this mpirun share each batch; rank 0 writes the checkpoint
+  parallel = false,        -- "mpi", "nccl": the ranks of this mpirun share each batch, by it or between GPUs; rank 0 writes the checkpoint
 }
 
 M.class, M.defaults = Trainer, defaults
@@ -105,13 +105,15 @@ local function open_documents(opt)
 end
 
 -- Where this rank trains: where no number is given, ranks have the GPUs in turn.
-local function own_device(name, shared)
-  local device = devices.parse(name, "lsa.trainer: device")
-  if device.kind == "cuda" and not device.numbered and shared.size > 1 then
+local function join(opt)
+  local device = devices.parse(opt.device, "lsa.trainer: device")
+  local joined = ranks.join(opt.parallel, device)
+  if device.kind == "cuda" and not device.numbered and joined.size > 1 then
     local count = C.lsa_device_count()
-    if count > 0 then device.gpu = shared.rank % count end
+    if count > 0 then device.gpu = joined.rank % count end
   end
-  return device
+  joined:connect(device)
+  return joined, device
 end
 
 function M.new(opt)
@@ -122,8 +124,7 @@ function M.new(opt)
   opt.rank, opt.heads = opt.rank or tonumber(c.q_rank), opt.heads or tonumber(c.index_heads)
   opt.min_layers = opt.min_layers or math.ceil(#opt.model.csa_layers / 7)
   local self = setmetatable({opt = opt, model = opt.model, layers = opt.layers, steps_done = 0, skipped = 0}, Trainer)
-  self.ranks = ranks.join(opt.parallel)
-  self.device = own_device(opt.device, self.ranks)
+  self.ranks, self.device = join(opt)
   self.c = state.new(opt, self.device)
   self.documents = open_documents(opt)
   self.batches = batches.new{documents = self.documents, batch = opt.batch, positives = opt.positives,
