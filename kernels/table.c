@@ -94,6 +94,7 @@ const lsa_kernels lsa_kernels_cpu = {
     .remember = lsa_remember_cpu,
     .observe = lsa_observe_cpu,
     .gather = lsa_gather_cpu,
+    .reside = lsa_reside_cpu,
 
     .sample = lsa_sample_cpu,
     .advance = lsa_advance_cpu,

@@ -39,6 +39,7 @@ static lsa_kernels all(void)
     k.bound_query = lsa_bound_query_cuda;
 
     k.gather = lsa_gather_cuda;
+    k.reside = lsa_reside_cuda;
 
     k.embed = lsa_embed_cuda;
     k.linear = lsa_linear_cuda;

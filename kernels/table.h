@@ -41,6 +41,7 @@
 #include "kernels/pages.h"
 #include "kernels/pick.h"
 #include "kernels/reduce.h"
+#include "kernels/reside.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rmsnorm_gradient.h"
 #include "kernels/rope.h"
@@ -148,6 +149,7 @@ typedef struct lsa_kernels {
     lsa_remember_fn *remember;
     lsa_observe_fn *observe;
     lsa_gather_fn *gather;
+    lsa_reside_fn *reside;
 
     /* tokens */
     lsa_sample_fn *sample;

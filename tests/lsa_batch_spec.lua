@@ -624,6 +624,22 @@ describe("a batch", function()
     says("the batch is closed", b.step, b)
   end)
 
+  it("forks a request's session, whose cells then have other numbers", function()
+    local first, second = request(1, 40), request(4, 40)
+    local b = lsa.batch(flash, {hot = 150})
+    b:submit(first)
+    local id = b:submit(second)
+    while not (b:session(id) and b:session(id):tokens() >= #second.tokens + 9) do b:step() end
+    local s = b:session(id)
+    local fork, step = s:fork(), s:tokens() - #second.tokens + 2
+    fork:decode(s:logits():argmax())
+    local _, states = alone(second, {}, b:result(id).every)
+    assert.is_true(fork:resident():count() > 0)
+    assert.same(states[step], state(fork))
+    fork:close()
+    b:close()
+  end)
+
   it("gives what each gives alone whatever is submitted, cancelled and forked meanwhile", function()
     local seed = os.time() % 1000
     local random, options = rng.new(seed), {hot = 150, evict = "s3fifo", most = 5}

@@ -165,6 +165,14 @@ void lsa_free_in(int32_t kind, void *block)
         lsa_device_free(block);
 }
 
+int lsa_copy_in(int32_t kind, void *to, const void *from, int64_t bytes)
+{
+    if (bytes < 1) return LSA_OK;
+    if (kind == LSA_MEMORY_GPU) return lsa_device_copy(to, from, bytes);
+    memcpy(to, from, (size_t)bytes);
+    return LSA_OK;
+}
+
 #ifdef LSA_SYSTEM_MALLOC
 void *lsa_pages_alloc(int64_t bytes) { return lsa_alloc_zero(bytes); }
 

@@ -27,6 +27,10 @@ enum {
 void *lsa_alloc_in(int32_t kind, int64_t bytes);
 void lsa_free_in(int32_t kind, void *block);
 
+/* Copies between memory of a kind and the host's, either way, or within: a GPU's by the GPU, since the host's hands would move its
+ * pages to and fro. */
+int lsa_copy_in(int32_t kind, void *to, const void *from, int64_t bytes);
+
 /* Zeroed memory in pages of its own, which go back to the operating system when they are freed: for what is large and is
  * let go of to save memory. `bytes` is the same at both ends. */
 void *lsa_pages_alloc(int64_t bytes);

@@ -8,6 +8,7 @@
 #include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
+#include "core/base/try.h"
 
 enum { LARGE = 16 << 10 };
 
@@ -83,7 +84,7 @@ static int room_for(lsa_cow_blocks *b, int64_t blocks)
     b->held = held;
     uint8_t **data = lsa_alloc_in(b->memory, room * (int64_t)sizeof *data);
     if (!data) return LSA_ENOMEM;
-    if (b->blocks) memcpy(data, b->data, (size_t)b->blocks * sizeof *data);
+    for (int64_t i = 0; i < b->blocks; i++) data[i] = held[i] ? held[i]->data : NULL;
     lsa_free_in(b->memory, b->data);
     b->data = data;
     b->room = room;
@@ -110,14 +111,6 @@ int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b)
     return LSA_OK;
 }
 
-/* In a GPU's memory by the GPU: the host's hands would move its pages to and fro. */
-static int copy_bytes(const lsa_cow_blocks *b, void *to, const void *from, int64_t bytes)
-{
-    if (b->memory == LSA_MEMORY_GPU) return lsa_device_copy(to, from, bytes);
-    memcpy(to, from, (size_t)bytes);
-    return LSA_OK;
-}
-
 static int clear_bytes(const lsa_cow_blocks *b, void *at, int64_t bytes)
 {
     if (b->memory == LSA_MEMORY_GPU) return lsa_device_clear(at, bytes);
@@ -132,7 +125,7 @@ static int make_own(lsa_cow_blocks *b, int64_t i)
     if (atomic_load(&shared->references) == 1) return LSA_OK;
     struct lsa_block *own = block_new(b);
     if (!own) return LSA_ENOMEM;
-    if (copy_bytes(b, own->data, shared->data, own->bytes)) {
+    if (lsa_copy_in(b->memory, own->data, shared->data, own->bytes)) {
         block_release(own);
         return LSA_ENOMEM;
     }
@@ -184,7 +177,7 @@ int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
         if (make_own(b, block)) return LSA_ENOMEM;
         if (end > count) end = count;
         int64_t used = b->dirty < end ? b->dirty : end;
-        if (used > i && clear_bytes(b, b->data[block] + (i - (block << b->shift)) * b->item,
+        if (used > i && clear_bytes(b, b->held[block]->data + (i - (block << b->shift)) * b->item,
                                     (used - i) * b->item))
             return LSA_ENOMEM;
         i = end;
@@ -200,7 +193,7 @@ int lsa_cow_blocks_resize(lsa_cow_blocks *b, int64_t count)
 
 const uint8_t *lsa_cow_blocks_at(const lsa_cow_blocks *b, int64_t i)
 {
-    return b->data[i >> b->shift] + (i & (((int64_t)1 << b->shift) - 1)) * b->item;
+    return b->held[i >> b->shift]->data + (i & (((int64_t)1 << b->shift) - 1)) * b->item;
 }
 
 uint8_t *lsa_cow_blocks_write(lsa_cow_blocks *b, int64_t i)
@@ -227,20 +220,16 @@ int lsa_cow_blocks_have_again(lsa_cow_blocks *b, int64_t block)
     return b->held[block] ? LSA_OK : LSA_ENOMEM;
 }
 
-void lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out)
+int lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out)
 {
     uint8_t *to = out;
-    for (int64_t i = from; i < from + n;) {
-        int64_t end = ((i >> b->shift) + 1) << b->shift;
+    for (int64_t i = from, end; i < from + n; i = end) {
+        end = bytes == b->item ? ((i >> b->shift) + 1) << b->shift : i + 1;
         if (end > from + n) end = from + n;
-        if (bytes == b->item) {
-            memcpy(to, lsa_cow_blocks_at(b, i), (size_t)((end - i) * bytes));
-            to += (end - i) * bytes;
-            i = end;
-        } else {
-            for (; i < end; i++, to += bytes) memcpy(to, lsa_cow_blocks_at(b, i), (size_t)bytes);
-        }
+        LSA_TRY(lsa_copy_in(b->memory, to, lsa_cow_blocks_at(b, i), (end - i) * bytes));
+        to += (end - i) * bytes;
     }
+    return LSA_OK;
 }
 
 int64_t lsa_cow_blocks_bytes(const lsa_cow_blocks *b)

@@ -47,8 +47,7 @@ void lsa_cow_blocks_let_go(lsa_cow_blocks *b, int64_t block);
 int lsa_cow_blocks_have_again(lsa_cow_blocks *b, int64_t block);
 
 /* Copies items from .. from+n-1, packed to `bytes` each (<= item). */
-void lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes,
-                         void *out);
+int lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out);
 
 /* Heap bytes of the blocks, shared ones counted in full. */
 int64_t lsa_cow_blocks_bytes(const lsa_cow_blocks *b);

@@ -136,13 +136,11 @@ lsa_records lsa_pool_key_records(const lsa_pool *pool, int64_t layer, int32_t fo
 lsa_records lsa_pool_hot_key_records(const lsa_pool *pool, int64_t layer, int32_t format);
 
 /* Keys, packed. publish: of the n chunks from `first`, to the cold tier and to their cells. read: of the n chunks from
- * `first`, wherever they are. of_cells: of n chunks that have cells, in any order. */
+ * `first`, wherever they are. */
 int64_t lsa_pool_key_bytes(const lsa_pool *pool);
 int lsa_pool_publish_keys(lsa_pool *pool, int64_t layer, int64_t first, int64_t n,
                           const void *keys);
 int lsa_pool_read_keys(const lsa_pool *pool, int64_t layer, int64_t first, int64_t n, void *keys);
-int lsa_pool_keys_of_cells(const lsa_pool *pool, int64_t layer, const int32_t *chunks, int64_t n,
-                           void *keys);
 
 /* Everything that n chunks from `first` have, wherever they are: records [n, layers * record], keys [layers, n, key]. */
 int lsa_pool_read_chunks(const lsa_pool *pool, int64_t first, int64_t n, void *records, void *keys);

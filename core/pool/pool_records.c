@@ -80,12 +80,13 @@ int lsa_pool_read(const lsa_pool *p, int64_t layer, const int32_t *chunks, int64
     for (int64_t i = 0; !rc && i < n; i++) rc = lsa_pool_check_chunk(p, chunks[i]);
     if (rc) return rc;
     int64_t cold = 0;
+    int in_host = p->hot->records.memory == LSA_MEMORY_HOST;
     int32_t *list = lsa_alloc(n * (int64_t)sizeof *list);
     int64_t *place = lsa_alloc(n * (int64_t)sizeof *place);
     if (!list || !place) rc = LSA_ENOMEM;
     for (int64_t i = 0; !rc && i < n; i++) {
-        int64_t slot = lsa_pool_slot(p, chunks[i]);
-        if (slot == LSA_ABSENT) {
+        int64_t slot = in_host ? lsa_pool_slot(p, chunks[i]) : LSA_ABSENT;
+        if (slot == LSA_ABSENT) { /* the cold tier has all there is, too */
             list[cold] = chunks[i];
             place[cold++] = i;
         } else {
@@ -151,10 +152,8 @@ const uint8_t *lsa_pool_keys(const lsa_pool *p, int64_t layer, int64_t chunk)
 
 int lsa_pool_read_keys(const lsa_pool *p, int64_t layer, int64_t first, int64_t n, void *keys)
 {
-    if (lsa_pool_has_keys(p, layer)) {
-        lsa_cow_blocks_pack(&p->cold.plane[keys_of(layer)].blocks, first, n, p->key, keys);
-        return LSA_OK;
-    }
+    if (lsa_pool_has_keys(p, layer))
+        return lsa_cow_blocks_pack(&p->cold.plane[keys_of(layer)].blocks, first, n, p->key, keys);
     int32_t *chunks = lsa_alloc(n * (int64_t)sizeof *chunks);
     if (!chunks) return LSA_ENOMEM;
     for (int64_t i = 0; i < n; i++) chunks[i] = (int32_t)(first + i);
@@ -162,23 +161,6 @@ int lsa_pool_read_keys(const lsa_pool *p, int64_t layer, int64_t first, int64_t 
     int rc = lsa_cold_tier_read(&p->cold, chunks, n, 1, take_part, &x);
     lsa_free(chunks);
     return rc;
-}
-
-int lsa_pool_keys_of_cells(const lsa_pool *p, int64_t layer, const int32_t *chunks, int64_t n,
-                           void *keys)
-{
-    uint8_t *to = keys;
-    int in_cells = on_disk(p, layer);
-    for (int64_t i = 0; i < n; i++, to += p->key) {
-        if (in_cells)
-            memcpy(to,
-                   lsa_cow_blocks_at(&p->hot->keys, lsa_pool_slot(p, chunks[i])) +
-                       key_in_cell(p, layer),
-                   (size_t)p->key);
-        else
-            memcpy(to, lsa_pool_keys(p, layer, chunks[i]), (size_t)p->key);
-    }
-    return LSA_OK;
 }
 
 /* ---- both ---- */

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "core/base/error.h"
+#include "core/base/memory.h"
 #include "core/base/try.h"
 #include "core/session/forward.h"
 
@@ -19,14 +20,17 @@ static int add_tokens(const lsa_segment *g, int64_t known)
 }
 
 /* Where those chunks of the segment are that have a cell. */
-static void find_born(const lsa_segment *g)
+static int find_born(const lsa_segment *g)
 {
     lsa_session *s = g->s;
-    int64_t rate = s->model->config.csa_rate, first = g->from / rate;
-    for (int64_t chunk = first; chunk < g->end / rate; chunk++) {
-        int32_t id = (int32_t)chunk;
-        lsa_pool_slots(s->pool, &id, 1, &s->born_slots[chunk - first]);
+    int64_t rate = s->model->config.csa_rate, first = g->from / rate, n = g->end / rate - first;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t id = (int32_t)(first + i);
+        lsa_pool_slots(s->pool, &id, 1, &s->born_slots[i]);
     }
+    if (s->born_slots_there == s->born_slots) return LSA_OK;
+    return lsa_copy_in(s->memory_kind, s->born_slots_there, s->born_slots,
+                       n * (int64_t)sizeof *s->born_slots);
 }
 
 /* Chunks of the segment get their place in the pool, and among residents a cell; HCA entries theirs. */
@@ -48,8 +52,8 @@ static int add_places(const lsa_segment *g)
         s->residents[place] = id;
         lsa_pool_slots(s->pool, &id, 1, &s->slots[place]);
     }
-    if (!g->among_residents) find_born(g);
-    return LSA_OK;
+    if (g->among_residents) return lsa_state_send_residents(s, s->resident_count, after - before);
+    return find_born(g);
 }
 
 int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
@@ -70,11 +74,12 @@ int lsa_segment_begin(lsa_segment *g, int decoding, lsa_span *span)
                        .observed_by_chunk = s->observed_by_chunk,
                        .residents = s->resident_count,
                        .chunks = s->pool ? g->from / s->model->config.csa_rate : 0,
-                       .resident = s->residents,
-                       .slot = s->slots,
+                       .resident = s->residents_there,
+                       .slot = lsa_state_slots_there(s),
                        .demand = demand};
     span->born_from = span->chunks;
-    span->born_slot = g->among_residents ? s->slots + s->resident_count : s->born_slots;
+    span->born_slot =
+        g->among_residents ? lsa_state_slots_there(s) + s->resident_count : s->born_slots_there;
     return LSA_OK;
 }
 
@@ -101,8 +106,7 @@ int lsa_segment_fetch(lsa_segment *g, int32_t *ids, int64_t count)
     lsa_session *s = g->s;
     LSA_TRY(lsa_on_demand_use(s->demand, s->pool, ids, count, &g->hits));
     lsa_pool_slots(s->pool, ids, count, ids);
-    find_born(g); /* one that was just picked has its other layers' records to come */
-    return LSA_OK;
+    return find_born(g); /* one that was just picked has its other layers' records to come */
 }
 
 void lsa_segment_commit(lsa_segment *g, const lsa_steps *steps)

@@ -50,9 +50,13 @@ static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activati
     }
     s->entries = lsa_alloc_zero(layers * (int64_t)sizeof *s->entries);
     s->layer_count = s->entries ? layers : 0;
-    s->born_slots = lsa_alloc_in(kind, born_slots_room(s) * (int64_t)sizeof *s->born_slots);
+    int64_t born = born_slots_room(s) * (int64_t)sizeof *s->born_slots;
+    s->born_slots = lsa_alloc_zero(born);
+    s->born_slots_there = kind == LSA_MEMORY_HOST ? s->born_slots : lsa_alloc_in(kind, born);
     *out = s;
-    return s->layers && s->logits && there && s->entries && s->born_slots ? LSA_OK : LSA_ENOMEM;
+    return s->layers && s->logits && there && s->entries && s->born_slots && s->born_slots_there
+               ? LSA_OK
+               : LSA_ENOMEM;
 }
 
 int lsa_session_new(lsa_session **out, const lsa_model *model, lsa_activations *activations,
@@ -97,8 +101,10 @@ void lsa_session_free(lsa_session *s)
     lsa_free(s->layers_sent);
     lsa_free(s->logits);
     lsa_free_in(s->memory_kind, s->layers_there);
-    lsa_free_in(s->memory_kind, s->born_slots);
+    if (s->born_slots_there != s->born_slots) lsa_free_in(s->memory_kind, s->born_slots_there);
+    lsa_free(s->born_slots);
     lsa_free_in(s->memory_kind, s->arena);
+    lsa_state_free_residents(s);
     lsa_cow_blocks_free(&s->token_ids);
     lsa_on_demand_free(s->demand);
     lsa_pool_free(s->pool);
@@ -163,7 +169,7 @@ int lsa_session_observe_by_chunk(lsa_session *s)
     int64_t chunks = lsa_session_chunks(s);
     if (room.observed < chunks) room.observed = chunks;
     if (room.observed > s->room.observed) LSA_TRY(lsa_state_resize(s, &room));
-    lsa_session_forget_observed(s);
+    LSA_TRY(lsa_session_forget_observed(s));
     s->observed_by_chunk = 1;
     s->reserved = 0;
     return LSA_OK;
@@ -260,8 +266,7 @@ int lsa_session_prefetch(lsa_session *s, const int32_t *chunks, int64_t n, int64
             "prefetch: %lld chunks, and a step can pick %lld; the hot pool has %lld cells",
             (long long)n, (long long)picks, (long long)cells);
     LSA_TRY(lsa_on_demand_use(s->demand, s->pool, chunks, n, hits));
-    lsa_session_forget_observed(s);
-    return LSA_OK;
+    return lsa_session_forget_observed(s);
 }
 
 /* ---- residents ---- */
@@ -355,15 +360,32 @@ static int check_residents(const lsa_session *s, const int32_t *chunks, int64_t 
     return LSA_OK;
 }
 
-/* Nothing is observed any more. */
-void lsa_session_forget_observed(lsa_session *s)
+int lsa_session_reside(lsa_session *s, int64_t n, int64_t observed)
 {
-    for (int64_t i = 0; i < s->layer_count; i++) {
-        lsa_layer_store *l = &s->layers[i];
-        if (s->model->config.layer_type[i] != LSA_LAYER_CSA || !s->room.observed) continue;
-        memset(l->used, 0, (size_t)s->room.observed * sizeof *l->used);
-        memset(l->mass, 0, (size_t)s->room.observed * sizeof *l->mass);
-    }
+    const lsa_layer_store *layers;
+    if (!s->pool) return LSA_OK;
+    lsa_pool_slots(s->pool, s->residents, n, s->slots);
+    LSA_TRY(lsa_state_send_residents(s, 0, n));
+    lsa_state_bind_blocks(s);
+    LSA_TRY(lsa_state_layers(s, &layers));
+    return s->model->kernels->reside(layers, s->layer_count, s->residents_there,
+                                     lsa_state_slots_there(s), n, observed,
+                                     lsa_pool_key_bytes(s->pool), NULL);
+}
+
+int lsa_session_forget_observed(lsa_session *s)
+{
+    return lsa_session_reside(s, 0, s->room.observed);
+}
+
+/* The first n residents, which are in the list, are the set. */
+static int take_over(lsa_session *s, int64_t n)
+{
+    int rc = lsa_session_reside(s, n, s->room.observed);
+    s->resident_count = rc ? 0 : n; /* where a GPU refused, what it has is no set */
+    s->observed_by_chunk = 0;
+    s->reserved = 0;
+    return rc;
 }
 
 int lsa_session_set_residents(lsa_session *s, const int32_t *chunks, int64_t n)
@@ -376,52 +398,16 @@ int lsa_session_set_residents(lsa_session *s, const int32_t *chunks, int64_t n)
     int grows = room.residents > s->room.residents || room.observed > s->room.observed;
     if (!rc && grows) rc = lsa_state_resize(s, &room);
     if (rc) return rc;
-    if (n)
-        memcpy(s->residents, chunks, (size_t)n * sizeof *chunks); /* nothing fails from here on */
-    lsa_pool_slots(s->pool, s->residents, n, s->slots);
-    for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++)
-        lsa_pool_keys_of_cells(s->pool, csa, s->residents, n,
-                               s->layers[lsa_csa_layer(s, csa)].resident_keys);
-    s->resident_count = n;
-    s->observed_by_chunk = 0;
-    s->reserved = 0;
-    lsa_session_forget_observed(s);
-    return LSA_OK;
+    if (n) memcpy(s->residents, chunks, (size_t)n * sizeof *chunks);
+    return take_over(s, n);
 }
 
-/* The resident at place `from` moves to place `to`, before it. */
-static void move_resident(lsa_session *s, int64_t to, int64_t from)
+int lsa_session_drop_absent(lsa_session *s)
 {
-    int64_t key = lsa_pool_key_bytes(s->pool);
-    s->residents[to] = s->residents[from];
-    s->slots[to] = s->slots[from];
-    for (int64_t i = 0; i < s->layer_count; i++) {
-        lsa_layer_store *l = &s->layers[i];
-        if (s->model->config.layer_type[i] != LSA_LAYER_CSA) continue;
-        memcpy(l->resident_keys + to * key, l->resident_keys + from * key, (size_t)key);
-        if (s->observed_by_chunk) continue;
-        l->used[to] = l->used[from];
-        l->mass[to] = l->mass[from];
-        l->used[from] = 0; /* who is born next starts at zero */
-        l->mass[from] = 0;
-    }
-}
-
-void lsa_session_drop_absent(lsa_session *s)
-{
-    int64_t kept = 0, unit = s->pool ? lsa_pool_unit(s->pool) : 1;
-    for (int64_t i = 0; i < s->resident_count; i++) {
-        if (lsa_pool_has(s->pool, s->residents[i] / unit)) {
-            if (i > kept) move_resident(s, kept, i);
-            kept++;
-            continue;
-        }
-        for (int64_t j = 0; !s->observed_by_chunk && j < s->layer_count; j++)
-            if (s->model->config.layer_type[j] == LSA_LAYER_CSA)
-                s->layers[j].used[i] = 0, s->layers[j].mass[i] = 0;
-    }
-    s->resident_count = kept;
-    s->reserved = 0;
+    int64_t kept = 0, before = s->resident_count, unit = s->pool ? lsa_pool_unit(s->pool) : 1;
+    for (int64_t i = 0; i < before; i++)
+        if (lsa_pool_has(s->pool, s->residents[i] / unit)) s->residents[kept++] = s->residents[i];
+    return kept < before ? take_over(s, kept) : LSA_OK;
 }
 
 int64_t lsa_session_residents(const lsa_session *s, int32_t *chunks)

@@ -64,8 +64,9 @@ int lsa_session_prefetch(lsa_session *session, const int32_t *chunks, int64_t n,
  * free cells. Resets what is observed. */
 int lsa_session_set_residents(lsa_session *session, const int32_t *chunks, int64_t n);
 
-/* Residents that have no cell any more, after transfers that failed, leave the set. Allocates nothing. */
-void lsa_session_drop_absent(lsa_session *session);
+/* Residents that have no cell any more, after transfers that failed, leave the set; where some do, what is observed is reset.
+ * Allocates nothing. Where a GPU fails, here and above, no resident is left. */
+int lsa_session_drop_absent(lsa_session *session);
 int64_t lsa_session_residents(const lsa_session *session,
                               int32_t *chunks); /* chunks may be NULL: counts */
 

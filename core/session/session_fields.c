@@ -167,24 +167,25 @@ static int moving_read(const lsa_session *s, int64_t from, int64_t n, void *rows
 }
 
 /* Rows of a field, to `out` or from `in`: run by run where it is a ring. */
-static void copy_field(const lsa_session *s, const lsa_session_part *p, int64_t from, int64_t n,
-                       uint8_t *out, const uint8_t *in)
+static int copy_field(const lsa_session *s, const lsa_session_part *p, int64_t from, int64_t n,
+                      uint8_t *out, const uint8_t *in)
 {
     lsa_field_id field = (lsa_field_id)p->what;
+    int32_t kind = p->layer < 0 ? LSA_MEMORY_HOST : s->memory_kind;
     int64_t bytes = row_bytes(p);
     if (field == LSA_FIELD_PICKED || field == LSA_FIELD_PICKED_MASS) { /* one row of the field */
         uint8_t *row = lsa_field_row(s, field, p->layer, 0) + from * bytes;
-        memcpy(out ? out : row, in ? in : row, (size_t)(n * bytes));
-        return;
+        return lsa_copy_in(kind, out ? out : row, in ? in : row, n * bytes);
     }
     while (n > 0) {
         int64_t run = lsa_field_run(s, field, p->layer, from, n);
         uint8_t *row = lsa_field_row(s, field, p->layer, from);
-        memcpy(out ? out : row, in ? in : row, (size_t)(run * bytes));
+        LSA_TRY(lsa_copy_in(kind, out ? out : row, in ? in : row, run * bytes));
         if (out) out += run * bytes;
         if (in) in += run * bytes;
         from += run, n -= run;
     }
+    return LSA_OK;
 }
 
 int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64_t from, int64_t n,
@@ -198,8 +199,7 @@ int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64
         lsa_session_token_ids(s, from, n, rows);
         return LSA_OK;
     case ENTRIES:
-        lsa_cow_blocks_pack(&s->entries[p->layer], from, n, bytes, rows);
-        return LSA_OK;
+        return lsa_cow_blocks_pack(&s->entries[p->layer], from, n, bytes, rows);
     case MOVING:
         return moving_read(s, from, n, rows);
     case BY_USE:
@@ -217,8 +217,7 @@ int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64
         memcpy(rows, s->pool->hot->free_cells + from, (size_t)(n * bytes));
         return LSA_OK;
     default:
-        copy_field(s, p, from, n, rows, NULL);
-        return LSA_OK;
+        return copy_field(s, p, from, n, rows, NULL);
     }
 }
 
@@ -332,8 +331,7 @@ int lsa_session_part_write(lsa_session *s, const lsa_session_part *p, int64_t fr
         memcpy(s->pool->hot->free_cells + from, rows, (size_t)(n * row_bytes(p)));
         return LSA_OK;
     default:
-        copy_field(s, p, from, n, NULL, rows);
-        return LSA_OK;
+        return copy_field(s, p, from, n, NULL, rows);
     }
 }
 
@@ -343,14 +341,16 @@ static int check_layer(const lsa_session *s, int64_t csa)
 {
     const lsa_layer_store *l = &s->layers[lsa_csa_layer(s, csa)];
     int64_t chunks = lsa_session_chunks(s), last = s->progress.passes & 1;
-    int32_t count = *l->picked_count[last];
+    int32_t count, *picked = s->activations->places;
+    LSA_TRY(lsa_copy_in(s->memory_kind, &count, l->picked_count[last], sizeof count));
     if (count < 0 || count > s->model->config.index_topk)
         return lsa_fail(LSA_EFORMAT, "CSA layer %lld: %d chunks were picked; at most %lld are",
                         (long long)csa, count, (long long)s->model->config.index_topk);
+    LSA_TRY(lsa_copy_in(s->memory_kind, picked, l->picked[last], count * (int64_t)sizeof *picked));
     for (int32_t i = 0; i < count; i++)
-        if (l->picked[last][i] < 0 || l->picked[last][i] >= chunks)
+        if (picked[i] < 0 || picked[i] >= chunks)
             return lsa_fail(LSA_EFORMAT, "CSA layer %lld: pick %d is chunk %d, of %lld",
-                            (long long)csa, i, l->picked[last][i], (long long)chunks);
+                            (long long)csa, i, picked[i], (long long)chunks);
     return LSA_OK;
 }
 
@@ -379,13 +379,8 @@ int lsa_session_restore_end(lsa_session *s, const lsa_session_head *h, int32_t s
     int64_t awaited = s->pool->held;
     for (int64_t u = 0; u < lsa_pool_units(s->pool); u++) awaited -= lsa_pool_has(s->pool, u);
     LSA_TRY(want("awaited cells", awaited, h->moving, h->moving));
-    lsa_state_bind_blocks(s);
-    lsa_pool_slots(s->pool, s->residents, s->resident_count, s->slots);
-    for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) {
-        LSA_TRY(check_layer(s, csa));
-        LSA_TRY(lsa_pool_keys_of_cells(s->pool, csa, s->residents, s->resident_count,
-                                       s->layers[lsa_csa_layer(s, csa)].resident_keys));
-    }
+    LSA_TRY(lsa_session_reside(s, s->resident_count, 0));
+    for (int64_t csa = 0; csa < s->model->config.csa_layers; csa++) LSA_TRY(check_layer(s, csa));
     s->pool->counters = h->moved; /* without what restoring moved */
     return LSA_OK;
 }

@@ -49,11 +49,17 @@ static const float *ring_at(const lsa_ring *ring, int64_t position)
     return ring->data + position % ring->room * ring->width;
 }
 
-static void last_rows(float *out, const lsa_ring *ring, int64_t tokens, int64_t n)
+/* Rows of the last n tokens, oldest first. */
+static int last_rows(const lsa_session *s, const lsa_ring *ring, int64_t n, float *out)
 {
-    for (int64_t i = 0; i < n; i++)
-        memcpy(out + i * ring->width, ring_at(ring, tokens - n + i),
-               (size_t)ring->width * sizeof *out);
+    int64_t row = ring->width * (int64_t)sizeof *out;
+    for (int64_t i = 0, run; i < n; i += run) {
+        int64_t at = (s->progress.tokens - n + i) % ring->room;
+        run = n - i < ring->room - at ? n - i : ring->room - at;
+        LSA_TRY(lsa_copy_in(s->memory_kind, out + i * ring->width, ring->data + at * ring->width,
+                            run * row));
+    }
+    return LSA_OK;
 }
 
 static int check_chunks(const lsa_session *s, int64_t from, int64_t n)
@@ -77,8 +83,7 @@ int lsa_session_hidden(const lsa_session *s, int64_t csa, int64_t w, float *hidd
     if (!s->progress.tokens)
         return lsa_fail(LSA_ESTATE, "session: no token has been run, so there is no hidden state");
     LSA_TRY(check_recent(s, "hidden states", w));
-    last_rows(hidden, &l->hidden, s->progress.tokens, w);
-    return LSA_OK;
+    return last_rows(s, &l->hidden, w, hidden);
 }
 
 int lsa_session_keys(const lsa_session *s, int64_t csa, int64_t from, int64_t n, void *keys)
@@ -122,9 +127,8 @@ int lsa_session_queries(const lsa_session *s, int64_t csa, int64_t w, float *que
     const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
     LSA_TRY(check_recent(s, "queries", w));
-    last_rows(queries, &l->queries, s->progress.tokens, w);
-    last_rows(weights, &l->query_weights, s->progress.tokens, w);
-    return LSA_OK;
+    LSA_TRY(last_rows(s, &l->queries, w, queries));
+    return last_rows(s, &l->query_weights, w, weights);
 }
 
 /* The same where keys lie on a GPU: queries go there, scores come back. */
@@ -369,11 +373,18 @@ int lsa_session_observed(const lsa_session *s, int64_t csa, int32_t *used, float
     int64_t chunks = lsa_session_chunks(s);
     memset(used, 0, (size_t)chunks * sizeof *used);
     memset(mass, 0, (size_t)chunks * sizeof *mass);
-    int64_t n = s->observed_by_chunk ? chunks : s->resident_count;
-    for (int64_t i = 0; i < n && i < s->room.observed; i++) {
-        int64_t chunk = s->observed_by_chunk ? i : s->residents[i];
-        used[chunk] = l->used[i];
-        mass[chunk] = l->mass[i];
+    int64_t n = s->observed_by_chunk ? chunks : s->resident_count, bytes;
+    if (n > s->room.observed) n = s->room.observed;
+    bytes = n * (int64_t)sizeof *used;
+    LSA_TRY(lsa_copy_in(s->memory_kind, used, l->used, bytes));
+    LSA_TRY(lsa_copy_in(s->memory_kind, mass, l->mass, bytes));
+    if (s->observed_by_chunk) return LSA_OK;
+    for (int64_t i = n - 1; i >= 0; i--) { /* places ascend with chunks, and are not above them */
+        int64_t chunk = s->residents[i];
+        int32_t count = used[i];
+        float share = mass[i];
+        used[i] = 0, mass[i] = 0;
+        used[chunk] = count, mass[chunk] = share;
     }
     return LSA_OK;
 }
@@ -395,9 +406,11 @@ int64_t lsa_session_picks(const lsa_session *s, int64_t csa, int32_t *ids, float
 {
     const lsa_layer_store *l = store_of(s, csa);
     if (!l) return LSA_EARG;
-    int64_t last = s->progress.passes & 1, n = *l->picked_count[last];
-    memcpy(ids, l->picked[last], (size_t)n * sizeof *ids);
-    memcpy(mass, l->picked_mass[last], (size_t)n * sizeof *mass);
+    int64_t last = s->progress.passes & 1;
+    int32_t n;
+    LSA_TRY(lsa_copy_in(s->memory_kind, &n, l->picked_count[last], sizeof n));
+    LSA_TRY(lsa_copy_in(s->memory_kind, ids, l->picked[last], n * (int64_t)sizeof *ids));
+    LSA_TRY(lsa_copy_in(s->memory_kind, mass, l->picked_mass[last], n * (int64_t)sizeof *mass));
     return n;
 }
 
@@ -446,9 +459,8 @@ static int topk_from_memory(const lsa_session *s, int64_t layer, const float *q,
     LSA_TRY(s->model->kernels->pick(a->ids, NULL, a->counts, there.spans, 1, layer, &picking,
                                     a->workspace, NULL));
     if (s->memory_kind != LSA_MEMORY_HOST) LSA_TRY(lsa_device_synchronize());
-    *count = *a->counts;
-    memcpy(ids, a->ids, (size_t)*count * sizeof *ids);
-    return LSA_OK;
+    LSA_TRY(lsa_copy_in(s->memory_kind, count, a->counts, sizeof *count));
+    return lsa_copy_in(s->memory_kind, ids, a->ids, *count * (int64_t)sizeof *ids);
 }
 
 int64_t lsa_session_native_topk(const lsa_session *s, int64_t csa, int32_t *ids)

@@ -13,7 +13,6 @@ enum { ALIGN = 64 };
 const lsa_field lsa_fields[LSA_FIELDS] = {
     [LSA_FIELD_LOGITS] = {"logits", LSA_F32, LSA_ROWS_ONE},
     [LSA_FIELD_RESIDENTS] = {"residents", LSA_I32, LSA_ROWS_RESIDENTS},
-    [LSA_FIELD_SLOTS] = {NULL, LSA_I32, LSA_ROWS_RESIDENTS},
     [LSA_FIELD_WINDOW] = {"window", LSA_F32, LSA_ROWS_WINDOW},
     [LSA_FIELD_KV] = {"kv", LSA_F32, LSA_ROWS_WINDOWS},
     [LSA_FIELD_GATE] = {"gate", LSA_F32, LSA_ROWS_WINDOWS},
@@ -32,7 +31,7 @@ const lsa_field lsa_fields[LSA_FIELDS] = {
 
 int lsa_field_in_layer(const lsa_session *s, lsa_field_id field, int64_t layer)
 {
-    if (layer < 0 || field <= LSA_FIELD_SLOTS) return layer < 0 && field <= LSA_FIELD_SLOTS;
+    if (layer < 0 || field <= LSA_FIELD_RESIDENTS) return layer < 0 && field <= LSA_FIELD_RESIDENTS;
     int32_t type = s->model->config.layer_type[layer];
     if (field == LSA_FIELD_WINDOW) return 1;
     if (field <= LSA_FIELD_GATE) return type != LSA_LAYER_SLIDING;
@@ -132,7 +131,7 @@ int64_t lsa_field_count(const lsa_session *s, lsa_field_id field, int64_t layer)
 
 /* ---- the arena ---- */
 
-/* Every field of every layer (logits lie apart, where the host draws from them), in the order in which they lie: calls visit(context, field, layer, offset, bytes of a row) until it
+/* Every field of every layer (the session's own lie apart, in the host), in the order in which they lie: calls visit(context, field, layer, offset, bytes of a row) until it
  * fails; *bytes: of all. */
 typedef int visitor(void *context, lsa_field_id field, int64_t layer, int64_t offset,
                     int64_t row_bytes);
@@ -141,10 +140,10 @@ static int walk(const lsa_session *s, const lsa_state_room *room, visitor *visit
                 int64_t *bytes)
 {
     int64_t at = 0;
-    for (int64_t layer = -1; layer < s->model->config.layers; layer++)
+    for (int64_t layer = 0; layer < s->model->config.layers; layer++)
         for (int f = 0; f < LSA_FIELDS; f++) {
             lsa_field_id field = (lsa_field_id)f;
-            if (!lsa_field_in_layer(s, field, layer) || field == LSA_FIELD_LOGITS) continue;
+            if (!lsa_field_in_layer(s, field, layer)) continue;
             int64_t row = lsa_field_width(s, field, layer) * lsa_dtype_size(lsa_fields[f].dtype);
             if (visit) LSA_TRY(visit(context, field, layer, at, row));
             at += (room_in(s, field, layer, room) * row + ALIGN - 1) / ALIGN * ALIGN;
@@ -165,14 +164,8 @@ static int bind_field(void *context, lsa_field_id field, int64_t layer, int64_t 
 {
     lsa_session *s = context;
     uint8_t *at = s->arena + offset, *second = at + row_bytes;
-    lsa_layer_store *l = layer >= 0 ? &s->layers[layer] : NULL;
+    lsa_layer_store *l = &s->layers[layer];
     switch (field) {
-    case LSA_FIELD_RESIDENTS:
-        s->residents = (int32_t *)at;
-        break;
-    case LSA_FIELD_SLOTS:
-        s->slots = (int32_t *)at;
-        break;
     case LSA_FIELD_WINDOW:
         bind_ring(&l->window, s, field, layer, at);
         break;
@@ -252,6 +245,7 @@ uint8_t *lsa_field_row(const lsa_session *s, lsa_field_id field, int64_t layer, 
 {
     place p = {field, layer, 0, 0};
     if (field == LSA_FIELD_LOGITS) return (uint8_t *)s->logits;
+    if (field == LSA_FIELD_RESIDENTS) return (uint8_t *)(s->residents + i);
     walk(s, &s->room, find_field, &p, NULL);
     return row_in(s->arena + p.offset, s, &s->room, field, layer, p.row_bytes, i);
 }
@@ -264,13 +258,32 @@ int64_t lsa_field_run(const lsa_session *s, lsa_field_id field, int64_t layer, i
     return n < room - at ? n : room - at;
 }
 
-/* From one arena to a larger one. */
+/* From one arena to a larger one. Of fields side by side that keep their rooms, one copy. */
 typedef struct moving {
     lsa_session *s;
     uint8_t *to;
     const lsa_state_room *room;
     int64_t from_offset; /* the walk of the old rooms, beside that of the new ones */
+    const uint8_t *run;  /* what is to be copied next, so many bytes of it */
+    uint8_t *run_to;
+    int64_t run_bytes;
 } moving;
+
+static int end_run(moving *m)
+{
+    int rc = lsa_copy_in(m->s->memory_kind, m->run_to, m->run, m->run_bytes);
+    m->run_bytes = 0;
+    return rc;
+}
+
+static int add_run(moving *m, uint8_t *to, const uint8_t *from, int64_t bytes)
+{
+    if (m->run_bytes && (to != m->run_to + m->run_bytes || from != m->run + m->run_bytes))
+        LSA_TRY(end_run(m));
+    if (!m->run_bytes) m->run_to = to, m->run = from;
+    m->run_bytes += bytes;
+    return LSA_OK;
+}
 
 static int move_field(void *context, lsa_field_id field, int64_t layer, int64_t offset,
                       int64_t row_bytes)
@@ -279,24 +292,88 @@ static int move_field(void *context, lsa_field_id field, int64_t layer, int64_t 
     lsa_session *s = m->s;
     uint8_t *from = s->arena + m->from_offset, *to = m->to + offset;
     int64_t old = lsa_field_room(s, field, layer), rooms = room_in(s, field, layer, m->room);
-    m->from_offset += (old * row_bytes + ALIGN - 1) / ALIGN * ALIGN;
-    if (!is_ring(field)) {
-        memcpy(to, from, (size_t)((old < rooms ? old : rooms) * row_bytes));
-        return LSA_OK;
-    }
+    int64_t bytes = (old * row_bytes + ALIGN - 1) / ALIGN * ALIGN;
+    m->from_offset += bytes;
+    if (old == rooms) return add_run(m, to, from, bytes);
+    if (!is_ring(field)) return add_run(m, to, from, (old < rooms ? old : rooms) * row_bytes);
     for (int64_t i = 0, n = lsa_field_count(s, field, layer); i < n; i++)
-        memcpy(row_in(to, s, m->room, field, layer, row_bytes, i),
-               row_in(from, s, &s->room, field, layer, row_bytes, i), (size_t)row_bytes);
+        LSA_TRY(add_run(m, row_in(to, s, m->room, field, layer, row_bytes, i),
+                        row_in(from, s, &s->room, field, layer, row_bytes, i), row_bytes));
     return LSA_OK;
+}
+
+/* ---- residents ---- */
+
+enum { LISTS = 2 /* residents, slots */ };
+
+/* Room for n residents, in the host and where kernels read; those of `from` are there. */
+static int make_lists(const lsa_session *s, int64_t n, const lsa_session *from, int32_t **here,
+                      int32_t **there)
+{
+    int64_t bytes = LISTS * n * (int64_t)sizeof **here, count = from->resident_count;
+    int apart = s->memory_kind != LSA_MEMORY_HOST;
+    if (count > n) count = n;
+    *here = lsa_alloc_zero(bytes);
+    *there = apart ? lsa_alloc_in(s->memory_kind, bytes) : *here;
+    int rc = *here && *there ? LSA_OK : LSA_ENOMEM;
+    if (!rc && count) {
+        memcpy(*here, from->residents, (size_t)count * sizeof **here);
+        lsa_pool_slots(s->pool, *here, count,
+                       *here + n); /* a fork's cells may have other numbers */
+    }
+    if (!rc && apart) rc = lsa_copy_in(s->memory_kind, *there, *here, bytes);
+    if (!rc) return LSA_OK;
+    if (apart) lsa_free_in(s->memory_kind, *there);
+    lsa_free(*here);
+    return rc;
+}
+
+static void put_lists(lsa_session *s, int64_t n, int32_t *here, int32_t *there)
+{
+    lsa_state_free_residents(s);
+    s->residents = here;
+    s->slots = here + n;
+    s->residents_there = there;
+}
+
+void lsa_state_free_residents(lsa_session *s)
+{
+    if (s->residents_there != s->residents) lsa_free_in(s->memory_kind, s->residents_there);
+    lsa_free(s->residents);
+}
+
+int32_t *lsa_state_slots_there(const lsa_session *s)
+{
+    return s->residents_there + s->room.residents;
+}
+
+int lsa_state_send_residents(lsa_session *s, int64_t from, int64_t n)
+{
+    int64_t bytes = n * (int64_t)sizeof *s->residents;
+    int32_t *to = s->residents_there + from;
+    if (s->residents_there == s->residents) return LSA_OK;
+    LSA_TRY(lsa_copy_in(s->memory_kind, to, s->residents + from, bytes));
+    return lsa_copy_in(s->memory_kind, to + s->room.residents, s->slots + from, bytes);
 }
 
 int lsa_state_resize(lsa_session *s, const lsa_state_room *room)
 {
     int64_t bytes;
+    int32_t *here, *there;
     walk(s, room, NULL, NULL, &bytes);
+    LSA_TRY(make_lists(s, room->residents, s, &here, &there));
     uint8_t *arena = lsa_alloc_in(s->memory_kind, bytes);
-    if (!arena) return LSA_ENOMEM;
-    if (s->arena) walk(s, room, move_field, &(moving){s, arena, room, 0}, NULL);
+    moving m = {.s = s, .to = arena, .room = room};
+    int rc = arena ? LSA_OK : LSA_ENOMEM;
+    if (!rc && s->arena) rc = walk(s, room, move_field, &m, NULL);
+    if (!rc && s->arena) rc = end_run(&m);
+    if (rc) {
+        lsa_free_in(s->memory_kind, arena);
+        if (there != here) lsa_free_in(s->memory_kind, there);
+        lsa_free(here);
+        return rc;
+    }
+    put_lists(s, room->residents, here, there);
     lsa_free_in(s->memory_kind, s->arena);
     s->arena = arena;
     s->arena_bytes = bytes;
@@ -306,9 +383,12 @@ int lsa_state_resize(lsa_session *s, const lsa_state_room *room)
 
 int lsa_state_copy(lsa_session *s, const lsa_session *from)
 {
+    int32_t *here, *there;
     s->arena = lsa_alloc_in(s->memory_kind, from->arena_bytes);
     if (!s->arena) return LSA_ENOMEM;
-    memcpy(s->arena, from->arena, (size_t)from->arena_bytes);
+    LSA_TRY(lsa_copy_in(s->memory_kind, s->arena, from->arena, from->arena_bytes));
+    LSA_TRY(make_lists(s, from->room.residents, from, &here, &there));
+    put_lists(s, from->room.residents, here, there);
     s->arena_bytes = from->arena_bytes;
     s->room = from->room;
     return walk(s, &s->room, bind_field, s, NULL);

@@ -30,7 +30,6 @@ typedef enum lsa_field_rows {
 typedef enum lsa_field_id {
     LSA_FIELD_LOGITS,
     LSA_FIELD_RESIDENTS,
-    LSA_FIELD_SLOTS,
     LSA_FIELD_WINDOW,
     LSA_FIELD_KV,
     LSA_FIELD_GATE,
@@ -78,11 +77,13 @@ struct lsa_session {
     lsa_layer_store
         *layers_there; /* the same where a GPU reads it, and what was last put there; else NULL */
     lsa_layer_store *layers_sent;
-    int64_t layer_count; /* the model's, which may end before the session is freed */
-    float *logits;       /* [vocab], in the host */
-    int32_t *residents;  /* ascending chunk ids, in the arena */
-    int32_t *slots;      /* their slots in the hot tier, in the arena */
+    int64_t layer_count;      /* the model's, which may end before the session is freed */
+    float *logits;            /* [vocab], in the host */
+    int32_t *residents;       /* [room.residents]: ascending chunk ids, in the host */
+    int32_t *slots;           /* [room.residents], behind them: their slots in the hot tier */
+    int32_t *residents_there; /* both where kernels read them: the same, or on the GPU */
     int32_t *born_slots; /* of the chunks born in a pass, or in steps, under way among all chunks */
+    int32_t *born_slots_there; /* where kernels read them */
     int64_t resident_count;
     int observed_by_chunk; /* how used and mass are indexed: by chunk after a prefill */
     int64_t reserved;      /* tokens up to which steps take no memory */
@@ -114,6 +115,11 @@ int lsa_state_resize(lsa_session *s, const lsa_state_room *room);
 /* A copy of another session's arena. */
 int lsa_state_copy(lsa_session *s, const lsa_session *from);
 
+/* Residents from place `from` on, n of them, and their slots go to where kernels read them. */
+int lsa_state_send_residents(lsa_session *s, int64_t from, int64_t n);
+int32_t *lsa_state_slots_there(const lsa_session *s);
+void lsa_state_free_residents(lsa_session *s);
+
 /* Where the layers' records and keys lie, after blocks were added. */
 void lsa_state_bind_blocks(lsa_session *s);
 
@@ -136,7 +142,11 @@ int lsa_session_observe_by_chunk(lsa_session *s);
 
 /* LSA_ESTATE where the hot pool has fewer cells than a step at so many tokens can pick chunks. */
 int lsa_session_check_demand(const lsa_session *s, int64_t tokens);
-void lsa_session_forget_observed(lsa_session *s);
+int lsa_session_forget_observed(lsa_session *s);
+
+/* The first n of the list of residents are where kernels read them, with their slots and keys; nothing is observed in the first
+ * `observed` places. */
+int lsa_session_reside(lsa_session *s, int64_t n, int64_t observed);
 
 /* ---- query.c ---- */
 

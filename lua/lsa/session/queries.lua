@@ -60,7 +60,7 @@ return function(Session, open)
 
   function Session:drop_absent()
     open(self)
-    C.lsa_session_drop_absent(self.c)
+    raise.check(C.lsa_session_drop_absent(self.c))
   end
 
   function Session:coverage()
