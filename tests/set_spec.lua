@@ -68,13 +68,13 @@ describe("a set", function()
     for _, name in ipairs {"add", "remove"} do
       local ok, message = pcall(s[name], s, 1, 2)
       assert.is_false(ok)
-      assert.is_truthy(message:find("set " .. name .. ": 2 arguments, one is wanted; several ids are a list", 1, true))
+      assert.is_truthy(message:find("set " .. name .. ": 2 arguments are given, it takes 1: ids", 1, true))
     end
     for _, name in ipairs {"union", "intersect", "minus"} do
       local one = set.new(9)
-      assert.error_matches(function() one[name](one, one, one) end, "set " .. name .. ": 2 arguments, one set is wanted")
+      assert.error_matches(function() one[name](one, one, one) end, "set " .. name .. ": 2 arguments are given, it takes 1: r")
     end
-    assert.error_matches(function() set.new(9):range(1, 5, 2) end, "set range: 3 arguments, two are wanted")
+    assert.error_matches(function() set.new(9):range(1, 5, 2) end, "set range: 3 arguments are given, it takes 2: a, b")
     assert.same({5}, members(s))
   end)
 

@@ -140,4 +140,6 @@ function M.constant(config)
   return sum
 end
 
+require("lsa.arity").functions(M, "lsa.accounting.")
+
 return M

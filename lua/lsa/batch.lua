@@ -357,4 +357,6 @@ function Batch:__tostring()
   return self.closed and "batch (closed)" or tostring(self:stats())
 end
 
+require("lsa.arity").methods(Batch, "batch:")
+
 return M

@@ -120,4 +120,6 @@ M.Rule = Rule
 
 function M.is_rule(value) return getmetatable(value) == Rule end
 
+require("lsa.arity").methods(Rule, "rule:")
+
 return M

@@ -49,4 +49,6 @@ local function describe()
   return unpinned == "" and text or text .. "; " .. unpinned .. ", so transfers are slower"
 end
 
+require("lsa.arity").functions(M, "lsa.cuda.")
+
 return setmetatable(M, {__tostring = describe})

@@ -102,4 +102,6 @@ function M.table(given)
   return table.concat(out)
 end
 
+require("lsa.arity").functions(M, "lsa.display.")
+
 return setmetatable(M, {__call = function(_, ...) return M.show(...) end})

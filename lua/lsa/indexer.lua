@@ -239,4 +239,6 @@ function Indexer:__tostring()
     self.looks > 1 and (", from %d tokens"):format(self.looks) or "")
 end
 
+require("lsa.arity").methods(Indexer, "indexer:")
+
 return M

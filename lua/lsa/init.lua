@@ -69,6 +69,7 @@ return setmetatable({}, {
     local module, field = from:match "^([^:]+):?(.*)$"
     local value = require(module)
     if field ~= "" then value = value[field] end
+    if type(value) == "function" then value = require "lsa.arity".counted(value, "lsa." .. name) end
     rawset(lsa, name, value)
     return value
   end,

@@ -10,6 +10,7 @@
 --   interrupts.poll()              raises where one came: for long loops of masked code
 --
 -- In plain LuaJIT Ctrl-C ends the process, and nothing is raised.
+local arity = require "lsa.arity"
 local lib = require "lsa.ffi"
 
 local C = lib.C
@@ -23,7 +24,7 @@ M.masked = host and host.masked or directly
 M.unmasked = host and host.unmasked or directly
 
 function M.method(f)
-  return function(...) return M.masked(f, ...) end
+  return arity.stands(function(...) return M.masked(f, ...) end, f)
 end
 
 function M.came() return C.lsa_interrupted() ~= 0 end

@@ -169,4 +169,6 @@ function Model:__tostring()
     tonumber(c.heads), tonumber(c.head_dim), tonumber(c.vocab), tonumber(self.c.weight_bytes) / 1e6, self.compute)
 end
 
+require("lsa.arity").methods(Model, "model:")
+
 return M

@@ -347,12 +347,17 @@ end
 ---- ready ones ----
 
 for _, name in ipairs {"accuracy", "recall", "misses", "residency", "traffic", "calibration", "table"} do
-  M[name] = function(...) return require("lsa.plot.results")[name](...) end
+  M[name] = function(of, opt) return require("lsa.plot.results")[name](of, opt) end
 end
 
-return setmetatable(M, {__call = function(_, x, y, opt)
+local arity = require "lsa.arity"
+arity.functions(M, "lsa.plot.")
+
+local draw = arity.counted(function(x, y, opt)
   if y == nil or type(y) == "table" and not tensor.is(y) and y[1] == nil then x, y, opt = nil, x, y or opt end
   local own = options.copy(opt or {})
   own.x, own.y = x, y
   return M.line(own)
-end})
+end, "lsa.plot")
+
+return setmetatable(M, {__call = function(_, ...) return draw(...) end})

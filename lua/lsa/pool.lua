@@ -227,4 +227,6 @@ function Pool:__tostring()
   return self.c and tostring(self:stats()) or "pool (closed)"
 end
 
+require("lsa.arity").methods(Pool, "pool:")
+
 return M

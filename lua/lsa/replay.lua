@@ -524,4 +524,6 @@ function Replay:__tostring()
   return tostring(self:stats())
 end
 
+require("lsa.arity").methods(Replay, "replay:")
+
 return M

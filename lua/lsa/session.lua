@@ -12,6 +12,7 @@
 -- One cycle: the policy names the chunks that the next τ steps may use, they are made resident, and Level 2 chooses
 -- among them until the next cycle. A prefill makes a cycle due; it runs at the start of the next decode.
 local ffi = require "ffi"
+local arity = require "lsa.arity"
 local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local loops = require "lsa.cycle.loop"
@@ -480,7 +481,7 @@ local function tell(f, ...) return told(C.lsa_memory_in_use(), f(...)) end
 -- Each of these is done whole, or not at all.
 for _, name in ipairs {"prefill", "decode", "fork", "join", "record", "close", "save"} do
   local f = Session[name]
-  Session[name] = function(...) return interrupts.masked(tell, f, ...) end
+  Session[name] = arity.stands(function(...) return interrupts.masked(tell, f, ...) end, f)
 end
 
 function Session:__tostring()
@@ -488,5 +489,7 @@ function Session:__tostring()
   return ("session: %d tokens, %d chunks, select %s, kv %s"):format(self:tokens(), tonumber(C.lsa_session_chunks(self.c)),
     self.loop.policy.name, self.opt.kv)
 end
+
+arity.methods(Session, "session:")
 
 return M

@@ -256,4 +256,6 @@ function Trainer:__tostring()
     self.opt.steps, where)
 end
 
+require("lsa.arity").methods(Trainer, "trainer:")
+
 return M

@@ -35,6 +35,7 @@
 --                                       Memory Indexer's; nil where it has none that serve
 --   recorded_ensemble(n)                the ensemble of the latter
 local ffi = require "ffi"
+local arity = require "lsa.arity"
 local choose = require "lsa.cycle.choose"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
@@ -86,7 +87,8 @@ function fields.room(_, cycle)
 end
 
 -- A field that is a function of the cycle: cycle.top(…) and cycle:top(…) are the same.
-local function method(f)
+local function method(name, f)
+  f = arity.methods({[name] = f}, "cycle.")[name]
   return function(_, cycle)
     return function(first, ...)
       if is_cycle(first) then return f(cycle, ...) end
@@ -95,10 +97,10 @@ local function method(f)
   end
 end
 
-for _, name in ipairs {"top", "top_pages", "newest", "clip"} do fields[name] = method(choose[name]) end
+for _, name in ipairs {"top", "top_pages", "newest", "clip"} do fields[name] = method(name, choose[name]) end
 
 -- The set alone comes from a GPU, unless its scores are known.
-fields.reached = method(function(cycle, theta)
+fields.reached = method("reached", function(cycle, theta)
   if type(theta) ~= "number" then raise("cycle.reached: theta is %s; a number is wanted", options.shown(theta)) end
   local outer = cycle
   while not rawget(outer, "scores") and rawget(outer, "outer") do outer = rawget(outer, "outer") end
@@ -126,7 +128,7 @@ local function rows_of(t, what, ...)
     options.shown(t), table.concat(wanted, ", "))
 end
 
-fields.score = method(function(cycle, layer, q, w)
+fields.score = method("score", function(cycle, layer, q, w)
   local source = sources[cycle]
   check_layer(source, "score", layer)
   q = rows_of(q, "q", false, false, source.dim or tonumber(source.model.config.index_dim))
@@ -189,9 +191,15 @@ function meta.__index(cycle, name)
   local compute = by_layer[name]
   if not compute then return nil end
   local known = {}
-  local function ask(first, ...)
+  local ask
+  function ask(first, ...)
+    if is_cycle(first) then return ask(...) end
     local layer, w = first, ...
-    if is_cycle(first) then layer, w = ... end
+    if not count_names[name] then
+      arity.refuse("cycle." .. name, {"layer"}, 1 + select("#", ...), ...)
+    else
+      arity.refuse("cycle." .. name, {"layer", count_names[name]}, 1 + select("#", ...), select(2, ...))
+    end
     check_layer(source, name, layer)
     if count_names[name] then check_count(name, count_names[name], w) end
     local key = tostring(layer) .. ":" .. tostring(w)
@@ -213,7 +221,7 @@ function inner_meta.__index(cycle, name)
   return value
 end
 
-fields.within = method(function(cycle, given)
+fields.within = method("within", function(cycle, given)
   if type(given) ~= "table" then raise("cycle.within: given is %s; a table of fields is wanted", options.shown(given)) end
   local fields_given = options.copy(given)
   fields_given.outer, fields_given.keep = cycle, given.keep or cycle.keep

@@ -68,4 +68,6 @@ end
 
 raise.kinds[#raise.kinds + 1] = {M.is, "a plot"}
 
+require("lsa.arity").methods(Figure, "plot:")
+
 return M

@@ -7,6 +7,7 @@
 --   help.text(facts, paint)          -> text;  help.source(facts) -> the source's text, or nil
 --   help.overview()                  -> what there is at all
 --   facts: title, signature, lines, options = {{name =, default =, text =}}, example, path, line, f
+local arity = require "lsa.arity"
 local inspect = require "lsa.prompt.inspect"
 local lib = require "lsa.ffi"
 local pages = require "lsa.prompt.pages"
@@ -127,7 +128,7 @@ end
 local function file_of(methods)
   local best
   for _, f in pairs(methods) do
-    local path = type(f) == "function" and debug.getinfo(f, "S").source:match "^@(.*)"
+    local path = type(f) == "function" and debug.getinfo(arity.original(f), "S").source:match "^@(.*)"
     if path and path:sub(1, #lib.root) == lib.root and (not best or #path < #best or #path == #best and path < best) then best = path end
   end
   return best

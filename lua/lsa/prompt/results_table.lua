@@ -156,4 +156,6 @@ function M.new(rows, columns, notes, axes)
   return setmetatable({rows = rows, columns = columns, notes = notes or {}, axes = axes}, Grid)
 end
 
+require("lsa.arity").methods(Grid, "table:")
+
 return M

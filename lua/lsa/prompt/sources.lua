@@ -5,6 +5,8 @@
 --   sources.mentions(path, name)   lines of the header about .name or :name
 --   sources.parameters(f)      "tokens, opt"
 --   sources.text(f)            the function's own text, and its file and first line; nil where it has none
+local arity = require "lsa.arity"
+
 local M = {}
 
 local function lines_of(path)
@@ -54,6 +56,7 @@ end
 
 function M.parameters(f)
   local names, i = {}, 1
+  f = arity.original(f)
   while true do
     local name = debug.getlocal(f, i)
     if not name then break end
@@ -65,7 +68,7 @@ function M.parameters(f)
 end
 
 function M.text(f)
-  local info = debug.getinfo(f, "S")
+  local info = debug.getinfo(arity.original(f), "S")
   local path = info.source:match "^@(.*)"
   if not path then return nil end
   local all = lines_of(path)

@@ -10,6 +10,8 @@
 --   topic.f()      the function itself
 --   topics.of(f)   the topic of a function, or nil;  topics.list in the order of a tour;  topics["lsa.model"]
 --   topics.values  what an option can be: a list, the kind of rule that it names, or "file"
+local arity = require "lsa.arity"
+
 local M = {list = {}}
 
 M.values = {
@@ -90,7 +92,7 @@ topic("lsa.sweep", "sweep", "lsa.sweep{…} -> table", "a function of some param
 
 function M.of(f)
   for _, one in ipairs(M.list) do
-    if f ~= nil and one.f() == f then return one end
+    if f ~= nil and arity.original(one.f()) == arity.original(f) then return one end
   end
 end
 

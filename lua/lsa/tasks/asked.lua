@@ -303,4 +303,6 @@ function M.kinds(model, opt, kinds, what)
   return self
 end
 
+require("lsa.arity").methods(Task, "task:")
+
 return M

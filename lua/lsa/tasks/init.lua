@@ -59,6 +59,8 @@ local function described()
   return require "lsa.prompt.results_table".new(rows, {"name", "what"})
 end
 
+require("lsa.arity").functions(M, "lsa.tasks.")
+
 return setmetatable(M, {
   __tostring = function() return (tostring(described()):gsub("\n$", "")) end,
   __mime = function() return described():__mime() end,

@@ -147,4 +147,6 @@ function Task:close()
   self.bases = {}
 end
 
+require("lsa.arity").methods(Task, "task:")
+
 return M

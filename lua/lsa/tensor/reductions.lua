@@ -15,12 +15,6 @@ return function(inner)
   local is_tensor, count, shown, kind_of, as = inner.is_tensor, inner.count, inner.shown, inner.kind_of, inner.as
   local want_dim, want_number = inner.want_dim, inner.want_number
 
-  -- One that is given more than a dimension, keepdim say, is an error.
-  local function only_dim(what, ...)
-    local more = select("#", ...)
-    if more > 0 then raise("%s: %d arguments, one dimension is wanted; x:unsqueeze(dim) keeps it", what, 1 + more) end
-  end
-
   local function is_whole(t) return kind_of(t) == I32 or kind_of(t) == I64 end
 
   -- A tensor of the shape without dim; of no dimensions where dim is nil.
@@ -66,8 +60,7 @@ return function(inner)
   end
 
   local function plain(name, op)
-    Tensor[name] = function(t, dim, ...)
-      only_dim(name, ...)
+    Tensor[name] = function(t, dim)
       dim = want(t, dim, name)
       local out = fold(t, dim, op)
       if dim and op ~= SUM and is_whole(t) then return out:to(t:dtype()) end
@@ -81,8 +74,7 @@ return function(inner)
 
   local function floats_of(t) return is_whole(t) and as(t, F64) or t end
 
-  function Tensor:mean(dim, ...)
-    only_dim("mean", ...)
+  function Tensor:mean(dim)
     dim = want(self, dim, "mean")
     local _, n = extents(self, dim)
     local out = fold(floats_of(self), dim, SUM)
@@ -130,13 +122,11 @@ return function(inner)
     return id >= 0 and id or nil
   end
 
-  function Tensor:argmax(dim, ...)
-    only_dim("argmax", ...)
+  function Tensor:argmax(dim)
     return (place(self, dim, C.LSA_FOLD_ARGMAX, "argmax"))
   end
 
-  function Tensor:argmin(dim, ...)
-    only_dim("argmin", ...)
+  function Tensor:argmin(dim)
     return (place(self, dim, C.LSA_FOLD_ARGMIN, "argmin"))
   end
 

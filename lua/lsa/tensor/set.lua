@@ -14,6 +14,7 @@
 --   s:equals(r) s:intersect_count(r)
 -- A set's C object is s.c (core/base/set.h).
 local ffi = require "ffi"
+local arity = require "lsa.arity"
 local C = require("lsa.ffi").C
 local raise = require "lsa.raise"
 local owned = require "lsa.tensor.memory_pressure"
@@ -98,46 +99,35 @@ local function id_array(x, what)
   return ffi.cast("const int32_t *", t.c.data), t:count(), t
 end
 
-local function alone(what, more)
-  if more > 0 then raise("set %s: %d arguments, one is wanted; several ids are a list", what, more + 1) end
-end
-
-local function one_set(what, more)
-  if more > 0 then raise("set %s: %d arguments, one set is wanted", what, more + 1) end
-end
-
 function Set:size()
   return tonumber(self.c.n)
 end
 
-function Set:add(x, ...)
-  alone("add", select("#", ...))
-  if type(x) == "number" then
-    check(C.lsa_set_add(self.c, want_whole(x, "set add: id")))
-  elseif is_set(x) then
-    check(C.lsa_set_union(self.c, self.c, x.c))
+function Set:add(ids)
+  if type(ids) == "number" then
+    check(C.lsa_set_add(self.c, want_whole(ids, "set add: id")))
+  elseif is_set(ids) then
+    check(C.lsa_set_union(self.c, self.c, ids.c))
   else
-    local ids, n, _ = id_array(x, "set add: ids")
-    check(C.lsa_set_add_ids(self.c, ids, n))
+    local list, n, _ = id_array(ids, "set add: ids")
+    check(C.lsa_set_add_ids(self.c, list, n))
   end
   return self
 end
 
-function Set:remove(x, ...)
-  alone("remove", select("#", ...))
-  if type(x) == "number" then
-    check(C.lsa_set_remove(self.c, want_whole(x, "set remove: id")))
-  elseif is_set(x) then
-    check(C.lsa_set_minus(self.c, self.c, x.c))
+function Set:remove(ids)
+  if type(ids) == "number" then
+    check(C.lsa_set_remove(self.c, want_whole(ids, "set remove: id")))
+  elseif is_set(ids) then
+    check(C.lsa_set_minus(self.c, self.c, ids.c))
   else
-    local gone = new(self.c.n):add(x)
+    local gone = new(self.c.n):add(ids)
     check(C.lsa_set_minus(self.c, self.c, gone.c))
   end
   return self
 end
 
-function Set:range(a, b, ...)
-  if select("#", ...) > 0 then raise("set range: %d arguments, two are wanted: from, and where it ends", 2 + select("#", ...)) end
+function Set:range(a, b)
   check(C.lsa_set_add_range(self.c, want_whole(a, "set range: a"), want_whole(b, "set range: b")))
   return self
 end
@@ -186,22 +176,19 @@ local function operand(self, x, what)
   return new(self.c.n):add(x)
 end
 
-function Set:union(r, ...)
-  one_set("union", select("#", ...))
+function Set:union(r)
   local other, out = operand(self, r, "set union: r"), result(self.c.n, self.of)
   check(C.lsa_set_union(out.c, self.c, other.c))
   return out
 end
 
-function Set:intersect(r, ...)
-  one_set("intersect", select("#", ...))
+function Set:intersect(r)
   local other, out = operand(self, r, "set intersect: r"), result(self.c.n, self.of)
   check(C.lsa_set_intersect(out.c, self.c, other.c))
   return out
 end
 
-function Set:minus(r, ...)
-  one_set("minus", select("#", ...))
+function Set:minus(r)
   local other, out = operand(self, r, "set minus: r"), result(self.c.n, self.of)
   check(C.lsa_set_minus(out.c, self.c, other.c))
   return out
@@ -307,6 +294,8 @@ object = ffi.metatype("struct { lsa_set *c; int64_t of; }", {
   __tostring = describe,
   __gc = function(self) C.lsa_set_free(self.c) end,
 })
+
+arity.methods(Set, "set ") -- not before: Lua gives __len two
 
 -- Frees s, which nothing may look at from here on, now: its memory is warm for what is made next.
 function M.release(s)

@@ -222,8 +222,11 @@ return function(inner)
     if #dims == 0 then
       for i = 0, self.c.rank - 1 do dims[i + 1] = i end
     end
+    local done = {}
     for _, dim in ipairs(dims) do
       local at = want_dim(self.c, dim, "flip")
+      if done[at] then raise("flip: dimension %d is given twice", at) end
+      done[at] = true
       out = range(out, at, tonumber(self.c.shape[at]) - 1, -1, -1)
     end
     return #dims > 0 and out or self:copy()

@@ -14,6 +14,7 @@
 -- does not have are errors.
 -- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element.
 local ffi = require "ffi"
+local arity = require "lsa.arity"
 local C = require("lsa.ffi").C
 local real = require "lsa.tensor.real"
 local raise = require "lsa.raise"
@@ -308,9 +309,8 @@ local function check_range(source, code)
   end
 end
 
--- A dtype or a device; the tensor itself when it already is what is asked for. To integers, towards zero.
-function Tensor:to(what, ...)
-  if select("#", ...) > 0 then raise("to: %d arguments, one is wanted, a dtype or a device: x:to(dtype):to(device)", 1 + select("#", ...)) end
+-- A dtype or a device (x:to(dtype):to(device)); the tensor itself when it already is what is asked for. To integers, towards zero.
+function Tensor:to(what)
   if what == "cpu" or what == "cuda" then
     if self:device() == what then return self end
     return require("lsa.tensor.device").move(self, what)
@@ -714,6 +714,7 @@ local function no_order()
   raise "< and <=: make true or false in Lua; x:lt(y), x:le(y), x:gt(y) and x:ge(y) compare elements"
 end
 
+arity.methods(Tensor, "")
 Tensor.__methods = Tensor -- what the prompt completes
 -- of: how many elements its pages were made of, where x:pages or s:density made it; so that
 -- x:pages(64, "max"):topk(k):chunks(64) has as many ids as x.
