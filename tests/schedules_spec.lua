@@ -103,4 +103,42 @@ describe("schedules", function()
     assert.equal(64, opened "stagger" {t = 7})
     assert.equal(5, opened{"stagger", every = 10, index = 1, of = 2}{t = 7})
   end)
+
+  it("that give no number of steps are said, counted, and the last one holds: never a session without cycles", function()
+    local model, warn, said = lsa.model "tests/golden/flash", registry.warn, nil
+    registry.warn = function(text) said = text end
+    finally(function() registry.warn = warn end)
+    local prompt = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+    for _, steps in ipairs {1e12, 2 ^ 24 + 1, 0, -1, 1.5, 0 / 0, math.huge, "4", {}} do
+      local asked = 0
+      local function every()
+        asked = asked + 1
+        if asked == 1 then return 3 end
+        return steps
+      end
+      local s = model:session {select = "recency", budget = 6, every = every}
+      s:prefill(prompt)
+      for i = 1, 10 do s:decode(i) end
+      local stats = s:stats()
+      assert.same({4, 3}, {stats.cycles, stats.policy_errors}, tostring(steps))
+      assert.matches("the schedule: .* steps; a whole number from 1 to 16777216 is wanted", said)
+      assert.matches("schedules_spec.lua", said)
+      s:close()
+    end
+    local b = lsa.batch(model, {select = "recency", budget = 6, most = 1, every = function() return 1e12 end})
+    b:submit {tokens = prompt, n = 70}
+    b:run()
+    assert.is_true(b:result(0).stats.cycles >= 2)
+    assert.equal(b:result(0).stats.cycles, b:result(0).stats.policy_errors)
+    b:close()
+    for _, every in ipairs {1e12, 0, {"fixed", every = 1e12}} do
+      local ok, message = pcall(function()
+        local s = model:session {select = "recency", budget = 6, every = every, strict = true}
+        s:prefill(prompt)
+        s:decode(1)
+      end)
+      assert.is_false(ok)
+      assert.matches("16777216", message)
+    end
+  end)
 end)

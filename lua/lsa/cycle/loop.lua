@@ -81,6 +81,7 @@ local function open_schedule(every)
     options.whole(every, 1, "session: every", M.longest)
     return registry.open("schedules", {"fixed", every = every})
   end
+  if type(every) == "table" and type(every.every) == "number" then options.whole(every.every, 1, "session: every: every", M.longest) end
   return registry.open("schedules", every)
 end
 
