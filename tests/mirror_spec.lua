@@ -5,6 +5,7 @@ local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
 local tokens = require("token_support").random
+local files = require "file_support"
 local stub = require "stub_support"
 
 local C = lib.C
@@ -193,6 +194,32 @@ describe("a mirror", function()
     C.lsa_pool_set_mirror(s.pool, 1)
     s:decode(1)
     assert.is_false(check_mirror(s.pool))
+  end)
+
+  it("goes with a cold tier on disk", function()
+    files.with_folder(function(directory)
+      local options = {select = "recency", budget = 20, every = 4, cold = "disk:" .. directory}
+      local p = {lsa.model("needle", {device = "cuda", piece = 512}):session(options), lsa.model("needle", {device = "cpu", piece = 512}):session(options)}
+      local function check(spilled, there)
+        assert.same({spilled and 1 or 0, there}, {C.lsa_pool_spilled(p[1].pool), check_mirror(p[1].pool)})
+      end
+      both(p, "prefill", tokens(gpu, 4300, 6))
+      check(false, true)
+      both(p, "generate", {n = 6})
+      check(true, false)
+      both(p, "prefill", tokens(gpu, 1, 7))
+      check(false, false)
+      both(p, "generate", {n = 6})
+      both(p, "prefill", tokens(gpu, 400, 8))
+      check(false, true)
+      both(p, "generate", {n = 6})
+      local full = both(p, "fork", {select = "full"})
+      both(full, "decode", 9)
+      check(true, false)
+      assert.is_true(check_mirror(full[1].pool))
+      full[1]:close()
+      p[1]:close()
+    end)
   end)
 
   it("is of a batch's requests, but where fast memory has a bound that they would be beyond", function()
