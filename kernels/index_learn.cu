@@ -1,11 +1,13 @@
 // The training of index scores on the GPU, some samples at a time: their keys are widened to f32 side by side, so that queries'
 // products with them, and what goes back to the queries, are batches of equal products by cuBLASLt. Keys that a sample has not are
 // zeros. What joins a sample's numbers runs in an order that its place alone fixes.
-#include "kernels/index_learn.h"
-
 #include "kernels/cuda_launch.h"
 #include "kernels/gemm_cuda.h"
 #include "kernels/number_formats.h"
+
+extern "C" {
+#include "kernels/index_learn.h"
+}
 
 enum {
     THREADS = 256,
