@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/base/parallel.h"
+#include "core/base/simd_kept.h"
 #include "core/base/try.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/vector_math.h"
@@ -16,29 +17,33 @@ typedef struct connection {
     float norm_eps, hc_eps;
 } connection;
 
-static inline LSA_BODY float mean_square(const float *x, int64_t n)
+static inline LSA_BODY float mean_square(int wide, const float *x, int64_t n)
 {
-    f32x16 sum[4] = {{0}, {0}, {0}, {0}};
+    f32x16_kept sum[4];
+    f32x16 part[4];
+    for (int j = 0; j < 4; j++) f32x16_keep(wide, sum + j, f32x16_set(0));
     int64_t i = 0;
     for (; i + 64 <= n; i += 64)
         for (int j = 0; j < 4; j++) {
             f32x16 v = f32x16_load(x + i + 16 * j);
-            sum[j] += v * v;
+            f32x16_keep_sum(wide, sum + j, v * v);
         }
     for (; i < n; i += 16) {
         f32x16 v = f32x16_load_n(x + i, n - i < 16 ? n - i : 16);
-        sum[0] += v * v;
+        f32x16_keep_sum(wide, sum, v * v);
     }
-    return f32x16_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)n;
+    for (int j = 0; j < 4; j++) part[j] = f32x16_kept_value(wide, sum + j);
+    return f32x16_sum((part[0] + part[1]) + (part[2] + part[3])) / (float)n;
 }
 
 /* norm[t] = rsqrt(mean(streams[t]^2) + eps) for `tokens` <= 16 tokens. */
-static inline LSA_BODY f32x16 norms(const connection *k, const float *streams, int64_t tokens)
+static inline LSA_BODY f32x16 norms(int wide, const connection *k, const float *streams,
+                                    int64_t tokens)
 {
     float norm[LANES] = {0};
     int64_t row = k->hc * k->dim;
     for (int64_t t = 0; t < tokens; t++)
-        norm[t] = 1.0f / sqrtf(mean_square(streams + t * row, row) + k->norm_eps);
+        norm[t] = 1.0f / sqrtf(mean_square(wide, streams + t * row, row) + k->norm_eps);
     return f32x16_load(norm);
 }
 
@@ -59,14 +64,16 @@ static inline LSA_BODY void spread(float *out, int64_t stride, f32x16 v, int64_t
 }
 
 /* out[i] = sum_k weight[k] streams[k][i] */
-static inline LSA_BODY void collapse(float *out, const float *streams, const float *weight,
-                                     int64_t hc, int64_t dim)
+static inline LSA_BODY void collapse(int wide, float *out, const float *streams,
+                                     const float *weight, int64_t hc, int64_t dim)
 {
     int64_t i = 0;
     for (; i + 16 <= dim; i += 16) {
-        f32x16 sum = f32x16_load(streams + i) * weight[0];
-        for (int64_t j = 1; j < hc; j++) sum += f32x16_load(streams + j * dim + i) * weight[j];
-        f32x16_store(out + i, sum);
+        f32x16_kept sum;
+        f32x16_keep(wide, &sum, f32x16_load(streams + i) * weight[0]);
+        for (int64_t j = 1; j < hc; j++)
+            f32x16_keep_sum(wide, &sum, f32x16_load(streams + j * dim + i) * weight[j]);
+        f32x16_store(out + i, f32x16_kept_value(wide, &sum));
     }
     for (; i < dim; i++) {
         float sum = streams[i] * weight[0];
@@ -75,43 +82,53 @@ static inline LSA_BODY void collapse(float *out, const float *streams, const flo
     }
 }
 
-static inline LSA_BODY void normalise_columns(f32x16 *m, int64_t hc, float eps)
+static inline LSA_BODY void normalise_columns(int wide, f32x16 *m, int64_t hc, float eps)
 {
     for (int64_t j = 0; j < hc; j++) {
-        f32x16 sum = m[j];
-        for (int64_t i = 1; i < hc; i++) sum += m[i * hc + j];
-        sum += eps;
+        f32x16_kept kept;
+        f32x16_keep(wide, &kept, m[j]);
+        for (int64_t i = 1; i < hc; i++) f32x16_keep_sum(wide, &kept, m[i * hc + j]);
+        f32x16 sum = f32x16_kept_value(wide, &kept) + eps;
         for (int64_t i = 0; i < hc; i++) m[i * hc + j] /= sum;
     }
 }
 
-static inline LSA_BODY void normalise_rows(f32x16 *m, int64_t hc, float eps)
+static inline LSA_BODY void normalise_rows(int wide, f32x16 *m, int64_t hc, float eps)
 {
     for (int64_t i = 0; i < hc; i++) {
-        f32x16 sum = m[i * hc];
-        for (int64_t j = 1; j < hc; j++) sum += m[i * hc + j];
-        sum += eps;
+        f32x16_kept kept;
+        f32x16_keep(wide, &kept, m[i * hc]);
+        for (int64_t j = 1; j < hc; j++) f32x16_keep_sum(wide, &kept, m[i * hc + j]);
+        f32x16 sum = f32x16_kept_value(wide, &kept) + eps;
         for (int64_t j = 0; j < hc; j++) m[i * hc + j] /= sum;
     }
 }
 
-static inline LSA_BODY void softmax_rows(f32x16 *m, int64_t hc, float eps)
+static inline LSA_BODY void softmax_rows(int wide, f32x16 *m, int64_t hc, float eps)
 {
     for (int64_t i = 0; i < hc; i++, m += hc) {
-        f32x16 max = m[0], sum = {0};
-        for (int64_t j = 1; j < hc; j++) max = f32x16_select(f32x16_below(max, m[j]), m[j], max);
-        for (int64_t j = 0; j < hc; j++) sum += m[j] = f32x16_exp(m[j] - max);
+        f32x16_kept kept;
+        f32x16_keep(wide, &kept, m[0]);
+        for (int64_t j = 1; j < hc; j++) {
+            f32x16 max = f32x16_kept_value(wide, &kept);
+            f32x16_keep(wide, &kept, f32x16_select(f32x16_below(max, m[j]), m[j], max));
+        }
+        f32x16 max = f32x16_kept_value(wide, &kept);
+        f32x16_keep(wide, &kept, f32x16_set(0));
+        for (int64_t j = 0; j < hc; j++)
+            f32x16_keep_sum(wide, &kept, m[j] = f32x16_exp(m[j] - max));
+        f32x16 sum = f32x16_kept_value(wide, &kept);
         for (int64_t j = 0; j < hc; j++) m[j] = m[j] / sum + eps;
     }
 }
 
-static inline LSA_BODY void open_group_body(float *x, float *post, float *comb,
+static inline LSA_BODY void open_group_body(int wide, float *x, float *post, float *comb,
                                             const float *streams, const float *mix,
                                             const connection *k, int64_t tokens)
 {
     int64_t hc = k->hc;
     float pre[LANES * MOST_STREAMS];
-    f32x16 m[MOST_STREAMS * MOST_STREAMS], norm = norms(k, streams, tokens);
+    f32x16 m[MOST_STREAMS * MOST_STREAMS], norm = norms(wide, k, streams, tokens);
     for (int64_t i = 0; i < hc; i++) {
         f32x16 a = column(k, mix, tokens, i, norm) * k->scale[0] + k->base[i];
         f32x16 b = column(k, mix, tokens, hc + i, norm) * k->scale[1] + k->base[hc + i];
@@ -120,38 +137,40 @@ static inline LSA_BODY void open_group_body(float *x, float *post, float *comb,
     }
     for (int64_t i = 0; i < hc * hc; i++)
         m[i] = column(k, mix, tokens, 2 * hc + i, norm) * k->scale[2] + k->base[2 * hc + i];
-    softmax_rows(m, hc, k->hc_eps);
-    normalise_columns(m, hc, k->hc_eps);
+    softmax_rows(wide, m, hc, k->hc_eps);
+    normalise_columns(wide, m, hc, k->hc_eps);
     for (int64_t round = 1; round < k->iters; round++) {
-        normalise_rows(m, hc, k->hc_eps);
-        normalise_columns(m, hc, k->hc_eps);
+        normalise_rows(wide, m, hc, k->hc_eps);
+        normalise_columns(wide, m, hc, k->hc_eps);
     }
     for (int64_t i = 0; i < hc * hc; i++) spread(comb + i, hc * hc, m[i], tokens);
     for (int64_t t = 0; t < tokens; t++)
-        collapse(x + t * k->dim, streams + t * hc * k->dim, pre + t * hc, hc, k->dim);
+        collapse(wide, x + t * k->dim, streams + t * hc * k->dim, pre + t * hc, hc, k->dim);
 }
 
-LSA_PATHS(open_group,
-          (float *x, float *post, float *comb, const float *streams, const float *mix,
-           const connection *k, int64_t tokens),
-          (x, post, comb, streams, mix, k, tokens))
+LSA_PATHS_WIDE(open_group,
+               (float *x, float *post, float *comb, const float *streams, const float *mix,
+                const connection *k, int64_t tokens),
+               (x, post, comb, streams, mix, k, tokens))
 
-static inline LSA_BODY void head_group_body(float *x, const float *streams, const float *mix,
-                                            const connection *k, int64_t tokens)
+static inline LSA_BODY void head_group_body(int wide, float *x, const float *streams,
+                                            const float *mix, const connection *k, int64_t tokens)
 {
     float pre[LANES * MOST_STREAMS];
-    f32x16 norm = norms(k, streams, tokens);
+    f32x16 norm = norms(wide, k, streams, tokens);
     for (int64_t i = 0; i < k->hc; i++) {
         f32x16 a = column(k, mix, tokens, i, norm) * k->scale[0] + k->base[i];
         spread(pre + i, k->hc, f32x16_sigmoid(a) + k->hc_eps, tokens);
     }
     for (int64_t t = 0; t < tokens; t++)
-        collapse(x + t * k->dim, streams + t * k->hc * k->dim, pre + t * k->hc, k->hc, k->dim);
+        collapse(wide, x + t * k->dim, streams + t * k->hc * k->dim, pre + t * k->hc, k->hc,
+                 k->dim);
 }
 
-LSA_PATHS(head_group,
-          (float *x, const float *streams, const float *mix, const connection *k, int64_t tokens),
-          (x, streams, mix, k, tokens))
+LSA_PATHS_WIDE(head_group,
+               (float *x, const float *streams, const float *mix, const connection *k,
+                int64_t tokens),
+               (x, streams, mix, k, tokens))
 
 static inline LSA_BODY void close_token(float *streams, const float *y, const float *post,
                                         const float *comb, int64_t hc, int64_t dim)

@@ -1,11 +1,12 @@
 /* Index scores of chosen keys and their gradient on the CPU.
  *
  * The workspace holds the keys twice, as rows [n][dim] for the gradient and as tiles [dim][32] for the products, both
- * padded with zeros to whole vectors, and the products [heads][n] between them. Register tiles are 4 heads by 2 vectors. */
+ * padded with zeros to whole vectors, and the products [heads][n] between them. Register tiles are 4 heads by 2 vectors,
+ * 2 by 2 where a vector takes two registers. */
 #include "kernels/index_gradient.h"
 
 #include "core/base/error.h"
-#include "core/base/simd.h"
+#include "core/base/simd_kept.h"
 #include "kernels/number_formats.h"
 
 enum { TILE = 32, HEADS = 4 };
@@ -113,21 +114,23 @@ static void gather(const parts *p, const uint8_t *keys, const int32_t *ids, int6
 
 /* ---- forward ---- */
 
-/* Products of `heads` (1 or 4) heads with one tile of keys. */
-static inline LSA_BODY void tile_products(float *out, int64_t out_stride, const float *q,
+/* Products of `heads` (1, 2 or 4) heads with one tile of keys. */
+static inline LSA_BODY void tile_products(int wide, float *out, int64_t out_stride, const float *q,
                                           const float *tile, int64_t dim, int heads)
 {
-    f32x16 a[HEADS][2] = {{{0}}};
+    f32x16_kept a[HEADS][2];
+    for (int h = 0; h < heads; h++)
+        for (int v = 0; v < 2; v++) f32x16_keep(wide, &a[h][v], f32x16_set(0));
     for (int64_t d = 0; d < dim; d++) {
         f32x16 first = f32x16_load(tile + d * TILE), second = f32x16_load(tile + d * TILE + 16);
         for (int h = 0; h < heads; h++) {
-            a[h][0] += q[h * dim + d] * first;
-            a[h][1] += q[h * dim + d] * second;
+            f32x16_keep_sum(wide, &a[h][0], q[h * dim + d] * first);
+            f32x16_keep_sum(wide, &a[h][1], q[h * dim + d] * second);
         }
     }
     for (int h = 0; h < heads; h++) {
-        f32x16_store(out + h * out_stride, a[h][0]);
-        f32x16_store(out + h * out_stride + 16, a[h][1]);
+        f32x16_store(out + h * out_stride, f32x16_kept_value(wide, &a[h][0]));
+        f32x16_store(out + h * out_stride + 16, f32x16_kept_value(wide, &a[h][1]));
     }
 }
 
@@ -136,30 +139,32 @@ static inline LSA_BODY f32x16 relu(f32x16 v)
     return (f32x16)(~(v <= 0.0f) & (i32x16)v); /* NaN stays */
 }
 
-static inline LSA_BODY void forward_body(float *logits, const parts *p, const float *q,
+static inline LSA_BODY void forward_body(int wide, float *logits, const parts *p, const float *q,
                                          const float *w, int64_t n, int64_t heads, int64_t dim)
 {
+    const int group = wide ? HEADS : HEADS / 2;
     for (int64_t i = 0; i < p->n; i += TILE) {
         int64_t h = 0;
-        for (; h + HEADS <= heads; h += HEADS)
-            tile_products(p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim, dim,
-                          HEADS);
+        for (; h + group <= heads; h += group)
+            tile_products(wide, p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim,
+                          dim, group);
         for (; h < heads; h++)
-            tile_products(p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim, dim,
-                          1);
+            tile_products(wide, p->products + h * p->n + i, p->n, q + h * dim, p->tiles + i * dim,
+                          dim, 1);
     }
     for (int64_t i = 0; i < n; i += 16) {
-        f32x16 sum = f32x16_set(0.0f);
+        f32x16_kept sum;
+        f32x16_keep(wide, &sum, f32x16_set(0.0f));
         for (int64_t h = 0; h < heads; h++)
-            sum += w[h] * relu(f32x16_load(p->products + h * p->n + i));
-        f32x16_store_n(logits + i, sum, n - i < 16 ? n - i : 16);
+            f32x16_keep_sum(wide, &sum, w[h] * relu(f32x16_load(p->products + h * p->n + i)));
+        f32x16_store_n(logits + i, f32x16_kept_value(wide, &sum), n - i < 16 ? n - i : 16);
     }
 }
 
-LSA_PATHS(forward,
-          (float *logits, const parts *p, const float *q, const float *w, int64_t n, int64_t heads,
-           int64_t dim),
-          (logits, p, q, w, n, heads, dim))
+LSA_PATHS_WIDE(forward,
+               (float *logits, const parts *p, const float *q, const float *w, int64_t n,
+                int64_t heads, int64_t dim),
+               (logits, p, q, w, n, heads, dim))
 
 static int check(const char *what, int64_t n, int64_t heads, int64_t dim)
 {
@@ -187,60 +192,69 @@ int lsa_index_gather_cpu(float *logits, const float *q, const float *w, const vo
 /* ---- backward ---- */
 
 /* Turns a head's products into slopes of the products, and gives the gradient of its weight. */
-static inline LSA_BODY float head_slopes(float *products, const float *slopes, float w, int64_t n)
+static inline LSA_BODY float head_slopes(int wide, float *products, const float *slopes, float w,
+                                         int64_t n)
 {
-    f32x16 sum = f32x16_set(0.0f);
+    f32x16_kept sum;
+    f32x16_keep(wide, &sum, f32x16_set(0.0f));
     for (int64_t i = 0; i < n; i += 16) {
         f32x16 x = f32x16_load(products + i), g = f32x16_load(slopes + i);
-        sum += g * relu(x);
+        f32x16_keep_sum(wide, &sum, g * relu(x));
         f32x16_store(products + i, (f32x16)(~(x <= 0.0f) & (i32x16)(g * w)));
     }
-    return f32x16_sum(sum);
+    return f32x16_sum(f32x16_kept_value(wide, &sum));
 }
 
 /* Sums over keys of slope times key, for `heads` heads and `vectors` (1 or 2) vectors of dim. */
-static inline LSA_BODY void weighted_keys(float *dq, const float *products, int64_t stride,
-                                          const float *rows, int64_t width, int64_t n, int64_t dim,
-                                          int64_t from, int heads, int vectors)
+static inline LSA_BODY void weighted_keys(int wide, float *dq, const float *products,
+                                          int64_t stride, const float *rows, int64_t width,
+                                          int64_t n, int64_t dim, int64_t from, int heads,
+                                          int vectors)
 {
-    f32x16 a[HEADS][2] = {{{0}}};
+    f32x16_kept a[HEADS][2];
+    for (int h = 0; h < heads; h++)
+        for (int v = 0; v < vectors; v++) f32x16_keep(wide, &a[h][v], f32x16_set(0));
     for (int64_t i = 0; i < n; i++) {
         f32x16 k[2] = {f32x16_load(rows + i * width + from)};
         if (vectors == 2) k[1] = f32x16_load(rows + i * width + from + 16);
         for (int h = 0; h < heads; h++)
-            for (int v = 0; v < vectors; v++) a[h][v] += products[h * stride + i] * k[v];
+            for (int v = 0; v < vectors; v++)
+                f32x16_keep_sum(wide, &a[h][v], products[h * stride + i] * k[v]);
     }
     for (int h = 0; h < heads; h++)
         for (int v = 0; v < vectors; v++) {
             int64_t at = from + 16 * v, left = dim - at;
-            f32x16_store_n(dq + h * dim + at, a[h][v], left < 16 ? left : 16);
+            f32x16_store_n(dq + h * dim + at, f32x16_kept_value(wide, &a[h][v]),
+                           left < 16 ? left : 16);
         }
 }
 
-static inline LSA_BODY void heads_gradient(float *dq, const float *products, const parts *p,
-                                           int64_t n, int64_t dim, int heads)
+static inline LSA_BODY void heads_gradient(int wide, float *dq, const float *products,
+                                           const parts *p, int64_t n, int64_t dim, int heads)
 {
     int64_t d = 0;
     for (; d + 32 <= p->width; d += 32)
-        weighted_keys(dq, products, p->n, p->rows, p->width, n, dim, d, heads, 2);
-    if (d < p->width) weighted_keys(dq, products, p->n, p->rows, p->width, n, dim, d, heads, 1);
+        weighted_keys(wide, dq, products, p->n, p->rows, p->width, n, dim, d, heads, 2);
+    if (d < p->width)
+        weighted_keys(wide, dq, products, p->n, p->rows, p->width, n, dim, d, heads, 1);
 }
 
-static inline LSA_BODY void backward_body(float *dq, float *dw, const parts *p, const float *w,
-                                          int64_t n, int64_t heads, int64_t dim)
+static inline LSA_BODY void backward_body(int wide, float *dq, float *dw, const parts *p,
+                                          const float *w, int64_t n, int64_t heads, int64_t dim)
 {
+    const int group = wide ? HEADS : HEADS / 2;
     for (int64_t h = 0; h < heads; h++)
-        dw[h] = head_slopes(p->products + h * p->n, p->slopes, w[h], p->n);
+        dw[h] = head_slopes(wide, p->products + h * p->n, p->slopes, w[h], p->n);
     int64_t h = 0;
-    for (; h + HEADS <= heads; h += HEADS)
-        heads_gradient(dq + h * dim, p->products + h * p->n, p, n, dim, HEADS);
-    for (; h < heads; h++) heads_gradient(dq + h * dim, p->products + h * p->n, p, n, dim, 1);
+    for (; h + group <= heads; h += group)
+        heads_gradient(wide, dq + h * dim, p->products + h * p->n, p, n, dim, group);
+    for (; h < heads; h++) heads_gradient(wide, dq + h * dim, p->products + h * p->n, p, n, dim, 1);
 }
 
-LSA_PATHS(backward,
-          (float *dq, float *dw, const parts *p, const float *w, int64_t n, int64_t heads,
-           int64_t dim),
-          (dq, dw, p, w, n, heads, dim))
+LSA_PATHS_WIDE(backward,
+               (float *dq, float *dw, const parts *p, const float *w, int64_t n, int64_t heads,
+                int64_t dim),
+               (dq, dw, p, w, n, heads, dim))
 
 int lsa_index_gradient_cpu(float *dq, float *dw, const float *slope, const float *w, int64_t n,
                            int64_t heads, int64_t dim, void *workspace, void *stream)

@@ -3,34 +3,37 @@
 
 #include "core/base/error.h"
 #include "core/base/parallel.h"
-#include "core/base/simd.h"
+#include "core/base/simd_kept.h"
 
 /* Four partial sums hide the latency of the additions. */
-static inline LSA_BODY float sum_of_squares(const float *x, int64_t n)
+static inline LSA_BODY float sum_of_squares(int wide, const float *x, int64_t n)
 {
-    f32x16 sum[4] = {{0}, {0}, {0}, {0}};
+    f32x16_kept sum[4];
+    f32x16 part[4];
+    for (int j = 0; j < 4; j++) f32x16_keep(wide, sum + j, f32x16_set(0));
     int64_t i = 0;
     for (; i + 64 <= n; i += 64)
         for (int j = 0; j < 4; j++) {
             f32x16 v = f32x16_load(x + i + 16 * j);
-            sum[j] += v * v;
+            f32x16_keep_sum(wide, sum + j, v * v);
         }
     for (; i + 16 <= n; i += 16) {
         f32x16 v = f32x16_load(x + i);
-        sum[0] += v * v;
+        f32x16_keep_sum(wide, sum, v * v);
     }
     if (i < n) {
         f32x16 v = f32x16_load_n(x + i, n - i);
-        sum[1] += v * v;
+        f32x16_keep_sum(wide, sum + 1, v * v);
     }
-    return f32x16_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (int j = 0; j < 4; j++) part[j] = f32x16_kept_value(wide, sum + j);
+    return f32x16_sum((part[0] + part[1]) + (part[2] + part[3]));
 }
 
-static inline LSA_BODY void norm_rows_body(float *y, const float *x, const float *weight,
+static inline LSA_BODY void norm_rows_body(int wide, float *y, const float *x, const float *weight,
                                            int64_t rows, int64_t n, float eps)
 {
     for (int64_t r = 0; r < rows; r++, x += n, y += n) {
-        float scale = 1.0f / sqrtf(sum_of_squares(x, n) / (float)n + eps);
+        float scale = 1.0f / sqrtf(sum_of_squares(wide, x, n) / (float)n + eps);
         int64_t i = 0;
         if (weight) {
             for (; i + 16 <= n; i += 16)
@@ -43,9 +46,9 @@ static inline LSA_BODY void norm_rows_body(float *y, const float *x, const float
     }
 }
 
-LSA_PATHS(norm_rows,
-          (float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps),
-          (y, x, weight, rows, n, eps))
+LSA_PATHS_WIDE(norm_rows,
+               (float *y, const float *x, const float *weight, int64_t rows, int64_t n, float eps),
+               (y, x, weight, rows, n, eps))
 
 int lsa_rmsnorm_check(int64_t rows, int64_t n)
 {
