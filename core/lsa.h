@@ -37,6 +37,7 @@
 #include "core/train/sampling.h"
 #include "core/train/trainer.h"
 #include "kernels/extend.h"
+#include "kernels/index_bound.h"
 #include "kernels/observe.h"
 #include "kernels/pick.h"
 #include "kernels/span.h"

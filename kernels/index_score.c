@@ -113,26 +113,6 @@ static void tile_generic(const job *s, int64_t from, int64_t count, int64_t t0, 
 
 /* ---- AVX2 ---- */
 
-LSA_TARGET_AVX2
-static inline LSA_BODY void transpose8(__m256 r[8])
-{
-    __m256 t[8], u[8];
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 2; i++) {
-        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x20);
-        r[4 + i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x31);
-    }
-}
-
 /* Eight numbers of a key. */
 LSA_TARGET_AVX2
 static inline LSA_BODY __m256 key_numbers_avx2(const uint8_t *key, int64_t d, const job *s)
@@ -160,7 +140,7 @@ static void pack_keys_avx2(float *out, float *scale, const job *s, int64_t from,
         for (; d + 8 <= s->dim; d += 8) {
             __m256 r[8];
             for (int i = 0; i < 8; i++) r[i] = key_numbers_avx2(key[i], d, s);
-            transpose8(r);
+            lsa_transpose8_avx2(r);
             for (int i = 0; i < 8; i++) _mm256_storeu_ps(out + (d + i) * TILE_AVX2 + j, r[i]);
         }
         for (; d < s->dim; d++)

@@ -1,9 +1,10 @@
 /* Level 2 on the CPU. One query: its candidates' scores by all threads, then one selection. Several queries of a span: groups
  * that pass over the keys together, so that a block of keys is read once for all of them. Several spans: side by side.
  *
- * A group's picks need few of its scores to the last bit. Where products of bf16 are faster and keys are exact in it, a group scores
- * in bf16 first and takes some more than the k best; a bound of what rounding its queries changes says which of them can be among
- * the k best, and these are scored again. Where the bound leaves out too few, everything is. */
+ * A group's picks need few of its scores. Scores of some likely candidates, the newest and what neighbours picked, say what the k
+ * best reach at least; where keys have bounds (index_bound.h), what cannot exceed it is passed over, and what can waits in a list
+ * until it is worth being scored, which raises what is to be exceeded. A query for which that leaves out too few, as where many keys
+ * are alike, has everything scored. */
 #include "kernels/pick.h"
 
 #include <math.h>
@@ -14,33 +15,46 @@
 #include "core/base/error.h"
 #include "core/base/parallel.h"
 #include "core/base/try.h"
+#include "kernels/index_bound.h"
 #include "kernels/index_score.h"
 #include "kernels/linear.h"
-#include "kernels/number_formats.h"
 #include "kernels/topk.h"
 
 enum {
-    QUERIES = 32,        /* of a group */
-    KEYS = 1024,         /* scored at a time: with the scores of a group they stay in the cache */
-    ROW = 64 * KEYS,     /* scores of one query at a time, where all threads work on it */
-    NEWEST_PER_PICK = 8, /* candidates of a first look, ... */
-    LEAST_SHARE = 64,    /* which are at most such a share of all */
-    ROUGH = 16 * KEYS,   /* candidates from which scoring twice pays, ... */
-    ROUGH_PER_PICK = 16, /* at least so many for each pick */
-    SPARE = 192          /* candidates taken by bf16 beyond k and half of it */
+    QUERIES = LSA_BOUND_MOST_TOKENS, /* of a group */
+    KEYS = 1024,          /* scored at a time: with the scores of a group they stay in the cache */
+    ROW = 64 * KEYS,      /* scores of one query at a time, where all threads work on it */
+    LIKELY = 256,         /* candidates of a first look, at most, ... */
+    NEWEST = 64,          /* of which so many are the newest, ... */
+    LEAST_SHARE = 8,      /* and which are at most such a share of all */
+    WAITING = 64,         /* candidates of a query that wait to be scored */
+    BOUNDED = 512,        /* candidates from which bounds pay, ... */
+    BOUNDED_PER_PICK = 8, /* at least so many for each pick */
+    REACHED_SHARE =
+        4, /* of a query's candidates, more than such a share cannot be left out: all are scored */
+    SPARED = 256, /* and so many more */
+    PAUSE = 16    /* groups that a thread does without bounds after one where they did not pay */
 };
 
 static int64_t round_up(int64_t n) { return (n + 63) / 64 * 64; }
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* What a thread's last group leaves to its next one. */
+typedef struct hints {
+    const lsa_span *span; /* NULL: nothing yet */
+    int32_t picks;        /* candidates that were picked, ascending */
+    int32_t pause;
+    int32_t picked[LIKELY];
+} hints;
+
 /* One thread's memory. */
 typedef struct share {
     float *scores, *values; /* [QUERIES, KEYS], [QUERIES, capacity] */
     int32_t *ids;           /* [QUERIES, capacity] */
-    float *rough;           /* [taken]: a query's scores in bf16, then to the last bit */
-    int32_t *taken;         /* [taken]: what they are of */
-    uint8_t *keys;          /* [taken]: side by side */
-    void *workspace;
+    int32_t *waiting;       /* [QUERIES, WAITING] */
+    uint8_t *keys;          /* [LIKELY]: side by side */
+    hints *hints;
+    void *bounds, *workspace;
 } share;
 
 /* A call and its threads' memory. */
@@ -64,56 +78,47 @@ static int64_t score_workspace(int64_t heads, int64_t dim, int32_t format, int32
     return round_up(most);
 }
 
-/* Candidates that a query in bf16 takes. */
-static int64_t taken_of(int64_t k) { return k + k / 2 + SPARE; }
-
 /* Bytes of what share has, in its order. */
-enum { PARTS = 7 };
+enum { PARTS = 8 };
 
-static void part_bytes(int64_t bytes[PARTS], int64_t k, int64_t key, int64_t score)
+static void part_bytes(int64_t bytes[PARTS], const lsa_picking *p)
 {
-    int64_t taken = taken_of(k), f = sizeof(float);
+    int64_t f = sizeof(float), capacity = lsa_topk_capacity((int32_t)p->k);
+    int64_t key = lsa_index_key_bytes(p->key_format, p->dim);
     bytes[0] = QUERIES * KEYS * f;
-    bytes[1] = bytes[2] = round_up(QUERIES * lsa_topk_capacity((int32_t)taken) * f);
-    bytes[3] = bytes[4] = round_up(taken * f);
-    bytes[5] = round_up(taken * key);
-    bytes[6] = score;
+    bytes[1] = bytes[2] = round_up(QUERIES * capacity * f);
+    bytes[3] = QUERIES * WAITING * f;
+    bytes[4] = round_up(LIKELY * key);
+    bytes[5] = round_up(sizeof(hints));
+    bytes[6] = round_up(lsa_index_bound_workspace(QUERIES, p->heads, p->dim));
+    bytes[7] = score_workspace(p->heads, p->dim, p->key_format, p->compute);
 }
 
-static int64_t share_bytes(int64_t k, int64_t key, int64_t score)
+static int64_t share_bytes(const lsa_picking *p)
 {
     int64_t bytes[PARTS], all = 0;
-    part_bytes(bytes, k, key, score);
+    part_bytes(bytes, p);
     for (int i = 0; i < PARTS; i++) all += bytes[i];
     return all;
-}
-
-/* Of either compute, since a group takes both. */
-static int64_t workspace_of(int64_t heads, int64_t dim, int32_t format)
-{
-    int64_t f32 = score_workspace(heads, dim, format, LSA_COMPUTE_F32);
-    int64_t bf16 = score_workspace(heads, dim, format, LSA_COMPUTE_BF16);
-    return f32 > bf16 ? f32 : bf16;
 }
 
 int64_t lsa_pick_workspace(int64_t rows, int64_t most, int64_t k, int64_t heads, int64_t dim,
                            int32_t key_format, int32_t compute)
 {
-    (void)rows, (void)most, (void)compute;
-    int64_t key = lsa_index_key_bytes(key_format, dim);
-    return ROW * (int64_t)sizeof(float) +
-           lsa_threads() * share_bytes(k, key, workspace_of(heads, dim, key_format));
+    lsa_picking p = {.heads = heads, .dim = dim, .k = k, .rows = rows, .most = most};
+    p.key_format = key_format;
+    p.compute = compute;
+    return ROW * (int64_t)sizeof(float) + lsa_threads() * share_bytes(&p);
 }
 
 static share share_of(const call *c, int thread)
 {
-    const lsa_picking *p = c->p;
     int64_t bytes[PARTS];
     uint8_t *at[PARTS] = {c->workspace + ROW * (int64_t)sizeof(float) + thread * c->share_bytes};
-    part_bytes(bytes, p->k, lsa_index_key_bytes(p->key_format, p->dim), 0);
+    part_bytes(bytes, c->p);
     for (int i = 1; i < PARTS; i++) at[i] = at[i - 1] + bytes[i - 1];
     return (share){(void *)at[0], (void *)at[1], (void *)at[2], (void *)at[3],
-                   (void *)at[4], at[5],         at[6]};
+                   at[4],         (void *)at[5], at[6],         at[7]};
 }
 
 static const uint8_t *key_at(const call *c, const lsa_span *s, int64_t i)
@@ -126,38 +131,31 @@ static const uint8_t *key_at(const call *c, const lsa_span *s, int64_t i)
     return r->blocks[block] + (i - (block << r->block_shift)) * r->stride + r->offset;
 }
 
-static void note_scales(float *largest, const uint8_t *keys, int64_t n, int64_t stride, int64_t dim)
+static int64_t stride_of(const call *c, const lsa_span *s)
 {
-    float most = *largest;
-    for (int64_t i = 0; i < n; i++) {
-        float scale;
-        memcpy(&scale, keys + i * stride + dim, sizeof scale);
-        scale = fabsf(scale);
-        if (!(scale <= most)) most = scale == scale ? scale : INFINITY;
-    }
-    *largest = most;
+    return s->among_residents ? lsa_index_key_bytes(c->p->key_format, c->p->dim)
+                              : s->layers[c->layer].keys.stride;
+}
+
+/* Candidates from the i-th on whose keys are a stride apart. */
+static int64_t together_at(const call *c, const lsa_span *s, int64_t i)
+{
+    if (s->among_residents) return INT64_MAX;
+    int64_t block = (int64_t)1 << s->layers[c->layer].keys.block_shift;
+    return block - i % block;
 }
 
 /* Scores of n candidates from `from` for `rows` queries of the pass from `row` on, block by block of the keys. */
-static int score_keys(const call *c, const lsa_span *s, int32_t compute, int64_t row, int64_t rows,
-                      int64_t from, int64_t n, float *scores, int64_t stride, float *largest_scale,
-                      void *workspace)
+static int score_keys(const call *c, const lsa_span *s, int64_t row, int64_t rows, int64_t from,
+                      int64_t n, float *scores, int64_t stride, void *workspace)
 {
     const lsa_picking *p = c->p;
-    const lsa_layer_store *store = &s->layers[c->layer];
-    const lsa_records *r = &store->keys;
-    int64_t key = lsa_index_key_bytes(p->key_format, p->dim), taken;
-    for (int64_t at = from; at < from + n; at += taken) {
-        int64_t together = (int64_t)1 << r->block_shift;
-        int64_t stride_of_key = s->among_residents ? key : r->stride;
-        taken = from + n - at;
-        if (!s->among_residents) taken = min(taken, together - at % together);
+    for (int64_t at = from, taken; at < from + n; at += taken) {
+        taken = min(from + n - at, together_at(c, s, at));
         LSA_TRY(lsa_index_score_cpu(scores + at - from, p->queries + row * p->heads * p->dim,
                                     p->weights + row * p->heads, key_at(c, s, at), rows, taken,
-                                    p->heads, p->dim, stride_of_key, stride, p->key_format, compute,
-                                    workspace, NULL));
-        if (largest_scale)
-            note_scales(largest_scale, key_at(c, s, at), taken, stride_of_key, p->dim);
+                                    p->heads, p->dim, stride_of(c, s), stride, p->key_format,
+                                    p->compute, workspace, NULL));
     }
     return LSA_OK;
 }
@@ -188,9 +186,8 @@ static void score_blocks(void *context, int64_t from, int64_t to, int thread)
     void *workspace = r->workspace ? r->workspace : share_of(r->c, thread).workspace;
     for (int64_t b = from; b < to; b++) {
         int64_t at = b * KEYS, m = min(r->n - at, KEYS);
-        lsa_failure_note(&r->c->failure,
-                         score_keys(r->c, r->s, r->c->p->compute, r->row, 1, r->from + at, m,
-                                    r->scores + at, m, NULL, workspace));
+        lsa_failure_note(&r->c->failure, score_keys(r->c, r->s, r->row, 1, r->from + at, m,
+                                                    r->scores + at, m, workspace));
     }
 }
 
@@ -222,170 +219,207 @@ typedef struct group {
     const lsa_span *s;
     int64_t first, n, most; /* candidates of the last one, who has most */
     share own;
-    int64_t k; /* candidates to take for each */
-    int32_t compute;
-    int is_rough;
-    float largest_scale; /* of a key, where it is rough */
     lsa_topk_state state[QUERIES];
+    int32_t waiting[QUERIES],
+        reached[QUERIES]; /* candidates: that wait; that could not be left out */
 } group;
+
+static int64_t row_of(const group *g, int64_t i) { return g->s->row + g->first + i; }
 
 static int64_t candidates_of(const group *g, int64_t i)
 {
     return candidates_at(g->c, g->s, g->s->progress->tokens + g->first + i);
 }
 
-static int score_block(group *g, int64_t from, int64_t n)
+/* Scores of candidates `ids` for `rows` queries from the i-th on. */
+static int score_some(group *g, int64_t i, int64_t rows, const int32_t *ids, int64_t n)
 {
-    return score_keys(g->c, g->s, g->compute, g->s->row + g->first, g->n, from, n, g->own.scores,
-                      KEYS, g->is_rough ? &g->largest_scale : NULL, g->own.workspace);
+    const lsa_picking *p = g->c->p;
+    int64_t row = row_of(g, i), key = lsa_index_key_bytes(p->key_format, p->dim);
+    for (int64_t j = 0; j < n; j++)
+        memcpy(g->own.keys + j * key, key_at(g->c, g->s, ids[j]), (size_t)key);
+    return lsa_index_score_cpu(g->own.scores, p->queries + row * p->heads * p->dim,
+                               p->weights + row * p->heads, g->own.keys, rows, n, p->heads, p->dim,
+                               key, n, p->key_format, p->compute, g->own.workspace, NULL);
 }
 
-/* The k best of the newest that all see: no candidate below the least of them is among the k best of all. Scores rise towards the
- * end more often than not, and whatever is taken has to be cut back. */
-static int look_at_newest(group *g)
+/* ---- a first look ---- */
+
+/* Adds ids, ascending, to an ascending list of n that has room for `most`: how many are in it then, each once. */
+static int32_t merge(int32_t *list, int32_t n, int32_t most, const int32_t *ids, int32_t count)
 {
-    int64_t seen = candidates_of(g, 0), n = round_up(NEWEST_PER_PICK * g->k);
-    if (n > KEYS || n * LEAST_SHARE > seen) return LSA_OK;
-    LSA_TRY(score_block(g, seen - n, n));
+    int32_t merged[LIKELY], i = 0, j = 0, all = 0;
+    while (all < most && (i < n || j < count)) {
+        int32_t a = i < n ? list[i] : INT32_MAX, b = j < count ? ids[j] : INT32_MAX;
+        merged[all++] = a < b ? a : b;
+        i += a <= b;
+        j += b <= a;
+    }
+    memcpy(list, merged, (size_t)all * sizeof *list);
+    return all;
+}
+
+/* Candidates of all queries that are likely to be among the best: what neighbours picked, and the newest. */
+static int32_t likely_ones(const group *g, int32_t *ids, int32_t most)
+{
+    const lsa_layer_store *store = &g->s->layers[g->c->layer];
+    int64_t seen = candidates_of(g, 0), passes = g->s->progress->passes & 1;
+    const hints *last = g->own.hints;
+    int32_t n = 0, newest[NEWEST], from = (int32_t)seen - NEWEST;
+    for (int32_t i = 0; i < NEWEST; i++) newest[i] = from + i;
+    if (last->span == g->s)
+        n = merge(ids, 0, most - NEWEST, last->picked, last->picks);
+    else if (!g->s->among_residents && store->picked_count[passes])
+        n = merge(ids, 0, most - NEWEST, store->picked[passes], *store->picked_count[passes]);
+    while (n > 0 && ids[n - 1] >= from) n--;
+    return merge(ids, n, most, newest, NEWEST);
+}
+
+/* No candidate below the k-th best of these is among the k best of all. */
+static int look_at_likely(group *g)
+{
+    int64_t k = g->c->p->k, seen = candidates_of(g, 0);
+    int32_t ids[LIKELY], most = (int32_t)min(LIKELY, seen / LEAST_SHARE);
+    if (most < 2 * NEWEST) return LSA_OK;
+    int32_t n = likely_ones(g, ids, most);
+    if (n < k) return LSA_OK;
+    LSA_TRY(score_some(g, 0, g->n, ids, n));
     for (int64_t i = 0; i < g->n; i++)
-        lsa_topk_expect(&g->state[i],
-                        lsa_topk_least(g->own.scores + i * KEYS, (int32_t)n, (int32_t)g->k));
+        lsa_topk_expect(&g->state[i], lsa_topk_least(g->own.scores + i * n, n, (int32_t)k));
     return LSA_OK;
 }
 
-/* Leaves each query's g->k best in its state. */
-static int take_best(group *g)
+static int begin_group(group *g)
 {
-    int32_t k = (int32_t)g->k, capacity = lsa_topk_capacity(k);
+    int32_t k = (int32_t)g->c->p->k, capacity = lsa_topk_capacity(k);
     for (int64_t i = 0; i < g->n; i++)
         lsa_topk_begin(&g->state[i], k, g->own.values + i * capacity, g->own.ids + i * capacity);
-    LSA_TRY(look_at_newest(g));
+    return look_at_likely(g);
+}
+
+static void finish_query(group *g, int64_t i)
+{
+    const call *c = g->c;
+    int64_t row = row_of(g, i), k = c->p->k;
+    c->counts[row] =
+        lsa_topk_finish(&g->state[i], c->places + row * k, c->values ? c->values + row * k : NULL);
+}
+
+/* ---- all scores ---- */
+
+static int pick_by_scores(group *g)
+{
+    LSA_TRY(begin_group(g));
     for (int64_t from = 0; from < g->most; from += KEYS) {
         int64_t m = min(g->most - from, KEYS);
-        LSA_TRY(score_block(g, from, m));
+        LSA_TRY(score_keys(g->c, g->s, row_of(g, 0), g->n, from, m, g->own.scores, KEYS,
+                           g->own.workspace));
         for (int64_t i = 0; i < g->n; i++) {
             int64_t visible = min(candidates_of(g, i) - from, m);
             if (visible > 0)
                 lsa_topk_push(&g->state[i], g->own.scores + i * KEYS, visible, (int32_t)from);
         }
     }
+    for (int64_t i = 0; i < g->n; i++) finish_query(g, i);
     return LSA_OK;
 }
 
-static int pick_exactly(group *g)
+/* ---- scores of what bounds do not leave out ---- */
+
+static int score_waiting(group *g, int64_t i)
 {
-    const call *c = g->c;
-    int64_t k = c->p->k, row = g->s->row + g->first;
-    g->k = k;
-    g->compute = c->p->compute;
-    LSA_TRY(take_best(g));
-    for (int64_t i = 0; i < g->n; i++)
-        c->counts[row + i] = lsa_topk_finish(&g->state[i], c->places + (row + i) * k,
-                                             c->values ? c->values + (row + i) * k : NULL);
+    const int32_t *ids = g->own.waiting + i * WAITING;
+    LSA_TRY(score_some(g, i, 1, ids, g->waiting[i]));
+    lsa_topk_offer(&g->state[i], g->own.scores, ids, g->waiting[i]);
+    g->waiting[i] = 0;
     return LSA_OK;
 }
 
-/* How far a query's score in bf16 can be from its score. A key's numbers are exact, 448 times its scale at most; what rounding
- * takes from the query's is known; either sum rounds once a number, once a head, and for the scale. Some more is added for what is
- * too small to be normal. Not finite where a sum could overflow. */
-static double bound_of(const group *g, int64_t i)
+/* The candidates whose bits are set, from candidate `from` on. */
+static int add_reached(group *g, int64_t i, uint64_t bits, int64_t from)
 {
-    const lsa_picking *p = g->c->p;
-    int64_t row = g->s->row + g->first + i;
-    const float *q = p->queries + row * p->heads * p->dim, *w = p->weights + row * p->heads;
-    double all = 0, lost = 0, weights = 0, scale = fabs((double)g->largest_scale);
-    for (int64_t h = 0; h < p->heads; h++, q += p->dim) {
-        double sum = 0, rounded = 0, weight = fabs((double)w[h]);
-        for (int64_t d = 0; d < p->dim; d++) {
-            sum += fabs((double)q[d]);
-            rounded += fabs((double)q[d] - (double)bf16_to_f32(f32_to_bf16(q[d])));
-        }
-        all += sum * weight;
-        lost += rounded * weight;
-        weights += weight;
-        if (!(sum * 448 < 1e30)) return INFINITY;
+    int64_t visible = candidates_of(g, i) - from;
+    if (visible < 1) return LSA_OK;
+    if (visible < LSA_BOUND_KEYS) bits &= ((uint64_t)1 << visible) - 1;
+    g->reached[i] += __builtin_popcountll(bits);
+    for (; bits; bits &= bits - 1) {
+        g->own.waiting[i * WAITING + g->waiting[i]++] = (int32_t)from + __builtin_ctzll(bits);
+        if (g->waiting[i] == WAITING) LSA_TRY(score_waiting(g, i));
     }
-    double sums = (2.0 * (double)(p->dim + p->heads) + 8) * 0x1p-23;
-    if (!(all * 448 * (scale > 1 ? scale : 1) < 1e30)) return INFINITY;
-    double tiny = (double)(p->dim * p->heads) * (1 + weights) * 448 * (1 + scale) * 0x1p-120;
-    return 448 * scale * (lost * 1.001 + all * sums) + tiny;
+    return LSA_OK;
 }
 
-/* Keeps, of what query i has taken, what can be among the k best: their number; -1 where something that was not taken can be. */
-static int64_t keep_possible(group *g, int64_t i)
+/* Whether the bounds left out enough. */
+static int are_few_reached(const group *g, int64_t seen)
 {
-    share *own = &g->own;
-    int64_t k = g->c->p->k, kept = 0;
-    int32_t n = lsa_topk_finish(&g->state[i], own->taken, own->rough);
-    double bound = bound_of(g, i);
-    if (!(bound < INFINITY)) return -1;
-    if (n <= k) return n;
-    double least = (double)lsa_topk_least(own->rough, n, (int32_t)k) - 2 * bound;
-    if (n == g->k && (double)lsa_topk_least(own->rough, n, n) >= least) return -1;
-    for (int32_t j = 0; j < n; j++)
-        if ((double)own->rough[j] >= least) own->taken[kept++] = own->taken[j];
-    return kept;
+    int64_t all = 0;
+    for (int64_t i = 0; i < g->n; i++) all += g->reached[i];
+    return all <= g->n * (seen / REACHED_SHARE + SPARED);
 }
 
-/* Picks among the n candidates in own.taken by their scores to the last bit. */
-static int pick_among(group *g, int64_t i, int64_t n)
+static int pick_by_bounds(group *g)
 {
     const call *c = g->c;
     const lsa_picking *p = c->p;
-    share *own = &g->own;
-    int64_t row = g->s->row + g->first + i, key = lsa_index_key_bytes(p->key_format, p->dim);
-    int32_t *places = c->places + row * p->k;
-    for (int64_t j = 0; j < n; j++)
-        memcpy(own->keys + j * key, key_at(c, g->s, own->taken[j]), (size_t)key);
-    LSA_TRY(lsa_index_score_cpu(own->rough, p->queries + row * p->heads * p->dim,
-                                p->weights + row * p->heads, own->keys, 1, n, p->heads, p->dim, key,
-                                n, p->key_format, p->compute, own->workspace, NULL));
-    lsa_topk_state state;
-    lsa_topk_begin(&state, (int32_t)p->k, g->state[i].values, g->state[i].ids);
-    lsa_topk_push(&state, own->rough, n, 0);
-    int32_t count = lsa_topk_finish(&state, places, c->values ? c->values + row * p->k : NULL);
-    for (int32_t j = 0; j < count; j++) places[j] = own->taken[places[j]];
-    c->counts[row] = count;
-    return LSA_OK;
-}
-
-/* In bf16 first; those for whom that left too much open once more, when nothing that the others took is needed. */
-static int pick_roughly(group *g)
-{
-    int open[QUERIES];
-    g->k = taken_of(g->c->p->k);
-    g->compute = LSA_COMPUTE_BF16;
-    LSA_TRY(take_best(g));
-    for (int64_t i = 0; i < g->n; i++) {
-        int64_t n = keep_possible(g, i);
-        open[i] = n < 0;
-        if (n >= 0) LSA_TRY(pick_among(g, i, n));
+    int64_t row = row_of(g, 0);
+    uint64_t reached[QUERIES];
+    float least[QUERIES];
+    lsa_index_bound bound;
+    lsa_index_bound_begin(&bound, p->queries + row * p->heads * p->dim, p->weights + row * p->heads,
+                          g->n, p->heads, p->dim, p->compute, g->own.bounds);
+    LSA_TRY(begin_group(g));
+    for (int64_t i = 0; i < g->n; i++) g->waiting[i] = g->reached[i] = 0;
+    for (int64_t from = 0, m; from < g->most; from += m) {
+        m = min(min(g->most - from, LSA_BOUND_KEYS), together_at(c, g->s, from));
+        for (int64_t i = 0; i < g->n; i++) least[i] = g->state[i].threshold;
+        lsa_index_bound_reach(reached, &bound, least, key_at(c, g->s, from), m, stride_of(c, g->s));
+        for (int64_t i = 0; i < g->n; i++)
+            if (reached[i]) LSA_TRY(add_reached(g, i, reached[i], from));
+        if (from % KEYS == 0 && !are_few_reached(g, from)) {
+            g->own.hints->pause = PAUSE;
+            return pick_by_scores(g);
+        }
     }
-    group one = *g;
-    one.n = 1, one.is_rough = 0;
     for (int64_t i = 0; i < g->n; i++) {
-        if (!open[i]) continue;
-        one.first = g->first + i;
-        one.most = candidates_of(g, i);
-        LSA_TRY(pick_exactly(&one));
+        LSA_TRY(score_waiting(g, i));
+        finish_query(g, i);
     }
     return LSA_OK;
 }
 
-static int is_worth_roughness(const group *g)
+static int is_worth_bounds(const group *g)
 {
     const lsa_picking *p = g->c->p;
     int64_t n = candidates_of(g, 0);
-    return lsa_cpu_is_bf16_faster() && p->compute == LSA_COMPUTE_F32 &&
-           p->key_format == LSA_KV_FP8 && p->k > 0 && n >= ROUGH && n / ROUGH_PER_PICK >= p->k;
+    if (g->own.hints->pause > 0) {
+        g->own.hints->pause--;
+        return 0;
+    }
+    return p->k > 0 && n >= BOUNDED && n / BOUNDED_PER_PICK >= p->k &&
+           lsa_index_bound_has(p->heads, p->dim, p->key_format, p->compute);
+}
+
+/* Of the last queries, as many as there is room for. */
+static void keep_hints(group *g)
+{
+    const call *c = g->c;
+    hints *h = g->own.hints;
+    h->span = g->s;
+    h->picks = 0;
+    for (int64_t i = g->n - 1; i >= 0; i--) {
+        int64_t row = row_of(g, i);
+        if (h->picks + c->counts[row] > LIKELY - NEWEST) break;
+        h->picks = merge(h->picked, h->picks, LIKELY, c->places + row * c->p->k, c->counts[row]);
+    }
 }
 
 static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n, int thread)
 {
     group g = {.c = c, .s = s, .first = first, .n = n, .own = share_of(c, thread)};
     g.most = candidates_of(&g, n - 1);
-    g.is_rough = is_worth_roughness(&g);
-    lsa_failure_note(&c->failure, g.is_rough ? pick_roughly(&g) : pick_exactly(&g));
+    int rc = is_worth_bounds(&g) ? pick_by_bounds(&g) : pick_by_scores(&g);
+    if (!rc) keep_hints(&g);
+    lsa_failure_note(&c->failure, rc);
 }
 
 /* The groups of a span. */
@@ -433,8 +467,12 @@ int lsa_pick_cpu(int32_t *places, float *values, int32_t *counts, const lsa_span
     (void)stream;
     call c = {.places = places, .counts = counts, .values = values, .layer = layer, .p = picking};
     c.workspace = workspace;
-    c.share_bytes = share_bytes(picking->k, lsa_index_key_bytes(picking->key_format, picking->dim),
-                                workspace_of(picking->heads, picking->dim, picking->key_format));
+    c.share_bytes = share_bytes(picking);
+    for (int i = 0; i < lsa_threads(); i++) {
+        hints *h = share_of(&c, i).hints;
+        h->span = NULL;
+        h->pause = 0;
+    }
     int64_t work = 0;
     for (int64_t i = 0; i < count; i++)
         work += scoring_work(&c, candidates_at(&c, &spans[i], spans[i].progress->tokens));

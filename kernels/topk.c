@@ -51,21 +51,12 @@ static float value_of(int32_t key)
     return x;
 }
 
-static inline LSA_BODY void count_from_body(const float *v, int32_t n, float least, int32_t *count)
+static int32_t count_from_generic(const float *v, int32_t n, float least)
 {
-    i32x16 sum = {0}, sum2 = {0};
-    int32_t i = 0, total = 0;
-    for (; i + 32 <= n; i += 32) {
-        sum -= f32x16_load(v + i) >= least;
-        sum2 -= f32x16_load(v + i + 16) >= least;
-    }
-    sum += sum2;
-    for (int j = 0; j < 16; j++) total += sum[j];
-    for (; i < n; i++) total += v[i] >= least;
-    *count = total;
+    int32_t count = 0;
+    for (int32_t i = 0; i < n; i++) count += v[i] >= least;
+    return count;
 }
-LSA_PATHS(count_from, (const float *v, int32_t n, float least, int32_t *count),
-          (v, n, least, count))
 
 static inline LSA_BODY void count_above_body(const float *v, int32_t n, float most, int32_t *count)
 {
@@ -75,33 +66,96 @@ static inline LSA_BODY void count_above_body(const float *v, int32_t n, float mo
 }
 LSA_PATHS(count_above, (const float *v, int32_t n, float most, int32_t *count), (v, n, most, count))
 
-static inline LSA_BODY f32x16 select(i32x16 mask, f32x16 yes, f32x16 no)
+static void bounds_generic(const float *v, int32_t n, float *least, float *most)
 {
-    return (f32x16)((mask & (i32x16)yes) | (~mask & (i32x16)no));
+    *least = INFINITY;
+    *most = -INFINITY;
+    for (int32_t i = 0; i < n; i++) {
+        *least = v[i] < *least ? v[i] : *least;
+        *most = v[i] > *most ? v[i] : *most;
+    }
 }
 
-static inline LSA_BODY void bounds_body(const float *v, int32_t n, float *least, float *most)
+#if defined(__x86_64__)
+
+LSA_TARGET_AVX2
+static int32_t count_from_avx2(const float *v, int32_t n, float least)
 {
-    f32x16 lows = f32x16_set(INFINITY), highs = f32x16_set(-INFINITY);
-    float low = INFINITY, high = -INFINITY;
-    int32_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        f32x16 x = f32x16_load(v + i);
-        lows = select(x < lows, x, lows);
-        highs = select(x > highs, x, highs);
-    }
-    for (int j = 0; j < 16; j++) {
-        low = lows[j] < low ? lows[j] : low;
-        high = highs[j] > high ? highs[j] : high;
-    }
-    for (; i < n; i++) {
-        low = v[i] < low ? v[i] : low;
-        high = v[i] > high ? v[i] : high;
-    }
-    *least = low;
-    *most = high;
+    __m256 bar = _mm256_set1_ps(least);
+    __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                       _mm256_setzero_si256()};
+    int32_t i = 0, lanes[8], count = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int j = 0; j < 4; j++) {
+            __m256 reached = _mm256_cmp_ps(_mm256_loadu_ps(v + i + 8 * j), bar, _CMP_GE_OQ);
+            sums[j] = _mm256_sub_epi32(sums[j], _mm256_castps_si256(reached));
+        }
+    sums[0] =
+        _mm256_add_epi32(_mm256_add_epi32(sums[0], sums[1]), _mm256_add_epi32(sums[2], sums[3]));
+    _mm256_storeu_si256((void *)lanes, sums[0]);
+    for (int j = 0; j < 8; j++) count += lanes[j];
+    return count + count_from_generic(v + i, n - i, least);
 }
-LSA_PATHS(bounds, (const float *v, int32_t n, float *least, float *most), (v, n, least, most))
+
+LSA_TARGET_AVX512
+static int32_t count_from_avx512(const float *v, int32_t n, float least)
+{
+    __m512 bar = _mm512_set1_ps(least);
+    int32_t i = 0, count = 0;
+    for (; i + 16 <= n; i += 16)
+        count += __builtin_popcount(_mm512_cmp_ps_mask(_mm512_loadu_ps(v + i), bar, _CMP_GE_OQ));
+    return count + count_from_generic(v + i, n - i, least);
+}
+
+LSA_TARGET_AVX2
+static void bounds_avx2(const float *v, int32_t n, float *least, float *most)
+{
+    __m256 lows[2], highs[2];
+    float lanes[16];
+    int32_t i = 0;
+    for (int j = 0; j < 2; j++) {
+        lows[j] = _mm256_set1_ps(INFINITY);
+        highs[j] = _mm256_set1_ps(-INFINITY);
+    }
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 2; j++) {
+            __m256 x =
+                _mm256_loadu_ps(v + i + 8 * j); /* where it is NaN, the second one is taken */
+            lows[j] = _mm256_min_ps(x, lows[j]);
+            highs[j] = _mm256_max_ps(x, highs[j]);
+        }
+    float low, high, unused;
+    bounds_generic(v + i, n - i, &low, &high);
+    _mm256_storeu_ps(lanes, _mm256_min_ps(lows[0], lows[1]));
+    _mm256_storeu_ps(lanes + 8, _mm256_max_ps(highs[0], highs[1]));
+    bounds_generic(lanes, 8, least, &unused);
+    bounds_generic(lanes + 8, 8, &unused, most);
+    if (low < *least) *least = low;
+    if (high > *most) *most = high;
+}
+
+#endif
+
+/* Scores that are `least` or more. */
+static int32_t count_from(const float *v, int32_t n, float least)
+{
+#if defined(__x86_64__)
+    if (lsa_cpu_level() >= LSA_CPU_AVX512) return count_from_avx512(v, n, least);
+    if (lsa_cpu_level() == LSA_CPU_AVX2) return count_from_avx2(v, n, least);
+#endif
+    return count_from_generic(v, n, least);
+}
+
+static void bounds(const float *v, int32_t n, float *least, float *most)
+{
+#if defined(__x86_64__)
+    if (lsa_cpu_level() >= LSA_CPU_AVX2) {
+        bounds_avx2(v, n, least, most);
+        return;
+    }
+#endif
+    bounds_generic(v, n, least, most);
+}
 
 /* A value that at least k of the n > k candidates reach, and at most k exceed. */
 static float kth_largest(const float *v, int32_t n, int32_t k)
@@ -111,8 +165,7 @@ static float kth_largest(const float *v, int32_t n, int32_t k)
     int64_t low = key_of(least), high = (int64_t)key_of(most) + 1; /* reached by >= k; by < k */
     while (high - low > 1) {
         int64_t middle = low + (high - low) / 2;
-        int32_t reached;
-        count_from(v, n, value_of((int32_t)middle), &reached);
+        int32_t reached = count_from(v, n, value_of((int32_t)middle));
         if (reached == k) return value_of((int32_t)middle);
         if (reached > k)
             low = middle;
@@ -273,6 +326,18 @@ void lsa_topk_push(lsa_topk_state *s, const float *scores, int64_t n, int32_t fi
     }
 }
 
+void lsa_topk_offer(lsa_topk_state *s, const float *scores, const int32_t *ids, int32_t n)
+{
+    if (s->k == 0) return;
+    for (int32_t i = 0; i < n; i++) {
+        if (s->count == s->capacity - VECTOR) cut(s);
+        s->values[s->count] = scores[i];
+        s->ids[s->count] = ids[i];
+        s->count += scores[i] > s->threshold;
+    }
+    cut(s);
+}
+
 void lsa_topk_expect(lsa_topk_state *s, float least)
 {
     float below = nextafterf(least, -INFINITY);
@@ -282,14 +347,12 @@ void lsa_topk_expect(lsa_topk_state *s, float least)
 float lsa_topk_least(const float *scores, int32_t n, int32_t k)
 {
     float at, most;
-    int32_t reached;
     if (k < 1 || n < k) return -INFINITY;
     if (n > k)
         at = kth_largest(scores, n, k);
     else
         bounds(scores, n, &at, &most);
-    count_from(scores, n, at, &reached);
-    return reached >= k ? at : -INFINITY;
+    return count_from(scores, n, at) >= k ? at : -INFINITY;
 }
 
 int32_t lsa_topk_finish(lsa_topk_state *s, int32_t *ids, float *values)

@@ -25,6 +25,9 @@ float lsa_topk_least(const float *scores, int32_t n, int32_t k);
 /* Offers scores[i] for id first_id + i, i < n. Ids come in ascending order over all calls. */
 void lsa_topk_push(lsa_topk_state *state, const float *scores, int64_t n, int32_t first_id);
 
+/* Offers scores[i] for ids[i], ascending and above all that came before; raises the threshold where it can. */
+void lsa_topk_offer(lsa_topk_state *state, const float *scores, const int32_t *ids, int32_t n);
+
 /* Writes the selected ids in ascending order, and their scores where `values` is not NULL; returns
  * how many. More may be pushed after it. */
 int32_t lsa_topk_finish(lsa_topk_state *state, int32_t *ids, float *values);

@@ -225,6 +225,11 @@ describe("pick", function()
     for i = 0, t.rows * t.heads - 1 do t.weights[i] = random() * 2 - 0.7 end
     check(C.lsa_index_encode_cpu(s.keys.packed, values, n, t.dim, size, t.format, nil))
     if t.spoil then t.spoil(s.keys.packed, size) end
+    if t.picked then
+      local store = t.stores[1]
+      t.held = {support.array("int32_t", t.picked), support.array("int32_t", {#t.picked})}
+      store.picked[0], store.picked_count[0] = t.held[1], t.held[2]
+    end
     for i = 0, n - 1 do
       ffi.copy(s.keys.held[math.floor(i / 2 ^ t.shift)] + i % 2 ^ t.shift * s.keys.stride, s.keys.packed + i * size, size)
     end
@@ -287,6 +292,22 @@ describe("pick", function()
       key = normal, query = normal, every = 16, spans = {{tokens = 35000, rows = 33}}}
     proves_many {what = "very many, bf16", heads = 2, dim = 8, k = 20, rate = 1, format = BF16, compute = C.LSA_COMPUTE_BF16, shift = 10,
       seed = 5, key = normal, query = normal, every = 16, spans = {{tokens = 35000, rows = 33}}}
+  end)
+
+  it("has the same picks among as many as bounds are taken from, and whatever the last pass picked", function()
+    local function normal(random) return random() + random() + random() - 1.5 end
+    local function ramp(_, i, d) return math.cos(d) * (1 + i / 4000) end
+    local last = {}
+    for i = 1, 32 do last[i] = 31 * i end
+    for seed, n in ipairs {500, 513, 577, 1023, 1024, 1100, 3001} do
+      for _, key in ipairs {normal, ramp} do
+        for _, shape in ipairs {{4, 32, 32}, {5, 64, 1}, {1, 128, 63}, {2, 32, 200}} do
+          proves_many {what = n .. " candidates", heads = shape[1], dim = shape[2], k = shape[3], rate = 4, format = FP8,
+            compute = seed % 2 == 0 and C.LSA_COMPUTE_BF16 or C.LSA_COMPUTE_F32, shift = 4 + seed, seed = seed, key = key, query = normal,
+            every = 5, picked = seed % 3 > 0 and last or nil, spans = {{tokens = 4 * n - 40, rows = 41}}}
+        end
+      end
+    end
   end)
 
   it("gives the same whatever bound it is told", function()

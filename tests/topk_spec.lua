@@ -192,6 +192,12 @@ describe("topk", function()
           local count = best(want)
           assert.equal(count, best(out, least))
           for i = 0, count - 1 do assert.equal(want[i], out[i]) end
+          local state, apart = ffi.new "lsa_topk_state", support.buffer("int32_t", n)
+          for i = 0, n - 1 do apart[i] = 3 * i + 1 end
+          C.lsa_topk_begin(state, k, values, ids)
+          for from = 0, n - 1, 37 do C.lsa_topk_offer(state, scores + from, apart + from, math.min(37, n - from)) end
+          assert.equal(count, C.lsa_topk_finish(state, out, nil))
+          for i = 0, count - 1 do assert.equal(3 * want[i] + 1, out[i]) end
         end
         for i = 0, n - 1 do scores[i] = 0 / 0 end
         assert.equal(-math.huge, C.lsa_topk_least(scores, n, 1))

@@ -52,15 +52,6 @@ int lsa_cpu_level(void)
 
 void lsa_cpu_limit(int level) { atomic_store(&limit, level); }
 
-int lsa_cpu_is_bf16_faster(void)
-{
-#if defined(__x86_64__)
-    return lsa_cpu_level() == LSA_CPU_AVX512_BF16 && __builtin_cpu_is("amd");
-#else
-    return 0;
-#endif
-}
-
 const char *lsa_cpu_level_name(int level)
 {
     static const char *const names[] = {"generic", "avx2", "avx512", "avx512_bf16"};

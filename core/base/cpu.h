@@ -21,10 +21,6 @@ int lsa_cpu_best(void);
  * Levels above lsa_cpu_best() mean the best. */
 void lsa_cpu_limit(int level);
 
-/* Whether the path in force multiplies more numbers of bf16 than of f32 at a time: AMD's processors do twice as many, Intel's have
- * no more of a rate outside their matrix units. */
-int lsa_cpu_is_bf16_faster(void);
-
 /* "generic", "avx2", "avx512", "avx512_bf16" */
 const char *lsa_cpu_level_name(int level);
 
