@@ -186,6 +186,6 @@ int lsa_hadamard_cpu(float *x, int64_t rows, int64_t dim, void *stream)
     (void)stream;
     int rc = lsa_hadamard_check(rows, dim);
     if (rc) return rc;
-    lsa_parallel(lsa_threads_for(rows * dim / 4), rows, transform_part, &(transform_call){x, dim});
+    lsa_parallel(lsa_threads_for(rows * dim), rows, transform_part, &(transform_call){x, dim});
     return LSA_OK;
 }

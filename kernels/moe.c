@@ -8,7 +8,7 @@
 
 /* Rough cost of an expert's score, of a gated value. A team of one costs more than small calls
  * do. */
-enum { ROUTE_NS = 2, SWIGLU_NS = 1 };
+enum { ROUTE_NS = 40, SWIGLU_NS = 1 };
 
 /* Whole vectors without a call of memcpy. */
 static inline LSA_BODY f32x16 load_some(const float *p, int64_t n)

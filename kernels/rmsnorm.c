@@ -76,7 +76,7 @@ int lsa_rmsnorm_cpu(float *y, const float *x, const float *weight, int64_t rows,
     (void)stream;
     int rc = lsa_rmsnorm_check(rows, n);
     if (rc) return rc;
-    lsa_parallel(lsa_threads_for(rows * (10 + n / 8)), rows, norm_part,
+    lsa_parallel(lsa_threads_for(rows * (30 + n / 4)), rows, norm_part,
                  &(norm_call){y, x, weight, n, eps});
     return LSA_OK;
 }

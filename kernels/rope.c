@@ -111,7 +111,7 @@ int lsa_rope_cpu(float *x, const float *table, int64_t rows, int64_t heads, int6
     int rc = lsa_rope_check(rows, heads, dim, rope_dim);
     if (rc) return rc;
     float sign = inverse ? -1.0f : 1.0f;
-    lsa_parallel(lsa_threads_for(rows * heads * (2 + rope_dim / 6)), rows, rotate_part,
+    lsa_parallel(lsa_threads_for(rows * heads * (6 + rope_dim / 2)), rows, rotate_part,
                  &(rope_call){x, table, heads, dim, rope_dim, sign});
     return LSA_OK;
 }

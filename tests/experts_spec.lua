@@ -99,11 +99,14 @@ describe("experts", function()
         {tokens = 1, k = 2, hidden = 8, widths = {4, 4, 4}, shared = 4},
         {tokens = 7, k = 3, hidden = 17, widths = {5, 19, 1, 8, 33}, shared = 21},
         {tokens = 60, k = 2, hidden = 33, widths = {16, 7}},
+        {tokens = 64, k = 1, hidden = 16, widths = {32, 8, 16}},
         {tokens = 130, k = 4, hidden = 24, widths = {16, 9, 40, 3, 12, 16}, shared = 50},
+        {tokens = 211, k = 3, hidden = 40, widths = {16, 16, 24, 1, 9}, shared = 16, again = 5},
       } do
         local m = layer(case.hidden, case.widths, case.shared)
         local x = support.normals(case.tokens * case.hidden, 3)
         local ids, weights = routes(case.tokens, case.k, m.count, 4)
+        for t = 0, case.again and case.tokens - 1 or -1, case.again or 1 do ids[t * case.k + 2] = ids[t * case.k] end
         for _, compute in ipairs {C.LSA_COMPUTE_F32, C.LSA_COMPUTE_BF16} do
           m.compute = compute
           local got, want = run(m, x, ids, weights, case.tokens, case.k), oracle(m, x, ids, weights, case.tokens, case.k)
