@@ -1,7 +1,7 @@
-/* Level 2 on the CPU. One query: its candidates' scores by all threads, then one selection. Several queries of a span: groups
- * that pass over the keys together, so that a block of keys is read once for all of them. Several spans: side by side.
+/* Level 2 on the CPU. One query: its candidates by all threads, then one selection. Several queries of a span: groups that pass over
+ * the keys together, so that a block of keys is read once for all of them. Several spans: side by side.
  *
- * A group's picks need few of its scores. Scores of some likely candidates, the newest and what neighbours picked, say what the k
+ * Picks need few scores. Scores of some likely candidates, the newest and what neighbours picked, say what the k
  * best reach at least; where keys have bounds (index_bound.h), what cannot exceed it is passed over, and what can waits in a list
  * until it is worth being scored, which raises what is to be exceeded. A query for which that leaves out too few, as where many keys
  * are alike, has everything scored. */
@@ -29,10 +29,11 @@ enum {
     LEAST_SHARE = 8,      /* and which are at most such a share of all */
     WAITING = 64,         /* candidates of a query that wait to be scored */
     BOUNDED = 512,        /* candidates from which bounds pay, ... */
+    BOUNDED_ALONE = 4096, /* ... for one query, */
     BOUNDED_PER_PICK = 8, /* at least so many for each pick */
     REACHED_SHARE =
-        4, /* of a query's candidates, more than such a share cannot be left out: all are scored */
-    SPARED = 256, /* and so many more */
+        4, /* where bounds leave out less than all but such a share of a query's candidates, ... */
+    SPARED = 256, /* and so many, all are scored */
     PAUSE = 16    /* groups that a thread does without bounds after one where they did not pay */
 };
 
@@ -189,28 +190,6 @@ static void score_blocks(void *context, int64_t from, int64_t to, int thread)
         lsa_failure_note(&r->c->failure, score_keys(r->c, r->s, r->row, 1, r->from + at, m,
                                                     r->scores + at, m, workspace));
     }
-}
-
-/* By all threads; within a team by this thread of it alone. */
-static void pick_one(call *c, const lsa_span *s, int64_t row, int64_t candidates, int thread)
-{
-    const lsa_picking *p = c->p;
-    int alone = lsa_in_parallel();
-    share own = share_of(c, thread);
-    scored_row r = {c, s, alone ? own.scores : (float *)c->workspace, row, 0, 0, NULL};
-    if (alone) r.workspace = own.workspace;
-    lsa_topk_state state;
-    lsa_topk_begin(&state, (int32_t)p->k, own.values, own.ids);
-    int64_t room = alone ? QUERIES * KEYS : ROW;
-    for (r.from = 0; r.from < candidates; r.from += room) {
-        r.n = min(candidates - r.from, room);
-        lsa_parallel(lsa_threads_for(scoring_work(c, r.n)), (r.n + KEYS - 1) / KEYS, score_blocks,
-                     &r);
-        if (c->failure.code) return;
-        lsa_topk_push(&state, r.scores, r.n, (int32_t)r.from);
-    }
-    c->counts[row] =
-        lsa_topk_finish(&state, c->places + row * p->k, c->values ? c->values + row * p->k : NULL);
 }
 
 /* n queries of a span, from its row `first` on, that pass over the keys together. */
@@ -399,6 +378,98 @@ static int is_worth_bounds(const group *g)
            lsa_index_bound_has(p->heads, p->dim, p->key_format, p->compute);
 }
 
+/* ---- one query ---- */
+
+/* Which of a query's candidates its bounds do not leave out. */
+typedef struct bounded_row {
+    call *c;
+    const lsa_span *s;
+    const lsa_index_bound *bound;
+    uint64_t *reached; /* a bit for each */
+    float least;
+    int64_t from, n;
+} bounded_row;
+
+static void bound_tiles(void *context, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const bounded_row *r = context;
+    for (int64_t tile = from; tile < to; tile++) {
+        int64_t first = r->from + tile * LSA_BOUND_KEYS;
+        int64_t end = min(first + LSA_BOUND_KEYS, r->from + r->n);
+        r->reached[tile] = 0;
+        for (int64_t at = first, m; at < end; at += m) {
+            uint64_t bits;
+            m = min(end - at, together_at(r->c, r->s, at));
+            lsa_index_bound_reach(&bits, r->bound, &r->least, key_at(r->c, r->s, at), m,
+                                  stride_of(r->c, r->s));
+            r->reached[tile] |= bits << (at - first);
+        }
+    }
+}
+
+/* The first candidates alone, then always as many as were looked at, so that most are held against a bar that is high. Returns
+ * whether the bounds left out enough. */
+static int pick_one_by_bounds(group *g, int *enough)
+{
+    call *c = g->c;
+    const lsa_picking *p = c->p;
+    int64_t row = row_of(g, 0);
+    lsa_index_bound bound;
+    uint64_t reached[ROW / LSA_BOUND_KEYS];
+    bounded_row r = {c, g->s, &bound, reached, 0, 0, 0};
+    lsa_index_bound_begin(&bound, p->queries + row * p->heads * p->dim, p->weights + row * p->heads,
+                          1, p->heads, p->dim, p->compute, g->own.bounds);
+    LSA_TRY(begin_group(g));
+    g->waiting[0] = g->reached[0] = 0;
+    for (; r.from < g->most; r.from += r.n) {
+        r.n = min(min(r.from < KEYS ? KEYS : r.from, ROW), g->most - r.from);
+        r.least = g->state[0].threshold;
+        int64_t tiles = (r.n + LSA_BOUND_KEYS - 1) / LSA_BOUND_KEYS;
+        lsa_parallel(lsa_threads_for(scoring_work(c, r.n) / 2), tiles, bound_tiles, &r);
+        for (int64_t i = 0; i < tiles; i++)
+            LSA_TRY(add_reached(g, 0, reached[i], r.from + i * LSA_BOUND_KEYS));
+        *enough = are_few_reached(g, r.from + r.n);
+        if (!*enough) return LSA_OK;
+        LSA_TRY(score_waiting(g, 0));
+    }
+    finish_query(g, 0);
+    return LSA_OK;
+}
+
+static void pick_one_by_scores(call *c, const lsa_span *s, int64_t row, int64_t candidates,
+                               int thread)
+{
+    const lsa_picking *p = c->p;
+    int alone = lsa_in_parallel();
+    share own = share_of(c, thread);
+    scored_row r = {c, s, alone ? own.scores : (float *)c->workspace, row, 0, 0, NULL};
+    if (alone) r.workspace = own.workspace;
+    lsa_topk_state state;
+    lsa_topk_begin(&state, (int32_t)p->k, own.values, own.ids);
+    int64_t room = alone ? QUERIES * KEYS : ROW;
+    for (r.from = 0; r.from < candidates; r.from += room) {
+        r.n = min(candidates - r.from, room);
+        lsa_parallel(lsa_threads_for(scoring_work(c, r.n)), (r.n + KEYS - 1) / KEYS, score_blocks,
+                     &r);
+        if (c->failure.code) return;
+        lsa_topk_push(&state, r.scores, r.n, (int32_t)r.from);
+    }
+    c->counts[row] =
+        lsa_topk_finish(&state, c->places + row * p->k, c->values ? c->values + row * p->k : NULL);
+}
+
+/* By all threads; within a team by this thread of it alone. */
+static void pick_one(call *c, const lsa_span *s, int thread)
+{
+    group g = {.c = c, .s = s, .n = 1, .own = share_of(c, thread)};
+    int enough = 0;
+    g.most = candidates_of(&g, 0);
+    if (g.most >= BOUNDED_ALONE && is_worth_bounds(&g))
+        lsa_failure_note(&c->failure, pick_one_by_bounds(&g, &enough));
+    if (!enough && !c->failure.code) pick_one_by_scores(c, s, s->row, g.most, thread);
+}
+
 /* Of the last queries, as many as there is room for. */
 static void keep_hints(group *g)
 {
@@ -440,7 +511,7 @@ static void pick_groups(void *context, int64_t from, int64_t to, int thread)
 static void pick_span(call *c, const lsa_span *s, int thread)
 {
     if (s->rows == 1) {
-        pick_one(c, s, s->row, candidates_at(c, s, s->progress->tokens), thread);
+        pick_one(c, s, thread);
         return;
     }
     grouped g = {c, s, lsa_in_parallel() ? thread : -1};

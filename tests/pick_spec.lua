@@ -285,6 +285,10 @@ describe("pick", function()
         query = t.query or normal, spans = {{tokens = 4 * 16500 + 2, rows = 37}}} do t[name] = value end
       t.every = 6
       proves_many(t)
+      t.spans = {{tokens = 4 * 16500 + 2, rows = 1}}
+      proves_many(t)
+      t.spans = {{tokens = 2, rows = 1, residents = 9000, chunks = 0}}
+      proves_many(t)
     end
     proves_many {what = "among residents", heads = 3, dim = 16, k = 100, rate = 4, format = FP8, compute = C.LSA_COMPUTE_F32, shift = 5,
       seed = 3, key = normal, query = normal, every = 4, spans = {{tokens = 400, rows = 33, residents = 16500, chunks = 100}}}
@@ -304,7 +308,7 @@ describe("pick", function()
         for _, shape in ipairs {{4, 32, 32}, {5, 64, 1}, {1, 128, 63}, {2, 32, 200}} do
           proves_many {what = n .. " candidates", heads = shape[1], dim = shape[2], k = shape[3], rate = 4, format = FP8,
             compute = seed % 2 == 0 and C.LSA_COMPUTE_BF16 or C.LSA_COMPUTE_F32, shift = 4 + seed, seed = seed, key = key, query = normal,
-            every = 5, picked = seed % 3 > 0 and last or nil, spans = {{tokens = 4 * n - 40, rows = 41}}}
+            every = 5, picked = seed % 3 > 0 and last or nil, spans = {{tokens = 4 * n - 40, rows = seed % 2 == 0 and 1 or 41}}}
         end
       end
     end
