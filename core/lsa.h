@@ -3,6 +3,7 @@
  * no macros in declarations. */
 #ifndef LSA_H
 #define LSA_H
+#include "core/base/arenas.h"
 #include "core/base/clock.h"
 #include "core/base/cpu.h"
 #include "core/base/device.h"
@@ -14,7 +15,6 @@
 #include "core/base/io_batch.h"
 #include "core/base/limits.h"
 #include "core/base/memory.h"
-#include "core/base/pinned.h"
 #include "core/base/roofline.h"
 #include "core/base/set.h"
 #include "core/base/tensor.h"

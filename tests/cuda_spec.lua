@@ -224,27 +224,29 @@ describe("a call of the GPU that fails", function()
   end)
 end)
 
-describe("pinned memory", function()
-  it("comes zeroed, in pieces of arenas that go back", function()
-    collectgarbage()
-    collectgarbage()
-    local before, blocks = tonumber(C.lsa_pinned_bytes()), {}
-    for i = 1, 60 do
-      local bytes = i % 2 == 0 and 2 ^ 20 or 300 * i
-      local block = ffi.cast("uint8_t *", C.lsa_alloc_in(C.LSA_MEMORY_BOTH, bytes))
-      assert.is_true(block ~= nil)
-      assert.equal(0, tonumber(ffi.cast("uintptr_t", block) % 256))
-      for at = 0, bytes - 1, 97 do assert.equal(0, block[at]) end
-      ffi.fill(block, bytes, i)
-      blocks[i] = {block, bytes, i}
-    end
-    for _, b in ipairs(blocks) do
-      for at = 0, b[2] - 1, 61 do assert.equal(b[3], b[1][at]) end
-    end
-    assert.is_true(tonumber(C.lsa_pinned_bytes()) - before >= 30 * 2 ^ 20)
-    for i = 1, 60 do C.lsa_free_in(C.LSA_MEMORY_BOTH, blocks[i % 60 + 1][1]) end
-    assert.equal(before, tonumber(C.lsa_pinned_bytes()))
-  end)
+describe("memory of host and GPU", function()
+  for name, kind in pairs {pinned = C.LSA_MEMORY_BOTH, ["on the GPU"] = C.LSA_MEMORY_GPU} do
+    it("comes zeroed, in pieces of arenas that go back: " .. name, function()
+      collectgarbage()
+      collectgarbage()
+      local before, blocks = tonumber(C.lsa_arena_bytes(kind)), {}
+      for i = 1, 60 do
+        local bytes = i % 2 == 0 and 2 ^ 20 or 300 * i
+        local block = ffi.cast("uint8_t *", C.lsa_alloc_in(kind, bytes))
+        assert.is_true(block ~= nil)
+        assert.equal(0, tonumber(ffi.cast("uintptr_t", block) % 256))
+        for at = 0, bytes - 1, 97 do assert.equal(0, block[at]) end
+        ffi.fill(block, bytes, i)
+        blocks[i] = {block, bytes, i}
+      end
+      for _, b in ipairs(blocks) do
+        for at = 0, b[2] - 1, 61 do assert.equal(b[3], b[1][at]) end
+      end
+      assert.is_true(tonumber(C.lsa_arena_bytes(kind)) - before >= 30 * 2 ^ 20)
+      for i = 1, 60 do C.lsa_free_in(kind, blocks[i % 60 + 1][1]) end
+      assert.equal(before, tonumber(C.lsa_arena_bytes(kind)))
+    end)
+  end
 end)
 
 -- The last of all: nothing goes on on the GPU after it.

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/arenas.h"
 #include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/limits.h"
-#include "core/base/pinned.h"
 
 #ifdef LSA_SYSTEM_MALLOC /* sanitizers want to see the C library's own allocator */
 #include <malloc.h>
@@ -153,15 +153,15 @@ void *lsa_alloc_in(int32_t kind, int64_t bytes)
                  (long long)bytes);
         return NULL;
     }
-    if (kind == LSA_MEMORY_BOTH) return lsa_pinned_alloc(bytes);
-    return lsa_device_alloc_shared(&block, bytes, kind == LSA_MEMORY_READ ? 2 : 0) ? NULL : block;
+    if (kind != LSA_MEMORY_READ) return lsa_arena_alloc(kind, bytes);
+    return lsa_device_alloc_shared(&block, bytes, 2) ? NULL : block;
 }
 
 void lsa_free_in(int32_t kind, void *block)
 {
     if (kind == LSA_MEMORY_HOST)
         lsa_free(block);
-    else if (block && !lsa_pinned_free(block))
+    else if (block && !lsa_arena_free(block))
         lsa_device_free(block);
 }
 

@@ -15,7 +15,7 @@ void *lsa_realloc(void *block, int64_t bytes);
 void lsa_free(void *block);
 
 /* Where memory lies: host memory; or what host and GPU have at one address, on the GPU or pinned in the host (core/base/device.h,
- * core/base/pinned.h). */
+ * core/base/arenas.h). */
 enum {
     LSA_MEMORY_HOST = 0,
     LSA_MEMORY_GPU = 1,

@@ -9,7 +9,6 @@
 #include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
-#include "core/base/pinned.h"
 #include "core/base/try.h"
 #include "core/pool/gpu_fill.h"
 #include "core/pool/pool_state.h"
