@@ -13,7 +13,7 @@ enum { SMALL = 64 << 10, ARENA = 32 << 20, SMALL_ARENA = 1 << 20, LEAST = 256, P
 
 typedef struct arena {
     uint8_t *base;
-    int32_t kind;
+    int32_t kind, gpu;
     int64_t piece, pieces, free_count;
     int32_t *free; /* stack of free_count pieces */
 } arena;
@@ -57,7 +57,7 @@ static arena *add_arena(int32_t kind, int64_t piece, int64_t pieces)
     }
     for (int64_t i = 0; i < pieces; i++) free_pieces[i] = (int32_t)(pieces - 1 - i);
     arena *a = &arenas[count++];
-    *a = (arena){base, kind, piece, pieces, pieces, free_pieces};
+    *a = (arena){base, kind, lsa_device_current(), piece, pieces, pieces, free_pieces};
     return a;
 }
 
@@ -67,6 +67,7 @@ static uint8_t *take_piece(int32_t kind, int64_t piece)
     for (int64_t i = 0; i < count; i++) {
         arena *a = &arenas[i];
         if (a->kind != kind || a->piece != piece || !a->free_count) continue;
+        if (kind == LSA_MEMORY_GPU && a->gpu != lsa_device_current()) continue;
         return a->base + a->free[--a->free_count] * piece;
     }
     arena *a = pieces > 1 ? add_arena(kind, piece, pieces) : NULL;

@@ -4,7 +4,7 @@
 #define LSA_ARENAS_H
 #include <stdint.h>
 
-/* Of a kind, LSA_MEMORY_GPU or LSA_MEMORY_BOTH (core/base/memory.h): zeroed, on a 256-byte boundary. NULL with a message where
+/* Of a kind, LSA_MEMORY_GPU (of the GPU in use) or LSA_MEMORY_BOTH (core/base/memory.h): zeroed, on a 256-byte boundary. NULL with a message where
  * there is none. */
 void *lsa_arena_alloc(int32_t kind, int64_t bytes);
 

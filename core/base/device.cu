@@ -118,6 +118,12 @@ static cudaError_t alloc_on_gpu(void **out, size_t n, bool read)
     cudaError_t error = cudaMallocManaged(out, n);
     if (error != cudaSuccess) return error;
     advise(*out, n, read ? cudaMemAdviseSetReadMostly : cudaMemAdviseSetPreferredLocation, 1);
+    if (!read) { // has its pages at once, not one by one as they are cleared
+        cudaMemLocation here = {};
+        here.type = cudaMemLocationTypeDevice;
+        here.id = lsa_device_current();
+        cudaMemPrefetchAsync(*out, n, here, 0, 0);
+    }
     cudaGetLastError();
     error = cudaMemset(*out, 0, n);
     if (error == cudaSuccess) error = cudaDeviceSynchronize();

@@ -166,7 +166,7 @@ int lsa_model_to_gpu(lsa_model *m)
     LSA_TRY(move(m, &m->main_freq, c->rope_dim / 2 * (int64_t)sizeof(float)));
     LSA_TRY(move(m, &m->compress_freq, c->rope_dim / 2 * (int64_t)sizeof(float)));
     for (int64_t i = 0; i < c->layers; i++) LSA_TRY(move_layer(m, &m->layers[i], i));
-    LSA_TRY(move(m, &m->layers, c->layers * (int64_t)sizeof *m->layers));
+    LSA_TRY(move_to(m, LSA_MEMORY_READ, &m->layers, c->layers * (int64_t)sizeof *m->layers));
     m->kernels = k;
     m->memory_kind = LSA_MEMORY_GPU;
     return LSA_OK;

@@ -47,11 +47,25 @@ static void block_release(struct lsa_block *block)
     lsa_free(block);
 }
 
+/* Where n blocks lie, in the table that kernels read. */
+static int tell(const lsa_cow_blocks *b, uint8_t **data, int64_t from, int64_t n)
+{
+    enum { AT_A_TIME = 64 };
+    uint8_t *some[AT_A_TIME];
+    for (int64_t m; n > 0; from += m, n -= m) {
+        m = n < AT_A_TIME ? n : AT_A_TIME;
+        for (int64_t i = 0; i < m; i++)
+            some[i] = b->held[from + i] ? b->held[from + i]->data : NULL;
+        LSA_TRY(lsa_copy_in(b->memory, data + from, some, m * (int64_t)sizeof *some));
+    }
+    return LSA_OK;
+}
+
 /* Puts a block, or none, at its place. */
-static void place(lsa_cow_blocks *b, int64_t i, struct lsa_block *block)
+static int place(lsa_cow_blocks *b, int64_t i, struct lsa_block *block)
 {
     b->held[i] = block;
-    b->data[i] = block ? block->data : NULL;
+    return tell(b, b->data, i, 1);
 }
 
 void lsa_cow_blocks_init(lsa_cow_blocks *b, int64_t item_bytes, int32_t shift)
@@ -84,7 +98,10 @@ static int room_for(lsa_cow_blocks *b, int64_t blocks)
     b->held = held;
     uint8_t **data = lsa_alloc_in(b->memory, room * (int64_t)sizeof *data);
     if (!data) return LSA_ENOMEM;
-    for (int64_t i = 0; i < b->blocks; i++) data[i] = held[i] ? held[i]->data : NULL;
+    if (tell(b, data, 0, b->blocks)) {
+        lsa_free_in(b->memory, data);
+        return LSA_ENOMEM;
+    }
     lsa_free_in(b->memory, b->data);
     b->data = data;
     b->room = room;
@@ -105,10 +122,12 @@ int lsa_cow_blocks_fork(lsa_cow_blocks *out, const lsa_cow_blocks *b)
     out->count = b->count;
     out->dirty = b->dirty;
     for (int64_t i = 0; i < blocks; i++) {
-        place(out, i, b->held[i]);
+        out->held[i] = b->held[i];
         if (b->held[i]) atomic_fetch_add(&b->held[i]->references, 1);
     }
-    return LSA_OK;
+    if (!tell(out, out->data, 0, blocks)) return LSA_OK;
+    lsa_cow_blocks_free(out);
+    return LSA_ENOMEM;
 }
 
 static int clear_bytes(const lsa_cow_blocks *b, void *at, int64_t bytes)
@@ -125,11 +144,11 @@ static int make_own(lsa_cow_blocks *b, int64_t i)
     if (atomic_load(&shared->references) == 1) return LSA_OK;
     struct lsa_block *own = block_new(b);
     if (!own) return LSA_ENOMEM;
-    if (lsa_copy_in(b->memory, own->data, shared->data, own->bytes)) {
+    if (lsa_copy_in(b->memory, own->data, shared->data, own->bytes) || place(b, i, own)) {
+        b->held[i] = shared;
         block_release(own);
         return LSA_ENOMEM;
     }
-    place(b, i, own);
     block_release(shared);
     return LSA_OK;
 }
@@ -148,16 +167,16 @@ static void cut(lsa_cow_blocks *b, int64_t n)
 static int add_blocks(lsa_cow_blocks *b, int64_t n)
 {
     int64_t before = b->blocks;
+    if (n <= before) return LSA_OK;
     if (room_for(b, n)) return LSA_ENOMEM;
     while (b->blocks < n) {
         struct lsa_block *block = block_new(b);
-        if (!block) {
-            cut(b, before);
-            return LSA_ENOMEM;
-        }
-        place(b, b->blocks++, block);
+        if (!block) break;
+        b->held[b->blocks++] = block;
     }
-    return LSA_OK;
+    if (b->blocks == n && !tell(b, b->data, before, n - before)) return LSA_OK;
+    cut(b, before);
+    return LSA_ENOMEM;
 }
 
 int lsa_cow_blocks_reserve(lsa_cow_blocks *b, int64_t count)
@@ -211,13 +230,18 @@ int lsa_cow_blocks_clear(lsa_cow_blocks *b, int64_t i)
 void lsa_cow_blocks_let_go(lsa_cow_blocks *b, int64_t block)
 {
     block_release(b->held[block]);
-    place(b, block, NULL);
+    (void)place(b, block, NULL);
 }
 
 int lsa_cow_blocks_have_again(lsa_cow_blocks *b, int64_t block)
 {
-    if (!b->held[block]) place(b, block, block_new(b));
-    return b->held[block] ? LSA_OK : LSA_ENOMEM;
+    if (b->held[block]) return LSA_OK;
+    struct lsa_block *own = block_new(b);
+    if (!own) return LSA_ENOMEM;
+    if (!place(b, block, own)) return LSA_OK;
+    b->held[block] = NULL;
+    block_release(own);
+    return LSA_ENOMEM;
 }
 
 int lsa_cow_blocks_pack(const lsa_cow_blocks *b, int64_t from, int64_t n, int64_t bytes, void *out)
