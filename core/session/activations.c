@@ -117,6 +117,7 @@ void *lsa_activations_scratch(lsa_activations *a, int64_t bytes)
     if (bytes <= a->scratch_bytes) return a->scratch;
     lsa_free_in(a->memory_kind, a->scratch);
     a->scratch_bytes = 0;
+    bytes += bytes / 4; /* who asks of a context that grows asks for a little more each time */
     if ((a->scratch = allocate(a, bytes))) a->scratch_bytes = bytes;
     return a->scratch;
 }

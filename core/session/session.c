@@ -22,7 +22,7 @@ static int64_t born_slots_room(const lsa_session *s)
     return (rows > LSA_STEPS_AHEAD ? rows : LSA_STEPS_AHEAD) / s->model->config.csa_rate + 1;
 }
 
-/* A session without content and arena. */
+/* A session without content and arenas. */
 static int session_alloc(lsa_session **out, const lsa_model *model, lsa_activations *activations)
 {
     int32_t kind = model->memory_kind;
@@ -103,8 +103,7 @@ void lsa_session_free(lsa_session *s)
     lsa_free_in(s->memory_kind, s->layers_there);
     if (s->born_slots_there != s->born_slots) lsa_free_in(s->memory_kind, s->born_slots_there);
     lsa_free(s->born_slots);
-    lsa_free_in(s->memory_kind, s->arena);
-    lsa_state_free_residents(s);
+    lsa_state_free(s);
     lsa_cow_blocks_free(&s->token_ids);
     lsa_on_demand_free(s->demand);
     lsa_pool_free(s->pool);

@@ -1,4 +1,4 @@
-/* Owns the parts of a session for a file: the fields of its arena (state.c) and what lies in blocks and in the pool. */
+/* Owns the parts of a session for a file: the fields of its arenas (state.c) and what lies in blocks and in the pool. */
 #include "core/session/session_fields.h"
 
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include "core/pool/pool_state.h"
 #include "core/session/state.h"
 
-/* What a part is: a field of the arena by its number, or one of these. */
+/* What a part is: a field of the arenas by its number, or one of these. */
 enum part_kind {
     TOKENS = LSA_FIELDS,
     ENTRIES,

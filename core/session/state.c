@@ -129,21 +129,28 @@ int64_t lsa_field_count(const lsa_session *s, lsa_field_id field, int64_t layer)
     }
 }
 
-/* ---- the arena ---- */
+/* ---- arenas ---- */
 
-/* Every field of every layer (the session's own lie apart, in the host), in the order in which they lie: calls visit(context, field, layer, offset, bytes of a row) until it
- * fails; *bytes: of all. */
+static lsa_arena_id arena_of(lsa_field_id field)
+{
+    lsa_field_rows rows = lsa_fields[field].rows;
+    return rows == LSA_ROWS_RESIDENTS || rows == LSA_ROWS_OBSERVED ? LSA_ARENA_RESIDENTS
+                                                                   : LSA_ARENA_RINGS;
+}
+
+/* Every field that layers have in an arena, in the order in which they lie: calls visit(context, field, layer, offset, bytes of
+ * a row) until it fails; *bytes: of all. */
 typedef int visitor(void *context, lsa_field_id field, int64_t layer, int64_t offset,
                     int64_t row_bytes);
 
-static int walk(const lsa_session *s, const lsa_state_room *room, visitor *visit, void *context,
-                int64_t *bytes)
+static int walk(const lsa_session *s, lsa_arena_id arena, const lsa_state_room *room,
+                visitor *visit, void *context, int64_t *bytes)
 {
     int64_t at = 0;
     for (int64_t layer = 0; layer < s->model->config.layers; layer++)
         for (int f = 0; f < LSA_FIELDS; f++) {
             lsa_field_id field = (lsa_field_id)f;
-            if (!lsa_field_in_layer(s, field, layer)) continue;
+            if (!lsa_field_in_layer(s, field, layer) || arena_of(field) != arena) continue;
             int64_t row = lsa_field_width(s, field, layer) * lsa_dtype_size(lsa_fields[f].dtype);
             if (visit) LSA_TRY(visit(context, field, layer, at, row));
             at += (room_in(s, field, layer, room) * row + ALIGN - 1) / ALIGN * ALIGN;
@@ -163,7 +170,7 @@ static int bind_field(void *context, lsa_field_id field, int64_t layer, int64_t 
                       int64_t row_bytes)
 {
     lsa_session *s = context;
-    uint8_t *at = s->arena + offset, *second = at + row_bytes;
+    uint8_t *at = s->arenas[arena_of(field)].data + offset, *second = at + row_bytes;
     lsa_layer_store *l = &s->layers[layer];
     switch (field) {
     case LSA_FIELD_WINDOW:
@@ -246,8 +253,9 @@ uint8_t *lsa_field_row(const lsa_session *s, lsa_field_id field, int64_t layer, 
     place p = {field, layer, 0, 0};
     if (field == LSA_FIELD_LOGITS) return (uint8_t *)s->logits;
     if (field == LSA_FIELD_RESIDENTS) return (uint8_t *)(s->residents + i);
-    walk(s, &s->room, find_field, &p, NULL);
-    return row_in(s->arena + p.offset, s, &s->room, field, layer, p.row_bytes, i);
+    walk(s, arena_of(field), &s->room, find_field, &p, NULL);
+    return row_in(s->arenas[arena_of(field)].data + p.offset, s, &s->room, field, layer,
+                  p.row_bytes, i);
 }
 
 int64_t lsa_field_run(const lsa_session *s, lsa_field_id field, int64_t layer, int64_t i, int64_t n)
@@ -290,7 +298,7 @@ static int move_field(void *context, lsa_field_id field, int64_t layer, int64_t 
 {
     moving *m = context;
     lsa_session *s = m->s;
-    uint8_t *from = s->arena + m->from_offset, *to = m->to + offset;
+    uint8_t *from = s->arenas[arena_of(field)].data + m->from_offset, *to = m->to + offset;
     int64_t old = lsa_field_room(s, field, layer), rooms = room_in(s, field, layer, m->room);
     int64_t bytes = (old * row_bytes + ALIGN - 1) / ALIGN * ALIGN;
     m->from_offset += bytes;
@@ -305,6 +313,12 @@ static int move_field(void *context, lsa_field_id field, int64_t layer, int64_t 
 /* ---- residents ---- */
 
 enum { LISTS = 2 /* residents, slots */ };
+
+static void free_lists(const lsa_session *s, int32_t *here, int32_t *there)
+{
+    if (there != here) lsa_free_in(s->memory_kind, there);
+    lsa_free(here);
+}
 
 /* Room for n residents, in the host and where kernels read; those of `from` are there. */
 static int make_lists(const lsa_session *s, int64_t n, const lsa_session *from, int32_t **here,
@@ -322,24 +336,16 @@ static int make_lists(const lsa_session *s, int64_t n, const lsa_session *from, 
                        *here + n); /* a fork's cells may have other numbers */
     }
     if (!rc && apart) rc = lsa_copy_in(s->memory_kind, *there, *here, bytes);
-    if (!rc) return LSA_OK;
-    if (apart) lsa_free_in(s->memory_kind, *there);
-    lsa_free(*here);
+    if (rc) free_lists(s, *here, *there);
     return rc;
 }
 
 static void put_lists(lsa_session *s, int64_t n, int32_t *here, int32_t *there)
 {
-    lsa_state_free_residents(s);
+    free_lists(s, s->residents, s->residents_there);
     s->residents = here;
     s->slots = here + n;
     s->residents_there = there;
-}
-
-void lsa_state_free_residents(lsa_session *s)
-{
-    if (s->residents_there != s->residents) lsa_free_in(s->memory_kind, s->residents_there);
-    lsa_free(s->residents);
 }
 
 int32_t *lsa_state_slots_there(const lsa_session *s)
@@ -356,42 +362,74 @@ int lsa_state_send_residents(lsa_session *s, int64_t from, int64_t n)
     return lsa_copy_in(s->memory_kind, to + s->room.residents, s->slots + from, bytes);
 }
 
+static int keeps_room(const lsa_session *s, lsa_arena_id arena, const lsa_state_room *room)
+{
+    if (!s->arenas[arena].data) return 0;
+    return arena == LSA_ARENA_RINGS
+               ? room->piece == s->room.piece
+               : room->residents == s->room.residents && room->observed == s->room.observed;
+}
+
+static int make_arena(lsa_session *s, lsa_arena_id id, const lsa_state_room *room, lsa_arena *made)
+{
+    walk(s, id, room, NULL, NULL, &made->bytes);
+    if (!(made->data = lsa_alloc_in(s->memory_kind, made->bytes))) return LSA_ENOMEM;
+    if (!s->arenas[id].data) return LSA_OK;
+    moving m = {.s = s, .to = made->data, .room = room};
+    LSA_TRY(walk(s, id, room, move_field, &m, NULL));
+    return end_run(&m);
+}
+
+static int bind_all(lsa_session *s)
+{
+    for (int i = 0; i < LSA_ARENAS; i++)
+        LSA_TRY(walk(s, (lsa_arena_id)i, &s->room, bind_field, s, NULL));
+    return LSA_OK;
+}
+
 int lsa_state_resize(lsa_session *s, const lsa_state_room *room)
 {
-    int64_t bytes;
+    lsa_arena made[LSA_ARENAS] = {{0}};
     int32_t *here, *there;
-    walk(s, room, NULL, NULL, &bytes);
     LSA_TRY(make_lists(s, room->residents, s, &here, &there));
-    uint8_t *arena = lsa_alloc_in(s->memory_kind, bytes);
-    moving m = {.s = s, .to = arena, .room = room};
-    int rc = arena ? LSA_OK : LSA_ENOMEM;
-    if (!rc && s->arena) rc = walk(s, room, move_field, &m, NULL);
-    if (!rc && s->arena) rc = end_run(&m);
+    int rc = LSA_OK;
+    for (int i = 0; !rc && i < LSA_ARENAS; i++)
+        if (!keeps_room(s, (lsa_arena_id)i, room))
+            rc = make_arena(s, (lsa_arena_id)i, room, &made[i]);
     if (rc) {
-        lsa_free_in(s->memory_kind, arena);
-        if (there != here) lsa_free_in(s->memory_kind, there);
-        lsa_free(here);
+        for (int i = 0; i < LSA_ARENAS; i++) lsa_free_in(s->memory_kind, made[i].data);
+        free_lists(s, here, there);
         return rc;
     }
     put_lists(s, room->residents, here, there);
-    lsa_free_in(s->memory_kind, s->arena);
-    s->arena = arena;
-    s->arena_bytes = bytes;
+    for (int i = 0; i < LSA_ARENAS; i++) {
+        if (!made[i].data) continue;
+        lsa_free_in(s->memory_kind, s->arenas[i].data);
+        s->arenas[i] = made[i];
+    }
     s->room = *room;
-    return walk(s, room, bind_field, s, NULL);
+    return bind_all(s);
 }
 
 int lsa_state_copy(lsa_session *s, const lsa_session *from)
 {
     int32_t *here, *there;
-    s->arena = lsa_alloc_in(s->memory_kind, from->arena_bytes);
-    if (!s->arena) return LSA_ENOMEM;
-    LSA_TRY(lsa_copy_in(s->memory_kind, s->arena, from->arena, from->arena_bytes));
+    for (int i = 0; i < LSA_ARENAS; i++) {
+        lsa_arena *a = &s->arenas[i];
+        a->bytes = from->arenas[i].bytes;
+        if (!(a->data = lsa_alloc_in(s->memory_kind, a->bytes))) return LSA_ENOMEM;
+        LSA_TRY(lsa_copy_in(s->memory_kind, a->data, from->arenas[i].data, a->bytes));
+    }
     LSA_TRY(make_lists(s, from->room.residents, from, &here, &there));
     put_lists(s, from->room.residents, here, there);
-    s->arena_bytes = from->arena_bytes;
     s->room = from->room;
-    return walk(s, &s->room, bind_field, s, NULL);
+    return bind_all(s);
+}
+
+void lsa_state_free(lsa_session *s)
+{
+    free_lists(s, s->residents, s->residents_there);
+    for (int i = 0; i < LSA_ARENAS; i++) lsa_free_in(s->memory_kind, s->arenas[i].data);
 }
 
 void lsa_state_bind_blocks(lsa_session *s)

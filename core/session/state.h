@@ -1,4 +1,4 @@
-/* Private: what a session keeps, shared by the files of this folder. Its numbers lie in one arena, laid out by one table of
+/* Private: what a session keeps, shared by the files of this folder. Its numbers lie in two arenas, laid out by one table of
  * fields (state.c); fork, save, restore, views and accounting follow from the table. Records, keys and tokens, which grow
  * with the context, are in copy-on-write blocks. Everything counts only below progress.tokens: a step that fails is
  * undone by not counting it. */
@@ -53,25 +53,32 @@ typedef struct lsa_field {
     lsa_field_rows rows;
 } lsa_field;
 
-/* What the sizes of the arena follow from, beside the model and the record format. */
+/* What the sizes of the arenas follow from, beside the model and the record format. */
 typedef struct lsa_state_room {
     int64_t piece;     /* rows of a pass */
     int64_t residents; /* that there is room for, those to be born included */
     int64_t observed;
 } lsa_state_room;
 
+/* Of rings and what else has as many rows whatever is resident; of what grows with the residents. */
+typedef enum lsa_arena_id { LSA_ARENA_RINGS, LSA_ARENA_RESIDENTS, LSA_ARENAS } lsa_arena_id;
+
+typedef struct lsa_arena {
+    uint8_t *data;
+    int64_t bytes;
+} lsa_arena;
+
 struct lsa_session {
     const lsa_model *model;
     lsa_activations *activations;
     int32_t kv_format, compute, scoring, tiered;
-    int32_t memory_kind; /* LSA_MEMORY_*: of arena and blocks */
+    int32_t memory_kind; /* LSA_MEMORY_*: of arenas and blocks */
     lsa_progress progress;
     lsa_cow_blocks token_ids; /* [tokens]: 1, 2 or 4 bytes each, as the vocabulary needs */
     lsa_pool *pool;        /* records and index keys of the CSA layers; NULL where there are none */
     lsa_on_demand *demand; /* on demand: cells by last use; else NULL */
     lsa_cow_blocks *entries; /* [layers]: HCA records by entry; empty elsewhere */
-    uint8_t *arena;
-    int64_t arena_bytes;
+    lsa_arena arenas[LSA_ARENAS];
     lsa_state_room room;
     lsa_layer_store *layers; /* [layer_count]: where everything of a layer lies */
     lsa_layer_store
@@ -109,16 +116,16 @@ uint8_t *lsa_field_row(const lsa_session *s, lsa_field_id field, int64_t layer, 
 int64_t lsa_field_run(const lsa_session *s, lsa_field_id field, int64_t layer, int64_t i,
                       int64_t n);
 
-/* An arena with such rooms; what counts is copied. On failure nothing changes. */
+/* Arenas with such rooms; what counts is copied. On failure nothing changes. */
 int lsa_state_resize(lsa_session *s, const lsa_state_room *room);
 
-/* A copy of another session's arena. */
+/* A copy of another session's arenas. */
 int lsa_state_copy(lsa_session *s, const lsa_session *from);
+void lsa_state_free(lsa_session *s);
 
 /* Residents from place `from` on, n of them, and their slots go to where kernels read them. */
 int lsa_state_send_residents(lsa_session *s, int64_t from, int64_t n);
 int32_t *lsa_state_slots_there(const lsa_session *s);
-void lsa_state_free_residents(lsa_session *s);
 
 /* Where the layers' records and keys lie, after blocks were added. */
 void lsa_state_bind_blocks(lsa_session *s);
