@@ -7,7 +7,8 @@
  *
  * Keys lie by tiles of 16, a word of each of them side by side, with four of its numbers. AVX2 multiplies positive bytes by signed
  * ones and has sums of 16 bits, one of a word's first two bytes and one of its last two, for 32 numbers at a time: keys' bytes are
- * kept as 0 .. 126, a sum starts with what that adds, and a query's step is so large that none overflows. */
+ * kept as 0 .. 126, a sum starts with what that adds, and a query's step is so large that none overflows: 16 numbers round to a sum
+ * of LANE + 8 steps at most, 63 times which are 31,752; half of what rounding takes of 32 numbers is at most 760. */
 #include "kernels/index_bound.h"
 
 #include <math.h>
@@ -24,21 +25,20 @@ enum {
     WORDS = 8, /* of a group: 32 numbers */
     GROUP = 4 * WORDS,
     MIDDLE = 63, /* a key's byte that is zero; half of the largest one */
-    LANE =
-        512, /* at most the sum of 16 of a query's numbers in steps: with their rounding, times MIDDLE, it has 16 bits */
+    LANE = 496,  /* at most the sum of 16 of a query's numbers, in steps */
     MOST_DIM = 256,
     TILES = LSA_BOUND_KEYS / TILE
 };
 
 /* ROWS heads of a token; then, for each group of their numbers, `group`. */
 typedef struct rows {
-    int32_t lost[ROWS];  /* at most what rounding took of a product */
-    int32_t start[ROWS]; /* the same less what is added since keys' bytes are positive */
-    float weight[ROWS];  /* a head's weight, times the step of its products */
+    int32_t start
+        [ROWS]; /* at most what rounding took of a product, less what is added since keys' bytes are positive */
+    float weight[ROWS]; /* a head's weight, times the step of its products */
 } rows;
 
 typedef struct group {
-    uint32_t start[ROWS];        /* 16 bits for either half of the words: less what is added */
+    uint32_t start[ROWS];        /* the group's share, 16 bits for either half of the words */
     uint32_t words[WORDS][ROWS]; /* of signed bytes */
 } group;
 
@@ -115,6 +115,25 @@ static double step_of(const float *x, int64_t dim, double *all)
     return fmax(largest / 127, lane / LANE);
 }
 
+/* Adds what rounding can have taken, `off` steps or some more, in equal parts: how many they are. It is taken off where the head's
+ * weight is negative. */
+static double add_lost(uint8_t *at, int64_t r, int64_t dim, double off, int is_negative)
+{
+    int64_t count = dim / GROUP;
+    int part = (int)ceil(off / (double)(2 * count));
+    group *groups = (group *)(at + sizeof(rows));
+    for (int64_t i = 0; i < count; i++) {
+        uint16_t halves[2];
+        memcpy(halves, &groups[i].start[r], sizeof halves);
+        for (int j = 0; j < 2; j++)
+            halves[j] = (uint16_t)(is_negative ? halves[j] - part : halves[j] + part);
+        memcpy(&groups[i].start[r], halves, sizeof halves);
+    }
+    int32_t all = (int32_t)(2 * count * part);
+    ((rows *)at)->start[r] += is_negative ? -all : all;
+    return all;
+}
+
 /* A head of a token. Returns what is to be added to the token's bounds, since sums of floats round; not finite where a sum could
  * overflow. */
 static double pack_head(uint8_t *at, int64_t r, const float *x, float w, int64_t heads, int64_t dim)
@@ -129,8 +148,7 @@ static double pack_head(uint8_t *at, int64_t r, const float *x, float w, int64_t
     double sums = (double)(2 * dim + 8) * round_off * all / step * MIDDLE;
     double off = ceil((0.5 * sizes + MIDDLE * lost + sums) * 1.001) + 1;
     rows *head = (rows *)at;
-    head->lost[r] = (int32_t)(w < 0 ? -off : off);
-    head->start[r] += head->lost[r];
+    off = add_lost(at, r, dim, off, w < 0);
     head->weight[r] = (float)((double)w * unit);
     double largest = most * all + unit * (MIDDLE * sizes + off);
     return (double)(2 * heads + 8) * round_off * weight * largest + tiny;
@@ -280,9 +298,13 @@ static inline LSA_BODY void products_avx2(__m256i out[ROWS][2], const rows *head
                                           const uint32_t *key, int64_t groups)
 {
     const group *g = (const group *)(head + 1);
+    __asm__(
+        ""
+        : "+r"(
+            key)); /* read anew for each token: GCC would read all words before, and spill them */
     const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 4
-    for (int r = 0; r < ROWS; r++) out[r][0] = out[r][1] = _mm256_set1_epi32(head->lost[r]);
+    for (int r = 0; r < ROWS; r++) out[r][0] = out[r][1] = _mm256_setzero_si256();
     for (int64_t i = 0; i < groups; i++, g++) {
         __m256i sum[ROWS][2];
 #pragma GCC unroll 4

@@ -31,9 +31,8 @@ enum {
     BOUNDED = 512,        /* candidates from which bounds pay, ... */
     BOUNDED_ALONE = 4096, /* ... for one query, */
     BOUNDED_PER_PICK = 8, /* at least so many for each pick */
-    REACHED_SHARE =
-        4, /* where bounds leave out less than all but such a share of a query's candidates, ... */
-    SPARED = 256, /* and so many, all are scored */
+    REACHED = 4,  /* where bounds leave out less than all but such a share of the candidates, ... */
+    SPARED = 256, /* and so many of each query's, all are scored */
     PAUSE = 16    /* groups that a thread does without bounds after one where they did not pay */
 };
 
@@ -333,7 +332,7 @@ static int are_few_reached(const group *g, int64_t seen)
 {
     int64_t all = 0;
     for (int64_t i = 0; i < g->n; i++) all += g->reached[i];
-    return all <= g->n * (seen / REACHED_SHARE + SPARED);
+    return all <= g->n * (seen / REACHED + SPARED);
 }
 
 static int pick_by_bounds(group *g)
