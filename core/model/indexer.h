@@ -26,4 +26,12 @@ int lsa_indexer_queries(float *q, float *w, const lsa_indexer_layer *layer, cons
                         const float *inv_freq, int64_t rope_dim, float norm_eps, int32_t rotate,
                         int32_t compute);
 
+/* The same by a device's kernels, launched one after the other: everything lies where they read it, table is rope_table's of the
+ * positions, low is [n, rank], and workspace as large as linear's of each weight. The arguments are checked by who calls. */
+struct lsa_kernels;
+int lsa_indexer_queries_on(const struct lsa_kernels *kernels, float *q, float *w,
+                           const lsa_indexer_layer *layer, const float *hidden, const float *table,
+                           int64_t n, int64_t hidden_size, int64_t rope_dim, float norm_eps,
+                           int32_t rotate, int32_t compute, float *low, void *workspace);
+
 #endif

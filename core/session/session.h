@@ -2,6 +2,7 @@
  * everything in memory; decode is too, until the session is tiered: then Level 2 chooses among residents. */
 #ifndef LSA_SESSION_H
 #define LSA_SESSION_H
+#include "core/model/indexer.h"
 #include "core/model/model.h"
 #include "core/pool/pool.h"
 #include "core/session/trace.h"
@@ -111,10 +112,21 @@ typedef struct lsa_index_queries {
 int lsa_session_ensemble(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
                          int32_t how, float *scores);
 
-/* The chunks whose score of the ensemble is at least theta, as a set of all chunks (core/base/set.h), where a GPU finds them in one
- * launch, from which nothing else comes: *answered 1. Elsewhere *answered is 0 and bits are as they were: ask for scores. */
-int lsa_session_reached(const lsa_session *session, const lsa_index_queries *layers, int64_t count,
-                        int32_t how, float theta, uint64_t *bits, int32_t *answered);
+/* What a Memory Indexer looks with: its layers' weights, where sessions' kernels read them, their CSA ordinals, how many of the
+ * latest tokens ask, how answers are joined (ensemble.h), and the least score that is in a set. */
+typedef struct lsa_look {
+    const lsa_indexer_layer *layers; /* [count] */
+    const int32_t *csa;              /* [count] */
+    int64_t count, rows;
+    int32_t how;
+    float theta;
+} lsa_look;
+
+/* Level 1 of n sessions of one model, activations, format and scoring, where a GPU does it in one launch: *answered 1. Elsewhere
+ * *answered is 0 and nothing is done: ask session by session. scores[i] [chunks of session i], the ensemble of all looks; bits[i]: the set of all its chunks
+ * (core/base/set.h) that reach theta. Either may be NULL. A session's results depend on it alone. LSA_EARG, LSA_ESHAPE. */
+int lsa_sessions_look(lsa_session *const *sessions, int64_t n, const lsa_look *look,
+                      float *const *scores, uint64_t *const *bits, int32_t *answered);
 
 /* Since the residents were set (or the session began): how often Level 2 picked each chunk, and the sum over steps of
  * the attention mass it got (mean over heads); [chunks] each, zero where not observed. */

@@ -270,66 +270,6 @@ static int ensemble_of_layers(const lsa_session *s, const lsa_index_queries *lay
     return rc;
 }
 
-/* On a GPU, in one launch: queries go there, and what is asked for comes back: scores, or the set of those that reach theta.
- * Layers have as many heads as the first. */
-static int ensemble_on_gpu(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
-                           int32_t how, float *scores, float theta, uint64_t *bits)
-{
-    const lsa_kernels *k = s->model->kernels;
-    int64_t f = sizeof(float), heads = layers->heads, dim = s->model->config.index_dim;
-    lsa_lookahead l = {.count = 1,
-                       .layers = count,
-                       .heads = heads,
-                       .dim = dim,
-                       .most = lsa_session_chunks(s),
-                       .key_format = s->kv_format,
-                       .scoring = s->scoring,
-                       .ensemble = how,
-                       .theta = theta};
-    LSA_TRY(lsa_lookahead_check(&l));
-    int64_t set_bytes = (l.most + 63) / 64 * (int64_t)sizeof *bits, q_floats = heads * dim;
-    int64_t asked_bytes = count * (q_floats + heads) * f;
-    int64_t sizes[] = {asked_bytes, l.most * f, set_bytes, k->lookahead_workspace(&l)};
-    enum { PARTS = sizeof sizes / sizeof *sizes };
-    int64_t at[PARTS], bytes = 0;
-    for (int i = 0; i < PARTS; i++) {
-        at[i] = bytes;
-        bytes += (sizes[i] + 255) / 256 * 256;
-    }
-    uint8_t *block = lsa_activations_scratch(s->activations, bytes);
-    float *asked = lsa_alloc(asked_bytes);
-    lsa_records keys[LSA_LOOKAHEAD_MOST_LAYERS];
-    int rc = block && asked ? LSA_OK : LSA_ENOMEM;
-    for (int64_t i = 0; !rc && i < count; i++) {
-        keys[i] = lsa_pool_key_records(s->pool, layers[i].csa, s->kv_format);
-        memcpy(asked + i * q_floats, layers[i].q, (size_t)(q_floats * f));
-        memcpy(asked + count * q_floats + i * heads, layers[i].w, (size_t)(heads * f));
-    }
-    if (!rc) rc = lsa_device_copy(block, asked, asked_bytes);
-    lsa_free(asked);
-    LSA_TRY(rc);
-    lsa_lookahead_request r = {.q = (float *)block,
-                               .w = (float *)block + count * q_floats,
-                               .keys = keys,
-                               .n = l.most,
-                               .scores = scores ? (float *)(block + at[1]) : NULL,
-                               .bits = bits ? (uint64_t *)(block + at[2]) : NULL};
-    l.requests = &r;
-    LSA_TRY(k->lookahead(&l, block + at[3], NULL));
-    if (scores && l.most) LSA_TRY(lsa_device_copy(scores, r.scores, l.most * f));
-    if (bits && l.most) LSA_TRY(lsa_device_copy(bits, r.bits, set_bytes));
-    return lsa_device_synchronize();
-}
-
-/* Whether a GPU answers for all layers at once: their keys are there, with as many heads each. */
-static int is_one_launch(const lsa_session *s, const lsa_index_queries *layers, int64_t count)
-{
-    int fits = s->memory_kind != LSA_MEMORY_HOST && count <= LSA_LOOKAHEAD_MOST_LAYERS;
-    for (int64_t i = 0; fits && i < count; i++)
-        fits = lsa_pool_has_keys(s->pool, layers[i].csa) && layers[i].heads == layers->heads;
-    return fits;
-}
-
 static int check_layers(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
                         int32_t how)
 {
@@ -343,20 +283,10 @@ int lsa_session_ensemble(const lsa_session *s, const lsa_index_queries *layers, 
                          int32_t how, float *scores)
 {
     LSA_TRY(check_layers(s, layers, count, how));
-    if (is_one_launch(s, layers, count))
-        return ensemble_on_gpu(s, layers, count, how, scores, 0, NULL);
     int here = s->memory_kind == LSA_MEMORY_HOST;
     for (int64_t i = 0; here && i < count; i++) here = lsa_pool_has_keys(s->pool, layers[i].csa);
     if (!here) return ensemble_of_layers(s, layers, count, how, scores);
     return score_in_memory(s, layers, count, 1, lsa_session_chunks(s), how, scores);
-}
-
-int lsa_session_reached(const lsa_session *s, const lsa_index_queries *layers, int64_t count,
-                        int32_t how, float theta, uint64_t *bits, int32_t *answered)
-{
-    LSA_TRY(check_layers(s, layers, count, how));
-    *answered = is_one_launch(s, layers, count);
-    return *answered ? ensemble_on_gpu(s, layers, count, how, NULL, theta, bits) : LSA_OK;
 }
 
 int lsa_session_index_scores(const lsa_session *s, int64_t csa, const float *q, const float *w,

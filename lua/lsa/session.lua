@@ -230,6 +230,12 @@ end
 M.run_together = interrupts.method(function(asks, steps)
   local runs, at, results = ffi.new("lsa_run[?]", math.max(1, #asks)), {}, {}
   steps = math.min(steps, MOST_STEPS)
+  local looking = {}
+  for _, ask in ipairs(asks) do
+    local s = ask.session
+    if s.asks_ahead and s.c and s.model.device ~= "cpu" and s.loop.due <= 0 and not s.loop.full and not s.recorder then looking[#looking + 1] = s end
+  end
+  Session.look_ahead(looking)
   for i, ask in ipairs(asks) do
     local ok, problem = pcall(function()
       idle(ask.session, "decode")
