@@ -195,7 +195,7 @@ static void score_blocks(void *context, int64_t from, int64_t to, int thread)
 typedef struct group {
     call *c;
     const lsa_span *s;
-    int64_t first, n, most; /* candidates of the last one, who has most */
+    int64_t first, n, fewest, most; /* candidates of the first one and of the last */
     share own;
     lsa_topk_state state[QUERIES];
     int32_t waiting[QUERIES],
@@ -316,14 +316,21 @@ static int score_waiting(group *g, int64_t i)
 /* The candidates whose bits are set, from candidate `from` on. */
 static int add_reached(group *g, int64_t i, uint64_t bits, int64_t from)
 {
-    int64_t visible = candidates_of(g, i) - from;
-    if (visible < 1) return LSA_OK;
-    if (visible < LSA_BOUND_KEYS) bits &= ((uint64_t)1 << visible) - 1;
+    if (from + LSA_BOUND_KEYS > g->fewest) {
+        int64_t visible = candidates_of(g, i) - from;
+        if (visible < 1) return LSA_OK;
+        if (visible < LSA_BOUND_KEYS) bits &= ((uint64_t)1 << visible) - 1;
+    }
+    int32_t *waiting = g->own.waiting + i * WAITING, n = g->waiting[i];
     g->reached[i] += __builtin_popcountll(bits);
     for (; bits; bits &= bits - 1) {
-        g->own.waiting[i * WAITING + g->waiting[i]++] = (int32_t)from + __builtin_ctzll(bits);
-        if (g->waiting[i] == WAITING) LSA_TRY(score_waiting(g, i));
+        waiting[n++] = (int32_t)from + __builtin_ctzll(bits);
+        if (n < WAITING) continue;
+        g->waiting[i] = n;
+        LSA_TRY(score_waiting(g, i));
+        n = 0;
     }
+    g->waiting[i] = n;
     return LSA_OK;
 }
 
@@ -463,7 +470,7 @@ static void pick_one(call *c, const lsa_span *s, int thread)
 {
     group g = {.c = c, .s = s, .n = 1, .own = share_of(c, thread)};
     int enough = 0;
-    g.most = candidates_of(&g, 0);
+    g.fewest = g.most = candidates_of(&g, 0);
     if (g.most >= BOUNDED_ALONE && is_worth_bounds(&g))
         lsa_failure_note(&c->failure, pick_one_by_bounds(&g, &enough));
     if (!enough && !c->failure.code) pick_one_by_scores(c, s, s->row, g.most, thread);
@@ -486,6 +493,7 @@ static void keep_hints(group *g)
 static void pick_group(call *c, const lsa_span *s, int64_t first, int64_t n, int thread)
 {
     group g = {.c = c, .s = s, .first = first, .n = n, .own = share_of(c, thread)};
+    g.fewest = candidates_of(&g, 0);
     g.most = candidates_of(&g, n - 1);
     int rc = is_worth_bounds(&g) ? pick_by_bounds(&g) : pick_by_scores(&g);
     if (!rc) keep_hints(&g);
