@@ -28,10 +28,9 @@ enum {
     NEWEST = 64,          /* of which so many are the newest, ... */
     LEAST_SHARE = 8,      /* and which are at most such a share of all */
     WAITING = 64,         /* candidates of a query that wait to be scored */
-    BOUNDED = 512,        /* candidates from which bounds pay, ... */
-    BOUNDED_ALONE = 4096, /* ... for one query, */
+    BOUNDED = 4096,       /* candidates from which bounds pay, ... */
     BOUNDED_PER_PICK = 8, /* at least so many for each pick */
-    REACHED = 4,  /* where bounds leave out less than all but such a share of the candidates, ... */
+    REACHED = 8,  /* where bounds leave out less than all but such a share of the candidates, ... */
     SPARED = 256, /* and so many of each query's, all are scored */
     PAUSE = 16    /* groups that a thread does without bounds after one where they did not pay */
 };
@@ -471,8 +470,7 @@ static void pick_one(call *c, const lsa_span *s, int thread)
     group g = {.c = c, .s = s, .n = 1, .own = share_of(c, thread)};
     int enough = 0;
     g.fewest = g.most = candidates_of(&g, 0);
-    if (g.most >= BOUNDED_ALONE && is_worth_bounds(&g))
-        lsa_failure_note(&c->failure, pick_one_by_bounds(&g, &enough));
+    if (is_worth_bounds(&g)) lsa_failure_note(&c->failure, pick_one_by_bounds(&g, &enough));
     if (!enough && !c->failure.code) pick_one_by_scores(c, s, s->row, g.most, thread);
 }
 

@@ -303,7 +303,7 @@ describe("pick", function()
     local function ramp(_, i, d) return math.cos(d) * (1 + i / 4000) end
     local last = {}
     for i = 1, 32 do last[i] = 31 * i end
-    for seed, n in ipairs {500, 513, 577, 1023, 1024, 1100, 3001} do
+    for seed, n in ipairs {4095, 4106, 4165, 5001} do
       for _, key in ipairs {normal, ramp} do
         for _, shape in ipairs {{4, 32, 32}, {5, 64, 1}, {1, 128, 63}, {2, 32, 200}} do
           proves_many {what = n .. " candidates", heads = shape[1], dim = shape[2], k = shape[3], rate = 4, format = FP8,
