@@ -10,6 +10,7 @@ enum {
     TILE_NUMBERS = 1 << 24, // weights, or rounded x, in the workspace at a time
     PINNED_TOKENS = 512,    // that the product's algorithm is chosen for
     PRODUCT_BYTES = 32 << 20,
+    BOUNDARY = 256, // on which cuBLASLt wants its workspace
     THREADS = WARPS * LSA_WARP
 };
 
@@ -219,7 +220,7 @@ static cublasStatus_t multiply(float *y, const void *w, const void *x, cudaDataT
     return rc;
 }
 
-static int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+static int64_t aligned(int64_t bytes) { return (bytes + BOUNDARY - 1) / BOUNDARY * BOUNDARY; }
 
 static int64_t width_of(int64_t cols) { return (cols + 7) / 8 * 8; }
 
@@ -282,7 +283,7 @@ int64_t lsa_linear_workspace_cuda(const lsa_weight *w, int64_t tokens, int64_t r
     (void)rows;
     if (tokens <= FEW_TOKENS) return 0;
     int64_t width = width_of(w->cols), size = compute == LSA_COMPUTE_BF16 ? 2 : 4;
-    return PRODUCT_BYTES + aligned(held(w->rows, width) * width * size) +
+    return BOUNDARY + PRODUCT_BYTES + aligned(held(w->rows, width) * width * size) +
            aligned(held(tokens, width) * width * size);
 }
 
@@ -299,6 +300,7 @@ int lsa_linear_cuda(float *y, const float *x, const lsa_weight *w, int64_t token
     if (tokens <= FEW_TOKENS && by_tensor_cores(*w, compute))
         return few_by_tensor_cores(p, tokens, s);
     if (tokens <= FEW_TOKENS || w->cols == 0) return few_tokens(p, tokens, s);
-    return compute == LSA_COMPUTE_BF16 ? many_tokens<__nv_bfloat16>(p, tokens, (char *)workspace, s)
-                                       : many_tokens<float>(p, tokens, (char *)workspace, s);
+    char *work = (char *)aligned((intptr_t)workspace);
+    return compute == LSA_COMPUTE_BF16 ? many_tokens<__nv_bfloat16>(p, tokens, work, s)
+                                       : many_tokens<float>(p, tokens, work, s);
 }
