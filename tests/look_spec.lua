@@ -3,7 +3,7 @@
 local ffi = require "ffi"
 local lsa = require "lsa"
 local lib = require "lsa.ffi"
-local session = require "lsa.session"
+local look = require "lsa.session.look"
 local tokens = require("token_support").random
 local stub = require "stub_support"
 
@@ -65,13 +65,13 @@ describe("looking ahead on a GPU", function()
       sessions[i] = opened(gpu, n, {select = "lsa_threshold", indexer = ix})
       alone[i] = bits(scores(sessions[i]))
     end
-    session.class.look_ahead(sessions)
+    look.ahead(sessions)
     for i, s in ipairs(sessions) do
       assert.equal(i ~= 2, s.ahead ~= nil) -- three tokens are fewer looks, which are asked alone
       assert.is_true(alone[i] == bits(scores(s)))
       assert.is_nil(s.ahead)
     end
-    session.class.look_ahead(sessions)
+    look.ahead(sessions)
     sessions[1]:decode(7) -- what was looked at before is of no use after it
     local fresh = sessions[1]:fork()
     assert.is_true(bits(scores(sessions[1])) == bits(scores(fresh)))
@@ -79,11 +79,11 @@ describe("looking ahead on a GPU", function()
 
   it("of sessions that are not alike is an error", function()
     local a, b = opened(gpu, 90, {select = "full"}), opened(gpu, 90, {select = "full", kv = "f32"})
-    local look, answered = indexer(gpu, {}):look(1), ffi.new "int32_t[1]"
-    assert.is_true(C.lsa_sessions_look(ffi.new("lsa_session *[2]", {a.c, b.c}), 2, look, nil, nil, answered) < 0)
+    local how, answered = indexer(gpu, {}):look(1), ffi.new "int32_t[1]"
+    assert.is_true(C.lsa_sessions_look(ffi.new("lsa_session *[2]", {a.c, b.c}), 2, how, nil, nil, answered) < 0)
     assert.matches("session 1 is of another model, format or scoring", ffi.string(C.lsa_error()))
-    look.rows = 91
-    assert.is_true(C.lsa_sessions_look(ffi.new("lsa_session *[1]", {a.c}), 1, look, nil, nil, answered) < 0)
+    how.rows = 91
+    assert.is_true(C.lsa_sessions_look(ffi.new("lsa_session *[1]", {a.c}), 1, how, nil, nil, answered) < 0)
     assert.matches("less than 91 tokens", ffi.string(C.lsa_error()))
     assert.equal(0, answered[0])
   end)

@@ -15,6 +15,7 @@ local ffi = require "ffi"
 local arity = require "lsa.arity"
 local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
+local look = require "lsa.session.look"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local pressure = require "lsa.tensor.memory_pressure"
@@ -235,7 +236,7 @@ M.run_together = interrupts.method(function(asks, steps)
     local s = ask.session
     if s.asks_ahead and s.c and s.model.device ~= "cpu" and s.loop.due <= 0 and not s.loop.full and not s.recorder then looking[#looking + 1] = s end
   end
-  Session.look_ahead(looking)
+  look.ahead(looking)
   for i, ask in ipairs(asks) do
     local ok, problem = pcall(function()
       idle(ask.session, "decode")

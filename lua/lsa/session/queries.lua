@@ -3,6 +3,7 @@
 local ffi = require "ffi"
 local accounting = require "lsa.accounting"
 local lib = require "lsa.ffi"
+local look = require "lsa.session.look"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local real = require "lsa.tensor.real"
@@ -70,15 +71,10 @@ return function(Session, open)
     return tonumber(covered[0]), tonumber(total[0])
   end
 
-  -- How many of the latest tokens the indexer looks from.
-  local function looking(self)
-    return math.min(self.indexer.looks, math.max(1, tonumber(C.lsa_session_recent(self.c))))
-  end
-
   -- Of the tokens that the indexer looks from, oldest first: float *, and how many.
   function Session:hidden_states(layer)
     open(self)
-    local rows = looking(self)
+    local rows = look.rows(self)
     local hidden = ffi.new("float[?]", rows * tonumber(self.model.config.hidden))
     raise.check(C.lsa_session_hidden(self.c, layer, rows, hidden))
     self.policy_flops = self.policy_flops + rows * self.indexer:flops(layer)
@@ -111,59 +107,15 @@ return function(Session, open)
     return asked, count, (self.indexer.looks > 1 or self.indexer.ensemble == "max") and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN, flops, kept
   end
 
-  -- FLOPs of what a GPU does at once, of n chunks.
-  local function look_flops(self, n)
-    local rows, flops, dim = looking(self), 0, tonumber(self.model.config.index_dim)
-    for _, layer in ipairs(self.indexer.layers) do
-      flops = flops + rows * (self.indexer:flops(layer) + accounting.scoring(n, tonumber(self.indexer.weights[layer].heads), dim))
-    end
-    return flops
-  end
-
-  -- Scores of several sessions with one indexer, or, with theta, the set of one, where a GPU makes them in one launch; else nil.
-  local function look(sessions, theta)
-    local first, answered = sessions[1], ffi.new "int32_t[1]"
-    if first.model.device == "cpu" then return nil end
-    local list, out, results = ffi.new("lsa_session *[?]", #sessions), ffi.new("void *[?]", #sessions), {}
-    for i, s in ipairs(sessions) do
-      local n = tonumber(C.lsa_session_chunks(s.c))
-      results[i] = theta and set.new(n) or tensor.zeros({n}, "f32")
-      list[i - 1], out[i - 1] = s.c, theta and results[i].c.bits or results[i].c.data
-    end
-    local how = first.indexer:look(looking(first))
-    how.theta = theta or 0
-    local scores, bits
-    if theta then bits = ffi.cast("uint64_t *const *", out) else scores = ffi.cast("float *const *", out) end
-    raise.check(C.lsa_sessions_look(list, #sessions, how, scores, bits, answered))
-    return answered[0] == 1 and results or nil
-  end
-
-  -- What is looked at by itself alone, else.
-  local function alike(a, b)
-    return a.indexer == b.indexer and a.model == b.model and a.format == b.format and a.opt.scoring == b.opt.scoring and looking(a) == looking(b)
-  end
-
-  -- The scores of sessions that are about to ask for them, made together: those that asked at their last cycle. What cannot be made
-  -- is left to each.
-  function Session.look_ahead(sessions)
-    while #sessions > 1 do
-      local some, others = {}, {}
-      for _, s in ipairs(sessions) do table.insert(alike(s, sessions[1]) and some or others, s) end
-      local ok, results = pcall(look, some)
-      for i, s in ipairs(ok and results and some or {}) do s.ahead = {t = s:tokens(), scores = results[i]} end
-      sessions = others
-    end
-  end
-
   -- The Memory Indexer's scores of n chunks at the last of t tokens: all its layers in one go over the keys.
   function Session:ensemble_scores(t, n)
     open(self)
     self.asks_ahead = true
     local ahead = self.ahead
     self.ahead = nil
-    local results = ahead and ahead.t == t and {ahead.scores} or look {self}
+    local results = ahead and ahead.t == t and {ahead.scores} or look.at {self}
     if results then
-      self.policy_flops = self.policy_flops + look_flops(self, n)
+      self.policy_flops = self.policy_flops + look.flops(self, n)
       return results[1]
     end
     local asked, count, how, flops, kept = indexer_queries(self, t, n)
@@ -178,9 +130,9 @@ return function(Session, open)
     open(self)
     self.asks_ahead = true
     if self.ahead and self.ahead.t == t then return nil end -- its scores are there
-    local results = look({self}, theta)
+    local results = look.at({self}, theta)
     if not results then return nil end
-    self.policy_flops = self.policy_flops + look_flops(self, n)
+    self.policy_flops = self.policy_flops + look.flops(self, n)
     return results[1]
   end
 
