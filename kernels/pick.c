@@ -27,7 +27,7 @@ enum {
     LIKELY = 256,    /* candidates of a first look, at most, ... */
     NEWEST = 64,     /* of which so many are the newest, ... */
     LEAST_SHARE = 8, /* and which are at most such a share of all */
-    WAITING = 64,    /* candidates of a query that wait to be scored */
+    WAITING = 48,    /* candidates of a query that wait to be scored: whole tiles of them */
     BOUNDED = 4096,  /* candidates from which bounds pay, or, ... */
     BOUNDED_AVX512 = 12288, /* ... where scores take half the time, ... */
     BOUNDED_PER_PICK = 8,   /* at least so many for each pick */
