@@ -15,7 +15,7 @@ Trains an indexer for each variation of the recipe and each seed, and rates it o
   --seeds (numbers default 1) of each variation
   --by (default answers)      what rates it: answers, or recall of what answers need (experiments/recall_curve.lua), which is cheap
   --asked (default none)      options of recall_curve.lua: "--contexts 8 --tokens 16384"
-  --looks (default 1)         of so many tokens indexers ask, where recall rates them
+  --looks (default 8)         of so many tokens indexers ask, where recall rates them
   --with (default none)       options for all of them, as they stand behind train_indexer.lua: "--documents 24 --steps 3000"
 ]]
 
@@ -23,15 +23,16 @@ Trains an indexer for each variation of the recipe and each seed, and rates it o
 local variations = {
   {"base", ""},
   {"voters_all", "--voters all"}, {"voters_1", "--voters 1"}, {"voters_0_1_2", "--voters 0,1,2"},
-  {"layers_1", "--layers 1"}, {"layers_0_1_2", "--layers 0,1,2"}, {"layers_0_1_2_max", "--layers 0,1,2 --ensemble max"},
-  {"layers_all", "--layers all"},
+  {"layers_1", "--layers 1"}, {"layers_0_1_2", "--layers 0,1,2 --looks 1"}, {"layers_0_1_2_max", "--layers 0,1,2 --ensemble max"},
+  {"layers_all", "--layers all --looks 1"},
   {"by_scores", "--by scores --top_p 0.3"}, {"by_scores_0.6", "--by scores --top_p 0.6"}, {"the_paper", "--by scores --top_p 0.6 " ..
     "--voters all --layers all --min_layers 2 --weights votes --negatives 1 --ensemble max"},
   {"least_0.02", "--least 0.02"}, {"least_0.1", "--least 0.1"},
   {"heads_4", "--heads 4"}, {"heads_64", "--heads 64"}, {"native_start", "--from native"}, {"rank_64", "--rank 64"},
   {"negatives_1", "--negatives 1"}, {"negatives_16", "--negatives 16"},
-  {"window_16", "--window 16"}, {"window_256", "--window 256"},
-  {"before_8", "--before 8"}, {"before_64", "--before 64"},
+  {"window_16", "--window 16"}, {"window_64", "--window 64"}, {"window_256", "--window 256"},
+  {"before_0", "--before 0"}, {"before_8", "--before 8"}, {"looks_1", "--looks 1"},
+  {"lengths_8192", "--lengths 8192 --documents 96"}, {"lengths_32768", "--lengths 4096,8192,16384,32768 --documents 48"},
   {"focal", "--loss focal"}, {"hinge", "--pairwise hinge"},
 }
 
@@ -66,7 +67,7 @@ local function run(name, options, seed)
   if found or not (wanted.all or wanted[name]) then return found end
   assert(dir.makepath(folder))
   if recall then
-    local labels = (options:find "%-%-voters" or options:find "%-%-by" or options:find "%-%-least") and name or "base"
+    local labels = (options:find "%-%-voters" or options:find "%-%-by" or options:find "%-%-least" or options:find "%-%-lengths") and name or "base"
     experiment("train_indexer.lua", ("%s %s --contexts 0 --traced all --traces '%s/traces/%s' --draw %d -o '%s'"):format(with, options, opt.output, labels,
       seed, folder), folder .. "/trained.json")
     experiment("recall_curve.lua", ("%s --spans %d --indexers '%s/indexer.safetensors' -o '%s/asked'"):format(opt.asked ~= "none" and opt.asked or "",

@@ -21,9 +21,10 @@ a run that was stopped, or killed, goes on where it is started again.
   --traces (default none)     the folder of traces; none: the output folder
   --share (string default 1/1)   i/n: dump every n-th training document from the i-th, and stop: n processes, each with traces of its own,
                               share the work, and the files are moved into one folder
-  --documents (default 42)    training documents
-  --lengths (numbers default 4096,8192,16384,32768)   their tokens, in turn
-  --held (default 2)          validation documents, for the retrieval metrics
+  --documents (default 64)    training documents
+  --lengths (numbers default 131072,8192,65536,8192,32768,8192,8192,8192)   their tokens, in turn; as far as the longest, an indexer tells near
+                              from far
+  --held (default 1)          validation documents, for the retrieval metrics
   --scale (default 1)         documents are so many times as long
   --voters (string default 2)   CSA ordinals whose picks make golden labels, as in 0,2; or all
   --by (default attention)    what these picks are weighed by: the attention that they got, or their index scores (the paper's way)
@@ -33,18 +34,18 @@ a run that was stopped, or killed, goes on where it is started again.
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
   --traced (string default same)   CSA ordinals that traces have, or all; same: those of --layers
   --ensemble (default mean)   of these layers: max or mean
-  --looks (default 1)         it asks from so many of the latest tokens where it serves; training is from each alone
+  --looks (default 8)         it asks from so many of the latest tokens where it serves; training is from each alone
   --heads (default 32)        of the Memory Indexer
   --rank (default 256)        of its queries, where it starts as random; else the model's
   --from (default random)     what it starts as: random, or native: the model's Lightning Indexer, beside it random heads that count little
-  --window (default 64)       the steps to come whose needs are learnt
-  --before (default 0)        steps are trained from so many tokens before an answer to its end; 0: all steps
+  --window (default 32)       the steps to come whose needs are learnt
+  --before (default 64)       steps are trained from so many tokens before an answer to its end; 0: all steps
   --negatives (default 4)     chunks that are not needed, for each that is
   --sampler (default uniform)   of these: uniform, or hard: half are those that score highest
   --loss (default bce)        bce or focal
   --pairwise (default none)   none, hinge or bpr, in addition
   --weights (default none)    of golden chunks: none, or by votes
-  --steps (default 16000)     of training
+  --steps (default 14000)     of training
   --batch (default 32)        decode steps in a training step
   --rate (default 0.002)      of AdamW
   --part (default test)       where questions come from: test, or validation, by which options are to be chosen
@@ -52,7 +53,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --contexts (default 16)     how many contexts
   --items (default 2)         items of each kind in a context, all asked
   --kinds (list default all)  of items (lua/lsa/tasks/items.lua)
-  --thetas (numbers default 0.1,0.2,0.3,0.4,0.5,0.6,0.7)   thresholds of the curve
+  --thetas (numbers default 0.02,0.05,0.1,0.2,0.3,0.5,0.7)   thresholds of the curve
   --budgets (numbers default 0.01,0.02,0.05)   shares of the chunks that other rules keep
   --text (default bible)      a file; bible is the text of Debian's bible-kjv
   --seed (default 1)          of documents, training, questions and the random policy
@@ -95,6 +96,9 @@ local function ordinals(text, name)
 end
 
 local layers, voters = ordinals(opt.layers, "layers"), ordinals(opt.voters, "voters")
+if opt.looks > 1 and opt.ensemble == "mean" and #layers > 1 then
+  error(("--looks: %d, and --ensemble is the mean of %d layers; one look goes with it, or --ensemble max"):format(opt.looks, #layers), 0)
+end
 local traced = opt.traced == "same" and layers or ordinals(opt.traced, "traced")
 local kinds = opt.kinds[1] == "all" and items.names or opt.kinds
 

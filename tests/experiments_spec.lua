@@ -85,7 +85,7 @@ end)
 -- A small run of train_indexer.lua; with n: killed where its n-th file operation would begin.
 local function train(folder, text, n)
   local script = lsa.root .. "/experiments/train_indexer.lua"
-  local words = ("needle -o %s --text %s --documents 3 --held 1 --scale 0.06 --steps 600 --heads 4 --batch 8 --tokens 1500 --contexts 3 --items 1 " ..
+  local words = ("needle -o %s --text %s --documents 3 --held 1 --lengths 246,492,983,1966 --before 0 --looks 1 --steps 600 --heads 4 --batch 8 --tokens 1500 --contexts 3 --items 1 " ..
     "--kinds single,words --voters all --layers all --thetas 0.5,0.7 --budgets 0.1"):format(folder, text)
   return process.shell(n and process.killed_at(n, script, words) or ("%s %s %s"):format(process.program, process.quote(script), words))
 end
@@ -144,8 +144,8 @@ describe("experiments/train_indexer.lua near answers", function()
     with_text(function(text)
       files.with_folder(function(folder)
         local function trained(name, ...)
-          output("train_indexer.lua", {"needle", "-o", folder .. "/" .. name, "--text", text, "--documents", "2", "--held", "1", "--scale", "0.06",
-            "--steps", "5", "--heads", "4", "--batch", "4", "--contexts", "0", "--kinds", "single", "--layers", "2", ...})
+          output("train_indexer.lua", {"needle", "-o", folder .. "/" .. name, "--text", text, "--documents", "2", "--held", "1", "--lengths", "246,492",
+            "--before", "0", "--steps", "5", "--heads", "4", "--batch", "4", "--contexts", "0", "--kinds", "single", "--layers", "2", ...})
           return files.read(folder .. "/" .. name .. "/indexer.safetensors")
         end
         local all, near = trained "all", trained("near", "--before", "8")
@@ -244,7 +244,7 @@ describe("experiments/ablate_indexer.lua", function()
     with_text(function(text)
       files.with_folder(function(folder)
         local function run(only)
-          return output("ablate_indexer.lua", {"needle", "-o", folder, "--only", only, "--with", ("--text %s --documents 1 --held 1 --lengths 600 " ..
+          return output("ablate_indexer.lua", {"needle", "-o", folder, "--only", only, "--with", ("--text %s --documents 1 --held 1 --lengths 600 --before 0 " ..
             "--steps 5 --batch 4 --tokens 1500 --contexts 1 --items 1 --kinds single --thetas 0.3 --budgets 0.1"):format(text)})
         end
         assert.matches("variation +seed +recall@64 +theta 0.3 +best 10 %%\nbase +1 +[%d.]+ +[%d.]+%% of 1 at [%d.]+%%", run "base")
@@ -260,7 +260,7 @@ describe("experiments/ablate_indexer.lua", function()
       files.with_folder(function(folder)
         local function run(only, looks)
           return output("ablate_indexer.lua", {"needle", "-o", folder, "--only", only, "--by", "recall", "--looks", looks, "--seeds", "1,2", "--with",
-            ("--text %s --documents 1 --held 1 --lengths 600 --steps 5 --batch 4 --kinds single"):format(text), "--asked",
+            ("--text %s --documents 1 --held 1 --lengths 600 --before 0 --steps 5 --batch 4 --kinds single"):format(text), "--asked",
             ("--text %s --tokens 1500 --contexts 1 --items 1 --kinds single --budgets 0.1,1"):format(text)})
         end
         assert.matches("variation +seeds +n +whole_0.1 +whole_1\nbase +2 +1 +[%d.]+ %([%d.]+%-[%d.]+%) +100.0 %(100.0%-100.0%)", run("base", "1"))
