@@ -249,31 +249,33 @@ describe("lsa_trainer_new", function()
     assert.equal(C.LSA_EARG, C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", shape_of{5, 4, 3, 8, 4, 9}), freq, DEVICE, 0))
   end)
 
-  -- Host memory, and a GPU's.
-  local function refuses_all_of(failing, in_use)
+  -- Host memory, and a GPU's: each of its calls fails once, more than there are; some of that is made good, by a smaller piece of
+  -- memory say. Returns how many were refused.
+  local MOST = 30
+  local function refusals(failing, in_use)
     collectgarbage()
     local box = ffi.new "lsa_trainer *[1]"
     local shape = ffi.new("lsa_trainer_shape", shape_of{5, 4, 3, 8, 4, C.LSA_KV_FP8})
     local freq = support.array("float", {0.1, 0.01})
-    local before, n, rc = in_use(), -1
-    repeat
-      n = n + 1
+    local before, refused = in_use(), 0
+    for n = 0, MOST do
       failing(n)
-      rc = C.lsa_trainer_new(box, shape, freq, DEVICE, 0)
+      local rc = C.lsa_trainer_new(box, shape, freq, DEVICE, 0)
       failing(-1)
-      if rc ~= 0 then
+      if rc == 0 then
+        C.lsa_trainer_free(box[0])
+      else
+        refused = refused + 1
         assert.is_true(rc == C.LSA_ENOMEM or rc == C.LSA_EDEVICE)
-        assert.equal(before, in_use())
       end
-    until rc == 0
-    C.lsa_trainer_free(box[0])
-    assert.equal(before, in_use())
-    return n
+      assert.equal(before, in_use())
+      if n == MOST then assert.equal(0, rc) end
+    end
+    return refused
   end
 
   it("leaves nothing behind when memory runs out", function()
-    local n = refuses_all_of(C.lsa_memory_fail_after, function() return tonumber(C.lsa_memory_in_use()) end)
-    assert.equal(6, n)
+    assert.is_true(refusals(C.lsa_memory_fail_after, function() return tonumber(C.lsa_memory_in_use()) end) > 1)
   end)
 
   if DEVICE == C.LSA_CPU then
@@ -288,7 +290,7 @@ describe("lsa_trainer_new", function()
       local S = ffi.load(lsa.root .. "/" .. lsa.build .. "/liblsa_cuda.so")
       blocks = function() return tonumber(S.stub_blocks) end
     end
-    assert.equal(5, refuses_all_of(C.lsa_device_fail_after, blocks))
+    assert.is_true(refusals(C.lsa_device_fail_after, blocks) > 0)
   end)
 
   it("refuses a GPU that is not there, and leaves the one in use as it was", function()
