@@ -14,6 +14,7 @@
 #include "core/base/parallel.h"
 #include "core/base/try.h"
 #include "kernels/attention_tile.h"
+#include "kernels/record_at.h"
 #include "kernels/rope.h"
 
 enum {
@@ -116,12 +117,6 @@ static void clear(const call *c, state s, int64_t from, int64_t heads, int with_
     memset(s.acc, 0, (size_t)(heads * c->padded) * sizeof(float));
 }
 
-static const uint8_t *record_at(const lsa_records *r, int64_t i)
-{
-    return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride +
-           r->offset;
-}
-
 /* Scores come in blocks of four keys. */
 static void pad_rows(scratch *s, int64_t n)
 {
@@ -135,7 +130,7 @@ static void gather(const call *c, scratch *s, int64_t t, int64_t from, int64_t n
     const int32_t *ids = c->ids ? c->ids + t * c->id_stride + from : NULL;
     const uint8_t *at[TILE];
     for (int64_t j = 0; j < n; j++) {
-        at[j] = record_at(r, ids ? ids[j] : from + j);
+        at[j] = lsa_record_at(r, ids ? ids[j] : from + j);
         for (int64_t i = 0; ids && i < c->record_bytes; i += 64) __builtin_prefetch(at[j] + i);
     }
     if (r->format == LSA_KV_F32 && in_place(c))

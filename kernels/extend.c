@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/try.h"
 #include "kernels/compress.h"
+#include "kernels/record_at.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
 
@@ -107,23 +108,17 @@ static work work_in(void *workspace, const lsa_extension *x, int64_t rows)
     return w;
 }
 
-static uint8_t *record_at(const lsa_records *r, int64_t i)
-{
-    return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride +
-           r->offset;
-}
-
 /* A chunk's record or key, encoded, goes where it belongs. */
 static void publish(const lsa_span *s, const lsa_layer_store *store, const lsa_extension *x,
                     int64_t chunk, const uint8_t *encoded, int64_t bytes)
 {
     int keys = x->what == LSA_EXTEND_KEYS;
     const lsa_records *hot = keys ? &store->hot_keys : &store->hot;
-    memcpy(record_at(keys ? &store->keys : &store->cold, chunk), encoded, (size_t)bytes);
+    memcpy(lsa_record_at(keys ? &store->keys : &store->cold, chunk), encoded, (size_t)bytes);
     if (!keys && store->mirror.blocks)
-        memcpy(record_at(&store->mirror, chunk), encoded, (size_t)bytes);
+        memcpy(lsa_record_at(&store->mirror, chunk), encoded, (size_t)bytes);
     int32_t slot = s->born_slot && hot->blocks ? s->born_slot[chunk - s->born_from] : -1;
-    if (slot >= 0) memcpy(record_at(hot, slot), encoded, (size_t)bytes);
+    if (slot >= 0) memcpy(lsa_record_at(hot, slot), encoded, (size_t)bytes);
     if (keys && s->among_residents)
         memcpy(store->resident_keys + (s->residents + chunk - s->chunks) * bytes, encoded,
                (size_t)bytes);

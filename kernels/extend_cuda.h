@@ -3,6 +3,7 @@
 #define LSA_EXTEND_CUDA_H
 #include "kernels/compress_cuda.h"
 #include "kernels/kv_record_cuda.h"
+#include "kernels/record_at.h"
 #include "kernels/rope_cuda.h"
 
 extern "C" {
@@ -121,12 +122,6 @@ __device__ static void encode(uint8_t *record, float *held, const extending &e)
     __syncthreads();
 }
 
-__device__ static uint8_t *record_at(const lsa_records &r, int64_t i)
-{
-    return r.blocks[i >> r.block_shift] + (i & (((int64_t)1 << r.block_shift) - 1)) * r.stride +
-           r.offset;
-}
-
 // `record` is in shared memory, on a boundary of four bytes.
 __device__ static void put_record(uint8_t *to, const uint8_t *record, int64_t bytes)
 {
@@ -144,10 +139,11 @@ __device__ static void publish(const lsa_span &s, const lsa_layer_store &store, 
 {
     bool keys = e.x.what == LSA_EXTEND_KEYS;
     const lsa_records &hot = keys ? store.hot_keys : store.hot;
-    put_record(record_at(keys ? store.keys : store.cold, chunk), record, e.bytes);
-    if (!keys && store.mirror.blocks) put_record(record_at(store.mirror, chunk), record, e.bytes);
+    put_record(lsa_record_at(keys ? &store.keys : &store.cold, chunk), record, e.bytes);
+    if (!keys && store.mirror.blocks)
+        put_record(lsa_record_at(&store.mirror, chunk), record, e.bytes);
     int32_t slot = s.born_slot && hot.blocks ? s.born_slot[chunk - s.born_from] : -1;
-    if (slot >= 0) put_record(record_at(hot, slot), record, e.bytes);
+    if (slot >= 0) put_record(lsa_record_at(&hot, slot), record, e.bytes);
     if (keys && s.among_residents)
         put_record(store.resident_keys + (s.residents + chunk - s.chunks) * e.bytes, record,
                    e.bytes);

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "kernels/gather_cuda.h"
+#include "kernels/record_at.h"
 
 extern "C" {
 #include "core/base/error.h"
@@ -14,12 +15,6 @@ enum { THREADS = 1024 };
 // More of them slow down what runs beside without filling the bus any better.
 enum { BLOCKS = 4, BLOCKS_BESIDE = 2 };
 
-__device__ static uint8_t *record_at(const lsa_records &r, int64_t i)
-{
-    return r.blocks[i >> r.block_shift] + (i & (((int64_t)1 << r.block_shift) - 1)) * r.stride +
-           r.offset;
-}
-
 // Grid: up to 4, block: 1,024.
 __global__ static void __launch_bounds__(THREADS, 1)
     gather_records(lsa_records to, const int32_t *slots, lsa_records from, const int32_t *chunks,
@@ -28,7 +23,8 @@ __global__ static void __launch_bounds__(THREADS, 1)
     int64_t parts = lsa_parts_of(bytes);
     for (int64_t p = lsa_thread() / LSA_WARP; p < n * parts; p += lsa_threads() / LSA_WARP) {
         int64_t i = p / parts;
-        lsa_copy_part(record_at(to, slots[i]), record_at(from, chunks[i]), bytes, p % parts);
+        lsa_copy_part(lsa_record_at(&to, slots[i]), lsa_record_at(&from, chunks[i]), bytes,
+                      p % parts);
     }
 }
 

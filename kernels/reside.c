@@ -4,12 +4,7 @@
 #include <string.h>
 
 #include "core/base/error.h"
-
-static const uint8_t *key_at(const lsa_records *r, int64_t i)
-{
-    return r->blocks[i >> r->block_shift] + (i & (((int64_t)1 << r->block_shift) - 1)) * r->stride +
-           r->offset;
-}
+#include "kernels/record_at.h"
 
 int lsa_reside_cpu(const lsa_layer_store *layers, int64_t count, const int32_t *chunks,
                    const int32_t *slots, int64_t n, int64_t observed, int64_t bytes, void *stream)
@@ -20,9 +15,10 @@ int lsa_reside_cpu(const lsa_layer_store *layers, int64_t count, const int32_t *
         int in_cells = l->hot_keys.blocks != NULL;
         if (!l->used) continue;
         for (int64_t i = 0; i < n; i++)
-            memcpy(l->resident_keys + i * bytes,
-                   key_at(in_cells ? &l->hot_keys : &l->keys, in_cells ? slots[i] : chunks[i]),
-                   (size_t)bytes);
+            memcpy(
+                l->resident_keys + i * bytes,
+                lsa_record_at(in_cells ? &l->hot_keys : &l->keys, in_cells ? slots[i] : chunks[i]),
+                (size_t)bytes);
         if (!observed) continue;
         memset(l->used, 0, (size_t)observed * sizeof *l->used);
         memset(l->mass, 0, (size_t)observed * sizeof *l->mass);

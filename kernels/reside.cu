@@ -1,5 +1,6 @@
 // Residents' index keys side by side, on the GPU: a word a thread.
 #include "kernels/cuda_launch.h"
+#include "kernels/record_at.h"
 
 extern "C" {
 #include "kernels/reside.h"
@@ -8,12 +9,6 @@ extern "C" {
 enum { THREADS = 256 };
 
 // ---- kernels ----
-
-__device__ static const uint8_t *key_at(const lsa_records &r, int64_t i)
-{
-    return r.blocks[i >> r.block_shift] + (i & (((int64_t)1 << r.block_shift) - 1)) * r.stride +
-           r.offset;
-}
 
 // Grid: (ceil(max(n words, observed) / 256), layers), block: 256. T: what keys are whole numbers of.
 template <typename T>
@@ -27,7 +22,7 @@ __global__ static void take_over(const lsa_layer_store *layers, const int32_t *c
     const lsa_records &keys = in_cells ? l.hot_keys : l.keys;
     for (uint32_t i = lsa_thread(); i < n * words; i += lsa_threads()) {
         uint32_t key = i / words;
-        const T *from = (const T *)key_at(keys, in_cells ? slots[key] : chunks[key]);
+        const T *from = (const T *)lsa_record_at(&keys, in_cells ? slots[key] : chunks[key]);
         ((T *)l.resident_keys)[i] = from[i - key * words];
     }
     for (uint32_t i = lsa_thread(); i < observed; i += lsa_threads()) {
