@@ -35,7 +35,7 @@ local policies = {
 }
 local total = {}
 for i, policy in ipairs(policies) do
-  total[i] = {policy = policy, right = 0, asked = 0, resident = 0, pct = 0, fetched = 0, cycles = 0, ms = 0, steps = 0, failed = 0, clipped = 0}
+  total[i] = {policy = policy, right = 0, asked = 0, resident = 0, pct = 0, fetched = 0, cycles = 0, ms = 0, stall = 0, steps = 0, failed = 0, clipped = 0}
 end
 
 -- One needle asked of a fork; its cost joins the policy's sums.
@@ -49,7 +49,7 @@ local function ask(base, policy, one, sum)
   sum.resident, sum.pct = sum.resident + s.resident_bytes, sum.pct + s.resident_pct
   sum.fetched, sum.cycles = sum.fetched + s.fetched_bytes, sum.cycles + s.cycles
   sum.failed, sum.clipped = sum.failed + s.failed, sum.clipped + s.clipped
-  sum.ms, sum.steps = sum.ms + s.ms_per_token * s.steps, sum.steps + s.steps
+  sum.ms, sum.stall, sum.steps = sum.ms + s.ms_per_token * s.steps, sum.stall + s.stall_ms, sum.steps + s.steps
 end
 
 local bar = progress(opt.contexts * (1 + opt.needles * #policies), "asking")
@@ -70,16 +70,17 @@ bar:done()
 
 local report, rows = opt.report, {}
 report:say("%d contexts of %d tokens, %d needles each; budget %s; %s\n", opt.contexts, opt.tokens, opt.needles, tostring(opt.budget), tostring(model))
-report:say("%-16s %9s %14s %8s %12s %7s %7s %8s %9s", "policy", "accuracy", "KV resident", "of full", "fetched", "cycles", "failed", "clipped",
-  "ms/token")
+report:say("%-16s %9s %14s %8s %12s %7s %7s %8s %9s %10s", "policy", "accuracy", "KV resident", "of full", "fetched", "cycles", "failed", "clipped",
+  "ms/token", "in cycles")
 for i, sum in ipairs(total) do
   local n = sum.asked
   local row = {policy = sum.policy.select, accuracy = sum.right / n, resident_bytes = sum.resident / n, resident_pct = sum.pct / n,
-    fetched_bytes = sum.fetched / n, cycles = sum.cycles / n, failed = sum.failed, clipped = sum.clipped, ms_per_token = sum.ms / sum.steps}
+    fetched_bytes = sum.fetched / n, cycles = sum.cycles / n, failed = sum.failed, clipped = sum.clipped, ms_per_token = sum.ms / sum.steps,
+    cycle_pct = 100 * sum.stall / sum.ms}
   rows[i] = row
-  report:say("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %7d %8d %9.3f", sum.policy.label, 100 * row.accuracy, stats.bytes(row.resident_bytes),
-    row.resident_pct, stats.bytes(row.fetched_bytes), row.cycles, row.failed, row.clipped, row.ms_per_token)
+  report:say("%-16s %8.1f%% %14s %7.1f%% %12s %7.1f %7d %8d %9.3f %9.1f%%", sum.policy.label, 100 * row.accuracy, stats.bytes(row.resident_bytes),
+    row.resident_pct, stats.bytes(row.fetched_bytes), row.cycles, row.failed, row.clipped, row.ms_per_token, row.cycle_pct)
 end
-report:table("policies", {"policy", "accuracy", "resident_bytes", "resident_pct", "fetched_bytes", "cycles", "failed", "clipped", "ms_per_token"},
+report:table("policies", {"policy", "accuracy", "resident_bytes", "resident_pct", "fetched_bytes", "cycles", "failed", "clipped", "ms_per_token", "cycle_pct"},
   rows, "")
 report:done()
