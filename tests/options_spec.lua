@@ -65,3 +65,28 @@ describe("a misspelt option of a rule", function()
     end)
   end)
 end)
+
+describe("a seed", function()
+  it("is a whole number that doubles count exactly, wherever it is given", function()
+    local model = lsa.model(lib.root .. "/tests/golden/flash")
+    local function message_of(f, ...)
+      local ok, message = pcall(f, ...)
+      return not ok and message:gsub("^[^:]*:%d+: ", "") or "no error"
+    end
+    local most = "a whole number from 0 to 9007199254740991 is wanted"
+    assert.equal("session: seed is 1.152921504606847e+18; " .. most, message_of(model.session, model, {seed = 2 ^ 60}))
+    assert.equal("session: seed is 9007199254740992; " .. most, message_of(lsa.batch, model, {seed = 2 ^ 53}))
+    assert.equal("session: seed is -1; a whole number of at least 0 is wanted", message_of(model.session, model, {seed = -1}))
+    assert.equal("rand: seed is 1.152921504606847e+18, a whole number below 2^53 is wanted", message_of(lsa.rand, {2}, 2 ^ 60))
+    assert.equal("randn: seed is 1.5, a whole number is wanted", message_of(lsa.randn, {2}, 1.5))
+    model:session {seed = 2 ^ 53 - 1}:close()
+    for _, name in ipairs {"single", "needle", "stream"} do
+      for _, seed in ipairs {2 ^ 60, 2 ^ 32, -1, 1.5, 0 / 0, "x"} do
+        assert.matches("^task: seed is .*; a whole number from 0 to 4294967295 is wanted", message_of(lsa.tasks[name], {model = model, tokens = 400, seed = seed}))
+        local task = lsa.tasks[name] {model = model, tokens = 400}
+        assert.matches("^task: seed is .*; a whole number from 0 to 4294967295 is wanted", message_of(task.run, task, {select = "full", seed = seed}))
+        task:close()
+      end
+    end
+  end)
+end)

@@ -52,8 +52,9 @@ end
 -- A whole number of at least `least`, and of at most `most` where it is given; never more than doubles count exactly.
 function M.whole(value, least, what, most)
   if type(value) == "number" and value == math.floor(value) and value >= least and value <= (most or 2 ^ 53 - 1) then return value end
-  local range = most and ("from %.0f to %.0f"):format(least, most) or ("of at least %.0f"):format(least)
-  raise("%s is %s; a whole number %s is wanted", what, shown(value), range)
+  local large = type(value) == "number" and value >= 2 ^ 53
+  local range = (most or large) and ("from %.0f to %.0f"):format(least, most or 2 ^ 53 - 1) or ("of at least %.0f"):format(least)
+  raise("%s is %s; a whole number %s is wanted", what, large and ("%.17g"):format(value) or shown(value), range)
 end
 
 -- A finite number of at least `least`.

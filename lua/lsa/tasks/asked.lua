@@ -132,12 +132,18 @@ function M.task(model, opt, defaults, what, make)
     if self[name] then options.whole(self[name], 1, what .. ": " .. name) end
   end
   for _, name in ipairs {"generate", "coverage"} do options.boolean(self[name], what .. ": " .. name) end
+  M.seed(self)
   self.model, self.make, self.bases, self.made = model, make, {}, {}
   if self.text then
     local part = parts.open(self.text, self.part)
     self.text, self.words = part.text, part.words
   end
   return self
+end
+
+-- The seed of a run: that of its options, or the task's. Contexts' numbers are made of it.
+function M.seed(task, params)
+  return options.whole(type(params) == "table" and params.seed or task.seed, 0, "task: seed", 2 ^ 32 - 1)
 end
 
 -- The text and the questions of context i.
@@ -230,7 +236,7 @@ end
 -- Asks the first `most` questions of context i, of forks with these options, or with those that params(base, question) returns: a row of
 -- each question.
 function Task:ask(i, params, most)
-  local seed, out = type(params) == "table" and params.seed or self.seed, {}
+  local seed, out = M.seed(self, params), {}
   local base, questions = self:context(seed, i)
   for number = 1, math.min(#questions, most) do
     local one = questions[number]
@@ -266,7 +272,7 @@ end
 -- of theirs makes the haystack, keys and depths, too.
 function Task:run(params)
   local all = {}
-  for i, most in ipairs(self:plan(type(params) == "table" and params.seed or self.seed)) do
+  for i, most in ipairs(self:plan(M.seed(self, params))) do
     for _, row in ipairs(self:ask(i, params, most)) do all[#all + 1] = row end
   end
   self.questions = all

@@ -37,6 +37,7 @@ function M.task(model, opt)
     raise("stream.task: needles is %d and stay is %d; topics of one size are wanted", self.needles, self.stay)
   end
   options.boolean(self.coverage, "stream.task: coverage")
+  asked.seed(self)
   self.model, self.bases, self.made = model, {}, {}
   local part = parts.open(self.text, self.part)
   self.text, self.words = part.text, part.words
@@ -108,7 +109,7 @@ end
 -- coverage, fetched_bytes, stall_ms, transfer_stall_ms; the same at_0_…, at_1_… by questions since the topic moved; n with 95 %
 -- intervals; steps, cycles, policy_errors, resident_pct as means over contexts; error: what the policy said last.
 function Task:run(params)
-  local seed, all, contexts, out = params.seed or self.seed, {}, {}, {}
+  local seed, all, contexts, out = asked.seed(self, params), {}, {}, {}
   for i = 1, self.contexts do
     local base, questions = context(self, seed, i)
     local fork, last = base:fork(params), nil

@@ -73,8 +73,9 @@ local function shown(x)
 end
 
 local function want_whole(x, what)
-  if not whole(x) then raise("%s is %s, a whole number is wanted", what, shown(x)) end
-  return x
+  if whole(x) then return x end
+  if type(x) == "number" and x == math.floor(x) then raise("%s is %.17g, a whole number below 2^53 is wanted", what, x) end
+  raise("%s is %s, a whole number is wanted", what, shown(x))
 end
 
 local function want_number(x, what)
