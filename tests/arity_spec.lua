@@ -113,6 +113,19 @@ describe("an argument too many", function()
     assert.equal(3, lsa.set(3, nil, nil):size()) -- what is nothing loses nothing
   end)
 
+  it("is none where a call's several results are passed on as pages do", function()
+    local model = lsa.model "needle"
+    local s = model:session {select = "recency"}
+    s:prefill "a text"
+    assert.equal(5, #model:text(s:fork():generate {n = 5}))
+    files.with_folder(function(folder)
+      lsa.save(folder .. "/a.safetensors", {x = lsa.ones {2}}, {about = "ones"})
+      lsa.save(folder .. "/b.safetensors", lsa.load(folder .. "/a.safetensors"))
+      assert.equal("ones", select(2, lsa.load(folder .. "/b.safetensors")).about)
+    end)
+    s:close()
+  end)
+
   it("costs a call that has none too many no memory, compiled", function()
     local x = lsa.ones {8}
     local function sum()

@@ -114,14 +114,12 @@ function M.new(directory, opt)
   options.whole(opt.piece, 0, "lsa.model: piece")
   local piece = opt.piece > 0 and opt.piece or opt.device == "cuda" and 2048 or 512
   local out = ffi.new "lsa_model *[1]"
-  raise.check(C.lsa_model_load(out, directory))
   local self = setmetatable({directory = directory, name = name, compute = opt.compute, device = opt.device}, Model)
-  self.c = ffi.gc(out[0], C.lsa_model_free)
+  self.c = raise.owned(C.lsa_model_free, out, C.lsa_model_load, directory)
   if opt.device == "cuda" then raise.check(C.lsa_model_to_gpu(self.c)) end
   self.config = numbers_of(self.c)
   local scratch = ffi.new "lsa_activations *[1]"
-  raise.check(C.lsa_activations_new(scratch, self.c, fitting_piece(self.config, piece)))
-  self.scratch = ffi.gc(scratch[0], C.lsa_activations_release)
+  self.scratch = raise.owned(C.lsa_activations_release, scratch, C.lsa_activations_new, self.c, fitting_piece(self.config, piece))
   self.csa_layers = {}
   for i = 0, tonumber(self.config.layers) - 1 do
     if self.config.layer_type[i] == C.LSA_LAYER_CSA then table.insert(self.csa_layers, i) end
@@ -157,7 +155,8 @@ function Model:tokens(text)
   return tokenizer(self):encode(text)
 end
 
-function Model:text(tokens)
+-- ended: what s:generate gives beside tokens, so that model:text(s:generate {…}) is its text; of no matter here.
+function Model:text(tokens, ended) -- luacheck: no unused args
   if type(tokens) == "number" then tokens = {tokens} end
   return tokenizer(self):decode(type(tokens) == "table" and tokens or tokens:totable())
 end

@@ -29,10 +29,6 @@ local M = {}
 
 local defaults = {layers = 1, record = false, chunks = 0, hot = false, cold = "ram", evict = "lru"}
 
-local function wrap(out)
-  return ffi.gc(out[0], C.lsa_pool_free)
-end
-
 M.defaults = defaults
 
 function M.new(opt)
@@ -41,8 +37,7 @@ function M.new(opt)
   for name, least in pairs {layers = 0, record = 1, chunks = 0} do options.whole(opt[name], least, "lsa.pool: " .. name) end
   local directory = options.cold(opt.cold, "lsa.pool: cold")
   local out = ffi.new "lsa_pool *[1]"
-  raise.check(C.lsa_pool_new(out, opt.layers, opt.record, 1))
-  local self = setmetatable({c = wrap(out), opt = opt}, Pool)
+  local self = setmetatable({c = raise.owned(C.lsa_pool_free, out, C.lsa_pool_new, opt.layers, opt.record, 1), opt = opt}, Pool)
   if directory then raise.check(C.lsa_pool_set_disk(self.c, directory, nil)) end
   raise.check(C.lsa_pool_resize(self.c, opt.chunks))
   local cells
@@ -184,8 +179,7 @@ function Pool:fork()
   idle(self, "fork")
   local out = ffi.new "lsa_pool *[1]"
   C.lsa_pool_write_back(self.c) -- once, for all forks; where it fails, each spills for itself
-  raise.check(C.lsa_pool_fork(out, self.c))
-  local fork = setmetatable({c = wrap(out), opt = self.opt}, Pool)
+  local fork = setmetatable({c = raise.owned(C.lsa_pool_free, out, C.lsa_pool_fork, self.c), opt = self.opt}, Pool)
   fork.tier = asking(self, self.tier.fork, fork.c, fork, nil, self.tier.fixed)
   return fork
 end

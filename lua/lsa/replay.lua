@@ -424,8 +424,7 @@ local function replayed(recording, path, opt)
   self.most = math.floor(trace.token_ids:count() / about.csa_rate)
   self.residents, self.resident_count = set.new(self.most), 0
   local out = ffi.new "lsa_pool *[1]"
-  raise.check(C.lsa_pool_new(out, 1, 0, loops.unit(opt))) -- residency is all that counts
-  self.pool = ffi.gc(out[0], C.lsa_pool_free)
+  self.pool = raise.owned(C.lsa_pool_free, out, C.lsa_pool_new, 1, 0, loops.unit(opt)) -- residency is all that counts
   self.chunk_bytes = about.csa_layers * about.record
   self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, self.chunk_bytes))
   self.loop = loops.new(opt, about.csa_rate, self.tier)

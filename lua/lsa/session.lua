@@ -92,17 +92,13 @@ local function open_disk(self, opt)
   raise.check(C.lsa_session_set_disk(self.c, directory, ffi.new("int32_t[?]", math.max(1, #targets), targets), #targets))
 end
 
-local function wrap(out)
-  return ffi.gc(out[0], C.lsa_session_free)
-end
-
 -- A session without hot tier and loop.
 local function bare(model, opt)
   local self = setmetatable({model = model, opt = opt, format = formats[opt.kv], csa_layers = #model.csa_layers,
     observed_all = true, policy_flops = 0, sampler = rng.new(opt.seed + 1)}, Session)
   local out = ffi.new "lsa_session *[1]"
-  raise.check(C.lsa_session_new(out, model.c, model.scratch, self.format, model.compute == "bf16" and 1 or 0, loops.unit(opt)))
-  self.c = wrap(out)
+  self.c = raise.owned(C.lsa_session_free, out, C.lsa_session_new, model.c, model.scratch, self.format,
+    model.compute == "bf16" and 1 or 0, loops.unit(opt))
   raise.check(C.lsa_session_set_scoring(self.c, require("lsa.indexer").scorings[opt.scoring or model.compute]))
   self.pool = C.lsa_session_pool(self.c)
   if self.csa_layers > 0 then
@@ -378,8 +374,7 @@ function Session:fork(opt)
   for name, value in pairs(self) do fork[name] = value end
   local out = ffi.new "lsa_session *[1]"
   if self.pool ~= nil then C.lsa_pool_write_back(self.pool) end -- once, for all forks; where it fails, each spills for itself
-  raise.check(C.lsa_session_fork(out, self.c))
-  fork.c, fork.opt = wrap(out), merged
+  fork.c, fork.opt = raise.owned(C.lsa_session_free, out, C.lsa_session_fork, self.c), merged
   fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
   fork.sampler = opt.seed and rng.new(opt.seed + 1) or self.sampler:clone()
   local cells = loops.cells(merged, chunk_bytes(fork))

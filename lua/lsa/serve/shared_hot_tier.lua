@@ -35,8 +35,7 @@ local check = raise.check
 
 function M.new(like, evict, cells)
   local out = ffi.new "lsa_pool *[1]"
-  raise.check(C.lsa_pool_new_host(out, like))
-  local self = setmetatable({host = ffi.gc(out[0], C.lsa_pool_free), evict = evict, fixed = cells, promised = 0,
+  local self = setmetatable({host = raise.owned(C.lsa_pool_free, out, C.lsa_pool_new_host, like), evict = evict, fixed = cells, promised = 0,
     members = {}, ranges = ranges.new(), idle = set.new(0)}, Commons)
   if cells then raise.check(C.lsa_pool_set_cells(self.host, cells)) end
   self.policy, self.entry = evictions.new(evict, math.max(1, cells or 1))

@@ -34,8 +34,7 @@ function M.new(opt, device)
   local shape = ffi.new("lsa_trainer_shape", {layers = #opt.layers, hidden = config.hidden, rank = opt.rank,
     heads = opt.heads, dim = config.index_dim, rope_dim = config.rope_dim, norm_eps = config.norm_eps,
     key_format = C.LSA_KV_FP8})
-  check(C.lsa_trainer_new(box, shape, opt.model.c.compress_freq, device.code, device.gpu))
-  return ffi.gc(box[0], C.lsa_trainer_free)
+  return raise.owned(C.lsa_trainer_free, box, C.lsa_trainer_new, shape, opt.model.c.compress_freq, device.code, device.gpu)
 end
 
 -- ---- where weights start ----
