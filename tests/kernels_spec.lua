@@ -40,7 +40,7 @@ end
 
 -- Over the spans of a pass (kernels/span.h), which scripts do not have, or several kernels in one, of which they have the parts.
 local of_passes = {}
-for name in ("keep_rows extend settle chain pick locate attend remember observe gather advance hc_turn linears lookahead demand"):gmatch "%S+" do of_passes[name] = true end
+for name in ("keep_rows extend settle chain pick locate attend remember observe gather advance hc_turn linears lookahead demand reside index_learn"):gmatch "%S+" do of_passes[name] = true end
 
 describe("lsa.tensor.kernels", function()
   it("has every kernel that a header declares", function()

@@ -78,8 +78,9 @@ describe("looking ahead on a GPU", function()
   end)
 
   it("of sessions that are not alike is an error", function()
+    local ix = indexer(gpu, {})
     local a, b = opened(gpu, 90, {select = "full"}), opened(gpu, 90, {select = "full", kv = "f32"})
-    local how, answered = indexer(gpu, {}):look(1), ffi.new "int32_t[1]"
+    local how, answered = look.with(ix, 1), ffi.new "int32_t[1]"
     assert.is_true(C.lsa_sessions_look(ffi.new("lsa_session *[2]", {a.c, b.c}), 2, how, nil, nil, answered) < 0)
     assert.matches("session 1 is of another model, format or scoring", ffi.string(C.lsa_error()))
     how.rows = 91

@@ -174,26 +174,6 @@ function Indexer:logits(layer, hidden, keys, p)
   return out
 end
 
--- Its layers for core/session/look.c, with their weights where the model's kernels read them, and how many of the latest tokens ask.
-function Indexer:look(rows)
-  local count = #self.layers
-  if not self.on_gpu then
-    local layers, csa, keep = ffi.new("lsa_indexer_layer[?]", count), ffi.new("int32_t[?]", count), {}
-    for i, ordinal in ipairs(self.layers) do
-      layers[i - 1], csa[i - 1] = self.weights[ordinal], ordinal
-      for part, t in pairs(self.keep[ordinal] or {}) do -- a native one's are the model's
-        local there = t:to "cuda"
-        keep[#keep + 1] = there
-        if part == "norm" then layers[i - 1].norm = ffi.cast("const float *", there.c.data)
-        else layers[i - 1][part].data = there.c.data end
-      end
-    end
-    self.on_gpu = {layers = layers, csa = csa, keep = keep}
-  end
-  local how = (self.looks > 1 or self.ensemble == "max") and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN
-  return ffi.new("lsa_look", {layers = self.on_gpu.layers, csa = self.on_gpu.csa, count = count, rows = rows, how = how})
-end
-
 -- FLOPs of one layer's queries.
 function Indexer:flops(layer)
   local l = self.weights[layer]

@@ -29,6 +29,33 @@ function M.flops(s, n)
   return flops
 end
 
+local on_gpu = setmetatable({}, {__mode = "k"}) -- of indexers
+
+-- An indexer's layers, their weights where the model's kernels read them, and their CSA ordinals.
+local function layers_of(indexer)
+  local there = on_gpu[indexer]
+  if there then return there end
+  local layers, csa, keep = ffi.new("lsa_indexer_layer[?]", #indexer.layers), ffi.new("int32_t[?]", #indexer.layers), {}
+  for i, ordinal in ipairs(indexer.layers) do
+    layers[i - 1], csa[i - 1] = indexer.weights[ordinal], ordinal
+    for part, t in pairs(indexer.keep[ordinal] or {}) do -- a native one's are the model's
+      keep[#keep + 1] = t:to "cuda"
+      local data = keep[#keep].c.data
+      if part == "norm" then layers[i - 1].norm = ffi.cast("const float *", data) else layers[i - 1][part].data = data end
+    end
+  end
+  there = {layers = layers, csa = csa, keep = keep}
+  on_gpu[indexer] = there
+  return there
+end
+
+-- What an indexer looks with, from so many of the latest tokens: an lsa_look.
+function M.with(indexer, rows)
+  local there = layers_of(indexer)
+  local how = (indexer.looks > 1 or indexer.ensemble == "max") and C.LSA_ENSEMBLE_MAX or C.LSA_ENSEMBLE_MEAN
+  return ffi.new("lsa_look", {layers = there.layers, csa = there.csa, count = #indexer.layers, rows = rows, how = how})
+end
+
 function M.at(sessions, theta)
   local first, answered = sessions[1], ffi.new "int32_t[1]"
   if first.model.device == "cpu" then return nil end
@@ -38,7 +65,7 @@ function M.at(sessions, theta)
     results[i] = theta and set.new(n) or tensor.zeros({n}, "f32")
     list[i - 1], out[i - 1] = s.c, theta and results[i].c.bits or results[i].c.data
   end
-  local how = first.indexer:look(M.rows(first))
+  local how = M.with(first.indexer, M.rows(first))
   how.theta = theta or 0
   local scores, bits
   if theta then bits = ffi.cast("uint64_t *const *", out) else scores = ffi.cast("float *const *", out) end
