@@ -11,11 +11,9 @@ extern "C" {
 /* That of the GPU in use, made when it is first asked for; one that cannot be made is tried again the next time. */
 inline cublasStatus_t lsa_cublaslt(cublasLtHandle_t *out)
 {
-    enum { MOST_GPUS = 64 };
-    static cublasLtHandle_t made[MOST_GPUS];
+    static cublasLtHandle_t made[LSA_MOST_GPUS];
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     int32_t gpu = lsa_device_current();
-    if (gpu >= MOST_GPUS) return CUBLAS_STATUS_NOT_SUPPORTED;
     pthread_mutex_lock(&lock);
     cublasStatus_t rc = made[gpu] ? CUBLAS_STATUS_SUCCESS : cublasLtCreate(&made[gpu]);
     if (rc) made[gpu] = NULL;

@@ -12,7 +12,8 @@ enum { MOST_ARGUMENTS = 16 };
 
 lsa_kernels lsa_kernels_cuda;
 int64_t stub_grid[3], stub_block[3], stub_shared, stub_arguments[MOST_ARGUMENTS];
-int64_t stub_blocks; /* of memory that are not freed */
+int64_t stub_blocks;                   /* of memory that are not freed */
+int64_t stub_blocks_on[LSA_MOST_GPUS]; /* the same of each GPU */
 int64_t stub_copies;
 int64_t stub_free = (int64_t)1 << 30; /* bytes, as it says */
 int32_t stub_argument_count, stub_faulty, stub_device, stub_devices = 1;
@@ -63,8 +64,9 @@ int lsa_device_architecture_cuda(int32_t device, int32_t *major, int32_t *minor)
 enum { HEAD = 256 };
 typedef struct block {
     struct block *next, *before;
+    int32_t gpu;
 } block;
-static block blocks = {&blocks, &blocks};
+static block blocks = {&blocks, &blocks, 0};
 static pthread_mutex_t of_blocks = PTHREAD_MUTEX_INITIALIZER;
 
 int lsa_device_alloc_cuda(void **out, int64_t bytes)
@@ -75,9 +77,10 @@ int lsa_device_alloc_cuda(void **out, int64_t bytes)
     *out = NULL;
     if (!b) return lsa_fail(LSA_ENOMEM, "device_alloc: out of memory");
     pthread_mutex_lock(&of_blocks);
-    *b = (block){blocks.next, &blocks};
+    *b = (block){blocks.next, &blocks, lsa_device_current()};
     b->next->before = b->before->next = b;
     stub_blocks++;
+    stub_blocks_on[b->gpu]++;
     pthread_mutex_unlock(&of_blocks);
     *out = (uint8_t *)b + HEAD;
     return LSA_OK;
@@ -101,6 +104,7 @@ int lsa_device_free_cuda(void *there)
     b->before->next = b->next;
     b->next->before = b->before;
     stub_blocks--;
+    stub_blocks_on[b->gpu]--;
     pthread_mutex_unlock(&of_blocks);
     free(b);
     return LSA_OK;

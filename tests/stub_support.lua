@@ -35,17 +35,17 @@ function M.tree()
   return make(root), function() shell("rm -rf " .. processes.quote(root)) end
 end
 
--- Runs lsa on the stub with these arguments: what it printed, its errors, its exit code.
-function M.lsa(arguments)
+-- Runs lsa on the stub with these arguments, and words before the command: what it printed, its errors, its exit code.
+function M.lsa(arguments, before)
   local words, remove = M.tree()
-  local out, errors, code = processes.shell(words .. " " .. arguments)
+  local out, errors, code = processes.shell((before and before .. " " or "") .. words .. " " .. arguments)
   remove()
   return out, errors, code
 end
 
 -- Runs a spec there: what it printed where it failed, nil where all of it passed.
-function M.failure_of(spec)
-  local out, errors, code = M.lsa("test tests/" .. spec)
+function M.failure_of(spec, before)
+  local out, errors, code = M.lsa("test tests/" .. spec, before)
   return code ~= 0 and out .. errors or nil
 end
 

@@ -134,12 +134,56 @@ int lsa_device_fault(void)
     return atomic_fetch_sub(&fail_countdown, 1) == 0;
 }
 
+/* ---- GPUs by number ---- */
+
+static _Thread_local int32_t in_use = -1, actual; /* actual: what CUDA has */
+
+int32_t lsa_device_in_use(void) { return in_use; }
+
+int32_t lsa_device_current(void) { return in_use < 0 ? 0 : in_use; }
+
+static int use(int32_t gpu)
+{
+    if (gpu == in_use) return LSA_OK;
+    if (in_use >= 0) LSA_TRY(cuda.synchronize());
+    if (gpu != actual || in_use < 0) LSA_TRY(cuda.use(gpu));
+    in_use = actual = gpu;
+    return LSA_OK;
+}
+
+/* Where there is no GPU, the driver's reason is told. */
+int lsa_device_enter(int32_t gpu, int32_t *before)
+{
+    *before = in_use;
+    LSA_TRY(loaded());
+    LSA_TRY(lsa_device_check());
+    if (gpu == in_use) return LSA_OK;
+    int count = cuda.count();
+    if (count <= 0) return LSA_EDEVICE;
+    if (count > LSA_MOST_GPUS) count = LSA_MOST_GPUS;
+    if (gpu < 0 || gpu >= count)
+        return lsa_fail(LSA_EARG, "no device: there is no GPU %d; there are %d, from 0 on", gpu,
+                        count);
+    return use(gpu);
+}
+
+/* A thread that used none before uses none again: so it takes no memory of the first one for nothing. */
+int lsa_device_back(int32_t before, int rc)
+{
+    if (before == in_use || atomic_load(&lost)) return rc;
+    if (before >= 0) return rc ? (void)use(before), rc : use(before);
+    int waited = cuda.synchronize();
+    in_use = -1;
+    return rc ? rc : waited;
+}
+
 /* Before a call: the library is there, the GPU is not lost, and no test wants the call to fail. `bytes`: what it is about; -1:
  * nothing that has a size. */
 static int ready(const char *op, int64_t bytes)
 {
     LSA_TRY(loaded());
     LSA_TRY(lsa_device_check());
+    if (in_use < 0) LSA_TRY(use(0));
     if (!lsa_device_fault()) return LSA_OK;
     return bytes < 0 ? lsa_fail(LSA_EDEVICE, "%s: refused, as a test asked for", op)
                      : lsa_fail(LSA_EDEVICE, "%s: %lld bytes: refused, as a test asked for", op,
@@ -149,36 +193,6 @@ static int ready(const char *op, int64_t bytes)
 /* ---- calls ---- */
 
 int lsa_device_count(void) { return loaded() ? 0 : cuda.count(); }
-
-static _Thread_local int32_t in_use;
-
-int32_t lsa_device_current(void) { return in_use; }
-
-/* The first choice asks for any GPU, so that where there is none the driver's reason is told. */
-int lsa_device_use(int32_t device)
-{
-    static _Thread_local int chosen;
-    LSA_TRY(loaded());
-    LSA_TRY(lsa_device_check());
-    if (chosen && device == in_use) return LSA_OK;
-    int count = cuda.count();
-    if (count <= 0) return LSA_EDEVICE;
-    if (device < 0 || device >= count)
-        return lsa_fail(LSA_EARG, "no device: there is no GPU %d; there are %d, from 0 on", device,
-                        count);
-    LSA_TRY(cuda.use(device));
-    in_use = device;
-    chosen = 1;
-    return LSA_OK;
-}
-
-int lsa_device_back(int32_t before, int rc)
-{
-    if (in_use == before) return rc;
-    if (!rc) return lsa_device_use(before);
-    if (!cuda.use(before)) in_use = before; /* rc's message stays, but where this fails, too */
-    return rc;
-}
 
 int lsa_device_describe(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                         int64_t *total_bytes)

@@ -26,10 +26,40 @@ int lsa_device_count_cuda(void)
     return count;
 }
 
-int lsa_device_use_cuda(int32_t device)
+// Each way between `gpu` and one that was used before; both are left as they were where they do not reach each other.
+static cudaError_t reach(int from, int to)
 {
-    cudaError_t error = cudaSetDevice(device);
-    return error == cudaSuccess ? LSA_OK : failed("device_use", error);
+    int can = 0;
+    cudaError_t error = cudaDeviceCanAccessPeer(&can, from, to);
+    if (error == cudaSuccess && !can) error = cudaErrorPeerAccessUnsupported;
+    if (error == cudaSuccess) error = cudaSetDevice(from);
+    if (error == cudaSuccess) error = cudaDeviceEnablePeerAccess(to, 0);
+    if (error != cudaErrorPeerAccessAlreadyEnabled) return error;
+    cudaGetLastError();
+    return cudaSuccess;
+}
+
+int lsa_device_use_cuda(int32_t gpu)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static bool used[LSA_MOST_GPUS];
+    int before = 0;
+    pthread_mutex_lock(&lock);
+    cudaError_t error = cudaGetDevice(&before);
+    for (int i = 0; error == cudaSuccess && !used[gpu] && i < LSA_MOST_GPUS; i++) {
+        if (used[i]) error = reach(gpu, i);
+        if (used[i] && error == cudaSuccess) error = reach(i, gpu);
+    }
+    if (error == cudaSuccess) error = cudaSetDevice(gpu);
+    if (error == cudaSuccess)
+        used[gpu] = true;
+    else
+        cudaSetDevice(before);
+    pthread_mutex_unlock(&lock);
+    if (error == cudaSuccess) return LSA_OK;
+    char what[64];
+    snprintf(what, sizeof what, "device_use: GPU %d", gpu);
+    return failed(what, error);
 }
 
 int lsa_device_describe_cuda(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
@@ -199,16 +229,17 @@ int lsa_device_stream_wait_cuda(void *stream)
 
 // ---- graphs ----
 
-// The stream that work is captured on.
-static cudaStream_t capturing;
+// The streams that work is captured on, a GPU's own; whoever captures is alone on his GPU.
+static cudaStream_t streams[LSA_MOST_GPUS];
 
 int lsa_device_capture_begin_cuda(void **stream)
 {
     cudaError_t error = cudaSuccess;
-    if (!capturing) error = cudaStreamCreateWithFlags(&capturing, cudaStreamNonBlocking);
+    cudaStream_t *own = &streams[lsa_device_current()];
+    if (!*own) error = cudaStreamCreateWithFlags(own, cudaStreamNonBlocking);
     if (error == cudaSuccess)
-        error = cudaStreamBeginCapture(capturing, cudaStreamCaptureModeThreadLocal);
-    *stream = capturing;
+        error = cudaStreamBeginCapture(*own, cudaStreamCaptureModeThreadLocal);
+    *stream = *own;
     return error == cudaSuccess ? LSA_OK : failed("capture_begin", error);
 }
 
@@ -216,7 +247,7 @@ int lsa_device_capture_end_cuda(void **graph)
 {
     cudaGraph_t list = NULL;
     cudaGraphExec_t made = NULL;
-    cudaError_t error = cudaStreamEndCapture(capturing, &list);
+    cudaError_t error = cudaStreamEndCapture(streams[lsa_device_current()], &list);
     if (error == cudaSuccess) error = cudaGraphInstantiate(&made, list, 0);
     if (list) cudaGraphDestroy(list);
     *graph = made;

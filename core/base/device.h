@@ -12,13 +12,21 @@ typedef int lsa_device_count_fn(void);
 typedef int lsa_device_describe_fn(int32_t device, char *name, int64_t bytes, int64_t *free_bytes,
                                    int64_t *total_bytes);
 
-/* What a thread asks for here, and launches, is of the GPU that it chose last; of the first, number 0, where it chose none. use:
- * LSA_EARG names how many there are. current: which it is. Addresses tell GPUs apart: blocks are freed and copied whichever is
- * in use, but a copy waits for the launches on that one alone. back: number `before` is in use again; returns rc, or where that
- * is no error, its own. */
-typedef int lsa_device_use_fn(int32_t device);
-int32_t lsa_device_current(void);
+enum { LSA_MOST_GPUS = 16 };
+
+/* What a thread asks for here, and launches, is of the GPU that it uses: of the first, number 0, until it uses another. One process'
+ * GPUs reach one another's memory. Addresses tell GPUs apart: blocks are freed and copied whichever is in use, but a copy waits
+ * for the launches on that one alone; so who turns to another GPU waits for what he launched on the one before.
+ *
+ * enter: number `gpu` is in use until back(*before, rc), which returns rc, or where that is no error, its own. LSA_EARG names how many
+ * there are, LSA_EDEVICE. in_use: -1 where a thread has used none. current: 0 then. */
+int lsa_device_enter(int32_t gpu, int32_t *before);
 int lsa_device_back(int32_t before, int rc);
+int32_t lsa_device_in_use(void);
+int32_t lsa_device_current(void);
+
+/* For `enter`. LSA_EDEVICE also where one that was used before cannot be reached from it. */
+typedef int lsa_device_use_fn(int32_t device);
 
 /* Memory of the GPU in use, on a 256-byte boundary, contents undefined. Zero bytes are legal. */
 typedef int lsa_device_alloc_fn(void **out, int64_t bytes);
@@ -72,7 +80,7 @@ lsa_device_architecture_fn lsa_device_architecture, lsa_device_architecture_cuda
 lsa_device_program_load_fn lsa_device_program_load, lsa_device_program_load_cuda;
 lsa_device_program_launch_fn lsa_device_program_launch, lsa_device_program_launch_cuda;
 lsa_device_program_free_fn lsa_device_program_free, lsa_device_program_free_cuda;
-lsa_device_use_fn lsa_device_use, lsa_device_use_cuda;
+lsa_device_use_fn lsa_device_use_cuda;
 lsa_device_describe_fn lsa_device_describe, lsa_device_describe_cuda;
 lsa_device_alloc_fn lsa_device_alloc, lsa_device_alloc_cuda;
 lsa_device_alloc_shared_fn lsa_device_alloc_shared, lsa_device_alloc_shared_cuda;

@@ -46,6 +46,7 @@ typedef struct lsa_model {
     int64_t weight_bytes;             /* of all weights, as stored */
     const lsa_kernels *kernels;       /* of the device where the weights lie */
     int32_t memory_kind; /* LSA_MEMORY_*: of what sessions and activations of this model keep */
+    int32_t gpu;         /* which one has the weights; 0 on a CPU */
     struct lsa_model_device *device;
     struct lsa_model_memory *memory; /* what keeps the pointers alive */
 } lsa_model;

@@ -169,6 +169,7 @@ int lsa_model_to_gpu(lsa_model *m)
     LSA_TRY(move_to(m, LSA_MEMORY_READ, &m->layers, c->layers * (int64_t)sizeof *m->layers));
     m->kernels = k;
     m->memory_kind = LSA_MEMORY_GPU;
+    m->gpu = lsa_device_current();
     return LSA_OK;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/cpu.h"
+#include "core/base/device.h"
 #include "core/base/error.h"
 #include "core/base/memory.h"
 #include "core/base/parallel.h"
@@ -275,6 +276,7 @@ struct lsa_background_fetch {
     uint8_t *spoiled;       /* [n] */
     int64_t n;
     pthread_t thread;
+    int32_t gpu; /* where the cells are */
     int running, rc;
     int64_t ns;
     char message[1024];
@@ -284,10 +286,13 @@ static void *transfer_run(void *context)
 {
     lsa_background_fetch *t = context;
     int64_t start = lsa_clock_ns();
-    t->rc = t->table
-                ? lsa_gpu_fill(&t->source, &t->to, t->slots, t->filling.chunks, t->filling.count, 1)
-                : lsa_cold_tier_read(&t->source, t->filling.chunks, t->filling.count, 1, fill_slot,
-                                     &t->filling);
+    int32_t before;
+    t->rc = t->table ? lsa_device_enter(t->gpu, &before) : LSA_OK;
+    if (!t->rc)
+        t->rc = t->table ? lsa_gpu_fill(&t->source, &t->to, t->slots, t->filling.chunks,
+                                        t->filling.count, 1)
+                         : lsa_cold_tier_read(&t->source, t->filling.chunks, t->filling.count, 1,
+                                              fill_slot, &t->filling);
     if (t->rc) snprintf(t->message, sizeof t->message, "%s", lsa_error());
     t->ns = lsa_clock_ns() - start;
     return NULL;
@@ -318,6 +323,7 @@ static int note_gpu_cells(lsa_background_fetch *t, lsa_pool *p, const int32_t *u
     list_chunks(p, units, cells, t->n, t->filling.chunks, t->slots);
     t->to = lsa_pool_hot_records(p, 0, 0);
     t->to.blocks = t->table;
+    t->gpu = lsa_device_current();
     return LSA_OK;
 }
 

@@ -33,8 +33,24 @@ typedef struct ring {
     lsa_transfer_mode mode;
 } ring;
 
-static ring rings[2] = {{.lock = PTHREAD_MUTEX_INITIALIZER},
-                        {.lock = PTHREAD_MUTEX_INITIALIZER, .beside = 1}};
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static ring rings[LSA_MOST_GPUS][2];
+
+static void make_rings(void)
+{
+    for (int gpu = 0; gpu < LSA_MOST_GPUS; gpu++)
+        for (int beside = 0; beside < 2; beside++) {
+            pthread_mutex_init(&rings[gpu][beside].lock, NULL);
+            rings[gpu][beside].beside = beside;
+        }
+}
+
+/* That of the GPU in use. */
+static ring *ring_of(int beside)
+{
+    pthread_once(&once, make_rings);
+    return &rings[lsa_device_current()][beside != 0];
+}
 
 static int pinned(void *pointer, int64_t bytes)
 {
@@ -152,7 +168,7 @@ typedef struct trial {
     uint8_t *cells, **cell_table;
     float *work;
     int32_t slots[TRIAL_RECORDS], chunks[TRIAL_RECORDS];
-    int32_t way;
+    int32_t way, gpu;
     int rc;
     int64_t ns;
     char message[256];
@@ -192,7 +208,9 @@ static int work(trial *t, int64_t *ns)
 static void *move_on_thread(void *context)
 {
     trial *t = context;
-    t->rc = time_alone(t, &t->ns);
+    int32_t before;
+    t->rc = lsa_device_enter(t->gpu, &before);
+    if (!t->rc) t->rc = time_alone(t, &t->ns);
     if (t->rc) strncpy(t->message, lsa_error(), sizeof t->message - 1);
     return NULL;
 }
@@ -269,6 +287,7 @@ static int find_way(ring *r)
     trial *t = lsa_alloc_zero(sizeof *t);
     if (!t) return LSA_ENOMEM;
     t->r = r;
+    t->gpu = lsa_device_current();
     int rc = open_trial(t);
     if (!rc) rc = measure(t);
     lsa_cold_tier_free(&t->from);
@@ -281,7 +300,7 @@ static int find_way(ring *r)
 
 void lsa_transfer_mode_of(lsa_transfer_mode *out, int32_t beside)
 {
-    ring *r = &rings[beside != 0];
+    ring *r = ring_of(beside);
     pthread_mutex_lock(&r->lock);
     *out = r->mode;
     pthread_mutex_unlock(&r->lock);
@@ -289,7 +308,7 @@ void lsa_transfer_mode_of(lsa_transfer_mode *out, int32_t beside)
 
 void lsa_transfer_choose(int32_t beside, int32_t way)
 {
-    ring *r = &rings[beside != 0];
+    ring *r = ring_of(beside);
     pthread_mutex_lock(&r->lock);
     r->mode = (lsa_transfer_mode){.way = way};
     pthread_mutex_unlock(&r->lock);
@@ -305,7 +324,7 @@ static int prepare(ring *r)
 
 int lsa_gpu_prepare(int beside)
 {
-    ring *r = &rings[beside != 0];
+    ring *r = ring_of(beside);
     pthread_mutex_lock(&r->lock);
     int rc = prepare(r);
     pthread_mutex_unlock(&r->lock);
@@ -317,7 +336,7 @@ int lsa_gpu_fill(const lsa_cold_tier *from, const lsa_records *to, const int32_t
 {
     const lsa_kernels *k = lsa_kernels_on(LSA_CUDA);
     if (!k) return LSA_EDEVICE;
-    ring *r = &rings[beside != 0];
+    ring *r = ring_of(beside);
     pthread_mutex_lock(&r->lock);
     int rc = prepare(r);
     if (!rc)

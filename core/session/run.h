@@ -75,4 +75,16 @@ typedef struct lsa_run {
  * another number of rows (linear.h). */
 int lsa_session_run(lsa_run *runs, int64_t n);
 
+/* Runs of one model. */
+typedef struct lsa_run_group {
+    lsa_run *runs;
+    int64_t n;
+    int32_t rc;        /* out: as lsa_session_run gives it */
+    char message[512]; /* out: and in words */
+} lsa_run_group;
+
+/* lsa_session_run of each group, at the same time, each on the GPU of its model; no two models are on one, nor is there one of a CPU
+ * beside another group. */
+void lsa_session_run_groups(lsa_run_group *groups, int64_t count);
+
 #endif

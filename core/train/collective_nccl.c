@@ -102,8 +102,8 @@ static int by_pieces(nccl_job *j, void *x, int64_t n, int64_t size, int type, in
 static int on_its_gpu(void *state, void *x, int64_t n, int64_t size, int type, int reduces)
 {
     nccl_job *j = state;
-    int32_t before = lsa_device_current();
-    LSA_TRY(lsa_device_use(j->gpu));
+    int32_t before;
+    LSA_TRY(lsa_device_enter(j->gpu, &before));
     return lsa_device_back(before, by_pieces(j, x, n, size, type, reduces));
 }
 
@@ -125,8 +125,8 @@ static int broadcast(void *state, void *data, int64_t bytes)
 static int leave(void *state)
 {
     nccl_job *j = state;
-    int32_t before = lsa_device_current();
-    int rc = lsa_device_use(j->gpu);
+    int32_t before;
+    int rc = lsa_device_enter(j->gpu, &before);
     if (!rc) rc = told(nccl.destroy(j->ranks), "destroy");
     lsa_device_free(j->piece);
     lsa_free(j);
@@ -205,12 +205,12 @@ static int join(nccl_job *j, const lsa_nccl_id *id, int32_t rank, int32_t size)
 int lsa_nccl_open(lsa_collective_backend *out, const lsa_nccl_id *id, int32_t rank, int32_t size,
                   int32_t gpu)
 {
-    int32_t before = lsa_device_current();
+    int32_t before;
     LSA_TRY(load());
     nccl_job *j = lsa_alloc_zero(sizeof *j);
     if (!j) return LSA_ENOMEM;
     j->gpu = gpu;
-    int rc = lsa_device_use(gpu);
+    int rc = lsa_device_enter(gpu, &before);
     if (!rc) rc = join(j, id, rank, size);
     if (rc)
         lsa_free(j);

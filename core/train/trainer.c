@@ -80,8 +80,8 @@ int lsa_trainer_new(lsa_trainer **out, const lsa_trainer_shape *shape, const flo
 {
     LSA_TRY(check(shape));
     if (device != LSA_CUDA) return make(out, shape, inv_freq, device);
-    int32_t before = lsa_device_current();
-    LSA_TRY(lsa_device_use(gpu));
+    int32_t before;
+    LSA_TRY(lsa_device_enter(gpu, &before));
     return lsa_device_back(before, make(out, shape, inv_freq, device));
 }
 
@@ -137,8 +137,8 @@ void *lsa_trainer_pinned(lsa_trainer *t, int64_t bytes)
 
 int lsa_trainer_use(const lsa_trainer *t, int32_t *before)
 {
-    *before = lsa_device_current();
-    return t->memory == LSA_MEMORY_HOST ? LSA_OK : lsa_device_use(t->gpu);
+    *before = lsa_device_in_use();
+    return t->memory == LSA_MEMORY_HOST ? LSA_OK : lsa_device_enter(t->gpu, before);
 }
 
 int lsa_trainer_wait(const lsa_trainer *t)

@@ -32,7 +32,7 @@ typedef struct batch {
 static void *take(uint8_t *base, int64_t *used, int64_t bytes)
 {
     void *at = base ? base + *used : NULL;
-    *used += (bytes + 63) / 64 * 64;
+    *used += (bytes + 255) / 256 * 256; /* which cuBLASLt wants of its workspace */
     return at;
 }
 

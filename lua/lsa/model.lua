@@ -7,6 +7,7 @@
 --   model.csa_layers       model layers with compressed sparse attention, in order: a CSA ordinal's layer is [ordinal + 1]
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
+local devices = require "lsa.devices"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 
@@ -26,7 +27,7 @@ function M.check(value, what)
   return value
 end
 
--- device: "cpu", or "cuda": weights, caches and hot pools on the first GPU, the cold tier in host memory. compute: "f32" or "bf16". piece: the most
+-- device: "cpu", or "cuda": weights, caches and hot pools on the first GPU, the cold tier in host memory; "cuda:1": on the second. compute: "f32" or "bf16". piece: the most
 -- tokens that a prefill runs at once; 0: 512 on a CPU, 2048 on a GPU, where fewer do not fill it.
 local defaults = {device = "cpu", compute = "f32", piece = 0}
 
@@ -105,21 +106,27 @@ function M.directory(name)
   return name
 end
 
+-- Its weights on their device, and room for the activations of a piece of tokens beside them.
+local function open_there(self, piece)
+  if self.gpu then raise.check(C.lsa_model_to_gpu(self.c)) end
+  local scratch = ffi.new "lsa_activations *[1]"
+  self.scratch = raise.owned(C.lsa_activations_release, scratch, C.lsa_activations_new, self.c, fitting_piece(self.config, piece))
+end
+
 function M.new(directory, opt)
   local name = options.path(directory, "lsa.model: directory")
   directory = M.directory(name)
   opt = options.check(opt, defaults, "lsa.model")
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
-  options.one_of(opt.device, {"cpu", "cuda"}, "lsa.model: device")
+  local device = devices.parse(opt.device, "lsa.model: device")
   options.whole(opt.piece, 0, "lsa.model: piece")
-  local piece = opt.piece > 0 and opt.piece or opt.device == "cuda" and 2048 or 512
+  local piece = opt.piece > 0 and opt.piece or device.kind == "cuda" and 2048 or 512
   local out = ffi.new "lsa_model *[1]"
-  local self = setmetatable({directory = directory, name = name, compute = opt.compute, device = opt.device}, Model)
+  local self = setmetatable({directory = directory, name = name, compute = opt.compute, device = device.kind}, Model)
+  self.gpu = device.kind == "cuda" and device.gpu or nil
   self.c = raise.owned(C.lsa_model_free, out, C.lsa_model_load, directory)
-  if opt.device == "cuda" then raise.check(C.lsa_model_to_gpu(self.c)) end
   self.config = numbers_of(self.c)
-  local scratch = ffi.new "lsa_activations *[1]"
-  self.scratch = raise.owned(C.lsa_activations_release, scratch, C.lsa_activations_new, self.c, fitting_piece(self.config, piece))
+  devices.on(self.gpu, open_there, self, piece)
   self.csa_layers = {}
   for i = 0, tonumber(self.config.layers) - 1 do
     if self.config.layer_type[i] == C.LSA_LAYER_CSA then table.insert(self.csa_layers, i) end
@@ -168,6 +175,7 @@ function Model:__tostring()
     tonumber(c.heads), tonumber(c.head_dim), tonumber(c.vocab), tonumber(self.c.weight_bytes) / 1e6, self.compute)
 end
 
+devices.methods(Model, function(self) return self.gpu end)
 require("lsa.arity").methods(Model, "model:")
 
 return M

@@ -13,6 +13,7 @@
 -- among them until the next cycle. A prefill makes a cycle due; it runs at the start of the next decode.
 local ffi = require "ffi"
 local arity = require "lsa.arity"
+local devices = require "lsa.devices"
 local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local look = require "lsa.session.look"
@@ -221,8 +222,20 @@ local function explained(self, message)
   return message .. require("lsa.session.not_finite").began(self)
 end
 
--- Runs steps of several sessions of one model side by side (core/session/run.h), each from where its loop says to where it next
--- has to be asked. asks: {session =, given = {ids}, steps =, temperature =, stop =} of each; gives, by the same places, {out =
+-- The groups of runs that C takes at once: of each GPU, whose sessions are neighbours in `at`.
+local function groups_of(runs, at, asks)
+  local groups, n = ffi.new("lsa_run_group[?]", math.max(1, #at)), 0
+  for row, i in ipairs(at) do
+    if row == 1 or asks[i].session.model.gpu ~= asks[at[row - 1]].session.model.gpu then
+      groups[n].runs, n = runs + row - 1, n + 1
+    end
+    groups[n - 1].n = groups[n - 1].n + 1
+  end
+  return groups, n
+end
+
+-- Runs steps of several sessions side by side (core/session/run.h), those of a GPU next to one another and of one model. Each goes from
+-- where its loop says to where it next has to be asked. asks: {session =, given = {ids}, steps =, temperature =, stop =} of each; gives, by the same places, {out =
 -- {ids}, ended = "steps" | "stopped" | "context" | "failed", problem =}; and problem, where a step of all together failed, which is raised where it was the first. steps: of all; no more than the loops allow.
 M.run_together = interrupts.method(function(asks, steps)
   local runs, at, results = ffi.new("lsa_run[?]", math.max(1, #asks)), {}, {}
@@ -236,7 +249,7 @@ M.run_together = interrupts.method(function(asks, steps)
   for i, ask in ipairs(asks) do
     local ok, problem = pcall(function()
       idle(ask.session, "decode")
-      ask.session.loop:before_step(ask.session)
+      devices.on(ask.session.model.gpu, ask.session.loop.before_step, ask.session.loop, ask.session)
     end)
     if not ok and interrupts.came() then error(problem, 0) end -- before anybody's step
     results[i] = {out = {}, ended = not ok and "failed" or nil, problem = not ok and raise.words(problem) or nil,
@@ -260,10 +273,14 @@ M.run_together = interrupts.method(function(asks, steps)
       result.kept = {ids, out, log, kept} -- what the run points to
     end
   end
-  local rc = C.lsa_session_run(runs, #at)
-  local problem, taken = rc < 0 and ffi.string(C.lsa_error()), 0
+  local groups, count = groups_of(runs, at, asks)
+  C.lsa_session_run_groups(groups, count)
+  local first, taken, g = nil, 0, 0
   for row, i in ipairs(at) do
     local run, s, result = runs[row - 1], asks[i].session, results[i]
+    if runs + row - 1 >= groups[g].runs + groups[g].n then g = g + 1 end
+    local problem = groups[g].rc < 0 and ffi.string(groups[g].message)
+    first = first or problem
     local n, code = tonumber(run.count), tonumber(run.ended)
     taken = taken + n
     for j = 0, n - 1 do result.out[j + 1] = run.out[j] end
@@ -280,8 +297,8 @@ M.run_together = interrupts.method(function(asks, steps)
     end
     result.kept = nil
   end
-  if problem and taken == 0 then raise("%s", problem) end
-  results.problem = problem or nil
+  if first and taken == 0 then raise("%s", first) end
+  results.problem = first or nil
   return results
 end)
 
@@ -492,6 +509,7 @@ function Session:__tostring()
     self.loop.policy.name, self.opt.kv)
 end
 
+devices.methods(Session, function(self) return self.model and self.model.gpu end) -- a list of sessions turns to theirs itself
 arity.methods(Session, "session:")
 
 return M

@@ -6,6 +6,7 @@
 --                              alike; the others ask for themselves
 local ffi = require "ffi"
 local accounting = require "lsa.accounting"
+local devices = require "lsa.devices"
 local lib = require "lsa.ffi"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
@@ -82,7 +83,7 @@ function M.ahead(sessions)
   while #sessions > 1 do
     local some, others = {}, {}
     for _, s in ipairs(sessions) do table.insert(alike(s, sessions[1]) and some or others, s) end
-    local ok, results = pcall(M.at, some)
+    local ok, results = pcall(devices.on, some[1].model.gpu, M.at, some)
     for i, s in ipairs(ok and results and some or {}) do s.ahead = {t = s:tokens(), scores = results[i]} end
     sessions = others
   end
