@@ -113,6 +113,7 @@ right["model.restore"] = function(w) return {w.saved, {select = "recency", budge
 right["model.tokens"] = function() return {"ab"} end
 right["model.text"] = function() return {{1, 2}} end
 right["session.prefill"] = function(w) return {w.random:pick {tokens(5), tokens(40), lsa.tensor({1, 2}, "i32")}, {all = true, trace = {"attn_input"}}} end
+right["session.fill"] = function(w) return {w.random(300), {seed = w.random(5)}} end
 right["session.decode"] = function() return {3} end
 right["session.generate"] = function() return {{n = 4, temperature = 1, stop = 7}} end
 right["session.fork"] = function(w)

@@ -426,17 +426,29 @@ static int read_config(lsa_config *c, const source *s)
     return rc;
 }
 
-int lsa_config_load(lsa_config *out, const char *path)
+/* Lets go of `root`. */
+static int take_config(lsa_config *out, json_t *root, const char *path)
 {
-    json_t *root;
     lsa_config config;
     memset(&config, 0, sizeof config);
-    int rc = lsa_json_read(&root, path, CONFIG_LIMIT);
-    if (rc) return rc;
-    rc = read_config(&config, &(source){path, "", root});
+    int rc = read_config(&config, &(source){path, "", root});
     json_decref(root);
     if (!rc) *out = config;
     return rc;
+}
+
+int lsa_config_load(lsa_config *out, const char *path)
+{
+    json_t *root;
+    int rc = lsa_json_read(&root, path, CONFIG_LIMIT);
+    return rc ? rc : take_config(out, root, path);
+}
+
+int lsa_config_parse(lsa_config *out, const char *text, const char *name)
+{
+    json_t *root;
+    int rc = lsa_json_parse(&root, text, (int64_t)strlen(text), name);
+    return rc ? rc : take_config(out, root, name);
 }
 
 /* The dimension whose wave turns n times within the original positions. */

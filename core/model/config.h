@@ -28,6 +28,9 @@ typedef struct lsa_config {
 /* Reads and checks `path` (a config.json). Errors name the file, the field and the value. */
 int lsa_config_load(lsa_config *out, const char *path);
 
+/* The same of its text; `name` is for messages. */
+int lsa_config_parse(lsa_config *out, const char *text, const char *name);
+
 /* inv_freq [rope_dim / 2], YaRN applied (DeepSeek-V4 report; transformers' yarn without mscale). */
 void lsa_rope_frequencies(float *inv_freq, const lsa_rope_config *rope, int64_t rope_dim);
 

@@ -7,7 +7,9 @@
 #include "core/base/error.h"
 #include "core/base/hash.h"
 #include "core/base/memory.h"
+#include "core/base/try.h"
 #include "core/files/checkpoint.h"
+#include "core/model/random_weights.h"
 #include "kernels/convert.h"
 #include "kernels/table.h"
 
@@ -29,6 +31,7 @@ typedef struct loader {
     lsa_model *model;
     const lsa_config *config;
     lsa_checkpoint *checkpoint;
+    const lsa_random *random; /* in place of a checkpoint; else NULL */
 } loader;
 
 /* The beginning of names in transformers' scheme and in the released one, after an outer beginning. */
@@ -90,6 +93,8 @@ static int find(const loader *l, int64_t *place, const scope *s, const char *tra
     char first[MOST_NAME], second[MOST_NAME];
     int64_t other = -1;
     spell(first, second, s, transformers, released);
+    *place = 0;
+    if (l->random) return LSA_OK; /* it has whatever is looked for */
     int rc = lsa_checkpoint_find(l->checkpoint, place, first);
     if (!rc && strcmp(first, second) != 0) rc = lsa_checkpoint_find(l->checkpoint, &other, second);
     if (rc) return rc;
@@ -111,13 +116,19 @@ static int need(const loader *l, int64_t *place, const scope *s, const char *tra
                     lsa_checkpoint_path(l->checkpoint), first, second);
 }
 
+/* The model holds the tensor, also on failure. */
+static int keep(loader *l, lsa_tensor *t)
+{
+    int rc = hold(l->model, t, NULL);
+    if (!rc) l->model->weight_bytes += lsa_tensor_count(t) * lsa_dtype_size(t->dtype);
+    return rc;
+}
+
 /* Takes tensor `place`; the model holds it. */
 static int take(loader *l, int64_t place, lsa_tensor **out)
 {
     int rc = lsa_checkpoint_get(l->checkpoint, place, out);
-    if (!rc) rc = hold(l->model, *out, NULL);
-    if (!rc) l->model->weight_bytes += lsa_tensor_count(*out) * lsa_dtype_size((*out)->dtype);
-    return rc;
+    return rc ? rc : keep(l, *out);
 }
 
 static void show_shape(char *text, int64_t room, int32_t rank, const int64_t *shape)
@@ -153,12 +164,28 @@ static int same_shape(const lsa_tensor *t, int32_t rank, const int64_t *shape)
     return t->rank == rank && memcmp(t->shape, shape, (size_t)rank * sizeof *shape) == 0;
 }
 
+static int draw_floats(loader *l, const float **out, const scope *s, const char *transformers,
+                       int32_t rank, const int64_t *shape)
+{
+    char first[MOST_NAME], second[MOST_NAME];
+    int64_t n = rank == 2 ? shape[0] * shape[1] : shape[0], bytes = n * (int64_t)sizeof(float);
+    float *copy = hold_block(l->model, bytes);
+    if (!copy) return LSA_ENOMEM;
+    spell(first, second, s, transformers, transformers);
+    LSA_TRY(lsa_random_vector(copy, l->random, first, n));
+    l->model->weight_bytes += bytes;
+    l->model->memory->vectors = lsa_hash(copy, bytes, l->model->memory->vectors);
+    *out = copy;
+    return LSA_OK;
+}
+
 /* A small tensor as f32. */
 static int load_floats(loader *l, const float **out, const scope *s, const char *transformers,
                        const char *released, int32_t rank, const int64_t *shape)
 {
     int64_t place;
     lsa_tensor *t;
+    if (l->random) return draw_floats(l, out, s, transformers, rank, shape);
     int rc = need(l, &place, s, transformers, released);
     if (!rc) rc = lsa_checkpoint_get(l->checkpoint, place, &t);
     if (rc) return rc;
@@ -196,6 +223,8 @@ typedef struct stored {
     int64_t block_rows, block_cols;
     int32_t dtype, scale_dtype;
 } stored;
+
+static int is_scaled(const stored *s) { return s->dtype == LSA_F8_E4M3 || s->dtype == LSA_F4_E2M1; }
 
 /* Takes tensor s->place, checks its shape and dtype. int8 is how packed fp4 is stored: two values a byte. */
 static int take_numbers(loader *l, stored *s, int32_t rank, const int64_t *shape)
@@ -246,17 +275,10 @@ static int64_t block_edge(int64_t n, int64_t blocks, int64_t usual)
     return n % blocks ? 0 : n / blocks;
 }
 
-static int take_scale(loader *l, stored *s)
+/* Whether t is a grid of equal blocks of the numbers. */
+static int set_scale(stored *s, const lsa_tensor *t, int32_t rank)
 {
-    int64_t place;
-    lsa_tensor *t;
     int fp4 = s->dtype == LSA_F4_E2M1;
-    int32_t rank = s->data->rank;
-    int rc = find_scale(l, s, &place);
-    if (!rc) rc = take(l, place, &t);
-    if (rc) return rc;
-    if (t->dtype != LSA_F32 && t->dtype != LSA_F8_E8M0 && t->dtype != LSA_U8)
-        return fail_dtype(l, place, t, "f8_e8m0, u8 or f32");
     s->scale = t;
     s->scale_dtype = t->dtype == LSA_F32 ? LSA_F32 : LSA_F8_E8M0;
     if (t->rank == rank && (rank == 2 || t->shape[0] == s->data->shape[0])) {
@@ -265,7 +287,20 @@ static int take_scale(loader *l, stored *s)
         s->block_rows = block_edge(s->rows, s->scale_rows, fp4 ? 1 : 128);
         s->block_cols = block_edge(s->cols, s->scale_cols, fp4 ? 32 : 128);
     }
-    if (s->block_rows && s->block_cols) return LSA_OK;
+    return s->block_rows && s->block_cols;
+}
+
+static int take_scale(loader *l, stored *s)
+{
+    int64_t place;
+    lsa_tensor *t;
+    int32_t rank = s->data->rank;
+    int rc = find_scale(l, s, &place);
+    if (!rc) rc = take(l, place, &t);
+    if (rc) return rc;
+    if (t->dtype != LSA_F32 && t->dtype != LSA_F8_E8M0 && t->dtype != LSA_U8)
+        return fail_dtype(l, place, t, "f8_e8m0, u8 or f32");
+    if (set_scale(s, t, rank)) return LSA_OK;
     char has[160], numbers[160];
     show_shape(has, sizeof has, t->rank, t->shape);
     show_shape(numbers, sizeof numbers, rank, s->data->shape);
@@ -279,8 +314,38 @@ static int take_stored(loader *l, stored *s, int64_t place, int32_t rank, const 
 {
     *s = (stored){.place = place};
     int rc = take_numbers(l, s, rank, shape);
-    if (!rc && (s->dtype == LSA_F8_E4M3 || s->dtype == LSA_F4_E2M1)) rc = take_scale(l, s);
+    if (!rc && is_scaled(s)) rc = take_scale(l, s);
     return rc;
+}
+
+/* The same in a model of random weights. */
+static int draw_stored(loader *l, stored *s, const scope *outer, const char *transformers,
+                       int32_t rank, const int64_t *shape)
+{
+    char first[MOST_NAME], second[MOST_NAME];
+    lsa_tensor *t;
+    spell(first, second, outer, transformers, transformers);
+    LSA_TRY(lsa_random_weight(&t, l->random, first, rank, shape));
+    LSA_TRY(keep(l, t));
+    *s = (stored){.data = t,
+                  .rows = shape[rank - 2],
+                  .cols = shape[rank - 1],
+                  .dtype = t->dtype == LSA_I8 ? LSA_F4_E2M1 : t->dtype};
+    if (!is_scaled(s)) return LSA_OK;
+    LSA_TRY(lsa_random_scale(&t, s->data, rank, shape));
+    LSA_TRY(keep(l, t));
+    set_scale(s, t, rank);
+    return LSA_OK;
+}
+
+/* A weight of either name, from the checkpoint or drawn. */
+static int have_stored(loader *l, stored *s, const scope *outer, const char *transformers,
+                       const char *released, int32_t rank, const int64_t *shape)
+{
+    int64_t place;
+    if (l->random) return draw_stored(l, s, outer, transformers, rank, shape);
+    LSA_TRY(need(l, &place, outer, transformers, released));
+    return take_stored(l, s, place, rank, shape);
 }
 
 /* Rows from .. from + rows - 1 of one expert (0 where there is no such dimension). */
@@ -310,12 +375,10 @@ static int slice(const loader *l, lsa_weight *w, const stored *s, int64_t expert
 static int load_weight(loader *l, lsa_weight *w, const scope *s, const char *transformers,
                        const char *released, int64_t rows, int64_t cols)
 {
-    int64_t place, shape[2] = {rows, cols};
+    int64_t shape[2] = {rows, cols};
     stored numbers;
-    int rc = need(l, &place, s, transformers, released);
-    if (!rc) rc = take_stored(l, &numbers, place, 2, shape);
-    if (!rc) rc = slice(l, w, &numbers, 0, 0, rows);
-    return rc;
+    int rc = have_stored(l, &numbers, s, transformers, released, 2, shape);
+    return rc ? rc : slice(l, w, &numbers, 0, 0, rows);
 }
 
 static int load_hc(loader *l, lsa_hc_weights *hc, const scope *s, int64_t rows, int64_t scales)
@@ -408,15 +471,15 @@ static int load_separate_experts(loader *l, lsa_layer *layer, const scope *s)
 }
 
 /* gate_up_proj [E, 2I, D], the gate's rows first, and down_proj [E, D, I]. */
-static int load_fused_experts(loader *l, lsa_layer *layer, const scope *s, int64_t gate_up_place)
+static int load_fused_experts(loader *l, lsa_layer *layer, const scope *s)
 {
     const lsa_config *c = l->config;
-    int64_t gate_up_shape[3] = {c->experts, 2 * c->moe_hidden, c->hidden}, place;
+    int64_t gate_up_shape[3] = {c->experts, 2 * c->moe_hidden, c->hidden};
     int64_t down_shape[3] = {c->experts, c->hidden, c->moe_hidden};
+    static const char gate_up_name[] = "experts.gate_up_proj", down_name[] = "experts.down_proj";
     stored gate_up, down;
-    int rc = take_stored(l, &gate_up, gate_up_place, 3, gate_up_shape);
-    if (!rc) rc = need(l, &place, s, "experts.down_proj", "experts.down_proj");
-    if (!rc) rc = take_stored(l, &down, place, 3, down_shape);
+    int rc = have_stored(l, &gate_up, s, gate_up_name, gate_up_name, 3, gate_up_shape);
+    if (!rc) rc = have_stored(l, &down, s, down_name, down_name, 3, down_shape);
     for (int64_t e = 0; !rc && e < c->experts; e++) {
         lsa_expert_weights *w = &layer->experts[e];
         rc = slice(l, &w->gate, &gate_up, e, 0, c->moe_hidden);
@@ -433,7 +496,21 @@ static int load_experts(loader *l, lsa_layer *layer, const scope *s)
     if (!layer->experts) return LSA_ENOMEM;
     int rc = find(l, &place, s, "experts.gate_up_proj", "experts.gate_up_proj");
     if (rc) return rc;
-    return place >= 0 ? load_fused_experts(l, layer, s, place) : load_separate_experts(l, layer, s);
+    return place >= 0 ? load_fused_experts(l, layer, s) : load_separate_experts(l, layer, s);
+}
+
+static int draw_token_experts(loader *l, lsa_layer *layer, const scope *s)
+{
+    const lsa_config *c = l->config;
+    char first[MOST_NAME], second[MOST_NAME];
+    int64_t bytes = c->vocab * c->experts_per_token * (int64_t)sizeof(int32_t);
+    int32_t *table = hold_block(l->model, bytes);
+    if (!table) return LSA_ENOMEM;
+    spell(first, second, s, "gate.tid2eid", "gate.tid2eid");
+    lsa_random_experts(table, l->random, first, c->vocab, c->experts_per_token, c->experts);
+    l->model->weight_bytes += bytes;
+    layer->token_experts = table;
+    return LSA_OK;
 }
 
 /* The table of hash routing, as int32, every expert in range. */
@@ -443,6 +520,7 @@ static int load_token_experts(loader *l, lsa_layer *layer, const scope *s)
     int64_t place, shape[2] = {c->vocab, c->experts_per_token};
     lsa_tensor *t;
     int32_t *table = NULL;
+    if (l->random) return draw_token_experts(l, layer, s);
     int rc = need(l, &place, s, "gate.tid2eid", "gate.tid2eid");
     if (!rc) rc = lsa_checkpoint_get(l->checkpoint, place, &t);
     if (rc) return rc;
@@ -521,7 +599,7 @@ static int load_head(loader *l)
     if (!rc) rc = load_hc(l, &m->hc_head, &hc, c->hc_mult, 1);
     if (!rc) rc = find(l, &place, &top, "lm_head.weight", "head.weight");
     if (rc) return rc;
-    if (place < 0 && c->tied_embeddings) {
+    if ((place < 0 || l->random) && c->tied_embeddings) {
         m->head = m->embed;
         return LSA_OK;
     }
@@ -559,7 +637,7 @@ static int load_directory(lsa_model *m, const char *directory)
     int rc = lsa_config_load(&m->config, path);
     lsa_free(path);
     if (rc) return rc;
-    loader l = {m, &m->config, NULL};
+    loader l = {m, &m->config, NULL, NULL};
     rc = lsa_checkpoint_open(&l.checkpoint, directory);
     if (rc) return rc;
     rc = load_all(&l);
@@ -567,23 +645,45 @@ static int load_directory(lsa_model *m, const char *directory)
     return rc;
 }
 
-int lsa_model_load(lsa_model **out, const char *directory)
+static lsa_model *empty_model(void)
 {
     lsa_model *m = lsa_alloc_zero(sizeof *m);
     struct lsa_model_memory *memory = m ? lsa_alloc_zero(sizeof *memory) : NULL;
     if (!memory) {
         lsa_free(m);
-        return LSA_ENOMEM;
+        return NULL;
     }
     m->memory = memory;
     m->kernels = &lsa_kernels_cpu;
     m->memory_kind = LSA_MEMORY_HOST;
-    int rc = load_directory(m, directory);
+    return m;
+}
+
+/* The model, or, after a failure, nothing. */
+static int hand_over(lsa_model **out, lsa_model *m, int rc)
+{
     if (rc)
         lsa_model_free(m);
     else
         *out = m;
     return rc;
+}
+
+int lsa_model_load(lsa_model **out, const char *directory)
+{
+    lsa_model *m = empty_model();
+    return m ? hand_over(out, m, load_directory(m, directory)) : LSA_ENOMEM;
+}
+
+int lsa_model_random(lsa_model **out, const char *config, const char *name,
+                     const lsa_random *random)
+{
+    lsa_model *m = empty_model();
+    if (!m) return LSA_ENOMEM;
+    loader l = {m, &m->config, NULL, random};
+    int rc = lsa_config_parse(&m->config, config, name);
+    if (!rc) rc = load_all(&l);
+    return hand_over(out, m, rc);
 }
 
 void lsa_model_free(lsa_model *model)

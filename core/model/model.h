@@ -55,6 +55,19 @@ typedef struct lsa_model {
  * number formats of transformers or of the released checkpoint. Large weights stay mapped, as stored; small f32 vectors
  * are copied. Missing, duplicate or misshapen tensors are errors that name tensor, file and both shapes. */
 int lsa_model_load(lsa_model **out, const char *directory);
+
+/* Weights that are drawn, not loaded: all follow from the seed and their names. */
+typedef struct lsa_random {
+    uint64_t seed;
+    int32_t
+        dtype; /* LSA_F32 or LSA_BF16: of all weights; LSA_RANDOM_RELEASED: as the released checkpoint has them, fp8, experts fp4 */
+} lsa_random;
+
+enum { LSA_RANDOM_RELEASED = -1 };
+
+/* A model of random weights. config: the text of a config.json; name: what messages call it. */
+int lsa_model_random(lsa_model **out, const char *config, const char *name,
+                     const lsa_random *random);
 void lsa_model_free(lsa_model *model);
 
 /* Copies the weights to the GPU, where sessions of the model run from then on; before there are any. They stay readable from the

@@ -10,17 +10,6 @@
 #include "core/pool/pool_state.h"
 #include "core/session/state.h"
 
-/* What a part is: a field of the arenas by its number, or one of these. */
-enum part_kind {
-    TOKENS = LSA_FIELDS,
-    ENTRIES,
-    UNIT_IN,
-    FREE_CELLS,
-    BY_USE,
-    MOVING,
-    MOVING_MESSAGE
-};
-
 _Static_assert((int)LSA_SESSION_MOVING == (int)LSA_MOVING_COLUMNS &&
                    (int)LSA_SESSION_MESSAGE == (int)LSA_MOVING_MESSAGE,
                "a transfer's shape is the file's");
@@ -67,25 +56,25 @@ int lsa_session_parts(const lsa_session *s, lsa_session_part **parts, int64_t *c
     int64_t most = (c->layers + 1) * (LSA_FIELDS + 1) + MOST_PARTS;
     list l = {lsa_alloc(most * (int64_t)sizeof *l.parts), 0};
     if (!l.parts) return LSA_ENOMEM;
-    add(&l, "tokens", TOKENS, LSA_I32, s->progress.tokens, 1, -1);
+    add(&l, "tokens", LSA_PART_TOKENS, LSA_I32, s->progress.tokens, 1, -1);
     add_fields(&l, s, -1);
     for (int64_t i = 0; i < c->layers; i++) {
         add_fields(&l, s, i);
         if (c->layer_type[i] == LSA_LAYER_HCA)
-            add(&l, "entries", ENTRIES, LSA_U8, s->progress.tokens / c->hca_rate,
+            add(&l, "entries", LSA_PART_ENTRIES, LSA_U8, s->progress.tokens / c->hca_rate,
                 s->entries[i].item, i);
     }
     if (s->pool) {
-        add(&l, "pool.units", UNIT_IN, LSA_I32, s->pool->hot->cells, 1, -1);
-        add(&l, "pool.free_cells", FREE_CELLS, LSA_I32, s->pool->hot->free_count, 1, -1);
+        add(&l, "pool.units", LSA_PART_UNIT_IN, LSA_I32, s->pool->hot->cells, 1, -1);
+        add(&l, "pool.free_cells", LSA_PART_FREE_CELLS, LSA_I32, s->pool->hot->free_count, 1, -1);
     }
     if (s->demand) /* settled by lsa_session_describe */
-        add(&l, "pool.by_use", BY_USE, LSA_I32, lsa_on_demand_cells(s->demand, s->pool, NULL), 1,
-            -1);
+        add(&l, "pool.by_use", LSA_PART_BY_USE, LSA_I32,
+            lsa_on_demand_cells(s->demand, s->pool, NULL), 1, -1);
     if (s->pool && s->pool->transfer) {
-        add(&l, "pool.moving", MOVING, LSA_I32, lsa_background_fetch_count(s->pool),
+        add(&l, "pool.moving", LSA_PART_MOVING, LSA_I32, lsa_background_fetch_count(s->pool),
             LSA_MOVING_COLUMNS, -1);
-        add(&l, "pool.moving_message", MOVING_MESSAGE, LSA_U8, LSA_MOVING_MESSAGE, 1, -1);
+        add(&l, "pool.moving_message", LSA_PART_MOVING_MESSAGE, LSA_U8, LSA_MOVING_MESSAGE, 1, -1);
     }
     *parts = l.parts;
     *count = l.count;
@@ -195,25 +184,25 @@ int lsa_session_part_read(const lsa_session *s, const lsa_session_part *p, int64
     int rc = check_rows(p, from, n);
     if (rc || !n) return rc;
     switch (p->what) {
-    case TOKENS:
+    case LSA_PART_TOKENS:
         lsa_session_token_ids(s, from, n, rows);
         return LSA_OK;
-    case ENTRIES:
+    case LSA_PART_ENTRIES:
         return lsa_cow_blocks_pack(&s->entries[p->layer], from, n, bytes, rows);
-    case MOVING:
+    case LSA_PART_MOVING:
         return moving_read(s, from, n, rows);
-    case BY_USE:
+    case LSA_PART_BY_USE:
         return by_use_read(s, from, n, rows);
-    case UNIT_IN:
+    case LSA_PART_UNIT_IN:
         units_read(s->pool->hot, from, n, rows);
         return LSA_OK;
-    case MOVING_MESSAGE: {
+    case LSA_PART_MOVING_MESSAGE: {
         char message[LSA_MOVING_MESSAGE] = {0};
         snprintf(message, sizeof message, "%s", lsa_background_fetch_message(s->pool));
         memcpy(rows, message + from, (size_t)n);
         return LSA_OK;
     }
-    case FREE_CELLS:
+    case LSA_PART_FREE_CELLS:
         memcpy(rows, s->pool->hot->free_cells + from, (size_t)(n * bytes));
         return LSA_OK;
     default:
@@ -316,18 +305,18 @@ int lsa_session_part_write(lsa_session *s, const lsa_session_part *p, int64_t fr
     int rc = check_rows(p, from, n);
     if (rc || !n) return rc;
     switch (p->what) {
-    case TOKENS:
+    case LSA_PART_TOKENS:
         return tokens_write(s, from, n, rows);
-    case ENTRIES:
+    case LSA_PART_ENTRIES:
         return entries_write(&s->entries[p->layer], from, n, rows);
-    case BY_USE:
-    case MOVING:
-    case MOVING_MESSAGE:
+    case LSA_PART_BY_USE:
+    case LSA_PART_MOVING:
+    case LSA_PART_MOVING_MESSAGE:
         return lsa_fail(LSA_EARG, "%s: is put back at the end", p->name);
-    case UNIT_IN:
+    case LSA_PART_UNIT_IN:
         memcpy(s->pool->hot->unit_in + from, rows, (size_t)(n * row_bytes(p)));
         return LSA_OK;
-    case FREE_CELLS:
+    case LSA_PART_FREE_CELLS:
         memcpy(s->pool->hot->free_cells + from, rows, (size_t)(n * row_bytes(p)));
         return LSA_OK;
     default:

@@ -54,4 +54,9 @@ int lsa_session_restore_on_demand(lsa_session *session, const lsa_session_head *
 int lsa_session_restore_moving(lsa_session *session, const lsa_session_head *head,
                                const int32_t *rows, const char *message);
 
+/* A new session becomes what a prefill of `tokens` tokens could have left: all that it keeps of them is random, drawn by `seed`
+ * (normal numbers; tokens evenly from the vocabulary). spill: as lsa_session_restore_chunks. LSA_ESTATE where the session has tokens.
+ * After a failure it is only to be freed. */
+int lsa_session_fill(lsa_session *session, int64_t tokens, uint64_t seed, int32_t spill);
+
 #endif

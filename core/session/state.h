@@ -47,6 +47,17 @@ typedef enum lsa_field_id {
     LSA_FIELDS
 } lsa_field_id;
 
+/* What a part of a session's file is (session_fields.h): a field by its number, or one of these. */
+typedef enum lsa_part_kind {
+    LSA_PART_TOKENS = LSA_FIELDS,
+    LSA_PART_ENTRIES,
+    LSA_PART_UNIT_IN,
+    LSA_PART_FREE_CELLS,
+    LSA_PART_BY_USE,
+    LSA_PART_MOVING,
+    LSA_PART_MOVING_MESSAGE
+} lsa_part_kind;
+
 typedef struct lsa_field {
     const char *name; /* in files; NULL: it follows from others, and is not saved */
     int32_t dtype;

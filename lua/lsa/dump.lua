@@ -83,7 +83,7 @@ end
 -- What a trace says of itself: a finished one is passed over when this is equal.
 local function about(model, tokens, opt)
   local c = model.config
-  return {model = model.directory:match "[^/]+/*$":gsub("/*$", ""), weight_bytes = tonumber(model.c.weight_bytes), compute = model.compute,
+  return {model = (model.directory or model.name):match "[^/]+/*$":gsub("/*$", ""), weight_bytes = tonumber(model.c.weight_bytes), compute = model.compute,
     tokens = #tokens, digest = digest(tokens), layers = opt.layers, voters = opt.voters, from = opt.from, every = opt.every, by = opt.by, least = opt.least, top_p = opt.top_p, k = opt.k,
     min_layers = opt.min_layers, extra = opt.extra, logits = opt.logits, csa_layers = #model.csa_layers,
     csa_rate = tonumber(c.csa_rate), hidden = tonumber(c.hidden), index_dim = tonumber(c.index_dim)}

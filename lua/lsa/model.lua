@@ -1,6 +1,7 @@
 -- Owns models: a directory's weights, and the sessions on them. model = lsa.model(directory, options).
 --
 --   lsa.model "needle"     one of experiments/models by its name;  "./needle" is a directory
+--   lsa.model{config = "flash", random = 1, experts = 16}     random weights of a given shape (lua/lsa/random_model.lua)
 --   model.config           the architecture's numbers, by the names of core/model/config.h
 --   model:session{...}     see lua/lsa/session.lua;  model:restore(path, {...}) has a saved one again
 --   model:tokens "text"    a list of token ids;  model:text(tokens)
@@ -9,6 +10,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local devices = require "lsa.devices"
 local options = require "lsa.options"
+local random_model = require "lsa.random_model"
 local raise = require "lsa.raise"
 
 local C = lib.C
@@ -30,6 +32,9 @@ end
 -- device: "cpu", or "cuda": weights, caches and hot pools on the first GPU, the cold tier in host memory; "cuda:1": on the second. compute: "f32" or "bf16". piece: the most
 -- tokens that a prefill runs at once; 0: 512 on a CPU, 2048 on a GPU, where fewer do not fill it.
 local defaults = {device = "cpu", compute = "f32", piece = 0}
+
+M.random_defaults = options.copy(random_model.defaults)
+for name, value in pairs(defaults) do M.random_defaults[name] = value end
 
 M.defaults = defaults -- `lsa test --device cuda` has models on the GPU where a spec says nothing
 
@@ -113,18 +118,32 @@ local function open_there(self, piece)
   self.scratch = raise.owned(C.lsa_activations_release, scratch, C.lsa_activations_new, self.c, fitting_piece(self.config, piece))
 end
 
-function M.new(directory, opt)
-  local name = options.path(directory, "lsa.model: directory")
-  directory = M.directory(name)
-  opt = options.check(opt, defaults, "lsa.model")
+-- The weights of a folder, or random ones: the C model, what it is called, and the folder, nil without one.
+local function load(given, opt)
+  if type(given) == "table" then
+    local c, name = random_model.load(opt, M.directory)
+    return c, name
+  end
+  local directory, out = M.directory(given), ffi.new "lsa_model *[1]"
+  return raise.owned(C.lsa_model_free, out, C.lsa_model_load, directory), given, directory
+end
+
+-- given: a name or a folder, and options; or one table, of options and of what random weights have to be like.
+function M.new(given, opt)
+  if type(given) == "table" then
+    if opt ~= nil then raise "lsa.model: options beside a table; they go into it" end
+    opt = options.check(given, M.random_defaults, "lsa.model")
+  else
+    options.path(given, "lsa.model: directory")
+    opt = options.check(opt, defaults, "lsa.model")
+  end
   options.one_of(opt.compute, {"f32", "bf16"}, "lsa.model: compute")
   local device = devices.parse(opt.device, "lsa.model: device")
   options.whole(opt.piece, 0, "lsa.model: piece")
   local piece = opt.piece > 0 and opt.piece or device.kind == "cuda" and 2048 or 512
-  local out = ffi.new "lsa_model *[1]"
-  local self = setmetatable({directory = directory, name = name, compute = opt.compute, device = device.kind}, Model)
+  local self = setmetatable({compute = opt.compute, device = device.kind}, Model)
   self.gpu = device.kind == "cuda" and device.gpu or nil
-  self.c = raise.owned(C.lsa_model_free, out, C.lsa_model_load, directory)
+  self.c, self.name, self.directory = load(given, opt)
   self.config = numbers_of(self.c)
   devices.on(self.gpu, open_there, self, piece)
   self.csa_layers = {}
@@ -136,6 +155,7 @@ end
 
 -- The model's own Memory Indexer, which sessions score with by default: indexer.safetensors beside its weights; nil without one.
 function Model:indexer_file()
+  if not self.directory then return nil end
   local path = self.directory .. "/indexer.safetensors"
   local file = io.open(path)
   if not file then return nil end
@@ -154,6 +174,7 @@ end
 
 -- The file's tokenizer, opened when it is first needed.
 local function tokenizer(self)
+  if not self.directory then raise("%s has no tokenizer; tokens are lists of ids", self.name) end
   self.codec = self.codec or require("lsa.text.tokenizer").open(self.directory, tonumber(self.config.vocab))
   return self.codec
 end

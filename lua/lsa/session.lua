@@ -2,6 +2,7 @@
 -- is core/session/forward.c.
 --
 --   s = model:session{select = "recency", budget = 0.1}
+--   s:fill(1048576, {seed = 1})     a synthetic context in place of a prefill's: what costs are measured on
 --   logits = s:prefill(tokens)      [vocab] of the last token; {all = true}: [T, vocab]; {trace = true}: also a table of
 --                                   intermediates; {trace = {"attn_input", "layer.2.index_topk"}}: of those
 --   logits = s:decode(token)        s:generate{n =, temperature =, stop =} -> list of tokens
@@ -214,6 +215,26 @@ function Session:prefill(tokens, opt)
   if self.recorder then self.recorder:prefilled() end
   if trace then return out, require("lsa.session.intermediates").tables(trace), keep end
   return out
+end
+
+local fill_options = {seed = 1}
+M.fill_options = fill_options
+
+-- A context without a prefill: n tokens of a new session, of which all but the last are synthetic (core/session/fill.c).
+function Session:fill(n, opt)
+  idle(self, "fill")
+  opt = options.check(opt, fill_options, "fill")
+  options.whole(n, 1, "fill: tokens", tonumber(self.model.config.max_positions))
+  options.whole(opt.seed, 0, "fill: seed")
+  if self.recorder then raise "fill: the session is being recorded; a recording is of what was run" end
+  if self:tokens() > 0 then raise("fill: the session has %d tokens; a new one is wanted", self:tokens()) end
+  local rc = C.lsa_session_fill(self.c, n - 1, opt.seed, options.cold(self.opt.cold) and 1 or 0)
+  if rc ~= 0 then
+    local _, problem = pcall(raise.check, rc)
+    self:close()
+    error(problem, 0)
+  end
+  return self:prefill {opt.seed % vocabulary(self)}
 end
 
 -- A failure in words; of logits that are not finite, where that began.
@@ -498,7 +519,7 @@ end
 local function tell(f, ...) return told(C.lsa_memory_in_use(), f(...)) end
 
 -- Each of these is done whole, or not at all.
-for _, name in ipairs {"prefill", "decode", "fork", "join", "record", "close", "save"} do
+for _, name in ipairs {"prefill", "fill", "decode", "fork", "join", "record", "close", "save"} do
   local f = Session[name]
   Session[name] = arity.stands(function(...) return interrupts.masked(tell, f, ...) end, f)
 end

@@ -65,6 +65,8 @@ topic("session:fork", "session", "s:fork{…} -> session", "a session that share
   {"lsa.session", "class.fork"}, {"lsa.session", "forkable"})
 topic("session:prefill", "session", "s:prefill(tokens or text, {…}) -> logits", "full attention over tokens; makes a cycle due",
   {"lsa.session", "class.prefill"}, {"lsa.session", "prefill_options"})
+topic("session:fill", "session", "s:fill(n, {…}) -> logits", "a synthetic context of n tokens in place of a prefill's, to measure costs on",
+  {"lsa.session", "class.fill"}, {"lsa.session", "fill_options"})
 topic("session:generate", "session", "s:generate{…} -> ids, ended", "decodes until a stop, or n tokens",
   {"lsa.session", "class.generate"}, {"lsa.session", "generate_options"})
 topic("lsa.batch", "batch", "lsa.batch(model, {…}) -> batch", "many requests over one hot pool; takes a session's options, too",

@@ -394,7 +394,7 @@ local function check_model(about, model)
   for _, what in ipairs {"config", "weights"} do
     if about.model[what] ~= own[what] then
       raise("it is a session of a model of other %s than %s", what == "config" and "configuration" or what,
-        model.directory)
+        model.name)
     end
   end
   if about.compute ~= model.compute then
