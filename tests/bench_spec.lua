@@ -92,12 +92,15 @@ describe("peaks", function()
   it("copy whole ranges", function()
     local ffi = require "ffi"
     local support = require "kernel_support"
-    for _, n in ipairs {0, 1, 63, 64, 1000, 100003} do
+    for _, n in ipairs {0, 1, 63, 64, 1000, 100003, 6400000} do
       local from, to = support.buffer("uint8_t", n), support.buffer("uint8_t", n)
       for i = 0, n - 1 do from[i] = i % 251 end
-      C.lsa_roofline_copy(to, from, n)
+      for past_caches = 0, 1 do
+        ffi.fill(to, n, 255)
+        C.lsa_roofline_copy(to, from, n, past_caches)
+        assert.is_true(ffi.C.memcmp(to, from, n) == 0)
+      end
       C.lsa_roofline_read(from, n)
-      assert.is_true(ffi.C.memcmp(to, from, n) == 0)
     end
   end)
 end)

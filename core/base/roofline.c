@@ -121,6 +121,7 @@ typedef struct moving {
     void *to;
     const void *from;
     int64_t bytes;
+    int32_t past_caches;
 } moving;
 
 /* Lines first .. end - 1; the last one may be short. */
@@ -129,18 +130,42 @@ static int64_t bytes_of(const moving *m, int64_t first, int64_t end)
     return (end * LINE < m->bytes ? end * LINE : m->bytes) - first * LINE;
 }
 
+#if defined(__x86_64__)
+/* Lines that are written are not read first. */
+LSA_TARGET_AVX2
+static void stream_lines(const moving *m, int64_t first, int64_t end)
+{
+    char *to = (char *)m->to + first * LINE;
+    const char *from = (const char *)m->from + first * LINE;
+    for (int64_t i = 0; i < (end - first) * LINE; i += LINE) {
+        __m256i a = _mm256_loadu_si256((const void *)(from + i));
+        __m256i b = _mm256_loadu_si256((const void *)(from + i + 32));
+        _mm256_stream_si256((void *)(to + i), a);
+        _mm256_stream_si256((void *)(to + i + 32), b);
+    }
+    _mm_sfence();
+}
+#endif
+
 static void copy_lines(void *context, int64_t first, int64_t end, int thread)
 {
     (void)thread;
     const moving *m = context;
+#if defined(__x86_64__)
+    if (m->past_caches && m->bytes % LINE == 0 && (uintptr_t)m->to % LINE == 0 &&
+        lsa_cpu_level() >= LSA_CPU_AVX2) {
+        stream_lines(m, first, end);
+        return;
+    }
+#endif
     memcpy((char *)m->to + first * LINE, (const char *)m->from + first * LINE,
            (size_t)bytes_of(m, first, end));
 }
 
-void lsa_roofline_copy(void *to, const void *from, int64_t bytes)
+void lsa_roofline_copy(void *to, const void *from, int64_t bytes, int32_t past_caches)
 {
     lsa_parallel(lsa_threads_for(bytes / BYTES_PER_NS), (bytes + LINE - 1) / LINE, copy_lines,
-                 &(moving){to, from, bytes});
+                 &(moving){to, from, bytes, past_caches});
 }
 
 /* Vectors of both halves side by side: a processor fetches ahead within a page, and two pages keep memory busier than one. What a
@@ -206,7 +231,7 @@ static void read_lines(void *context, int64_t first, int64_t end, int thread)
 void lsa_roofline_read(const void *from, int64_t bytes)
 {
     lsa_parallel(lsa_threads_for(bytes / BYTES_PER_NS), (bytes + LINE - 1) / LINE, read_lines,
-                 &(moving){NULL, from, bytes});
+                 &(moving){NULL, from, bytes, 0});
 }
 
 int64_t lsa_cache_bytes(void)

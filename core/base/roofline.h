@@ -9,8 +9,9 @@
 int64_t lsa_roofline_f32(int64_t rounds);
 int64_t lsa_roofline_bf16(int64_t rounds);
 
-/* Moves, or reads, `bytes` bytes with as many threads as that is worth. */
-void lsa_roofline_copy(void *to, const void *from, int64_t bytes);
+/* Moves, or reads, `bytes` bytes with as many threads as that is worth. past_caches: what is written goes straight to memory, where
+ * `to` and `bytes` are whole cache lines. */
+void lsa_roofline_copy(void *to, const void *from, int64_t bytes, int32_t past_caches);
 void lsa_roofline_read(const void *from, int64_t bytes);
 
 /* Bytes of the last level of cache, 32 MiB where the system does not say. */

@@ -28,7 +28,7 @@ return function(bench)
     }
     bench:case {
       op = "hc_close", shape = shape, bytes = size * 8 + tokens * dim * 4, flops = 2 * size * (hc + 1), limit = limit,
-      setup = setup,
+      span = size * 4 + tokens * dim * 4, setup = setup,   -- in place
       run = function(s) check(C.lsa_hc_close_cpu(s.streams, s.x, s.post, s.comb, tokens, hc, dim, nil)) end,
     }
     bench:case {

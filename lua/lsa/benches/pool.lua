@@ -103,7 +103,7 @@ local function copier(bench, bytes)
   ffi.fill(from, bytes, 1)
   ffi.fill(to, bytes, 2)
   return function()
-    C.lsa_roofline_copy(to, from, bytes)
+    C.lsa_roofline_copy(to, from, bytes, 0)
     return from_owner, to_owner
   end
 end

@@ -9,7 +9,7 @@
 --       limit = "read",                           -- "copy" "read" "f32" "bf16" "device copy": what bounds it, or a list, of which
 --                                                    the one that takes longest binds; copies and reads are of as many bytes, in
 --                                                    the caches where those fit; bf16 is f32 where products of bf16 are
---       span = 4 * 262144,                        -- bytes that runs take turns on, where those are more than `bytes`
+--       span = 4 * 262144,                        -- bytes of memory that all runs go over, where those are not `bytes`
 --       device = false,                           -- true: run() starts work on the GPU, which is waited for
 --       setup = function() return buffers end,    -- only called where the filter wants the case
 --       run = function(buffers) end,
@@ -25,7 +25,8 @@
 -- With --device cuda the cases are those of lua/lsa/benches/cuda.lua alone, by bench:gpu_case (below).
 --
 -- The filter is a part of "op shape". A time is the median over repeats of one run; the CSV has the best one, too. A limit is the best
--- that was seen: where a case comes out faster than its limit, other work slowed the limit's measurement, which is made again.
+-- that was seen: where a case comes out faster than its limit, other work slowed the limit's measurement, which is made again, and
+-- then the case, too, so that both see the machine alike.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
 local raise = require "lsa.raise"
@@ -36,6 +37,7 @@ local M = {}
 
 local SAMPLES, LEAST_SAMPLES, SAMPLE_NS, DEVICE_SAMPLE_NS, BUDGET_NS, PEAK_NS = 60, 7, 1e5, 2e6, 5e8, 2e6
 local LIMIT_TRIES = 4
+local SLICE, SLICES = 2 ^ 22, 20 -- bytes, and the fewest that are measured
 
 local Bench = {}
 Bench.__index = Bench
@@ -102,20 +104,37 @@ local function working_set() return 4 * tonumber(C.lsa_cache_bytes()) end
 -- How many copies of so many bytes to take turns on, so that each comes from memory.
 function Bench.turns(_, bytes) return math.ceil(working_set() / bytes) end
 
+-- ns of one run over so many bytes, move(from, n) being a run over some of them. What comes from memory is measured in slices, of which
+-- other work cuts off few, and a slice that the caches happen to have does not count.
+local function sweep_ns(bytes, move)
+  if bytes < working_set() then return times(function() move(0, bytes) end)[1] end
+  local list, begun = {}, now()
+  while #list < SLICES or now() - begun < BUDGET_NS do
+    for from = 0, bytes - SLICE, SLICE do
+      local start = now()
+      move(from, SLICE)
+      list[#list + 1] = now() - start
+    end
+  end
+  table.sort(list)
+  return list[math.ceil(#list / 10)] * bytes / SLICE
+end
+
 function limits.copy(bench, moved)
-  local bytes = math.ceil(moved / 2)
+  local bytes, past_caches = math.ceil(moved / 2), moved >= working_set() and 1 or 0
+  if past_caches == 1 then bytes = working_set() end
   local from, from_owner = bench:alloc("uint8_t", bytes)
   local to, to_owner = bench:alloc("uint8_t", bytes)
   ffi.fill(from, bytes, 1)
   ffi.fill(to, bytes, 2)
-  local best = times(function() C.lsa_roofline_copy(to, from, bytes) end)[1]
+  local best = sweep_ns(bytes, function(at, n) C.lsa_roofline_copy(to + at, from + at, n, past_caches) end)
   return 2 * bytes / best, from_owner, to_owner
 end
 
 function limits.read(bench, bytes)
   local from, owner = bench:alloc("uint8_t", bytes)
   ffi.fill(from, bytes, 1)
-  return bytes / times(function() C.lsa_roofline_read(from, bytes) end)[1], owner
+  return bytes / sweep_ns(bytes, function(at, n) C.lsa_roofline_read(from + at, n) end), owner
 end
 
 local function peak(run)
@@ -142,11 +161,10 @@ limits["device copy"] = function(bench)
   return 2 * bytes / best, from
 end
 
--- Powers of two are measured of what fits the caches.
+-- As many bytes as a case has, so that a limit lies in the caches just as far as the case does.
 local function measured_bytes(bytes)
-  local most, size = working_set(), 64
-  while bytes and size < bytes and size < most do size = 2 * size end
-  return bytes and size < most and size or most
+  local most = working_set()
+  return bytes and bytes < most and math.max(64, math.ceil(bytes / 64) * 64) or most
 end
 
 -- What the machine can do of `name`; copies and reads, of so many bytes at a time. With `again`, it is measured once more.
@@ -178,7 +196,8 @@ end
 local function limit_name(case, name)
   local size = measured_bytes(case.span or case.bytes)
   if name ~= "copy" and name ~= "read" or size == working_set() then return name end
-  return ("%s of %d %s"):format(name, size < 2 ^ 20 and math.ceil(size / 2 ^ 10) or size / 2 ^ 20, size < 2 ^ 20 and "KiB" or "MiB")
+  local large = size >= 2 ^ 20
+  return ("%s of %.3g %s"):format(name, size / (large and 2 ^ 20 or 2 ^ 10), large and "MiB" or "KiB")
 end
 
 local function write_csv(case, share, by)
@@ -210,12 +229,16 @@ function Bench:wants(op, shape)
   return wanted
 end
 
--- Prints a measured case's line.
-function Bench:row(case)
+-- Prints a measured case's line. time(), where it is given, measures it anew.
+function Bench:row(case, time)
   local share, by = share_of(self, case)
   for _ = 2, LIMIT_TRIES do
     if not share or share <= 1 then break end
     share, by = share_of(self, case, true)
+    if share > 1 and time then
+      time()
+      share, by = share_of(self, case)
+    end
   end
   local write = self.csv and write_csv or write_row
   write(case, share, by)
@@ -227,12 +250,14 @@ end
 function Bench:case(case)
   if not self:wants(case.op, case.shape) then return end
   local state = case.setup and case.setup()
-  local run = case.run
-  local list = times(function() run(state) end,
-    case.device and function() check(C.lsa_device_synchronize()) end)
-  case.ns, case.best = median(list), list[1]
-  case.note = case.note and case.note(case.ns)
-  self:row(case)
+  local run, note = case.run, case.note
+  local function time()
+    local list = times(function() run(state) end, case.device and function() check(C.lsa_device_synchronize()) end)
+    case.ns, case.best = median(list), list[1]
+    case.note = note and note(case.ns)
+  end
+  time()
+  self:row(case, time)
 end
 
 -- ---- the GPU ----
