@@ -17,6 +17,7 @@ layers, and in any case greedily, a layer at a time.
   --batch (default 32)         decode steps in a training step
   --rate (default 0.002)       of AdamW
   --min_layers (default 2)     as the traces were labelled
+  --window (default 64)        the steps to come whose golden chunks are wanted
   --k (default 512)            the best k are rated
   --every (default 128)        steps from one that is rated to the next
   --most (default 5)           every set is rated up to so many layers
@@ -36,7 +37,7 @@ end
 local function trained()
   local trainer = lsa.trainer{model = model, traces = traces(opt.train), from = "random", heads = opt.heads, rank = opt.rank,
     steps = opt.steps, batch = opt.batch, rate = opt.rate, warmup = math.min(50, opt.steps), positives = 256,
-    min_layers = opt.min_layers, seed = opt.seed}
+    min_layers = opt.min_layers, window = opt.window, seed = opt.seed}
   trainer:run{progress = true}
   return trainer:indexer()
 end
@@ -72,7 +73,7 @@ local function rate(sets)
       return joint:join(list)
     end
   end
-  local result = lsa.evaluate{indexer = indexer, traces = held, every = opt.every, k = opt.k, also = also}
+  local result = lsa.evaluate{indexer = indexer, traces = held, every = opt.every, k = opt.k, window = opt.window, also = also}
   for _, set in ipairs(sets) do
     set.found = result[name_of(set)].outside
     rated[name_of(set)] = set

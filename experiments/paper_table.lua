@@ -48,11 +48,13 @@ local ordinal = math.min(2, #model.csa_layers - 1)
 local native = lsa.indexer{model = model, layers = {ordinal}}
 local lsa_label = trained and ("LSA, theta %g"):format(opt.theta) or ("LSA, native indexer of CSA layer %d"):format(ordinal)
 
+local further = opt.policies[1] == "none" and {} or opt.policies
+
 local function ways_of(budget, cap)
   local own = trained and {"lsa_threshold", theta = opt.theta} or "lsa_topk"
   local ways = {{label = "full attention", fork = {select = "full"}, indexer = trained},
     {label = lsa_label, fork = {select = own, budget = cap, every = opt.every}, indexer = not trained and native or nil}}
-  for _, policy in ipairs(opt.policies[1] == "none" and {} or opt.policies) do
+  for _, policy in ipairs(further) do
     local name, share = policy:match "^(.*):([%d.]+)$"
     name, share = name or policy, tonumber(share or 1)
     ways[#ways + 1] = {label = ("%s, %g of the budget"):format(name:match "[^/]+$":gsub("%.lua$", ""), share), fork = {select = name,
@@ -110,9 +112,14 @@ for i, tokens in ipairs(opt.tokens) do
     run = function(params) return paired.ask(task, params.context, ways) end,
     results = opt.results ~= "none" and opt.results or nil,
     about = about(tokens, budget, cap)}
-  by_length[i] = {tokens = tokens, budget = budget, cap = cap, ways = ways, rows = results and results.rows or {}}
+  if #numbers > 0 then
+    by_length[#by_length + 1] = {tokens = tokens, budget = budget, cap = cap, ways = ways, rows = results.rows}
+  elseif opt.finished then
+    report:say("%s", ("%s has no context of %d tokens of what is asked for here\n"):format(opt.results, tokens))
+  end
 end
 if step > 1 then return end
+if #by_length == 0 then error(("%s: no finished contexts of what is asked for here"):format(opt.results), 0) end
 
 -- ---- what they show ----
 
@@ -184,6 +191,31 @@ for _, way in ipairs(by_length[1].ways) do
       "no difference between LSA and full attention is seen"
   end
 end
+-- Further policies beside LSA, by the same questions: whether one is as good with less, or better with as much.
+local function joined_of(way, field)
+  local right, sum, n = {}, 0, 0
+  for _, length in ipairs(by_length) do
+    local one = paired.joined(length.rows, way.label)
+    right[#right + 1], sum, n = one.right, sum + one[field] * one.n, n + one.n
+  end
+  return {right = table.concat(right), n = n}, sum
+end
+
+local versus = {}
+for place = 3, 2 + #further do
+  local way, lsa_way = by_length[1].ways[place], by_length[1].ways[2]
+  local sum, kept = joined_of(way, "resident_bytes")
+  local other, kept_there = joined_of(lsa_way, "resident_bytes")
+  local _, fetched = joined_of(way, "fetched_bytes")
+  local _, fetched_there = joined_of(lsa_way, "fetched_bytes")
+  local difference, width = paired.against(sum, other)
+  versus[#versus + 1] = {policy = way.label, n = sum.n, against_lsa = difference, against_lsa_95 = width, kv = kept / kept_there,
+    fetched = fetched / fetched_there}
+  if place == 3 then out "\nbeside LSA, all lengths               points, 95 %     of its KV   of its bytes fetched" end
+  local one = versus[#versus]
+  out(padded(way.label, 32) .. ("     %+6.2f ± %-5.2f  %8.1f%%   %8.1f%%"):format(one.against_lsa, one.against_lsa_95, 100 * one.kv, 100 * one.fetched))
+end
 out(("\nOf the paper's claim that leaving chunks out denoises: %s (95 %%)."):format(by_length[1].ways[2].verdict))
 report:table("accuracy", columns, all, table.concat(lines, "\n") .. "\n")
+report:table("beside_lsa", {"policy", "n", "against_lsa", "against_lsa_95", "kv", "fetched"}, versus, "")
 report:done()

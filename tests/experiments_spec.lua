@@ -168,8 +168,8 @@ describe("experiments/paper_table.lua", function()
         local csv = run "--csv"
         local lines, found = {}, {}
         for line in csv:gmatch "[^\n]+" do lines[#lines + 1] = line end
-        assert.equal(1 + 2 * 7 * 3, #lines)        -- lengths, ways, kinds and all of them
-        for i = 2, #lines do
+        assert.equal(1 + 2 * 7 * 3 + 1 + 1, #lines)        -- lengths, ways, kinds and all of them; and what a further policy is beside LSA
+        for i = 2, 43 do
           local policy, tokens, task, n, accuracy, low, high = lines[i]:match '^"?([^,"]+[^,]*)"?,(%d+),(%w+),(%d+),([%d.]+),([%d.]+),([%d.]+)'
           if policy then
             found[policy .. tokens .. task] = tonumber(n)
@@ -177,7 +177,11 @@ describe("experiments/paper_table.lua", function()
           end
         end
         assert.same({4, 2}, {found["full attention1500all"], found["random1800words"]})
-        assert.equal(42, #cjson.decode(run "--json").accuracy)
+        local json = cjson.decode(run "--json")
+        assert.equal(42, #json.accuracy)
+        -- LSA itself as a further policy is where LSA is, at all of its KV and bytes.
+        local same = cjson.decode(run("--json", "--policies", "lsa_threshold:1")).beside_lsa[1]
+        assert.same({8, 0, 1, 1}, {same.n, same.against_lsa, same.kv, same.fetched})
         assert.matches("1500 tokens: 4 questions in 2 contexts; 10 %% of the chunks, LSA at most 30 %%", run("--caps", "0.3"))
         local rest = {}
         for i = 1, 2 do
@@ -190,6 +194,9 @@ describe("experiments/paper_table.lua", function()
         assert.equal(files.read(folder .. "/joined"), table.concat(rest)) -- nothing was asked again
         assert.matches("all lengths.*full attention +8 .*Of the paper's claim", run("--results", folder .. "/joined"))
         assert.matches("1500 tokens: 2 questions in 1 contexts", run("--results", folder .. "/1", "--finished"))
+        local ok, message = pcall(run, "--results", folder .. "/1", "--finished", "--seed", "2")
+        assert.is_false(ok)
+        assert.matches("no finished contexts", message)
       end)
     end)
   end)
