@@ -19,15 +19,15 @@ local rng = require "lsa.cycle.rng"
 
 local M = {}
 
--- The chunks that hold a part of a question's evidence, in a session whose context begins with the haystack: a list of ids,
--- each once.
+-- The chunks whose entries hold a part of a question's evidence, in a session whose context begins with the haystack: a list of ids,
+-- each once. An entry is made of its chunk's tokens and of those of the chunk before, so the chunk behind a statement is among them.
 function M.chunks(model, question)
   if question.chunks_of == model then return question.chunks end
   local rate, seen, out = tonumber(model.config.csa_rate), {}, {}
   for _, span in ipairs(question.spans) do
     local from = #model:tokens(question.context:sub(1, span[1]))
     local to = #model:tokens(question.context:sub(1, span[2]))
-    for chunk = math.floor(from / rate), math.floor((to - 1) / rate) do
+    for chunk = math.floor(from / rate), math.floor((to - 1) / rate) + 1 do
       if not seen[chunk] then
         seen[chunk] = true
         out[#out + 1] = chunk
@@ -46,16 +46,17 @@ function M.pose(session, question)
   session:prefill(tokens)
 end
 
--- The share of these chunks that is resident, of none nil; of what the native top-k would pick, the share that is, which costs a look
+-- The share of these chunks that is resident, of those that are there yet, of none nil; of what the native top-k would pick, the share that is, which costs a look
 -- at all keys of all layers.
 function M.kept(session, chunks, uncovered)
-  local resident, there = session:resident(), 0
+  local resident, there, known = session:resident(), 0, 0
   for _, chunk in ipairs(chunks) do
+    if chunk < resident:size() then known = known + 1 end
     if resident:has(chunk) then there = there + 1 end
   end
   local covered, total = 0, 0
   if not uncovered then covered, total = session:coverage() end
-  return #chunks > 0 and there / #chunks or nil, total > 0 and covered / total or 1
+  return known > 0 and there / known or nil, total > 0 and covered / total or 1
 end
 
 -- The likeliest of texts as the next token.

@@ -56,7 +56,7 @@ function M.build(random, text, words, length, n, value_digits)
   return {text = whole, needles = needles}
 end
 
--- The chunks that hold a part of a needle's statement, in a session whose context begins with the haystack: from .. to - 1.
+-- The chunks whose entries hold a part of a needle's statement, in a session whose context begins with the haystack: from .. to - 1.
 function M.chunks(model, needle)
   local ids = asked.chunks(model, needle)
   return ids[1], ids[#ids] + 1
