@@ -51,6 +51,40 @@ local function assert_members(want, n, s)
   assert.equal(#list_of(want, n), s:count())
 end
 
+describe("ids in turn", function()
+  it("are added list by list, rank by rank, until as many are new", function()
+    local uniform = support.uniform(5)
+    for case = 1, 200 do
+      local n, count, most = 1 + case % 70, case % 4, case % 23
+      local s, has = random_set(n, 0.2, uniform)
+      local lists, lengths, kept, longest = ffi.new("const int32_t *[?]", count + 1), ffi.new("int64_t[?]", count + 1), {}, 0
+      for i = 0, count - 1 do
+        lengths[i] = math.floor(uniform() * 12)
+        kept[i] = ffi.new("int32_t[?]", lengths[i] + 1)
+        for j = 0, tonumber(lengths[i]) - 1 do kept[i][j] = math.floor(uniform() * n) end
+        lists[i], longest = kept[i], math.max(longest, tonumber(lengths[i]))
+      end
+      local left = most
+      for turn = 0, longest - 1 do
+        for i = 0, count - 1 do
+          local id = turn < lengths[i] and kept[i][turn]
+          if id and left > 0 and not has[id] then has[id], left = true, left - 1 end
+        end
+      end
+      assert.equal(C.LSA_OK, C.lsa_set_add_in_turn(s.c, lists, lengths, count, most))
+      assert_members(has, n, s)
+    end
+  end)
+
+  it("outside are refused, and none is added", function()
+    local s, good, bad = set.new(70), ffi.new("int32_t[2]", 1, 2), ffi.new("int32_t[2]", 3, 70)
+    local lists, lengths = ffi.new("const int32_t *[2]", good, bad), ffi.new("int64_t[2]", 2, 2)
+    assert.equal(C.LSA_EARG, C.lsa_set_add_in_turn(s.c, lists, lengths, 2, 10))
+    assert.matches("id 70 is outside 0..69", ffi.string(C.lsa_error()))
+    assert.equal(0, s:count())
+  end)
+end)
+
 describe("a set", function()
   it("has what was added, and says how many", function()
     local s = set.new(130)

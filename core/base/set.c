@@ -9,6 +9,7 @@
 #include "core/base/parallel.h"
 #include "core/base/set_words.h"
 #include "core/base/simd.h"
+#include "core/base/try.h"
 
 typedef long long ll; /* what %lld prints */
 
@@ -95,11 +96,37 @@ int lsa_set_add_every(lsa_set *set, int64_t step)
 }
 
 /* All ids are looked at first, so that a failure adds none. */
-int lsa_set_add_ids(lsa_set *set, const int32_t *ids, int64_t n)
+static int check_ids(const lsa_set *set, const int32_t *ids, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= set->n) return out_of_range(set, ids[i]);
+    return LSA_OK;
+}
+
+int lsa_set_add_ids(lsa_set *set, const int32_t *ids, int64_t n)
+{
+    LSA_TRY(check_ids(set, ids, n));
     for (int64_t i = 0; i < n; i++) set->bits[ids[i] / 64] |= 1ull << (ids[i] % 64);
+    return LSA_OK;
+}
+
+int lsa_set_add_in_turn(lsa_set *set, const int32_t *const *lists, const int64_t *lengths,
+                        int64_t count, int64_t most)
+{
+    int64_t longest = 0;
+    for (int64_t i = 0; i < count; i++) {
+        LSA_TRY(check_ids(set, lists[i], lengths[i]));
+        if (lengths[i] > longest) longest = lengths[i];
+    }
+    for (int64_t turn = 0; turn < longest; turn++)
+        for (int64_t i = 0; i < count; i++) {
+            if (most < 1) return LSA_OK;
+            if (turn >= lengths[i]) continue;
+            int64_t id = lists[i][turn];
+            uint64_t bit = 1ull << (id % 64), *word = &set->bits[id / 64];
+            most -= !(*word & bit);
+            *word |= bit;
+        }
     return LSA_OK;
 }
 

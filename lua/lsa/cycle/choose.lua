@@ -11,55 +11,40 @@
 --
 -- scores: [n] f32, or a list of such, one of each layer say, which are joined by rank since their units differ: a chunk's rank is
 -- the best that it has in any of them, and the lower ranks come first; among equals, the earlier of the list.
+local ffi = require "ffi"
+local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
 local tensor = require "lsa.tensor.tensor"
 
+local C = lib.C
+
 local M = {}
 
--- `all` becomes the union of each one's best k; `one` is scratch.
-local function unite(all, one, list, k)
-  list[1]:topk(k, all)
-  for i = 2, #list do all:add(list[i]:topk(k, one)) end
-  return all:count()
+-- The ids of a row's best `most`, the best first; `chosen` is scratch.
+local function ranked(row, most, chosen)
+  local ids = row:topk(most, chosen):ids()
+  local values = row:index(ids)
+  local order = values:argsort(0, {descending = true})   -- ties keep their order
+  local out = ids:index(order)
+  for _, t in ipairs {ids, values, order} do tensor.release(t) end
+  return out
 end
 
--- The largest k for which the union of each one's best k has at most `most` ids, and the union; `one` is scratch. Unions grow about
--- evenly with k, the slower the more the lists agree: the next k to try is as far as the last one that fits promises, and once one was
--- too large, where a line between the two says; a try in the middle now and then bounds their number.
-local function widest(list, most, one)
-  local low, fits, fitting = 0, set.new(list[1]:count()), 0
-  local high, count = most + 1, nil                    -- does not fit, or need not be tried
-  local tries, all = 0, set.result(list[1]:count())
-  while high - low > 1 do
-    tries = tries + 1
-    local k
-    if tries % 4 == 0 then k = (low + high) / 2
-    elseif count then k = low + (high - low) * (most + 0.5 - fitting) / (count - fitting)
-    else k = low > 0 and low * (most + 0.5) / fitting or most / #list end
-    k = math.max(low + 1, math.min(high - 1, math.floor(k)))
-    local n = unite(all, one, list, k)
-    if n <= most then
-      low, fits, fitting, all = k, all, n, fits
-    else
-      high, count = k, n
-    end
-  end
-  set.release(all)
-  return low, fits, fitting
-end
-
--- What is left beside the widest union goes to the next rank, one of the list after the other.
+-- The best of each one of the list, then the second best, and so on.
 local function by_rank(list, most)
-  local next_one = set.result(list[1]:count())
-  local k, all, count = widest(list, most, next_one)
-  for _, row in ipairs(list) do
-    if count == most then break end
-    all:add(row:topk(k + 1, next_one))
-    count = all:count()
+  local n = list[1]:count()
+  local ids, lengths, ranks = ffi.new("const int32_t *[?]", #list), ffi.new("int64_t[?]", #list), {}
+  local chosen = set.result(n)
+  for i, row in ipairs(list) do
+    ranks[i] = ranked(row, most, chosen)
+    ids[i - 1], lengths[i - 1] = ffi.cast("const int32_t *", ranks[i].c.data), ranks[i]:count()
   end
-  set.release(next_one)
+  set.release(chosen)
+  local all = set.new(n)
+  raise.check(C.lsa_set_add_in_turn(all.c, ids, lengths, #list, most))
+  for _, t in ipairs(ranks) do tensor.release(t) end
   return all
 end
 

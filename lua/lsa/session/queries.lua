@@ -84,7 +84,7 @@ return function(Session, open)
   function Session:index_scores(layer, q, w, heads, n, rows)
     open(self)
     self.policy_flops = self.policy_flops + (rows or 1) * accounting.scoring(n, heads, tonumber(self.model.config.index_dim))
-    local out = tensor.zeros(rows and {rows, n} or {n}, "f32")
+    local out = tensor.empty(rows and {rows, n} or {n}, "f32")
     raise.check(C.lsa_session_index_scores(self.c, layer, q, w, rows or 1, heads, ffi.cast("float *", out.c.data)))
     return out
   end
@@ -140,7 +140,7 @@ return function(Session, open)
   local function raw_keys(self, layer, from, n)
     local c = self.model.config
     local width = self.format == C.LSA_KV_FP8 and tonumber(c.index_dim) + 4 or tonumber(c.index_dim)
-    local out = tensor.zeros({n, width}, dtypes[self.opt.kv] or "u8")
+    local out = tensor.empty({n, width}, dtypes[self.opt.kv] or "u8")
     raise.check(C.lsa_session_keys(self.c, layer, from, n, out.c.data))
     return out
   end
@@ -148,7 +148,7 @@ return function(Session, open)
   function Session:decoded_keys(layer, n, from)
     open(self)
     local c, count = self.model.config, n - from
-    local raw, out = raw_keys(self, layer, from, count), tensor.zeros({count, tonumber(c.index_dim)}, "f32")
+    local raw, out = raw_keys(self, layer, from, count), tensor.empty({count, tonumber(c.index_dim)}, "f32")
     raise.check(C.lsa_index_decode_cpu(ffi.cast("float *", out.c.data), raw.c.data, count, c.index_dim,
       C.lsa_index_key_bytes(self.format, c.index_dim), self.format, nil))
     return out
