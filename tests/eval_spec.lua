@@ -142,6 +142,23 @@ describe("the LongMemEval task", function()
     end)
   end)
 
+  it("tells the chats by their dates, in whatever order the file has them", function()
+    local items = memory_items()
+    with_file(items, function(path)
+      local task = longmemeval.task(model, {path = path})
+      local one = items[1]
+      one.haystack_sessions[2][3].content = "\n My dog is called Rex.\n\n"
+      for _, name in ipairs {"haystack_sessions", "haystack_dates", "haystack_session_ids"} do
+        one[name][1], one[name][3] = one[name][3], one[name][1]
+      end
+      files.write(path, cjson.encode(items))
+      local turned = longmemeval.task(model, {path = path})
+      local a, b = task:questions_of(1, 1), turned:questions_of(1, 1)
+      assert.equal(a.text, b.text)
+      assert.same(a.questions[1].spans, b.questions[1].spans)
+    end)
+  end)
+
   it("takes an answer for right whose words stand in the line, and of an abstention that it is not known", function()
     with_file(memory_items(), function(path)
       local task = lsa.tasks.longmemeval{model = model, path = path}

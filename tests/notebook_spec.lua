@@ -17,7 +17,7 @@ describe("the notebook kernel", function()
   end)
 
   local function jupyter(command)
-    return process.shell(("JUPYTER_DATA_DIR=%s timeout 300 %s %s/tests/notebook/%s 2>&1"):format(data, python, process.root, command))
+    return process.shell(("JUPYTER_DATA_DIR=%s XDG_STATE_HOME=%s/state timeout 300 %s %s/tests/notebook/%s 2>&1"):format(data, data, python, process.root, command))
   end
 
   -- The executable of this build, not the launcher.
@@ -41,7 +41,7 @@ describe("the notebook kernel", function()
     local out, _, code = jupyter "kernel_tests.py"
     assert.equals(0, code, out)
     assert.is_truthy(out:find("\nOK (skipped=1)", 1, true), out) -- jupyter_kernel_test's test of a pager
-    assert.is_true(tonumber(out:match "Ran (%d+) tests") >= 34)
+    assert.is_true(tonumber(out:match "Ran (%d+) tests") >= 36)
   end)
 
   -- What each shows at least.
@@ -60,6 +60,30 @@ describe("the notebook kernel", function()
       end
     end)
   end
+
+  it("keeps the newest cells, and leaves out lines that are none", function()
+    local history = require "lsa.notebook.history"
+    local cjson = require "cjson"
+    local path, lines = os.tmpname(), {}
+    for i = 1, 5000 do lines[i] = cjson.encode {i <= 2500 and 1 or 2, i, "x" .. i} end
+    process.write(path, table.concat(lines, "\n") .. '\n[1, 2\nnot ours\n{"a": 1}\n[1, "2", "x"]\n')
+    local opened = history.open(path)
+    assert.same({3, 2000, "x3001"}, {opened.session, #opened.cells, opened.cells[1][3]})
+    opened:add(1, 'print "é\n"')
+    opened:add(2, "  \n")
+    local again = history.open(path)
+    assert.same({4, 2001}, {again.session, #again.cells})
+    assert.same({{3, 1, 'print "é\n"'}}, again:range(-1, 1, 9))
+    assert.same({{2, 5000, "x5000"}, {3, 1, 'print "é\n"'}}, again:tail(2))
+    assert.same({}, history.open(path .. "/none/there"):tail(3))
+    local nowhere = history.open(nil)
+    nowhere:add(1, "a.b")
+    nowhere:add(2, "aab")
+    nowhere:add(3, "a.b")
+    assert.same({1, 3}, {nowhere:search("a.b", nil)[1][2], nowhere:search("a.b", nil)[2][2]})
+    assert.same({{1, 3, "a.b"}}, nowhere:search("a.?", nil, true))
+    os.remove(path)
+  end)
 
   it("says what is wrong with a connection file", function()
     local path = os.tmpname()

@@ -98,6 +98,49 @@ class Client(unittest.TestCase):
         return [m["content"]["data"]["text/plain"] for m in published if m["msg_type"] == "execute_result"]
 
 
+class History(unittest.TestCase):
+    """Cells outlive their kernel."""
+
+    def kernel(self):
+        manager = KernelManager(kernel_name="lsa")
+        manager.start_kernel()
+        self.addCleanup(manager.shutdown_kernel, now=True)
+        client = manager.client()
+        client.start_channels()
+        self.addCleanup(client.stop_channels)
+        client.wait_for_ready(timeout=TIMEOUT)
+        return client
+
+    def ask(self, client, **how):
+        return client.history(reply=True, timeout=TIMEOUT, **how)["content"]["history"]
+
+    def test_another_kernel_has_the_cells_of_those_before(self):
+        first = self.kernel()
+        for code in ("x = 'früher'", "x .. 2", "-- three\nx"):
+            first.execute(code, reply=True, timeout=TIMEOUT)
+        first.execute("'secret'", reply=True, timeout=TIMEOUT, store_history=False)
+        here = self.ask(first, hist_access_type="tail", n=2, output=True)
+        self.assertEqual([cell[1:] for cell in here], [[2, ["x .. 2", "früher2"]], [3, ["-- three\nx", "früher"]]])
+        session = here[0][0]
+
+        second = self.kernel()
+        second.execute("1 + 1", reply=True, timeout=TIMEOUT)
+        before = [[session, 1, "x = 'früher'"], [session, 2, "x .. 2"], [session, 3, "-- three\nx"]]
+        now = [session + 1, 1, "1 + 1"]
+        self.assertEqual(self.ask(second, hist_access_type="tail", n=4), before + [now])
+        self.assertEqual(self.ask(second, hist_access_type="range", session=-1, start=1, stop=3), before[:2])
+        self.assertEqual(self.ask(second, hist_access_type="range", session=session, start=2, stop=10), before[1:])
+        self.assertEqual(self.ask(second, hist_access_type="range", session=0, start=1, stop=10), [now])
+        self.assertEqual(self.ask(second, hist_access_type="search", pattern="x*", n=10)[-2:], before[:2])
+        self.assertEqual(self.ask(second, hist_access_type="tail", n=2, output=True)[0][2], ["-- three\nx", None])
+        self.assertEqual(self.ask(second, hist_access_type="tail", n=0), [])
+
+        # A front end that is still there goes on.
+        first.execute("x:upper()", reply=True, timeout=TIMEOUT)
+        third = self.kernel()
+        self.assertEqual([cell[2] for cell in self.ask(third, hist_access_type="tail", n=2)], ["1 + 1", "x:upper()"])
+
+
 class Cells(Client):
     def test_locals_live_on_and_the_last_value_is_shown(self):
         self.assertEqual(self.result("local a, b = 20, 22"), [])

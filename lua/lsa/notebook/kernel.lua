@@ -4,12 +4,14 @@ local cjson = require "cjson"
 local commands = require "lsa.prompt.commands"
 local display = require "lsa.display"
 local fcntl = require "posix.fcntl"
+local histories = require "lsa.notebook.history"
 local host = require "lsa.host"
 local interrupts = require "lsa.interrupts"
 local locals = require "lsa.prompt.session_locals"
 local messages = require "lsa.notebook.messages"
 local repl = require "lsa.prompt.repl"
 local sockets = require "lsa.notebook.sockets"
+local state_folder = require "lsa.prompt.state_folder"
 local trace = require "lsa.prompt.traceback"
 local unistd = require "posix.unistd"
 local version = require "lsa.version"
@@ -22,7 +24,7 @@ local FOREVER, QUEUED_MS, INDENT = -1, 20, 2
 
 local session, context, shell, channels, standard_input
 local current          -- the message that is being answered
-local count, history = 0, {}
+local count, history = 0, nil
 local ending = false   -- a front end asked for the end
 
 -- ---- what is sent ----
@@ -180,10 +182,11 @@ function answers.execute_request(message)
   local content = message.content
   local code, silent = content.code, content.silent == true
   local stored = content.store_history ~= false and not silent
+  local cell
   send("parent", {message.header})
   if stored then
     count = count + 1
-    history[#history + 1] = {count, code}
+    cell = history:add(count, code)
     prompt.number, prompt.inputs[count] = count, code
   end
   if not silent then publish("execute_input", {code = code, execution_count = count}) end
@@ -202,7 +205,7 @@ function answers.execute_request(message)
     for i, representations in ipairs(silent and {} or values) do
       local data = in_json(representations)
       if i == #values then
-        if stored then history[#history][3] = data["text/plain"] end
+        if stored then cell[4] = data["text/plain"] end
         publish("execute_result", {execution_count = count, data = data, metadata = {}})
       else
         publish("display_data", {data = data, metadata = {}})
@@ -262,43 +265,22 @@ function answers.is_complete_request(message)
     {status = "invalid"})
 end
 
--- The shell's patterns: * and ?.
-local function glob(pattern)
-  return "^" .. pattern:gsub("[%^%$%(%)%%%.%[%]%+%-]", "%%%0"):gsub("[%*%?]", {["*"] = ".*", ["?"] = "."}) .. "$"
-end
-
-local function searched(list, pattern, unique)
-  local out, last = {}, {}
-  for _, entry in ipairs(list) do
-    if entry[2]:find(glob(pattern)) then
-      out[#out + 1] = entry
-      last[entry[2]] = entry
-    end
-  end
-  if not unique then return out end
-  local kept = {}
-  for _, entry in ipairs(out) do
-    if last[entry[2]] == entry then kept[#kept + 1] = entry end
-  end
-  return kept
-end
-
 local function integer(value, default) return type(value) == "number" and value or default end
 
 function answers.history_request(message)
-  local asked, list = message.content, history
-  local from, to
+  local asked = message.content
+  local list
   if asked.hist_access_type == "range" then
-    local there = asked.session == 0 or asked.session == 1 -- the one that there is
-    from, to = math.max(integer(asked.start, 1), 1), there and integer(asked.stop, #list + 1) - 1 or 0
+    list = history:range(integer(asked.session, 0), integer(asked.start, 1), integer(asked.stop, math.huge))
+  elseif asked.hist_access_type == "search" then
+    list = history:search(tostring(asked.pattern or "*"), integer(asked.n), asked.unique == true)
   else
-    if asked.hist_access_type == "search" then list = searched(list, tostring(asked.pattern or "*"), asked.unique == true) end
-    from = math.max(#list - integer(asked.n, #list) + 1, 1)
+    list = history:tail(integer(asked.n))
   end
   local out = {}
-  for i = from, math.min(to or #list, #list) do
-    local entry = list[i]
-    out[#out + 1] = {1, entry[1], asked.output and {entry[2], entry[3] or cjson.null} or entry[2]}
+  for i, entry in ipairs(list) do
+    local code = messages.text(entry[3])
+    out[i] = {entry[1], entry[2], asked.output and {code, entry[4] or cjson.null} or code}
   end
   reply(message, "history_reply", {history = messages.list(out)})
 end
@@ -431,6 +413,8 @@ function M.run(path)
     error(problem, 0)
   end
 
+  local state = state_folder()
+  history = histories.open(state and state .. "/notebook_history")
   display.front = front
   require "lsa.notebook.input".install(ask)
   rawset(_G, "lsa", require "lsa")

@@ -9,7 +9,7 @@ local inspect = require "lsa.prompt.inspect"
 local locals = require "lsa.prompt.session_locals"
 local screen = require "lsa.prompt.screen"
 local trace = require "lsa.prompt.traceback"
-local stat = require "posix.sys.stat"
+local state_folder = require "lsa.prompt.state_folder"
 local unistd = require "posix.unistd"
 
 local M = {expression = compile.expression}
@@ -69,24 +69,6 @@ function Prompt:show(run, quiet)
     if self.plain then inspect.print(...) else put(self, ...) end
   end
   shown(run())
-end
-
-local function is_folder(path)
-  local found = stat.stat(path)
-  return found ~= nil and stat.S_ISDIR(found.st_mode) ~= 0
-end
-
--- $XDG_STATE_HOME/lsa/history, made when missing; nil where there is no home, which is not made.
-local function history_path()
-  local state = os.getenv "XDG_STATE_HOME"
-  if not state or state == "" then
-    local home = os.getenv "HOME"
-    if not home or not is_folder(home) then return nil end
-    state = home .. "/.local/state"
-  end
-  local directory = state .. "/lsa"
-  os.execute("mkdir -p -m 700 '" .. directory:gsub("'", "'\\''") .. "' 2>/dev/null")
-  return directory .. "/history"
 end
 
 -- Reads lines until they make a chunk: the text; nil at the end of the input, false after Ctrl-C. Lines that go on are indented.
@@ -158,7 +140,8 @@ end
 function Prompt:loop(banner)
   local readline = require "lsa.prompt.readline"
   local complete = require "lsa.prompt.complete"
-  readline.start(function(before) return complete.at(before, self.environment) end, history_path())
+  local state = state_folder()
+  readline.start(function(before) return complete.at(before, self.environment) end, state and state .. "/history")
   furnish(self)
   print(banner)
   while true do

@@ -41,6 +41,18 @@ local function list(item, name, where)
   return item[name]
 end
 
+-- Places in the order of the dates ("2023/05/20 (Sat) 02:21"), in which the benchmark tells the chats: one of its files has them in another.
+local function by_date(dates)
+  local order = {}
+  for i in ipairs(dates) do order[i] = i end
+  table.sort(order, function(a, b)
+    local of_a, of_b = tostring(dates[a]), tostring(dates[b])
+    if of_a ~= of_b then return of_a < of_b end
+    return a < b
+  end)
+  return order
+end
+
 -- The chats as text; bytes of the turns that have the answer, and of the sessions that do.
 local function history(item, where)
   local sessions, dates, ids = list(item, "haystack_sessions", where), list(item, "haystack_dates", where), list(item, "haystack_session_ids", where)
@@ -54,16 +66,16 @@ local function history(item, where)
     size = size + #text
   end
   add "I will give you several history chats between you and a user. Please answer the question based on the relevant chat history.\n\n\nHistory Chats:\n"
-  for i, session in ipairs(sessions) do
-    local from = size
-    add(("\n### Session %d:\nSession Date: %s\nSession Content:\n"):format(i, tostring(dates[i])))
+  for i, place in ipairs(by_date(dates)) do
+    local session, from = sessions[place], size
+    add(("\n### Session %d:\nSession Date: %s\nSession Content:\n"):format(i, tostring(dates[place])))
     for j, turn in ipairs(type(session) == "table" and session or {}) do
-      add(("\n%s: "):format(file.text(turn, "role", ("%s: session %d, turn %d"):format(where, i, j))))
+      add(("\n%s: "):format(file.text(turn, "role", ("%s: session %d, turn %d"):format(where, place, j))))
       local at = size
-      add(file.text(turn, "content", ("%s: session %d, turn %d"):format(where, i, j)) .. "\n")
+      add(file.text(turn, "content", ("%s: session %d, turn %d"):format(where, place, j)):match "^%s*(.-)%s*$" .. "\n")
       if turn.has_answer == true and size > at + 1 then turns[#turns + 1] = {at, size - 1} end
     end
-    if wanted[ids[i]] then whole[#whole + 1] = {from, size} end
+    if wanted[ids[place]] then whole[#whole + 1] = {from, size} end
   end
   return table.concat(parts), #turns > 0 and turns or whole
 end
