@@ -602,77 +602,6 @@ function Tensor:topp(m)
   return out
 end
 
--- ---- printing ----
-
-local SHOWN = 6                                  -- rows, and columns, that are printed
-
--- A number, or an int64_t, with all its digits.
-local function digits(v)
-  return type(v) == "cdata" and tostring(v):gsub("LL$", "") or ("%.17g"):format(v)
-end
-
-local function number_text(v)
-  if type(v) == "cdata" then return digits(v) end
-  if v == math.floor(v) and math.abs(v) < 1e9 then return ("%d"):format(v) end
-  return ("%.4g"):format(v)
-end
-
-local function row_text(t)
-  if t.c.rank == 0 then return number_text(t:item()) end
-  local n, words = #t, {}
-  for i = 0, math.min(n, SHOWN) - 1 do
-    words[#words + 1] = t.c.rank == 1 and number_text(t:get(i)) or row_text(t:row(i))
-  end
-  if n > SHOWN then words[#words + 1] = "..." end
-  return "[" .. table.concat(words, ", ") .. "]"
-end
-
--- min, mean and max a part at a time, so that printing a mapped file of gigabytes needs no memory of its size.
-local function statistics(t)
-  local n, sum, done, low, high = count(t.c), 0, 0, nil, nil
-  local flat = t:reshape {n}
-  while done < n do
-    local m = math.min(n - done, 2 ^ 20)
-    local part = flat:narrow(0, done, m)
-    local a, b = part:min(), part:max()
-    if a ~= a then return a, a, a end
-    low, high = (low == nil or a < low) and a or low, (high == nil or b > high) and b or high
-    sum, done = sum + part:mean() * m, done + m
-  end
-  return low, sum / n, high
-end
-
-local function describe(self)
-  local head = ("tensor %s %s"):format(self:dtype(), shape_text(self.c))
-  if self.c.device ~= C.LSA_CPU then head = head .. " " .. self:device() end
-  if count(self.c) == 0 then return head end
-  local t = host(self)
-  if t.c.rank == 0 then return head .. " " .. number_text(t:item()) end
-  local low, mean, high = statistics(t)
-  local lines = {("%s  min %s mean %s max %s"):format(head, number_text(low), number_text(mean), number_text(high))}
-  if t.c.rank == 1 then
-    lines[2] = "  " .. row_text(t)
-  else
-    for i = 0, math.min(#t, SHOWN) - 1 do lines[#lines + 1] = "  " .. row_text(t:row(i)) end
-    if #t > SHOWN then lines[#lines + 1] = "  ..." end
-  end
-  return table.concat(lines, "\n")
-end
-
--- As a notebook shows it: vectors and matrices as tables, of more dimensions the first matrix.
-function Tensor:__mime()
-  local text = describe(self)
-  local head = text:match "^[^\n]*"
-  if self.c.rank == 0 or count(self.c) == 0 then return {["text/plain"] = text} end
-  local t, prefix = host(self), ""
-  while t.c.rank > 2 do
-    t, prefix = t:row(0), prefix .. "0, "
-  end
-  local matrix = t.c.rank == 1 and t:reshape {1, #t} or t
-  local function label(row) return t.c.rank == 1 and "" or prefix .. row end
-  return {["text/plain"] = text, ["text/html"] = require "lsa.tensor.html"(matrix, head, number_text, label)}
-end
-
 -- ---- what is made of all this ----
 
 inner.converted, inner.integers = converted, integers
@@ -680,9 +609,11 @@ inner.Tensor, inner.M, inner.names, inner.host, inner.view, inner.count = Tensor
 inner.is_tensor, inner.is_value, inner.shown, inner.shape_text, inner.like = is_tensor, is_value, shown, shape_text, like
 inner.want_whole, inner.want_number, inner.want_index, inner.read_shape = want_whole, want_number, want_index, read_shape
 inner.dimensions_of = dimensions_of
-inner.integer, inner.digits = integer, digits
+inner.integer = integer
+-- A number, or an int64_t, with all its digits.
+function inner.digits(v) return type(v) == "cdata" and tostring(v):gsub("LL$", "") or ("%.17g"):format(v) end
 inner.f32, inner.floats, inner.above, inner.set_module = f32, floats, above, set_module
-for _, part in ipairs {"arithmetic", "shapes", "reductions", "orders", "making"} do require("lsa.tensor." .. part)(inner) end
+for _, part in ipairs {"arithmetic", "shapes", "reductions", "orders", "making", "printing"} do require("lsa.tensor." .. part)(inner) end
 
 -- x:sum, x[i], and a message that helps for whatever is neither.
 local function look_up(self, key)
@@ -729,7 +660,7 @@ local metamethods = {
     if self.c.rank == 0 then raise "#: the tensor has no dimensions" end
     return tonumber(self.c.shape[0])
   end,
-  __tostring = describe,
+  __tostring = inner.describe,
   __gc = function(self) C.lsa_tensor_free(self.c) end,
 }
 for name, f in pairs(inner.metamethods) do metamethods[name] = f end
