@@ -159,6 +159,18 @@ describe("completion by place", function()
     assert.same({"%bench"}, at "%ben")
   end)
 
+  it("knows behind ? what has help by its name alone, and what names lead to", function()
+    assert.same({"?lsa_threshold", "?lsa_topk", "?lsa_topp"}, at "?lsa_t")
+    assert.same({"??s3fifo"}, at "??s3")
+    assert.same({"?lsa.policies"}, at "?lsa.pol")
+    assert.same({"?model:session"}, at "?model:ses")
+    assert.same({"?rmsnorm", "?rmsnorm_gradient"}, at "?rms")
+    assert.same({"?argsort"}, at "?args")
+    assert.same({"?granularity"}, at "?granu")
+    local help = require "lsa.prompt.help"
+    for name in pairs(help.names()) do assert.is_truthy(help.find(name, environment), name) end
+  end)
+
   it("knows rules by name", function()
     assert.same({"lsa.policies.quest_pages"}, at "lsa.policies.que")
   end)

@@ -40,7 +40,10 @@ local function show_help(text, prompt)
   local line = about[text:match "^%%(%w+)$"]
   if line then return print(line) end
   local facts = help.find(text, prompt.environment)
-  if not facts then complain("there is no help for %q; ? alone lists what there is", text) end
+  if not facts then
+    local hint = require "lsa.nearest".hint(text, help.names())
+    complain("there is no help for %q%s", text, hint ~= "" and hint or "; ? alone lists what there is")
+  end
   screen.page(help.text(facts, screen.paint "title"))
 end
 

@@ -5,7 +5,7 @@
 --   complete.complete(text, environment)             of a name or a path alone: `lsa.kernels.to`, `x:su`
 --
 -- Names; within the braces of a call that has options (topics.lua), those and what they can be; within those of a rule, the rule's;
--- in strings what their option names – rules, formats, models – else files; after %run and ! files, too.
+-- in strings what their option names – rules, formats, models – else files; after %run and ! files, too; after ? what has help.
 --
 -- Objects whose names cannot be seen from outside tell them: a metatable's `__names` is a table with them as keys, or a function
 -- that gives a table or a list, and so is the field `__methods` of a C object.
@@ -215,7 +215,20 @@ local function strings(list, last, prefix, environment)
   return #named > 0 and named or file_names(prefix)
 end
 
+-- What there may be help for: names of values, and what help knows by name alone.
+local function helped(word, environment)
+  local found, list = {}, M.complete(word, environment)
+  for _, name in ipairs(list) do found[name] = true end
+  for name in pairs(require "lsa.prompt.help".names()) do
+    if name:sub(1, #word) == word and not found[name] then list[#list + 1] = name end
+  end
+  table.sort(list)
+  return list
+end
+
 function M.at(before, environment)
+  local asked = before:match "^%s*%??%?([%w_.:]*)$"
+  if asked then return helped(asked, environment), #before - #asked + 1 end
   local word = before:find "^%s*[%%!]" and before:match "%S*$"
   if word then
     if before:find "^%s*%%%a*$" then return fitting(require "lsa.prompt.commands".names(), word), #before - #word + 1 end

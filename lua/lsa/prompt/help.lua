@@ -3,6 +3,7 @@
 --
 --   help.find(text, environment)     -> facts about what `text` names, or nil: a path like lsa.model or s:fork in the environment, a
 --                                       rule, a kernel, an option, a page
+--   help.names()                     -> the names of the latter, a table with them as keys; also of calls that have options, and tensors' ops
 --   help.about(value, name)          -> facts about a value
 --   help.text(facts, paint)          -> text;  help.source(facts) -> the source's text, or nil
 --   help.overview()                  -> what there is at all
@@ -234,6 +235,24 @@ function M.find(text, environment)
     if topic.name:match "[.:]([%w_]+)$" == text then return of_topic(topic) end
   end
   return of_option(text) or of_page(text) or of_module(text)
+end
+
+function M.names()
+  local lsa, names = require "lsa", {}
+  local function add(name) names[name] = true end
+  for _, kind in ipairs(KINDS) do
+    for _, name in ipairs(require "lsa.registry".names(kind)) do add(name) end
+  end
+  for _, kernel in pairs(lsa.kernels) do add(kernel.name) end
+  for _, name in ipairs(pages.names()) do add(name) end
+  for _, one in ipairs(topics.list) do
+    add(one.name)
+    for option in pairs(one.defaults and one.defaults() or {}) do add(option) end
+  end
+  for name in pairs(methods_of(lsa.zeros {1})) do
+    if type(name) == "string" and name:sub(1, 1) ~= "_" then add(name) end
+  end
+  return names
 end
 
 -- ---- text ----
