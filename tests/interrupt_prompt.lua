@@ -9,6 +9,7 @@ local lsa = require "lsa"
 
 local directory, folder = ...
 local model = lsa.model(directory)
+local C = require("lsa.ffi").C
 local vocabulary = tonumber(model.config.vocab)
 local MOST_TOKENS = 6000
 
@@ -186,6 +187,49 @@ function checks.restore()
   local text = again:tokens() > 0 and "sound" or "nothing was restored"
   again:close()
   return text
+end
+
+---- what C makes ----
+
+local function held()
+  pcall(package.loaded["lsa.host"].on_error) -- the last error's locals are kept no longer
+  for _ = 1, 3 do collectgarbage() end
+  return tonumber(C.lsa_memory_in_use()), #require("posix.dirent").dir "/proc/self/fd"
+end
+
+local numbers, lone = {a = lsa.ones {2 ^ 16}, b = lsa.ones {3, 2 ^ 14}}, folder .. "/numbers"
+local memory_before, files_before, recorded
+
+-- Whatever was made is somebody's, and goes with whom it was made for.
+function work.making()
+  memory_before = nil
+  memory_before, files_before = held()
+  while true do
+    for _, kind in ipairs {".npy", ".pt", ".safetensors"} do
+      lsa.save(lone .. kind, kind == ".npy" and numbers.a or numbers)
+      lsa.load(lone .. kind)
+    end
+    local x = lsa.zeros {2 ^ 22}
+    x:copy()
+    lsa.set(2 ^ 25):copy()
+    lsa.pool {record = 2 ^ 16, chunks = 64}
+    require("lsa.text.regex").compile "[ab]+(?=c)"
+    lsa.model(directory)
+    recorded = sealed:fork()
+    recorded:record(lone .. ".recording")
+    recorded:decode(1)
+    recorded:close()
+    lsa.load(lone .. ".recording")
+  end
+end
+function checks.making()
+  if recorded then recorded:close() end -- one that records is kept until then
+  recorded = nil
+  local memory, files = held()
+  for _, kind in ipairs {".npy", ".pt", ".safetensors", ".recording"} do os.remove(lone .. kind) end
+  if not memory_before then return "sound" end -- interrupted before it began
+  if files > files_before then return ("%d files are open, %d were"):format(files, files_before) end
+  return memory <= memory_before and "sound" or ("%d bytes are allocated, %d were"):format(memory, memory_before)
 end
 
 ---- many requests ----

@@ -9,11 +9,11 @@ local rng = require "lsa.cycle.rng"
 local function clock() return tonumber(lib.C.lsa_clock_ns()) / 1e9 end
 
 local settings = package.loaded["lsa.prompt.test"] or {}
-local INTERRUPTS = settings.operations or 42
+local INTERRUPTS = settings.operations or 45
 local LONGEST_MS = 120 -- until the key is pressed
 
 local names = {"decode_plain", "decode_files", "decode_h2o", "catching", "fork", "endless", "prefill", "save", "restore", "batch", "training", "sweep",
-  "loops", "generate"}
+  "loops", "generate", "making"}
 
 describe("Ctrl-C at the prompt", function()
   local it = Terminal.available() and it or pending

@@ -274,10 +274,9 @@ describe("pickles", function()
 
   local function tensor_of(bytes)
     local p, keep = read(bytes)
-    local box = ffi.new "lsa_tensor *[1]"
-    local rc = C.lsa_pickle_tensor(p, 0, box)
-    check(rc)
-    return require("lsa.tensor.tensor").wrap(box[0]), keep, p
+    local out = require("lsa.tensor.tensor").unmade()
+    check(C.lsa_pickle_tensor(p, 0, out.box))
+    return out, keep, p
   end
 
   it("that name the same values again and again take no more memory than their size times a constant", function()

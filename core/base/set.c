@@ -40,6 +40,12 @@ void lsa_set_free(lsa_set *set)
     lsa_free(set);
 }
 
+void lsa_set_drop(lsa_set **set)
+{
+    lsa_set_free(*set);
+    *set = NULL;
+}
+
 static int out_of_range(const lsa_set *set, int64_t id)
 {
     return lsa_fail(LSA_EARG, "set: id %lld is outside 0..%lld", (ll)id, (ll)set->n - 1);

@@ -12,6 +12,7 @@ int lsa_set_new(lsa_set **out, int64_t n); /* empty */
 int lsa_set_make(lsa_set **out,
                  int64_t n); /* its bits undefined: for a result, which is written whole */
 void lsa_set_free(lsa_set *set);
+void lsa_set_drop(lsa_set **set); /* frees *set, which is NULL from here on */
 
 int lsa_set_add(lsa_set *set, int64_t id); /* LSA_EARG out of range, in all of these */
 int lsa_set_remove(lsa_set *set, int64_t id);

@@ -204,6 +204,12 @@ void lsa_tensor_free(lsa_tensor *t)
     lsa_free(t);
 }
 
+void lsa_tensor_drop(lsa_tensor **t)
+{
+    lsa_tensor_free(*t);
+    *t = NULL;
+}
+
 int64_t lsa_tensor_count(const lsa_tensor *t)
 {
     int64_t n = 1;

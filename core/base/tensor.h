@@ -73,6 +73,7 @@ int lsa_tensor_view(lsa_tensor **out, const lsa_tensor *t, int64_t element_offse
 int lsa_tensor_narrow(lsa_tensor **out, const lsa_tensor *t, int32_t dim, int64_t from, int64_t n);
 
 void lsa_tensor_free(lsa_tensor *t);
+void lsa_tensor_drop(lsa_tensor **t); /* frees *t, which is NULL from here on */
 
 int64_t lsa_tensor_count(const lsa_tensor *t);
 int lsa_tensor_contiguous(const lsa_tensor *t);

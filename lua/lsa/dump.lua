@@ -18,6 +18,7 @@ local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local make_folder = require "posix.sys.stat".mkdir
 local interrupts = require "lsa.interrupts"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 local writer = require "lsa.files.safetensors_writer"
@@ -312,9 +313,7 @@ end
 
 -- One process at a time writes to a folder, and any number read what is finished: held until the file is collected.
 local function lock(folder)
-  local box = ffi.new "lsa_file *[1]"
-  check(C.lsa_file_open(box, folder .. "/.lock", C.LSA_FILE_UPDATE))
-  local file = ffi.gc(box[0], C.lsa_file_close)
+  local file = ownership.take(C.lsa_file_close, "lsa_file", C.lsa_file_open, folder .. "/.lock", C.LSA_FILE_UPDATE)
   if check(C.lsa_file_lock(file)) == 0 then raise("dump: another process is writing to %s", folder) end
   return file
 end
@@ -358,7 +357,7 @@ function M.documents(model, list, folder, opt, each)
   if #missing > 0 then
     local held = lock(folder)
     local ok, message = pcall(write_all, model, missing, opt, each)
-    C.lsa_file_close(ffi.gc(held, nil))
+    ownership.free(C.lsa_file_close, held)
     if not ok then error(message, 0) end
   end
   return paths, #list - #missing

@@ -10,6 +10,7 @@ local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local devices = require "lsa.devices"
 local options = require "lsa.options"
+local ownership = require "lsa.ownership"
 local random_model = require "lsa.random_model"
 local raise = require "lsa.raise"
 
@@ -114,8 +115,7 @@ end
 -- Its weights on their device, and room for the activations of a piece of tokens beside them.
 local function open_there(self, piece)
   if self.gpu then raise.check(C.lsa_model_to_gpu(self.c)) end
-  local scratch = ffi.new "lsa_activations *[1]"
-  self.scratch = raise.owned(C.lsa_activations_release, scratch, C.lsa_activations_new, self.c, fitting_piece(self.config, piece))
+  self.scratch = ownership.take(C.lsa_activations_release, "lsa_activations", C.lsa_activations_new, self.c, fitting_piece(self.config, piece))
 end
 
 -- The weights of a folder, or random ones: the C model, what it is called, and the folder, nil without one.
@@ -124,8 +124,8 @@ local function load(given, opt)
     local c, name = random_model.load(opt, M.directory)
     return c, name
   end
-  local directory, out = M.directory(given), ffi.new "lsa_model *[1]"
-  return raise.owned(C.lsa_model_free, out, C.lsa_model_load, directory), given, directory
+  local directory = M.directory(given)
+  return ownership.take(C.lsa_model_free, "lsa_model", C.lsa_model_load, directory), given, directory
 end
 
 -- given: a name or a folder, and options; or one table, of options and of what random weights have to be like.

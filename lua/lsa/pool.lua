@@ -14,6 +14,7 @@ local ffi = require "ffi"
 local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
 local stats = require "lsa.session.stats"
@@ -36,8 +37,7 @@ function M.new(opt)
   if not opt.record then raise "lsa.pool: record is missing; it is the bytes of one layer's record" end
   for name, least in pairs {layers = 0, record = 1, chunks = 0} do options.whole(opt[name], least, "lsa.pool: " .. name) end
   local directory = options.cold(opt.cold, "lsa.pool: cold")
-  local out = ffi.new "lsa_pool *[1]"
-  local self = setmetatable({c = raise.owned(C.lsa_pool_free, out, C.lsa_pool_new, opt.layers, opt.record, 1), opt = opt}, Pool)
+  local self = setmetatable({c = ownership.take(C.lsa_pool_free, "lsa_pool", C.lsa_pool_new, opt.layers, opt.record, 1), opt = opt}, Pool)
   if directory then raise.check(C.lsa_pool_set_disk(self.c, directory, nil)) end
   raise.check(C.lsa_pool_resize(self.c, opt.chunks))
   local cells
@@ -177,9 +177,8 @@ end
 
 function Pool:fork()
   idle(self, "fork")
-  local out = ffi.new "lsa_pool *[1]"
   C.lsa_pool_write_back(self.c) -- once, for all forks; where it fails, each spills for itself
-  local fork = setmetatable({c = raise.owned(C.lsa_pool_free, out, C.lsa_pool_fork, self.c), opt = self.opt}, Pool)
+  local fork = setmetatable({c = ownership.take(C.lsa_pool_free, "lsa_pool", C.lsa_pool_fork, self.c), opt = self.opt}, Pool)
   fork.tier = asking(self, self.tier.fork, fork.c, fork, nil, self.tier.fixed)
   return fork
 end
@@ -208,7 +207,7 @@ end
 function Pool:close()
   if not self.c then return end
   idle(self, "close")
-  C.lsa_pool_free(ffi.gc(self.c, nil))
+  ownership.free(C.lsa_pool_free, self.c)
   self.c, self.tier = nil, nil
 end
 

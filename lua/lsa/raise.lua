@@ -3,8 +3,6 @@
 --
 --   raise("topk: k is %d, the tensor has %d elements", k, n)
 --   raise.check(rc)          raises the C library's message when rc < 0; passes rc otherwise
---   raise.owned(free, out, make, …)   what make(out, …) of C's put into out[0], checked, and free'd by the collector: no interrupt comes
---                            between the two, after which nobody would
 --   raise.kind(value)        how a message calls a value: "a string", "nil", "a set"
 --   raise.words(problem)     what was raised and caught within one call of the script's, without the line that it was given: for
 --                            messages that are kept, or that say more: raise("%s: %s", path, raise.words(problem))
@@ -48,17 +46,6 @@ function M.check(rc)
   if lsa.C.lsa_files_lost ~= 0 and lsa.C.lsa_files_check() < 0 then rc = -1 end -- what was read was not there
   if rc < 0 then error(position() .. ffi.string(lsa.C.lsa_error()), 0) end
   return rc
-end
-
-local function own(free, out, make, ...)
-  local rc = make(out, ...)
-  return rc, rc >= 0 and ffi.gc(out[0], free) or nil
-end
-
-function M.owned(free, out, make, ...)
-  local rc, object = interrupts.masked(own, free, out, make, ...)
-  M.check(rc)
-  return object
 end
 
 function M.words(problem)

@@ -8,6 +8,7 @@ local ffi = require "ffi"
 local json = require "cjson"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 
 local C = lib.C
@@ -77,8 +78,8 @@ function M.load(given, directory_of)
   options.one_of(given.weights, {"released", "bf16", "f32"}, "lsa.model: weights")
   local text, name = config_of(given, directory_of)
   local dtype = given.weights == "released" and C.LSA_RANDOM_RELEASED or C.lsa_dtype_of(given.weights)
-  local random, out = ffi.new("lsa_random", {given.random, dtype}), ffi.new "lsa_model *[1]"
-  return raise.owned(C.lsa_model_free, out, C.lsa_model_random, text, name, random), name
+  local random = ffi.new("lsa_random", {given.random, dtype})
+  return ownership.take(C.lsa_model_free, "lsa_model", C.lsa_model_random, text, name, random), name
 end
 
 return M

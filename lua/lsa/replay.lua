@@ -24,6 +24,7 @@ local indexers = require "lsa.indexer"
 local loops = require "lsa.cycle.loop"
 local named_files = require "lsa.session.named_files"
 local options = require "lsa.options"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local real = require "lsa.tensor.real"
 local recordings = require "lsa.session.recording_reader"
@@ -423,8 +424,7 @@ local function replayed(recording, path, opt)
   self.indexer, self.watch = opt.indexer or recorded_indexer(self), opt.watch
   self.most = math.floor(trace.token_ids:count() / about.csa_rate)
   self.residents, self.resident_count = set.new(self.most), 0
-  local out = ffi.new "lsa_pool *[1]"
-  self.pool = raise.owned(C.lsa_pool_free, out, C.lsa_pool_new, 1, 0, loops.unit(opt)) -- residency is all that counts
+  self.pool = ownership.take(C.lsa_pool_free, "lsa_pool", C.lsa_pool_new, 1, 0, loops.unit(opt)) -- residency is all that counts
   self.chunk_bytes = about.csa_layers * about.record
   self.tier = tier.new(self.pool, self, opt.evict, loops.cells(opt, self.chunk_bytes))
   self.loop = loops.new(opt, about.csa_rate, self.tier)

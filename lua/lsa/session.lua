@@ -21,6 +21,7 @@ local look = require "lsa.session.look"
 local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local pressure = require "lsa.tensor.memory_pressure"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local rng = require "lsa.cycle.rng"
 local set = require "lsa.tensor.set"
@@ -98,8 +99,7 @@ end
 local function bare(model, opt)
   local self = setmetatable({model = model, opt = opt, format = formats[opt.kv], csa_layers = #model.csa_layers,
     observed_all = true, policy_flops = 0, sampler = rng.new(opt.seed + 1)}, Session)
-  local out = ffi.new "lsa_session *[1]"
-  self.c = raise.owned(C.lsa_session_free, out, C.lsa_session_new, model.c, model.scratch, self.format,
+  self.c = ownership.take(C.lsa_session_free, "lsa_session", C.lsa_session_new, model.c, model.scratch, self.format,
     model.compute == "bf16" and 1 or 0, loops.unit(opt))
   raise.check(C.lsa_session_set_scoring(self.c, require("lsa.indexer").scorings[opt.scoring or model.compute]))
   self.pool = C.lsa_session_pool(self.c)
@@ -410,9 +410,8 @@ function Session:fork(opt)
   end
   local fork = setmetatable({}, Session)
   for name, value in pairs(self) do fork[name] = value end
-  local out = ffi.new "lsa_session *[1]"
   if self.pool ~= nil then C.lsa_pool_write_back(self.pool) end -- once, for all forks; where it fails, each spills for itself
-  fork.c, fork.opt = raise.owned(C.lsa_session_free, out, C.lsa_session_fork, self.c), merged
+  fork.c, fork.opt = ownership.take(C.lsa_session_free, "lsa_session", C.lsa_session_fork, self.c), merged
   fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
   fork.sampler = opt.seed and rng.new(opt.seed + 1) or self.sampler:clone()
   local cells = loops.cells(merged, chunk_bytes(fork))
@@ -472,7 +471,7 @@ function Session:close()
   idle(self, "close")
   if self.recorder then self:record(false) end
   if self.tier and self.tier.leave then self.tier:leave() end
-  C.lsa_session_free(ffi.gc(self.c, nil))
+  ownership.free(C.lsa_session_free, self.c)
   self.c, self.pool, self.tier = nil, nil, nil
 end
 

@@ -4,6 +4,7 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local ownership = require "lsa.ownership"
 local C, check = lsa.C, require("lsa.raise").check
 
 local COLD = 128 * 2 ^ 20        -- bytes that together outgrow the cache
@@ -49,10 +50,9 @@ end
 
 -- Memory that host and GPU have at one address.
 local function shared(held, ctype, n)
-  local out = ffi.new "void *[1]"
-  check(C.lsa_device_alloc_shared(out, math.max(1, n) * ffi.sizeof(ctype), 0))
-  held[#held + 1] = ffi.gc(out[0], C.lsa_device_free)
-  return ffi.cast(ctype .. " *", out[0])
+  local block = ownership.take(C.lsa_device_free, "void", C.lsa_device_alloc_shared, math.max(1, n) * ffi.sizeof(ctype), 0)
+  held[#held + 1] = block
+  return ffi.cast(ctype .. " *", block)
 end
 
 local function ints(held, n, value)
@@ -240,12 +240,11 @@ local function gather(bench, k, n)
     op = "gather", shape = ("%d records of %d from host memory"):format(n, record), bytes = n * record, bus = true, copies = 4,
     peer = PEERS.gather[n],
     setup = function(held, copies)
-      local out = ffi.new "void *[1]"
-      check(C.lsa_device_alloc_shared(out, all * record, 1))
-      held[#held + 1] = ffi.gc(out[0], C.lsa_device_free)
-      ffi.fill(out[0], all * record, 3)
+      local everything = ownership.take(C.lsa_device_free, "void", C.lsa_device_alloc_shared, all * record, 1)
+      held[#held + 1] = everything
+      ffi.fill(everything, all * record, 3)
       local tables = shared(held, "uint8_t *", 2)
-      tables[0], tables[1] = ffi.cast("uint8_t *", out[0]), room(bench, held, n * record)
+      tables[0], tables[1] = ffi.cast("uint8_t *", everything), room(bench, held, n * record)
       local from = ffi.new("lsa_records", {blocks = tables, stride = record, offset = 0, block_shift = 31, format = 0})
       local to = ffi.new("lsa_records", {blocks = tables + 1, stride = record, offset = 0, block_shift = 31, format = 0})
       local slots, chunks = ints(held, n, function(i) return i end), {}

@@ -3,6 +3,7 @@
 -- of the same size, as many under way. Single chunks are beside that set against transfers of a chunk's size in the same places.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local ownership = require "lsa.ownership"
 local C, check = lsa.C, require("lsa.raise").check
 
 local LAYERS, RECORD, PARTS = 21, 584, 4
@@ -14,9 +15,7 @@ local function chunks_beyond_cache()
 end
 
 local function new_pool(directory, chunks)
-  local box = ffi.new "lsa_pool *[1]"
-  check(C.lsa_pool_new(box, LAYERS, RECORD, 1))
-  local pool = ffi.gc(box[0], C.lsa_pool_free)
+  local pool = ownership.take(C.lsa_pool_free, "lsa_pool", C.lsa_pool_new, LAYERS, RECORD, 1)
   if directory then check(C.lsa_pool_set_disk(pool, directory, nil)) end
   check(C.lsa_pool_resize(pool, chunks))
   check(C.lsa_pool_set_cells(pool, chunks / PARTS))
@@ -62,9 +61,8 @@ end
 
 -- A file of so many bytes, past the page cache where the file system takes it.
 local function new_file(bench, directory, bytes)
-  local box, data = ffi.new "lsa_file *[1]", bench:alloc("uint8_t", bytes)
-  check(C.lsa_file_open_unnamed(box, directory))
-  local file = ffi.gc(box[0], C.lsa_file_close)
+  local data = bench:alloc("uint8_t", bytes)
+  local file = ownership.take(C.lsa_file_close, "lsa_file", C.lsa_file_open_unnamed, directory)
   check(C.lsa_file_allocate(file, bytes))
   ffi.fill(data, bytes, 7)
   check(C.lsa_file_write(file, data, bytes, 0))
@@ -75,11 +73,10 @@ end
 
 -- Reads n pieces of a file as cold files do, C.LSA_COLD_DEPTH transfers under way: from its beginning, or each `apart` bytes.
 local function reader(bench, file, n, piece, apart)
-  local depth, box = C.LSA_COLD_DEPTH, ffi.new "lsa_io_batch *[1]"
+  local depth = C.LSA_COLD_DEPTH
   local memory, owner = bench:alloc("uint8_t", depth * piece + C.LSA_FILE_ALIGN)
   local from = memory + (C.LSA_FILE_ALIGN - tonumber(ffi.cast("uintptr_t", memory) % C.LSA_FILE_ALIGN))
-  check(C.lsa_io_batch_new(box, depth, 1))
-  local batch, slot = ffi.gc(box[0], C.lsa_io_batch_free), ffi.new "int64_t[1]"
+  local batch, slot = ownership.take(C.lsa_io_batch_free, "lsa_io_batch", C.lsa_io_batch_new, depth, 1), ffi.new "int64_t[1]"
   return function()
     local next_one, under_way = 0, 0
     while next_one < n or under_way > 0 do

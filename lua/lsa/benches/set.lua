@@ -1,13 +1,11 @@
 -- Set operations: on a million ids, which stay in the cache, and on a thousand million, which do not.
-local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local ownership = require "lsa.ownership"
 local C, check = lsa.C, require("lsa.raise").check
 
 -- A set with a run of ids in each page of 64, or without any pattern.
 local function random_set(bench, n)
-  local box = ffi.new "lsa_set *[1]"
-  check(C.lsa_set_new(box, n))
-  local s = ffi.gc(box[0], C.lsa_set_free)
+  local s = ownership.take(C.lsa_set_free, "lsa_set", C.lsa_set_new, n)
   local seeds, words = bench:random("float", 4096, n % 1000 + 7), math.floor(n / 64)
   for w = 0, words - 1 do
     local v = (seeds[w % 4096] + 1) / 2

@@ -2,6 +2,7 @@
 -- is one.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local ownership = require "lsa.ownership"
 local C, check = lsa.C, require("lsa.raise").check
 
 local small = {layers = 3, hidden = 128, rank = 64, heads = 4, dim = 32, rope_dim = 16, batch = 64, chunks = 8192}
@@ -9,11 +10,10 @@ local released = {layers = 1, hidden = 4096, rank = 2048, heads = 128, dim = 128
 local IDS = 350                          -- chunks of a sample
 
 local function new_trainer(size, device)
-  local box = ffi.new "lsa_trainer *[1]"
-  check(C.lsa_trainer_new(box, ffi.new("lsa_trainer_shape", {layers = size.layers, hidden = size.hidden, rank = size.rank,
+  local trainer = ownership.take(C.lsa_trainer_free, "lsa_trainer", C.lsa_trainer_new,
+    ffi.new("lsa_trainer_shape", {layers = size.layers, hidden = size.hidden, rank = size.rank,
     heads = size.heads, dim = size.dim, rope_dim = size.rope_dim, norm_eps = 1e-6, key_format = C.LSA_KV_FP8}),
-    ffi.new("float[?]", size.rope_dim / 2, 0.01), device, 0))
-  local trainer = ffi.gc(box[0], C.lsa_trainer_free)
+    ffi.new("float[?]", size.rope_dim / 2, 0.01), device, 0)
   C.lsa_sample_normals(C.lsa_trainer_all(trainer, C.LSA_TRAIN_VALUE), C.lsa_trainer_count(trainer),
     1 / math.sqrt(size.rank), ffi.new("uint64_t[1]", 1))
   return trainer

@@ -4,6 +4,7 @@
 --       {image = machine code, name = the kernel's linkage name, arguments = see signature.lua}; raises with what NVRTC says,
 --       which quotes the source's lines
 local ffi = require "ffi"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local signature = require "lsa.cuda.signature"
 
@@ -71,10 +72,13 @@ end
 local function new_program(lib, source, file)
   local names, texts = {}, {}
   for name, text in pairs(HEADERS) do names[#names + 1], texts[#texts + 1] = name, text end
-  local box = ffi.new "lsa_nvrtc_program *[1]"
-  local rc = lib.nvrtcCreateProgram(box, source .. SIGNATURE, file, #names, strings(texts), strings(names))
-  if rc ~= 0 then raise("%s: %s", file, ffi.string(lib.nvrtcGetErrorString(rc))) end
-  return ffi.gc(box[0], function(program) lib.nvrtcDestroyProgram(ffi.new("lsa_nvrtc_program *[1]", program)) end)
+  local function make(out)
+    local rc = lib.nvrtcCreateProgram(out, source .. SIGNATURE, file, #names, strings(texts), strings(names))
+    if rc ~= 0 then raise("%s: %s", file, ffi.string(lib.nvrtcGetErrorString(rc))) end
+    return rc
+  end
+  local function free(program) lib.nvrtcDestroyProgram(ffi.new("lsa_nvrtc_program *[1]", program)) end
+  return ownership.take(free, "lsa_nvrtc_program", make)
 end
 
 local function lowered(lib, program, expression)

@@ -4,6 +4,7 @@ local C = require("lsa.ffi").C
 local compiler = require "lsa.cuda.compiler"
 local device = require "lsa.tensor.device"
 local options = require "lsa.options"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local set = require "lsa.tensor.set"
 local signature = require "lsa.cuda.signature"
@@ -161,10 +162,9 @@ function M.new(source, name, given)
   if C.lsa_device_count() == 0 then raise(ffi.string(C.lsa_error())) end
   local made = compiler.compile(source, name, {architecture = architecture(), file = opt.file})
   check_arguments(name, made.arguments)
-  local box = ffi.new "void *[1]"
-  check(C.lsa_device_program_load(box, made.image, made.name))
-  return setmetatable({name = name, arguments = made.arguments, text = text_of(name, made.arguments),
-    program = ffi.gc(box[0], C.lsa_device_program_free)}, Kernel)
+  local program = ownership.take(C.lsa_device_program_free, "void", C.lsa_device_program_load, made.image, made.name)
+  return setmetatable({name = name, arguments = made.arguments, text = text_of(name, made.arguments), program = program},
+    Kernel)
 end
 
 return M

@@ -11,6 +11,7 @@
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
 local interrupts = require "lsa.interrupts"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local npy = require "lsa.files.npy"
 local tensor = require "lsa.tensor.tensor"
@@ -36,21 +37,19 @@ local function with_zeros(name) return (name:gsub("\\u0000", "\0")) end
 -- Tensors of a dtype or of more dimensions than tensors here have, and what has a zero byte in its name or text, are errors when they
 -- are asked for, not when the file is opened.
 local function load_safetensors(path)
-  local box = ffi.new "lsa_safetensors *[1]"
-  check(C.lsa_safetensors_open(box, path))
-  local file = ffi.gc(box[0], C.lsa_safetensors_close)
+  local file = ownership.take(C.lsa_safetensors_close, "lsa_safetensors", C.lsa_safetensors_open, path)
   local tensors, refused, metadata, refused_metadata = {}, {}, {}, {}
-  local made = ffi.new "lsa_tensor *[1]"
   for i = 0, tonumber(C.lsa_safetensors_count(file)) - 1 do
     local name = ffi.string(C.lsa_safetensors_name(file, i))
-    local rc = C.lsa_safetensors_get(file, i, made)
+    local out = tensor.unmade()
+    local rc = C.lsa_safetensors_get(file, i, out.box)
     if rc == C.LSA_EDTYPE or rc == C.LSA_ESHAPE then
       refused[name] = ffi.string(C.lsa_error())
     elseif rc == C.LSA_EFORMAT then
       refused[with_zeros(name)] = ffi.string(C.lsa_error())
     else
       check(rc)
-      tensors[name] = tensor.wrap(made[0])
+      tensors[name] = out
     end
   end
   for i = 0, tonumber(C.lsa_safetensors_metadata_count(file)) - 1 do

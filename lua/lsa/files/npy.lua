@@ -3,6 +3,7 @@
 -- bool is read as u8. What numpy has no dtype for (bf16, f8) is not written, what tensors have none for is not read.
 local ffi = require "ffi"
 local C = require("lsa.ffi").C
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 
@@ -51,9 +52,7 @@ local function read(file, n, at, path, bytes)
 end
 
 function M.load(path)
-  local box, size = ffi.new "lsa_file *[1]", ffi.new "int64_t[1]"
-  check(C.lsa_file_open(box, path, C.LSA_FILE_READ))
-  local file = ffi.gc(box[0], C.lsa_file_close)
+  local file, size = ownership.take(C.lsa_file_close, "lsa_file", C.lsa_file_open, path, C.LSA_FILE_READ), ffi.new "int64_t[1]"
   check(C.lsa_file_size(size, file))
   local bytes = tonumber(size[0])
   local start = read(file, 8, 0, path, bytes)
@@ -72,7 +71,7 @@ function M.load(path)
   for i, n in ipairs(shape) do reversed[#shape - i + 1] = n end
   local out = tensor.empty(by_columns and reversed or shape, dtype)
   if out:bytes() > 0 then check(C.lsa_file_read(file, out.c.data, out:bytes(), from)) end
-  check(C.lsa_file_close(ffi.gc(file, nil)))
+  check(ownership.free(C.lsa_file_close, file))
   if not by_columns then return out end
   local order = {}
   for i = 1, #shape do order[i] = #shape - i end
@@ -92,13 +91,12 @@ end
 function M.save(path, t)
   if not codes[t:dtype()] then raise('save: %s: npy has no %s; x:to "f32" converts', path, t:dtype()) end
   local source = t:to "cpu":contiguous()
-  local head, box = header(source), ffi.new "lsa_replace *[1]"
-  check(C.lsa_replace_begin(box, path))
-  local rc = C.lsa_replace_write(box[0], head, #head)
-  if rc == 0 and source:bytes() > 0 then rc = C.lsa_replace_write(box[0], source.c.data, source:bytes()) end
-  if rc == 0 then return check(C.lsa_replace_commit(box[0])) end
+  local head, file = header(source), ownership.take(C.lsa_replace_abandon, "lsa_replace", C.lsa_replace_begin, path)
+  local rc = C.lsa_replace_write(file, head, #head)
+  if rc == 0 and source:bytes() > 0 then rc = C.lsa_replace_write(file, source.c.data, source:bytes()) end
+  if rc == 0 then return check(ownership.free(C.lsa_replace_commit, file)) end
   local message = ffi.string(C.lsa_error())
-  C.lsa_replace_abandon(box[0])
+  ownership.free(C.lsa_replace_abandon, file)
   raise("%s", message)
 end
 

@@ -8,6 +8,7 @@
 -- A tensor without a shape is a list that grows, in a file of its own without a name until finish appends it.
 local ffi = require "ffi"
 local cjson = require "cjson"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local C = require("lsa.ffi").C
 
@@ -92,14 +93,13 @@ end
 -- Where each tensor is written to.
 local function open_parts(self)
   local folder = ffi.string(C.lsa_file_path(self.file)):match "^(.*)/[^/]*$"
-  local at, box = self.room, ffi.new "lsa_file *[1]"
+  local at = self.room
   for _, t in ipairs(self.tensors) do
     if t.shape then
       t.file, t.at = self.file, at
       at = at + product(t.shape) * t.size
     else
-      check(C.lsa_file_open_unnamed(box, folder == "" and "/" or folder or "."))
-      t.file, t.at = ffi.gc(box[0], C.lsa_file_close), 0
+      t.file, t.at = ownership.take(C.lsa_file_close, "lsa_file", C.lsa_file_open_unnamed, folder == "" and "/" or folder or "."), 0
     end
   end
   self.fixed_end = at
@@ -122,9 +122,7 @@ function M.new(path, list, metadata)
   end
   table.sort(self.tensors, in_order)
   self.room = #header_text(self)
-  local box = ffi.new "lsa_replace *[1]"
-  check(C.lsa_replace_begin(box, path))
-  self.replace = ffi.gc(box[0], C.lsa_replace_abandon)
+  self.replace = ownership.take(C.lsa_replace_abandon, "lsa_replace", C.lsa_replace_begin, path)
   self.file = C.lsa_replace_file(self.replace)
   local ok, problem = pcall(open_parts, self)
   if not ok then
@@ -162,7 +160,7 @@ end
 local function close_parts(self)
   local rc = 0
   for _, t in ipairs(self.tensors) do
-    if not t.shape and t.file then rc = math.min(rc, C.lsa_file_close(ffi.gc(t.file, nil))) end
+    if not t.shape and t.file then rc = math.min(rc, ownership.free(C.lsa_file_close, t.file)) end
     t.file = nil
   end
   return rc
@@ -179,14 +177,14 @@ function Writer:finish()
   local header = header_text(self, self.room)
   check(C.lsa_file_write(self.file, header, #header, 0))
   check(close_parts(self))
-  local replace = ffi.gc(self.replace, nil)
+  local replace = self.replace
   self.replace, self.file = nil, nil
-  check(C.lsa_replace_commit(replace))
+  check(ownership.free(C.lsa_replace_commit, replace))
 end
 
 function Writer:abandon()
   close_parts(self)
-  if self.replace then C.lsa_replace_abandon(ffi.gc(self.replace, nil)) end
+  if self.replace then ownership.free(C.lsa_replace_abandon, self.replace) end
   self.replace, self.file = nil, nil
 end
 

@@ -4,6 +4,7 @@
 --   tensors, metadata, refused = torch_file.load(path)     nested names are joined by "."; what is no tensor is metadata
 --   torch_file.save(path, names, tensors, metadata)        a state dict; metadata under the key __metadata__
 local ffi = require "ffi"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 local C = require("lsa.ffi").C
@@ -36,9 +37,7 @@ local function value_of(file, i, kind)
 end
 
 function M.load(path)
-  local box, made = ffi.new "lsa_pickle *[1]", ffi.new "lsa_tensor *[1]"
-  check(C.lsa_pickle_open(box, path))
-  local file = ffi.gc(box[0], C.lsa_pickle_close)
+  local file = ownership.take(C.lsa_pickle_close, "lsa_pickle", C.lsa_pickle_open, path)
   local tensors, metadata, refused = {}, {}, {}
   for i = 0, tonumber(C.lsa_pickle_count(file)) - 1 do
     local name, kind = ffi.string(C.lsa_pickle_name(file, i)), C.lsa_pickle_kind(file, i)
@@ -46,16 +45,17 @@ function M.load(path)
       local key = name:match("^" .. METADATA .. "%.(.+)$") or name
       metadata[key], refused[key] = value_of(file, i, kind)
     else
-      local rc = C.lsa_pickle_tensor(file, i, made)
+      local out = tensor.unmade()
+      local rc = C.lsa_pickle_tensor(file, i, out.box)
       if rc == C.LSA_EDTYPE or rc == C.LSA_ESHAPE then
         refused[name] = ffi.string(C.lsa_error())
       else
         check(rc)
-        tensors[name] = tensor.wrap(made[0])
+        tensors[name] = out
       end
     end
   end
-  C.lsa_pickle_close(ffi.gc(file, nil))
+  ownership.free(C.lsa_pickle_close, file)
   return tensors, metadata, refused
 end
 
@@ -150,14 +150,13 @@ end
 
 -- names: a list; tensors: contiguous ones on the host, in the names' order; metadata: texts by name.
 function M.save(path, names, tensors, metadata)
-  local box = ffi.new "lsa_zip_writer *[1]"
-  check(C.lsa_zip_create(box, path, 0))
-  local ok, message = pcall(write, box[0], names, tensors, metadata)
+  local zip = ownership.take(C.lsa_zip_abandon, "lsa_zip_writer", C.lsa_zip_create, path, 0)
+  local ok, message = pcall(write, zip, names, tensors, metadata)
   if not ok then
-    C.lsa_zip_abandon(box[0])
+    ownership.free(C.lsa_zip_abandon, zip)
     error(message, 0)
   end
-  check(C.lsa_zip_finish(box[0]))
+  check(ownership.free(C.lsa_zip_finish, zip))
 end
 
 return M

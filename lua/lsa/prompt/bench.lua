@@ -29,6 +29,7 @@
 -- then the case, too, so that both see the machine alike.
 local ffi = require "ffi"
 local lsa = require "lsa.ffi"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local registry = require "lsa.registry"
 local C, check = lsa.C, raise.check
@@ -69,9 +70,8 @@ local function median(list) return list[math.floor((#list + 1) / 2)] end
 
 -- 64-byte aligned memory, freed with the last reference.
 function Bench.alloc(_, ctype, n)
-  local block = C.lsa_alloc(math.max(n, 1) * ffi.sizeof(ctype))
-  if block == nil then raise(ffi.string(C.lsa_error())) end
-  return ffi.cast(ctype .. " *", ffi.gc(block, C.lsa_free)), block
+  local block = ownership.block(math.max(n, 1) * ffi.sizeof(ctype))
+  return ffi.cast(ctype .. " *", block), block
 end
 
 -- As alloc, filled with numbers in -1 .. 1, or with bytes that are no e4m3 NaN. Zeros would be fast and prove nothing.
@@ -88,9 +88,7 @@ end
 
 -- A copy in the GPU's memory; or as many bytes of it where there is no host.
 function Bench.to_device(_, bytes, host)
-  local out = ffi.new "void *[1]"
-  check(C.lsa_device_alloc(out, bytes))
-  local block = ffi.gc(ffi.cast("uint8_t *", out[0]), C.lsa_device_free)
+  local block = ownership.take(C.lsa_device_free, "uint8_t", function(out) return C.lsa_device_alloc(ffi.cast("void **", out), bytes) end)
   if host then check(C.lsa_device_copy(block, host, bytes)) end
   return block
 end
@@ -280,13 +278,14 @@ local function replay_times(run, copies)
   all(1)
   wait()
   local rounds = math.max(1, math.min(math.floor(MOST_RUNS / copies), math.ceil(REPLAY_NS / (now() - start))))
-  local stream, box = ffi.new "void *[1]", ffi.new "void *[1]"
-  check(C.lsa_device_capture_begin(stream))
-  local ok, problem = pcall(all, rounds, stream[0])
-  local ended = C.lsa_device_capture_end(box)
-  if not ok then error(problem, 0) end
-  check(ended)
-  local graph, list = ffi.gc(box[0], C.lsa_device_graph_free), {}
+  local graph, list = ownership.take(C.lsa_device_graph_free, "void", function(out)
+    local stream = ffi.new "void *[1]"
+    check(C.lsa_device_capture_begin(stream))
+    local ok, problem = pcall(all, rounds, stream[0])
+    local ended = C.lsa_device_capture_end(out)
+    if not ok then error(problem, 0) end
+    return ended
+  end), {}
   check(C.lsa_device_graph_launch(graph))
   wait()
   for i = 1, REPLAYS do

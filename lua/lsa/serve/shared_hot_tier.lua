@@ -15,6 +15,7 @@
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
 local evictions = require "lsa.cycle.eviction_objects"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local ranges = require "lsa.serve.id_ranges"
 local registry = require "lsa.registry"
@@ -34,8 +35,7 @@ local M = {}
 local check = raise.check
 
 function M.new(like, evict, cells)
-  local out = ffi.new "lsa_pool *[1]"
-  local self = setmetatable({host = raise.owned(C.lsa_pool_free, out, C.lsa_pool_new_host, like), evict = evict, fixed = cells, promised = 0,
+  local self = setmetatable({host = ownership.take(C.lsa_pool_free, "lsa_pool", C.lsa_pool_new_host, like), evict = evict, fixed = cells, promised = 0,
     members = {}, ranges = ranges.new(), idle = set.new(0)}, Commons)
   if cells then raise.check(C.lsa_pool_set_cells(self.host, cells)) end
   self.policy, self.entry = evictions.new(evict, math.max(1, cells or 1))
@@ -126,7 +126,7 @@ function Commons:settle()
 end
 
 function Commons:close()
-  C.lsa_pool_free(ffi.gc(self.host, nil))
+  ownership.free(C.lsa_pool_free, self.host)
   self.host = nil
 end
 

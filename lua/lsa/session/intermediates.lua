@@ -4,6 +4,7 @@
 -- layers.
 local ffi = require "ffi"
 local lib = require "lsa.ffi"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 
@@ -16,9 +17,7 @@ function M.new(wanted)
   if wanted ~= true and (type(wanted) ~= "table" or #wanted == 0) then
     raise("trace is %s; true or a list of names is wanted", tostring(wanted))
   end
-  local out = ffi.new "lsa_trace *[1]"
-  raise.check(C.lsa_trace_new(out))
-  local trace = ffi.gc(out[0], C.lsa_trace_free)
+  local trace = ownership.take(C.lsa_trace_free, "lsa_trace", C.lsa_trace_new)
   for _, name in ipairs(wanted == true and {} or wanted) do
     local layer, part = tostring(name):match "^layer%.(%d+)%.(.+)$"
     raise.check(C.lsa_trace_want(trace, tonumber(layer or -1), part or tostring(name)))

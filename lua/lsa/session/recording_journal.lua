@@ -13,6 +13,7 @@
 --            lists = {name = {dtype, bytes}} that grow otherwise, tensors = {name = tensor}}
 local ffi = require "ffi"
 local plain = require "lsa.files.plain_data"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local replace = require "lsa.files.replace"
 local tensor = require "lsa.tensor.tensor"
@@ -31,14 +32,12 @@ local LINE = "lsa recording, unfinished\n" -- lua/lsa/files/files.lua knows it
 
 -- Two recordings in one file would tear each other's parts apart: whoever writes to it has its lock.
 local function open(path, mode)
-  local box = ffi.new "lsa_file *[1]"
-  check(C.lsa_file_open(box, path, mode))
-  local file = ffi.gc(box[0], C.lsa_file_close)
+  local file = ownership.take(C.lsa_file_close, "lsa_file", C.lsa_file_open, path, mode)
   if C.lsa_file_lock(file) == 0 then raise("%s: another recording is being written there", path) end
   return file
 end
 
-local function close(file) return C.lsa_file_close(ffi.gc(file, nil)) end
+local function close(file) return ownership.free(C.lsa_file_close, file) end
 
 -- A part as it is in the file, and its checksum.
 local function packed(part, before)
@@ -69,9 +68,7 @@ end
 
 -- The parts that are whole, as bytes, one after the other.
 local function parts_of(path)
-  local box, size = ffi.new "lsa_file *[1]", ffi.new "int64_t[1]"
-  check(C.lsa_file_open(box, path, C.LSA_FILE_READ))
-  local file = ffi.gc(box[0], C.lsa_file_close)
+  local file, size = ownership.take(C.lsa_file_close, "lsa_file", C.lsa_file_open, path, C.LSA_FILE_READ), ffi.new "int64_t[1]"
   check(C.lsa_file_size(size, file))
   local at, hash, ends, front = #LINE, 0ULL, tonumber(size[0]), ffi.new "uint64_t[2]"
   return function()

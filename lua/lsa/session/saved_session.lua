@@ -24,6 +24,7 @@ local loops = require "lsa.cycle.loop"
 local named_files = require "lsa.session.named_files"
 local options = require "lsa.options"
 local plain = require "lsa.files.plain_data"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local tier = require "lsa.cycle.hot_tier"
 local writer = require "lsa.files.safetensors_writer"
@@ -43,12 +44,11 @@ local function hex(x) return bit.tohex(x) end
 local function hash(pointer, bytes, seed) return C.lsa_hash(pointer, bytes, seed or 0ULL) end
 
 local function buffer(bytes)
-  local block = C.lsa_alloc(bytes)
-  if block == nil then check(C.LSA_ENOMEM) end
-  return ffi.cast("uint8_t *", ffi.gc(block, C.lsa_free)), block
+  local block = ownership.block(bytes)
+  return ffi.cast("uint8_t *", block), block
 end
 
-local function release(block) C.lsa_free(ffi.gc(block, nil)) end
+local function release(block) ownership.free(C.lsa_free, block) end
 
 ---- what both ways know ----
 
@@ -82,9 +82,8 @@ local blobs = {"about", "loop", "state", "eviction"}
 
 -- The parts of a session as {c = lsa_session_part, name =, dtype =, rows =, bytes = of a row}; chunks are apart.
 local function parts_of(session)
-  local list, count = ffi.new "lsa_session_part *[1]", ffi.new "int64_t[1]"
-  check(C.lsa_session_parts(session.c, list, count))
-  local keep, out = ffi.gc(list[0], C.lsa_free), {}
+  local count, out = ffi.new "int64_t[1]", {}
+  local keep = ownership.take(C.lsa_free, "lsa_session_part", function(list) return C.lsa_session_parts(session.c, list, count) end)
   for i = 0, tonumber(count[0]) - 1 do
     local c = keep[i]
     local dtype = ffi.string(C.lsa_dtype_name(c.dtype))

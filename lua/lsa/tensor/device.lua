@@ -7,17 +7,17 @@ local M = {writes = 0}           -- how often something on a device was written 
 
 function M.written() M.writes = M.writes + 1 end
 local check = raise.check
-local box = ffi.new "lsa_tensor *[1]"
 local codes = {cpu = C.LSA_CPU, cuda = C.LSA_CUDA}
 
-local function wrap()
-  return require("lsa.tensor.tensor").wrap(box[0])
+local function made(make, ...)
+  local out = require("lsa.tensor.tensor").unmade()
+  check(make(out.box, ...))
+  return out
 end
 
 -- A new tensor of a shape (int64_t[6]), contents undefined.
 function M.empty(device, dtype, rank, shape)
-  check(C.lsa_tensor_empty_on(box, codes[device], dtype, rank, shape))
-  return wrap()
+  return made(C.lsa_tensor_empty_on, codes[device], dtype, rank, shape)
 end
 
 -- A view with gaps comes to the host with its gaps: one copy of all that it spans.
@@ -25,27 +25,23 @@ local function span_to_host(t)
   local c, last = t.c, 0
   for i = 0, c.rank - 1 do last = last + (tonumber(c.shape[i]) - 1) * tonumber(c.stride[i]) end
   local span = ffi.new("int64_t[1]", last + 1)
-  check(C.lsa_tensor_empty(box, c.dtype, 1, span))
-  local whole = wrap()
+  local whole = made(C.lsa_tensor_empty, c.dtype, 1, span)
   check(C.lsa_device_copy(whole.c.data, c.data, span[0] * C.lsa_dtype_size(c.dtype)))
-  check(C.lsa_tensor_view(box, whole.c, 0, c.rank, c.shape, c.stride))
-  return wrap()
+  return made(C.lsa_tensor_view, whole.c, 0, c.rank, c.shape, c.stride)
 end
 
 -- The tensor's values on `device`, where it is not.
 function M.move(t, device)
   if device == "cpu" and not t:is_contiguous() and t:count() > 0 then return span_to_host(t) end
   local source = t:contiguous()
-  check(C.lsa_tensor_transfer(box, source.c, codes[device]))
-  return wrap()
+  return made(C.lsa_tensor_transfer, source.c, codes[device])
 end
 
 -- t's values in `into` (of t's shape), or in a new contiguous tensor beside t; one of them is on a device.
 function M.copy(t, into)
   if into == nil then
     if not t:is_contiguous() then return M.move(t, "cpu"):contiguous():to(t:device()) end
-    check(C.lsa_tensor_transfer(box, t.c, t.c.device))
-    return wrap()
+    return made(C.lsa_tensor_transfer, t.c, t.c.device)
   end
   if into:device() == "cpu" then return into:copy(t:to "cpu") end
   if not into:is_contiguous() then raise "copy: the tensor is a view with gaps on a device, which nothing writes to" end

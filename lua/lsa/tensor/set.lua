@@ -22,7 +22,6 @@ local owned = require "lsa.tensor.memory_pressure"
 local M = {}
 local Set = {}
 local check = raise.check
-local box = ffi.new "lsa_set *[1]"
 
 -- Looked up when it is first used: tensors need sets, too.
 local tensors
@@ -36,16 +35,20 @@ local object
 
 -- of: how many ids the set's pages were made of, where it is a set of pages; 0 otherwise.
 local function new(n, of)
-  check(C.lsa_set_new(box, n))
+  local out = object()
+  check(C.lsa_set_new(out.box, n))
+  out.of = of or 0
   owned(tonumber(n) / 8)
-  return object(box[0], of or 0)
+  return out
 end
 
 -- As new, with undefined contents: for results that are then written whole.
 local function result(n, of)
-  check(C.lsa_set_make(box, n))
+  local out = object()
+  check(C.lsa_set_make(out.box, n))
+  out.of = of or 0
   owned(tonumber(n) / 8)
-  return object(box[0], of or 0)
+  return out
 end
 
 local function is_set(x)
@@ -288,7 +291,7 @@ local function describe(self)
 end
 
 Set.__methods = Set -- what the prompt completes
-object = ffi.metatype("struct { lsa_set *c; int64_t of; }", {
+object = ffi.metatype("struct { union { lsa_set *c; lsa_set *box[1]; }; int64_t of; }", {
   __index = Set,
   __len = Set.count,
   __tostring = describe,
@@ -300,13 +303,7 @@ arity.methods(Set, "set ") -- not before: Lua gives __len two
 -- Frees s, which nothing may look at from here on, now: its memory is warm for what is made next.
 function M.release(s)
   owned.give_back(tonumber(s.c.n) / 8)
-  C.lsa_set_free(s.c)
-  s.c = nil
-end
-
--- Takes over a set that C made.
-function M.wrap(c)
-  return object(c)
+  C.lsa_set_drop(s.box)
 end
 
 M.is = is_set

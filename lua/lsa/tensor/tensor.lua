@@ -23,7 +23,6 @@ local owned = require "lsa.tensor.memory_pressure"
 local M = {}
 local Tensor = {}
 local check = raise.check
-local box = ffi.new "lsa_tensor *[1]"
 local dims, other_dims = ffi.new "int64_t[6]", ffi.new "int64_t[6]"
 local object                                     -- the ctype of tensors, made below
 local inner = {}                                 -- what other files make methods of
@@ -118,35 +117,45 @@ local function dimensions_of(what, first, ...)
   return first
 end
 
-local function adopt(bytes)
-  owned(bytes)
-  return object(box[0])
+-- A tensor without one of C's, which C puts into its box: an interrupt between the two costs nothing.
+local function unmade() return object() end
+
+-- t, whose memory is new.
+local function counted(t)
+  owned(count(t.c) * tonumber(C.lsa_dtype_size(t.c.dtype)))
+  return t
+end
+
+local function empty(code, rank, shape)
+  local out = unmade()
+  check(C.lsa_tensor_empty(out.box, code, rank, shape))
+  return counted(out)
 end
 
 -- A view, whose memory was counted when it was made.
 local function view(c, offset, rank, shape, stride)
-  check(C.lsa_tensor_view(box, c, offset, rank, shape, stride))
-  return object(box[0])
+  local out = unmade()
+  check(C.lsa_tensor_view(out.box, c, offset, rank, shape, stride))
+  return out
 end
 
 function M.zeros(shape, dtype)
   local code = want_dtype(dtype, "zeros: dtype")
-  check(C.lsa_tensor_new(box, code, read_shape(shape, "zeros: shape", dims), dims))
-  return adopt(count(box[0]) * tonumber(C.lsa_dtype_size(code)))
+  local out = unmade()
+  check(C.lsa_tensor_new(out.box, code, read_shape(shape, "zeros: shape", dims), dims))
+  return counted(out)
 end
 
 -- As zeros, with undefined contents: for results that are then written whole.
 function M.empty(shape, dtype)
   local code = want_dtype(dtype, "empty: dtype")
-  check(C.lsa_tensor_empty(box, code, read_shape(shape, "empty: shape", dims), dims))
-  return adopt(count(box[0]) * tonumber(C.lsa_dtype_size(code)))
+  return empty(code, read_shape(shape, "empty: shape", dims), dims)
 end
 
 -- A new f32 tensor of t's shape, of the same pages if it is one of pages.
 local function like(t)
   local c = t.c
-  check(C.lsa_tensor_empty(box, F32, c.rank, c.shape))
-  local out = adopt(count(c) * 4)
+  local out = empty(F32, c.rank, c.shape)
   out.of = t.of
   return out
 end
@@ -154,15 +163,10 @@ end
 -- Frees t, which nothing may look at from here on, now: its memory is warm for what is made next.
 function M.release(t)
   owned.give_back(count(t.c) * tonumber(C.lsa_dtype_size(t.c.dtype)))
-  C.lsa_tensor_free(t.c)
-  t.c = nil
+  C.lsa_tensor_drop(t.box)
 end
 
--- Takes over a tensor that C made.
-function M.wrap(c)
-  return object(c)
-end
-
+M.unmade = unmade
 M.is = is_tensor
 raise.kinds[#raise.kinds + 1] = {is_tensor, "a tensor"}
 
@@ -263,8 +267,7 @@ function Tensor:copy(y)
   local c = self.c
   if y == nil then
     if c.device ~= C.LSA_CPU then return require("lsa.tensor.device").copy(self) end
-    check(C.lsa_tensor_empty(box, c.dtype, c.rank, c.shape))
-    local out = adopt(self:bytes())
+    local out = empty(c.dtype, c.rank, c.shape)
     check(C.lsa_copy_cpu(out.c.data, c.data, C.lsa_dtype_size(c.dtype), c.rank, c.shape, out.c.stride, c.stride, nil))
     return out
   end
@@ -286,8 +289,7 @@ end
 -- What does not fit is the nearest that does.
 local function converted(source, code)
   local c = source.c
-  check(C.lsa_tensor_empty(box, code, c.rank, c.shape))
-  local out = adopt(count(c) * tonumber(C.lsa_dtype_size(code)))
+  local out = empty(code, c.rank, c.shape)
   check(C.lsa_convert_cpu(out.c.data, source.c.data, count(c), code, c.dtype, nil))
   return out
 end
@@ -495,8 +497,9 @@ function Tensor:narrow(dim, from, n)
   want_whole(from, "narrow: from")
   if from < 0 and dim >= 0 and dim < c.rank then from = from + tonumber(c.shape[dim]) end
   want_whole(n, "narrow: n")
-  check(C.lsa_tensor_narrow(box, c, dim, from, n))
-  return object(box[0])
+  local out = unmade()
+  check(C.lsa_tensor_narrow(out.box, c, dim, from, n))
+  return out
 end
 
 function Tensor:row(i)
@@ -664,6 +667,6 @@ local metamethods = {
   __gc = function(self) C.lsa_tensor_free(self.c) end,
 }
 for name, f in pairs(inner.metamethods) do metamethods[name] = f end
-object = ffi.metatype("struct { lsa_tensor *c; int64_t of; }", metamethods)
+object = ffi.metatype("struct { union { lsa_tensor *c; lsa_tensor *box[1]; }; int64_t of; }", metamethods)
 
 return M

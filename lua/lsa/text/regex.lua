@@ -5,6 +5,7 @@
 --   from, to = re:find(text, at)         1-based, like string.find; nil where there is no match. text is UTF-8
 -- Unicode's version is the one of the system's Oniguruma.
 local ffi = require "ffi"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 
 ffi.cdef [[
@@ -84,19 +85,21 @@ end
 function M.compile(pattern)
   local lib = oniguruma()
   local source = with_symbols(pattern)
-  local compiled, about = ffi.new "lsa_onig_regex *[1]", ffi.new "lsa_onig_error[1]"
-  local start = ffi.cast("const char *", source)
-  local code = lib.onig_new(compiled, start, start + #source, 0, lib.OnigEncodingUTF8, lib.OnigDefaultSyntax, about)
-  if code ~= 0 then raise("the regular expression %s: %s", pattern, message(code, about)) end
-  local region = lib.onig_region_new()
-  if region == nil then
-    lib.onig_free(compiled[0])
-    raise "out of memory for a regular expression"
+  local function compile(out)
+    local about, start = ffi.new "lsa_onig_error[1]", ffi.cast("const char *", source)
+    local code = lib.onig_new(out, start, start + #source, 0, lib.OnigEncodingUTF8, lib.OnigDefaultSyntax, about)
+    if code ~= 0 then raise("the regular expression %s: %s", pattern, message(code, about)) end
+    return code
+  end
+  local function new_region(out)
+    out[0] = lib.onig_region_new()
+    if out[0] == nil then raise "out of memory for a regular expression" end
+    return 0
   end
   return setmetatable({
     pattern = pattern,
-    compiled = ffi.gc(compiled[0], lib.onig_free),
-    region = ffi.gc(region, function(r) lib.onig_region_free(r, 1) end),
+    compiled = ownership.take(lib.onig_free, "lsa_onig_regex", compile),
+    region = ownership.take(function(region) lib.onig_region_free(region, 1) end, "lsa_onig_region", new_region),
   }, Regex)
 end
 

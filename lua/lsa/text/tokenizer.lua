@@ -12,6 +12,7 @@ local bpe = require "lsa.text.bpe"
 local byte_characters = require "lsa.text.byte_characters"
 local lsa = require "lsa.ffi"
 local pretokenize = require "lsa.text.pretokenize"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local regex = require "lsa.text.regex"
 local utf8 = require "lsa.text.utf8"
@@ -372,11 +373,8 @@ end
 
 -- A whole file through the library's door to files.
 local function read(path)
-  local text, bytes = ffi.new "char *[1]", ffi.new "int64_t[1]"
-  raise.check(C.lsa_file_read_all(text, bytes, path, 2 ^ 28))
-  local contents = ffi.string(text[0], bytes[0])
-  C.lsa_free(text[0])
-  return contents
+  local bytes = ffi.new "int64_t[1]"
+  return ffi.string(ownership.take(C.lsa_free, "char", C.lsa_file_read_all, bytes, path, 2 ^ 28), bytes[0])
 end
 
 function M.open(directory, vocab)

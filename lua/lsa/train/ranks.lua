@@ -12,6 +12,7 @@
 --   ranks.leave()          leaves the job, as the last thing that a program does; `lsa` does so for a script that went well.
 --                          One that failed ends without, and mpirun then ends the others, who would wait for it
 local ffi = require "ffi"
+local interrupts = require "lsa.interrupts"
 local lib = require "lsa.ffi"
 local options = require "lsa.options"
 local raise = require "lsa.raise"
@@ -39,7 +40,7 @@ local alone = setmetatable({rank = 0, size = 1}, Ranks)
 local joined = {}          -- "mpi", and jobs of NCCL's by GPU, or file and GPU
 local opened = {}          -- in this order
 
-local function opened_as(key, open)
+local opened_as = interrupts.method(function(key, open)
   if not joined[key] then
     local box = ffi.new "lsa_collective *[1]"
     check(open(box))
@@ -47,7 +48,7 @@ local function opened_as(key, open)
     opened[#opened + 1] = key
   end
   return joined[key]
-end
+end)
 
 local function mpi()
   return opened_as("mpi", function(box) return C.lsa_collective_open(box, "mpi") end)

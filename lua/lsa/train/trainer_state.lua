@@ -3,6 +3,7 @@ local ffi = require "ffi"
 local files = require "lsa.files.files"
 local lib = require "lsa.ffi"
 local plain = require "lsa.files.plain_data"
+local ownership = require "lsa.ownership"
 local raise = require "lsa.raise"
 local tensor = require "lsa.tensor.tensor"
 
@@ -30,11 +31,11 @@ end
 
 -- device: as lsa.devices has it.
 function M.new(opt, device)
-  local config, box = opt.model.config, ffi.new "lsa_trainer *[1]"
+  local config = opt.model.config
   local shape = ffi.new("lsa_trainer_shape", {layers = #opt.layers, hidden = config.hidden, rank = opt.rank,
     heads = opt.heads, dim = config.index_dim, rope_dim = config.rope_dim, norm_eps = config.norm_eps,
     key_format = C.LSA_KV_FP8})
-  return raise.owned(C.lsa_trainer_free, box, C.lsa_trainer_new, shape, opt.model.c.compress_freq, device.code, device.gpu)
+  return ownership.take(C.lsa_trainer_free, "lsa_trainer", C.lsa_trainer_new, shape, opt.model.c.compress_freq, device.code, device.gpu)
 end
 
 -- ---- where weights start ----
@@ -93,12 +94,9 @@ end
 -- A tensor on the trainer's own memory, which must outlive it.
 local function on(from, shape)
   local count = shape[1] * (shape[2] or 1)
-  local storage, made = ffi.new "lsa_storage *[1]", ffi.new "lsa_tensor *[1]"
-  check(C.lsa_storage_wrap(storage, from, count * 4, nil, nil))
-  local rc = C.lsa_tensor_on(made, storage[0], 0, C.LSA_F32, #shape, ffi.new("int64_t[6]", shape))
-  C.lsa_storage_release(storage[0])
-  check(rc)
-  return tensor.wrap(made[0])
+  local storage, out = ownership.take(C.lsa_storage_release, "lsa_storage", C.lsa_storage_wrap, from, count * 4, nil, nil), tensor.unmade()
+  check(C.lsa_tensor_on(out.box, storage, 0, C.LSA_F32, #shape, ffi.new("int64_t[6]", shape)))
+  return out
 end
 
 function M.weights(self)
