@@ -223,6 +223,24 @@ end]])
     assert.same({}, warned)
   end)
 
+  it("says once what a rule does wrong, however many sessions have it, and again after the next statement at the prompt", function()
+    local processes = require "process_support"
+    local path = put("wrong.lua", "return function(cycle) error('of ' .. cycle.n) end")
+    local code = ([[
+      model = model or lsa.model "needle"
+      for i = 1, 5 do
+        local s = model:session{select = %q, every = 2}
+        s:prefill(("abc"):rep(20 + i))
+        s:generate{n = 9}
+      end]]):format(path)
+    local _, errors = processes.lsa({"-e", code .. code})
+    assert.matches("^lsa: [^\n]*wrong.lua:1: of %d+; the previous set stays in force\n$", errors)
+    local statement = code:gsub("\n%s*", " ") .. "\n"
+    _, errors = processes.lsa({}, statement .. statement)
+    local _, lines = errors:gsub("stays in force", "")
+    assert.equal(2, lines, errors)
+  end)
+
   it("keeps the previous version of a file that broke, and says why once", function()
     local path = put("mine.lua", "return function() return 1 end")
     local entry = registry.open("policies", path)

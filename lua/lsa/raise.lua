@@ -15,7 +15,7 @@ local lsa = require "lsa.ffi"
 
 local home = debug.getinfo(1, "S").source:match "^(.*/)raise%.lua$"
 
-local scripts = {policies = true, evictions = true, schedules = true, samplers = true, tasks = true, benches = true}
+local scripts = {policies = true, evictions = true, schedules = true, samplers = true, benches = true}
 
 local function in_library(source)
   if source:sub(1, 5) == "=lsa." then return true end -- code that the library writes

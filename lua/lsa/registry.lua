@@ -27,10 +27,19 @@ M.home = debug.getinfo(1, "S").source:match "^@(.*)/registry%.lua$" or "lua/lsa"
 -- What an entry of each kind is called in messages; a kind not listed is called by its directory's name.
 M.singular = {policies = "policy", evictions = "eviction policy", schedules = "schedule"}
 
--- Where a broken new version is reported; replaceable.
+local heard = {} -- kinds of warnings: their places, and their words without numbers
+
+-- Where it is reported what a rule does wrong; replaceable. A kind of the same rule's is said once, however many sessions have it.
 function M.warn(text)
+  local place, words = text:match "^(lsa: [^:\n]*:%d+:)(.*)$"
+  local kind = (place or "") .. (words or text):gsub("%-?%d[%w.]*", "#"):gsub("%s+", " ")
+  if heard[kind] then return end
+  heard[kind] = true
   io.stderr:write(text, "\n")
 end
+
+-- What comes is said again: for a new statement at the prompt, and a rule's new version.
+function M.forget() heard = {} end
 
 -- Where it is said that a new version is in force.
 function M.announce(text)
@@ -268,6 +277,7 @@ function Entry:refresh()
   self.fn, self.opt, self.text, self.complained = fn, opt, text, nil
   if announced[self.path] ~= text then -- once, however many use it
     announced[self.path] = text
+    M.forget()
     M.announce(("lsa: %s has changed; the new version is in force"):format(self.path))
   end
   return true

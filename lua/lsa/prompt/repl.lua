@@ -7,6 +7,7 @@ local compile = require "lsa.prompt.compile"
 local host = require "lsa.host"
 local inspect = require "lsa.prompt.inspect"
 local locals = require "lsa.prompt.session_locals"
+local registry = require "lsa.registry"
 local screen = require "lsa.prompt.screen"
 local trace = require "lsa.prompt.traceback"
 local state_folder = require "lsa.prompt.state_folder"
@@ -68,6 +69,7 @@ function Prompt:show(run, quiet)
     if quiet then return end
     if self.plain then inspect.print(...) else put(self, ...) end
   end
+  registry.forget()
   shown(run())
 end
 
