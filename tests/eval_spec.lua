@@ -238,7 +238,7 @@ describe("lsa.eval", function()
             sum = sum + differences[j]
           end
           assert.equal(sum / row.n, row.change)
-          assert.same({intervals.bootstrap(differences)}, {row.change_low, row.change_high})
+          assert.same({intervals.changes(differences)}, {row.change_low, row.change_high})
         end
       end
       -- Questions: a row each, of all tasks.

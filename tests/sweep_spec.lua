@@ -150,6 +150,13 @@ describe("a sweep", function()
     assert.same({}, t.notes)
   end)
 
+  it("calls a rule that is a function by its place", function()
+    local function mine() end
+    local t = lsa.sweep{policies = {mine, {mine}}, run = function() return {x = 1} end}
+    local place = ("function at tests/sweep_spec.lua:%d"):format(debug.getinfo(mine, "S").linedefined)
+    assert.same({place, place}, {t.rows[1].select, t.rows[2].select})
+  end)
+
   it("has intervals of Wilson and of the bootstrap", function()
     local intervals = require "lsa.intervals"
     local low, high = intervals.wilson(8, 8)
@@ -159,6 +166,20 @@ describe("a sweep", function()
     low, high = intervals.bootstrap {0, 1, 0, 1, 0, 1, 0, 1}
     assert.is_true(low >= 0.125 and low <= 0.25 and high >= 0.75 and high <= 0.875)
     assert.same({3, 3}, {intervals.bootstrap {3, 3, 3}})
+  end)
+
+  it("has no interval without width where a few questions all came out the same", function()
+    local intervals = require "lsa.intervals"
+    assert.same({intervals.wilson(8, 8)}, {intervals.shares {1, 1, 1, 1, 1, 1, 1, 1}})
+    assert.same({intervals.wilson(0.5, 2)}, {intervals.shares {0.25, 0.25}})
+    local varied = {0, 1, 0.5, 0.25}
+    assert.same({intervals.bootstrap(varied)}, {intervals.shares(varied)})
+    assert.same({intervals.bootstrap(varied)}, {intervals.changes(varied)})
+    -- Eight pairs without a difference: 1.96 sqrt(1) / 10.
+    local low, high = intervals.changes {0, 0, 0, 0, 0, 0, 0, 0}
+    assert.is_true(math.abs(high - 0.1959964) < 1e-6 and low == -high)
+    low, high = intervals.changes {1, 1, 1, 1, 1, 1, 1, 1} -- 8 + 1 - 64 / 10
+    assert.is_true(math.abs(low - (1 - 1.959964 * math.sqrt(2.6) / 10)) < 1e-6 and high == 1)
   end)
 
   it("says what is wrong, and where", function()

@@ -8,7 +8,7 @@
 -- tasks: names of lsa.tasks (lsa.tasks.names()) with their options; n: questions of each task at most. policies, budgets, taus, evictions, hots,
 -- seeds, results and about are lsa.sweep's; what the results file has is not asked again, question by question of a context.
 --   against = "full"     a policy, "full" or the first one where it is not given: change is the difference of accuracy from it, mean over
---                        the questions that both were asked (evidence where there are no answers), with the bootstrap's 95 % interval, paired
+--                        the questions that both were asked (evidence where there are no answers), with a 95 % interval, paired
 --
 -- Beside each figure stand n, its interval, and how many of the cycles failed or were clipped.
 local grid = require "lsa.prompt.results_table"
@@ -84,7 +84,7 @@ local function compare(rows, against, axes)
         end
       end
       row.change = sum / #differences
-      row.change_low, row.change_high = intervals.bootstrap(differences)
+      row.change_low, row.change_high = intervals.changes(differences)
     end
   end
 end

@@ -177,12 +177,15 @@ local function resolve(list)
   end
 end
 
+-- A rule that is a function goes by where that is.
+local function called(kind, value) return type(value) == "function" and kind and registry.open(kind, value).name or value end
+
 -- A parameter's columns.
 local function spread(out, name, value)
   if kinds[name] and type(value) == "table" and value[1] ~= nil then
-    for option, item in pairs(value) do out[option == 1 and name or name .. "." .. tostring(option)] = item end
+    for option, item in pairs(value) do out[option == 1 and name or name .. "." .. tostring(option)] = called(option == 1 and kinds[name], item) end
   else
-    out[name] = value
+    out[name] = called(kinds[name], value)
   end
 end
 

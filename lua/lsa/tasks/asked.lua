@@ -222,7 +222,7 @@ local function summed(list)
       if name == "accuracy" then
         out.accuracy_low, out.accuracy_high = intervals.wilson(math.floor(mean * #each + 0.5), #each)
       else
-        out[name .. "_low"], out[name .. "_high"] = intervals.bootstrap(each)
+        out[name .. "_low"], out[name .. "_high"] = intervals.shares(each)
       end
       if #each < #list then out[name .. "_n"] = #each end
     end

@@ -137,7 +137,7 @@ function Task:run(params)
   out.n = #all
   out.accuracy_low, out.accuracy_high = intervals.wilson(out.accuracy * out.n, out.n)
   for _, name in ipairs {"digits", "evidence", "fetched_bytes", self.coverage and "coverage" or nil} do
-    out[name .. "_low"], out[name .. "_high"] = intervals.bootstrap(column(all, name))
+    out[name .. "_low"], out[name .. "_high"] = intervals[name == "fetched_bytes" and "bootstrap" or "shares"](column(all, name))
   end
   self.questions = all
   return out
