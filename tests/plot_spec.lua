@@ -330,6 +330,9 @@ describe("a ready plot", function()
     assert.equal(2, #two.panels)
     assert.equal("b", two.panels[2].title)
     assert.same({{100}, {0}}, {block(two, 1)[5], block(two, 2)[5]})
+    -- gnuplot leaves out what would be outside the picture.
+    local _, labels = svg(two):gsub("<text>depth</text>", "")
+    assert.equal(2, labels)
   end)
 
   it("has the misses of evictions against belady", function()

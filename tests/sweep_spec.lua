@@ -29,6 +29,38 @@ describe("a sweep", function()
     assert.same({"select", "select.w", "every", "tokens", "score"}, t.columns)
   end)
 
+  it("calls rules by the names that they are given by, and functions by their places", function()
+    local function mine() return 1 end
+    local function other() return 2 end
+    local t = lsa.sweep{policies = {"none", other, mine = mine, best = {"h2o", recent = 0.5}}, evictions = {"lru", none = "fifo"},
+      run = function(params) return {rule = type(params.select), evict_was = params.evict} end}
+    local place = ("function at %s:%d"):format(debug.getinfo(other, "S").short_src, debug.getinfo(other, "S").linedefined)
+    local names, kinds, evicts = {}, {}, {}
+    for i, row in ipairs(t.rows) do
+      if i % 2 == 1 then
+        names[#names + 1], kinds[#kinds + 1] = row.select == place and "other" or row.select, row.rule
+      end
+      evicts[i] = row.evict .. " " .. row.evict_was
+    end
+    assert.same({"none", "other", "best", "mine"}, names)
+    assert.same({"string", "function", "table", "function"}, kinds)
+    assert.same({"lru lru", "none fifo"}, {evicts[1], evicts[2]})
+    assert.is_truthy(tostring(t):find(place, 1, true) and t:csv():find(place, 1, true) and t:json():find "function at")
+    assert.error_matches(function() lsa.sweep{policies = {a = mine, b = mine}, run = mine} end, "policies has one rule as a and as b")
+    assert.error_matches(function() lsa.sweep{budgets = {0.1, half = 0.5}, run = mine} end, "budgets has half; a list of values is wanted")
+    assert.error_matches(function() lsa.sweep{grid = {x = {y = 1}}, run = mine} end, "grid.x has y; a list of values is wanted")
+  end)
+
+  it("shows people of a task what is compared, and names the rest", function()
+    local t = lsa.sweep{model = lsa.model "needle", task = {"single", tokens = 1500, items = 2, text = lsa.root .. "/README.md"}, policies = {"full", "none"}, budgets = {0.1}}
+    assert.same({"select", "budget", "n", "accuracy", "accuracy_low", "accuracy_high", "evidence", "coverage", "resident_pct", "fetched_bytes", "cycles"},
+      {unpack(t.columns, 1, 11)})
+    local header, note = tostring(t):match "^([^\n]*)\n", tostring(t):match "note: also in its rows, t:csv%(%) and t:json%(%): ([^\n]*)\n$"
+    assert.is_truthy(header:find "ms_per_token$")
+    assert.is_truthy(note:find "digits_low" and not header:find "digits" and t:csv():find "digits_low")
+    assert.is_nil(t:__mime()["text/html"]:find("<th>digits_low", 1, true))
+  end)
+
   it("resumes where it stopped, appending only", function()
     files.with_folder(function(folder)
       local path, runs = folder .. "/results.jsonl", 0

@@ -89,23 +89,6 @@ local function compare(rows, against, axes)
   end
 end
 
-local measures = {"n", "accuracy", "accuracy_low", "accuracy_high", "change", "change_low", "change_high", "evidence", "evidence_n", "coverage", "resident_pct",
-  "fetched_bytes", "cycles", "failed", "clipped", "cut", "ms_per_token", "error"}
-
--- Those names that a row has.
-local function present(names, rows)
-  local out = {}
-  for _, name in ipairs(names) do
-    for _, row in ipairs(rows) do
-      if row[name] ~= nil then
-        out[#out + 1] = name
-        break
-      end
-    end
-  end
-  return out
-end
-
 -- Whether a text comes twice.
 local function repeats(list)
   local seen = {}
@@ -133,7 +116,7 @@ local function by_question(rows, axes)
       out[#out + 1] = one
     end
   end
-  local names = joined(axes, present({"question", "context", "id", "kind", "tokens", "depth", "accuracy", "digits", "evidence", "coverage", "resident_pct",
+  local names = joined(axes, sweep.present({"question", "context", "id", "kind", "tokens", "depth", "accuracy", "digits", "evidence", "coverage", "resident_pct",
     "fetched_bytes", "cycles", "failed", "clipped", "cut", "ms_per_token", "said", "error"}, out))
   return grid.new(out, names, {}, axes)
 end
@@ -170,9 +153,9 @@ function M.new(given)
   end
   axes = joined(repeats(labels) and {"task", "tokens"} or {"task"}, axes)
   compare(rows, against, axes)
-  local names = joined(axes, present(measures, rows))
+  local names = joined(axes, sweep.present(sweep.measures, rows))
   local t = grid.new(rows, names, notes, axes)
-  if present({"change"}, rows)[1] then table.insert(t.notes, 1, ("change is the difference from %s, question by question"):format(against)) end
+  if sweep.present({"change"}, rows)[1] then table.insert(t.notes, 1, ("change is the difference from %s, question by question"):format(against)) end
   t.questions = by_question(rows, axes)
   return t
 end

@@ -4,6 +4,7 @@
 --   raise("topk: k is %d, the tensor has %d elements", k, n)
 --   raise.check(rc)          raises the C library's message when rc < 0; passes rc otherwise
 --   raise.kind(value)        how a message calls a value: "a string", "nil", "a set"
+--   raise.place(f)           how a message calls a function that has no name: "function at script.lua:3"
 --   raise.words(problem)     what was raised and caught within one call of the script's, without the line that it was given: for
 --                            messages that are kept, or that say more: raise("%s: %s", path, raise.words(problem))
 --   error(problem, 0)        passes on what was caught, which has its line
@@ -65,6 +66,11 @@ end
 
 -- Pairs of a predicate and how its values are called; the modules that own a kind of object add theirs.
 M.kinds = {}
+
+function M.place(f)
+  local info = debug.getinfo(f, "S")
+  return info.what == "C" and tostring(f) or ("function at %s:%d"):format(info.short_src, info.linedefined)
+end
 
 function M.kind(value)
   if value == nil then return "nil" end

@@ -223,7 +223,7 @@ function M.open(kind, spec)
   local entry = setmetatable({kind = kind, opt = opt, given = options.copy(opt)}, Entry)
   if type(what) == "function" then
     local info = debug.getinfo(what, "S")
-    entry.fn, entry.name = what, ("function at %s:%d"):format(info.short_src, info.linedefined)
+    entry.fn, entry.name = what, raise.place(what)
     entry.source = info.source:match "^@(.*)"
     warn_of_unread(what, opt, entry.source and read(entry.source), "the " .. entry.name)
     return entry

@@ -4,13 +4,15 @@
 --
 -- run(params) returns a table of results; params are named as a session's options:
 --   policies -> select   budgets -> budget   taus -> every   evictions -> evict   hots -> hot   seeds -> seed
+-- A rule may be given by a name that the table is to call it by, behind those without one: policies = {"recency", mine = function … end}.
 -- grid = {name = {values}} adds others of any name. In the place of run: model = model, and task = {…}, the options of
 -- needle.task (lua/lsa/tasks/needle.lua), or {NAME, …}, another of lsa.tasks. All combinations are asked of one context before the next is
 -- prefilled; t.rows[i].questions has a row of each question.
 --   results = "sweep.jsonl"    a line of JSON for each finished combination, only ever appended to; combinations that it has are not
 --                              run again. They are known by content: parameters, the rules' files and what these require,
 --                              the model, the task, the engine's version, the file that `run` is in, and about, a text
---   columns = {…}              of the table, after the parameters'; all that there are, by name, when nil
+--   columns = {…}              of the table, after the parameters'; where it is nil all that there are, M.measures in their order before
+--                              the others, by name, which text for people leaves out
 -- A rule's options are in columns of their own: select, select.recent. t.notes says what the rows cannot show: one cycle in every run,
 -- an axis that changed nothing.
 -- Returns a table object: t:csv() t:markdown() t:json() t:write(path) tostring(t), t.rows (lua/lsa/prompt/results_table.lua).
@@ -32,6 +34,24 @@ for _, axis in ipairs(axes) do allowed[axis[1]] = false end
 M.options = allowed
 
 local kinds = {select = "policies", every = "schedules", evict = "evictions"}
+
+-- What a task measures, in the order in which it is read.
+M.measures = {"n", "accuracy", "accuracy_low", "accuracy_high", "change", "change_low", "change_high", "evidence", "evidence_n", "coverage", "resident_pct",
+  "fetched_bytes", "cycles", "failed", "clipped", "cut", "ms_per_token", "error"}
+
+-- Those names that a row has.
+function M.present(names, rows)
+  local out = {}
+  for _, name in ipairs(names) do
+    for _, row in ipairs(rows) do
+      if row[name] ~= nil then
+        out[#out + 1] = name
+        break
+      end
+    end
+  end
+  return out
+end
 
 -- JSON with sorted names and exact numbers: equal values are equal text. What JSON has no number for is {"number": "nan"}, and a
 -- table that is more than a list has its places as names.
@@ -101,8 +121,32 @@ local function check_depth(value, what, depth)
   for _, item in pairs(value) do check_depth(item, what, depth + 1) end
 end
 
+-- The values of an axis, rules by name last. labels: what an axis's rules are called, by the rule.
+local function values_of(axis, labels)
+  local name, given, what = unpack(axis)
+  if type(given) ~= "table" then raise("lsa.sweep: %s is a %s, a list is wanted", what, type(given)) end
+  local out, named = {unpack(given)}, {}
+  for key in pairs(given) do
+    if type(key) == "string" then
+      if not kinds[name] then raise("lsa.sweep: %s has %s; a list of values is wanted", what, key) end
+      named[#named + 1] = key
+    end
+  end
+  table.sort(named)
+  local own = {}
+  for _, key in ipairs(named) do
+    local rule = given[key]
+    if rule ~= rule then raise("lsa.sweep: %s.%s is nan", what, key) end
+    if own[rule] then raise("lsa.sweep: %s has one rule as %s and as %s", what, own[rule], key) end
+    out[#out + 1], own[rule] = rule, key
+  end
+  labels[name] = own
+  for _, value in ipairs(out) do check_depth(value, what, 1) end
+  return out
+end
+
 -- Every combination, the first axis changing slowest.
-local function combinations(given)
+local function combinations(given, labels)
   local list = {}
   for _, axis in ipairs(axes) do
     if given[axis[1]] then list[#list + 1] = {axis[2], given[axis[1]], axis[1]} end
@@ -120,11 +164,9 @@ local function combinations(given)
   local out, columns = {{}}, {}
   for i, axis in ipairs(list) do
     columns[i] = axis[1]
-    if type(axis[2]) ~= "table" then raise("lsa.sweep: %s is a %s, a list is wanted", axis[3], type(axis[2])) end
-    for _, value in ipairs(axis[2]) do check_depth(value, axis[3], 1) end
-    local longer = {}
+    local values, longer = values_of(axis, labels), {}
     for _, params in ipairs(out) do
-      for _, value in ipairs(axis[2]) do
+      for _, value in ipairs(values) do
         local copy = {}
         for name, other in pairs(params) do copy[name] = other end
         copy[axis[1]] = value
@@ -136,14 +178,16 @@ local function combinations(given)
   return out, columns
 end
 
--- The parameters' columns, then the results'.
-local function all_columns(columns, wanted, rows)
+-- The parameters' columns, then the results'; how many of them people see, where not all.
+local function all_columns(columns, wanted, rows, of_task)
   local out, seen, names = {unpack(columns)}, {questions = true}, {}
-  for _, name in ipairs(out) do seen[name] = true end
   if wanted then
     for _, name in ipairs(wanted) do out[#out + 1] = name end
     return out
   end
+  for _, name in ipairs(M.present(M.measures, of_task and rows or {})) do out[#out + 1] = name end
+  for _, name in ipairs(out) do seen[name] = true end
+  local most = of_task and #out or nil
   for _, row in ipairs(rows) do
     for name in pairs(row) do
       if not seen[name] then
@@ -154,7 +198,7 @@ local function all_columns(columns, wanted, rows)
   end
   table.sort(names)
   for _, name in ipairs(names) do out[#out + 1] = name end
-  return out
+  return out, most
 end
 
 -- What a row depends on beside its parameters.
@@ -178,11 +222,14 @@ local function resolve(list)
 end
 
 -- A rule that is a function goes by where that is.
-local function called(kind, value) return type(value) == "function" and kind and registry.open(kind, value).name or value end
+local function called(kind, value) return type(value) == "function" and kind and raise.place(value) or value end
 
 -- A parameter's columns.
-local function spread(out, name, value)
-  if kinds[name] and type(value) == "table" and value[1] ~= nil then
+local function spread(out, name, value, labels)
+  local label = value ~= nil and labels[name] and labels[name][value]
+  if label then
+    out[name] = label
+  elseif kinds[name] and type(value) == "table" and value[1] ~= nil then
     for option, item in pairs(value) do out[option == 1 and name or name .. "." .. tostring(option)] = called(option == 1 and kinds[name], item) end
   else
     out[name] = called(kinds[name], value)
@@ -287,13 +334,13 @@ local function of_function(given, run, list, known, label)
 end
 
 -- The parameters' columns, each followed by those of its options.
-local function parameter_columns(names, list)
+local function parameter_columns(names, list, labels)
   local out = {}
   for _, name in ipairs(names) do
     local found, options_there = {}, {}
     for _, params in ipairs(list) do
       local parts = {}
-      spread(parts, name, params[name])
+      spread(parts, name, params[name], labels)
       for column in pairs(parts) do found[column] = true end
     end
     found[name] = nil
@@ -344,7 +391,8 @@ function M.new(given)
     end
     function run(params) return task:run(params) end
   end
-  local list, columns = combinations(given)
+  local labels = {}
+  local list, columns = combinations(given, labels)
   if given.run then given.subject = given.results and {version = require "lsa.version", run = content.code(run)} else resolve(list) end
   local known, whole = {}, true
   if given.results then known, whole = read(given.results) end
@@ -353,11 +401,12 @@ function M.new(given)
   local rows = {}
   for i, params in ipairs(list) do
     rows[i] = {}
-    for name, value in pairs(params) do spread(rows[i], name, value) end
+    for name, value in pairs(params) do spread(rows[i], name, value, labels) end
     for name, value in pairs(results[i]) do rows[i][name] = value end
   end
-  local parameters = parameter_columns(columns, list)
-  return grid.new(rows, all_columns(parameters, given.columns, rows), notes_of(list, results, columns), parameters)
+  local parameters = parameter_columns(columns, list, labels)
+  local named, most = all_columns(parameters, given.columns, rows, task)
+  return grid.new(rows, named, notes_of(list, results, columns), parameters, most)
 end
 
 return M

@@ -182,7 +182,7 @@ function draw.image(layer, name, out, plots)
   out[#out + 1] = "set palette defined (" .. table.concat(stops, ", ") .. ")"
   out[#out + 1] = ("set cbrange [%s:%s]"):format(number(layer.least), number(layer.most))
   out[#out + 1] = ("set format cb '%s'"):format(formats[layer.unit] or "%g")
-  out[#out + 1] = ("set cblabel %s textcolor rgb '%s'"):format(quoted(label_of(layer.label, layer.unit)), INK)
+  out[#out + 1] = ("set cblabel %s offset character 1.2,0 textcolor rgb '%s'"):format(quoted(label_of(layer.label, layer.unit)), INK)
   out[#out + 1] = ("set colorbox; set cbtics nomirror out scale 0.5 textcolor rgb '%s'"):format(INK)
   local w, h, n = (layer.x1 - layer.x0) / layer.columns, (layer.y1 - layer.y0) / layer.rows, layer.rows * layer.columns
   out[#out + 1] = ("$%s << END"):format(name)
@@ -264,6 +264,9 @@ local terminals = {
   sixel = "set terminal sixelgd noenhanced truecolor size %d,%d",
 }
 
+local CHARACTER, NAME_ROOM = 8, 50 -- pixels: of a name of a tick, and what stands left of all
+local MOST_LEFT = 0.4              -- of the width
+
 function M.commands(figure, kind)
   local width, height = figure.width, figure.height
   if kind == "pdf" then width, height = width / 96, height / 96 end -- inches
@@ -273,15 +276,16 @@ function M.commands(figure, kind)
   if #panels > 1 then out[#out + 1] = "set multiplot" end
   local total, above = 0, 0
   for _, panel in ipairs(panels) do total = total + (panel.share or 1) end
-  local right = 0.97
+  local left, right = 0.11, 0.97
   for _, panel in ipairs(panels) do
-    for _, layer in ipairs(panel.layers) do right = math.min(right, layer.kind == "image" and 0.86 or #panel.layers > 1 and 0.78 or 0.97) end
+    for _, name in ipairs(panel.y.names or {}) do left = math.max(left, (NAME_ROOM + CHARACTER * #name) / figure.width) end
+    for _, layer in ipairs(panel.layers) do right = math.min(right, layer.kind == "image" and 0.84 or #panel.layers > 1 and 0.78 or 0.97) end
   end
   for i, panel in ipairs(panels) do
     if #panels > 1 then
       local top, bottom = 1 - above / total, 1 - (above + (panel.share or 1)) / total
       above = above + (panel.share or 1)
-      out[#out + 1] = ("set lmargin at screen 0.11; set rmargin at screen %g"):format(right)
+      out[#out + 1] = ("set lmargin at screen %g; set rmargin at screen %g"):format(math.min(left, MOST_LEFT), right)
       out[#out + 1] = ("set tmargin at screen %g; set bmargin at screen %g"):format(top - (panel.title and 44 or 10) / figure.height,
         bottom + (panel.x.label and 66 or 30) / figure.height)
     end

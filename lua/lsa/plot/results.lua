@@ -79,7 +79,7 @@ local function series_of(rows, names)
       if value ~= nil then
         local text = grid.shown(value)
         text = text:match "([^/]+)%.lua$" or text -- a rule's file
-        parts[#parts + 1] = (type(value) == "string" and not name:find "%.") and text or name:gsub("^select%.", "") .. " " .. text
+        parts[#parts + 1] = ((type(value) == "string" or type(value) == "function") and not name:find "%.") and text or name:gsub("^select%.", "") .. " " .. text
       end
     end
     local label = table.concat(parts, ", ")

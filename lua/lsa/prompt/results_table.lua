@@ -1,7 +1,8 @@
 -- Owns tables of results as sweeps return them: rows of named values, in columns.
 --
---   t = grid.new(rows, columns, notes, axes)     columns: names in their order; values of a row that are not named are not shown;
---                                                axes: those of them that are parameters
+--   t = grid.new(rows, columns, notes, axes, most)  columns: names in their order; values of a row that are not named are not shown;
+--                                                axes: those of them that are parameters; most: how many of the columns text and HTML for
+--                                                people have, all where it is nil; the others are named below
 --   t.rows, t.columns               t:csv() t:markdown() t:json() tostring(t)     text; notes stand below tables that are read
 --   t:write "results.csv"           by the file's ending: .csv, .md or .json
 --   t:column "accuracy" -> list
@@ -32,6 +33,7 @@ Grid.__index = Grid
 local function shown(value)
   if value == nil then return "" end
   if type(value) == "number" then return value == math.floor(value) and ("%.0f"):format(value) or ("%.5g"):format(value) end
+  if type(value) == "function" then return raise.place(value) end
   if type(value) ~= "table" then return tostring(value) end
   local names, parts = {}, {}
   for i, item in ipairs(value) do parts[i] = shown(item) end
@@ -115,7 +117,15 @@ function Grid:column(name)
   return out
 end
 
-function Grid:__tostring()
+-- The columns that people see, and a note on the others.
+local function for_people(self)
+  if not self.most or self.most >= #self.columns then return self end
+  local notes = {unpack(self.notes)}
+  notes[#notes + 1] = "also in its rows, t:csv() and t:json(): " .. table.concat(self.columns, ", ", self.most + 1)
+  return {rows = self.rows, columns = {unpack(self.columns, 1, self.most)}, notes = notes}
+end
+
+local function text_of(self)
   local width, numeric = {}, {}
   for j, name in ipairs(self.columns) do
     width[j] = #name
@@ -135,25 +145,27 @@ function Grid:__tostring()
   return line(self.columns) .. "\n" .. lines(self, shown, line) .. noted(self, "note: ")
 end
 
+function Grid:__tostring() return text_of(for_people(self)) end
+
 function Grid:plot(opt) return require("lsa.plot").table(self, opt) end
 
 -- As a notebook shows it.
 function Grid:__mime()
-  local rows, left = {}, {}
-  for j in ipairs(self.columns) do left[j] = true end
-  for i, row in ipairs(self.rows) do
+  local seen, rows, left = for_people(self), {}, {}
+  for j in ipairs(seen.columns) do left[j] = true end
+  for i, row in ipairs(seen.rows) do
     rows[i] = {}
-    for j, name in ipairs(self.columns) do
+    for j, name in ipairs(seen.columns) do
       rows[i][j] = shown(row[name])
       if type(row[name]) == "number" then left[j] = nil end
     end
   end
-  local html = display.table {header = self.columns, rows = rows, left = left, notes = self.notes}
+  local html = display.table {header = seen.columns, rows = rows, left = left, notes = seen.notes}
   return {["text/plain"] = tostring(self), ["text/html"] = html}
 end
 
-function M.new(rows, columns, notes, axes)
-  return setmetatable({rows = rows, columns = columns, notes = notes or {}, axes = axes}, Grid)
+function M.new(rows, columns, notes, axes, most)
+  return setmetatable({rows = rows, columns = columns, notes = notes or {}, axes = axes, most = most}, Grid)
 end
 
 require("lsa.arity").methods(Grid, "table:")
