@@ -2,16 +2,15 @@
 local ffi = require "ffi"
 local support = require "kernel_support"
 
-local C = support.C or require("lsa.ffi").C
-local gather = C.lsa_kernels_cpu.gather
+local gather = support.over_spans "gather"
 
 -- n records of `stride` bytes in blocks of 2^shift, each byte told by record and place; owner keeps them alive.
 local function tier(n, stride, shift, value)
   local per, blocks, owner = 2 ^ shift, {}, {}
   local count = math.max(1, math.ceil(n / per))
-  local list = ffi.new("uint8_t *[?]", count)
+  local list = support.span_buffer("uint8_t *", count)
   for b = 0, count - 1 do
-    owner[b] = ffi.new("uint8_t[?]", per * stride)
+    owner[b] = support.span_buffer("uint8_t", per * stride)
     list[b] = owner[b]
     for i = 0, per * stride - 1 do owner[b][i] = value(b * per + math.floor(i / stride), i % stride) end
   end
@@ -27,7 +26,7 @@ describe("gather", function()
       local n, stride, bytes = unpack(shape)
       local from = tier(2 * n, stride, 2, function(i, place) return (7 * i + place) % 251 end)
       local to = tier(3 * n, stride, 3, function() return 255 end)
-      local slots, chunks = ffi.new("int32_t[?]", n), ffi.new("int32_t[?]", n)
+      local slots, chunks = support.span_buffer("int32_t", n), support.span_buffer("int32_t", n)
       local source = {}
       for i = 0, n - 1 do
         slots[i], chunks[i] = (3 * n - 1) - 2 * i, 2 * i % (2 * n)
