@@ -265,7 +265,7 @@ describe("the scripting API, where it is called from within itself:", function()
     b:run()
     assert.equal("done", b:result(id).state)
     assert.matches(gone, b:result(id).error, nil, true)
-    assert.equal(0, b.commons.promised)
+    assert.equal(0, b.replicas[1].commons.promised)
     b:close()
   end)
 

@@ -106,4 +106,63 @@ describe("a model on a second GPU", function()
       assert.same(want, results[i].out)
     end
   end)
+
+  it("shares the requests of a batch with the first, which answers as one on each alone", function()
+    local first, second = lsa.model("needle", {device = "cuda"}), lsa.model("needle", {device = "cuda:1"})
+    local opt = {select = "recency", budget = 0.2, every = 8, hot = 400, most = 2, devices = {0, 1}}
+    local function prompt(i) return text:sub(1, 200 + 40 * i) end
+    local b, want = lsa.batch(first, opt), {}
+    for i, model in ipairs{first, second} do -- the same two requests side by side
+      local alone = lsa.batch(model, {select = "recency", budget = 0.2, every = 8, hot = 400, most = 2})
+      for j = 0, 1 do alone:submit{tokens = prompt(2 * j + i), n = 12} end
+      alone:run()
+      for j = 0, 1 do want[2 * j + i] = alone:result(j).tokens end
+    end
+    for i = 1, 4 do assert.equal(i - 1, b:submit{tokens = prompt(i), n = 12}) end
+    b:run()
+    for i = 1, 4 do
+      assert.equal("done", b:result(i - 1).state)
+      assert.equal((i - 1) % 2, b:result(i - 1).gpu)
+      assert.same(want[i], b:result(i - 1).tokens)
+    end
+    assert.equal(4, b:stats().at_once)
+    assert.equal(800, b:stats().cells.total)
+    assert.equal(0, C.lsa_device_current())
+    b:close()
+  end)
+
+  it("has a fork of a batch where its session is", function()
+    local model = lsa.model("needle", {device = "cuda"})
+    local b = lsa.batch(model, {select = "recency", budget = 0.2, devices = {1, 0}})
+    local there = b.replicas[1].model
+    assert.equal(1, there.gpu)
+    assert.equal(model, b.replicas[2].model)
+    for _, m in ipairs{model, model, there} do
+      local s = m:session{select = "full"}
+      s:prefill(text)
+      b:submit{session = s, tokens = "go on", n = 4}
+    end
+    b:run()
+    assert.same({0, 0, 1}, {b:result(0).gpu, b:result(1).gpu, b:result(2).gpu})
+    assert.same(b:result(0).tokens, b:result(2).tokens)
+    local other = lsa.model("needle", {device = "cuda:1"}):session{select = "full"}
+    other:prefill(text)
+    local ok, why = pcall(b.submit, b, {session = other, tokens = "go on"})
+    assert.is_false(ok)
+    assert.truthy(why:find("another model", 1, true), why)
+    assert.is_true(b:cancel(b:submit{tokens = text, n = 4}))
+  end)
+
+  it("refuses devices that no batch can have", function()
+    local model = lsa.model("needle", {device = "cuda"})
+    for said, devices in pairs{["there is no GPU 7"] = {0, 7}, ["GPU 0 is there twice"] = {0, 0}, ["devices is -1"] = {-1}, ["devices is empty"] = {},
+      ["devices is 2"] = 2} do
+      local ok, why = pcall(lsa.batch, model, {devices = devices})
+      assert.is_false(ok)
+      assert.truthy(why:find(said, 1, true), why)
+    end
+    local ok, why = pcall(lsa.batch, lsa.model("needle", {device = "cpu"}), {devices = {0}})
+    assert.is_false(ok)
+    assert.truthy(why:find("the model is on the CPU", 1, true), why)
+  end)
 end)

@@ -6,6 +6,8 @@
 --   b:step() -> how many requests are not finished      b:run{progress = true} -> b:stats()
 --   b:result(id)   b:session(id)   b:cancel(id)   b:stats()   b:close()
 --
+--   b = lsa.batch(model, {devices = {0, 1}, …})     the model on each of these GPUs, and requests shared out among them
+--
 -- A step admits, prefills up to `piece` tokens, and decodes one token of every request that has its prompt behind it, all in one
 -- pass (core/session/batch.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
 -- need are not promised to others, and its bytes fit in what `memory` leaves; lua/lsa/serve/request.lua has the sums.
@@ -20,27 +22,22 @@
 -- them or as many as its budget and a step's picks need, empty at first. Cycles of requests with a numeric `every` are staggered:
 -- stagger = true, false, or "auto", which does so on a CPU; on a GPU steps between cycles follow one another without the host, so that
 -- cycles of all requests at one step are better. What fails in a request ends it, and no other.
-local lib = require "lsa.ffi"
-local commons = require "lsa.serve.shared_hot_tier"
-local loops = require "lsa.cycle.loop"
 local options = require "lsa.options"
 local interrupts = require "lsa.interrupts"
 local progress = require "lsa.progress"
+local models = require "lsa.model"
 local raise = require "lsa.raise"
+local replica = require "lsa.serve.replica"
 local report = require "lsa.serve.batch_report"
 local request = require "lsa.serve.request"
 local session = require "lsa.session"
-
-local C = lib.C
 
 local Batch = {}
 Batch.__index = Batch
 
 local M = {}
 
-local NOTHING = {cells = 0, bytes = 0}
-
-local own = {memory = false, most = 16, stagger = "auto", piece = 512}
+local own = {memory = false, most = 16, stagger = "auto", piece = 512, devices = false}
 
 -- A session's options, whose defaults are the session's, and its own.
 local all = options.copy(own)
@@ -52,88 +49,44 @@ local run_options = {progress = false}
 
 M.class, M.options, M.run_options = Batch, all, run_options
 
-local function pool_bytes(self, cells)
-  return cells * self.unit * self.chunk_bytes
-end
-
--- The dimensions of the requests' pools, from a session that is like them; and the hot pool.
-local function measure(self, opt)
-  local base = session.new(self.model, self.defaults)
-  self.base_options, self.csa_layers = base.opt, base.csa_layers
-  self.base_options.select = self.defaults.select or session.default_select(self.model) -- of requests that are not on demand
-  local c = self.model.config
-  self.unit, self.rate = loops.unit(base.opt), tonumber(c.csa_rate)
-  self.record = tonumber(C.lsa_kv_record_bytes(base.format, c.head_dim, c.rope_dim))
-  self.key = tonumber(C.lsa_index_key_bytes(base.format, c.index_dim))
-  self.chunk_bytes = self.csa_layers * self.record
-  if self.csa_layers > 0 then
-    self.defaults.indexer = base.indexer -- one for all requests
-    local cells = loops.cells({hot = opt.hot, granularity = base.opt.granularity, page = base.opt.page}, self.chunk_bytes)
-    self.commons = commons.new(base.pool, base.opt.evict, cells)
+-- The model on each GPU that is named, or where it is.
+local function models_on(model, gpus)
+  if not gpus then return {model} end
+  if model.device ~= "cuda" then raise("lsa.batch: devices are numbers of GPUs; the model is on the CPU") end
+  local out, known = {}, {}
+  for i, gpu in ipairs(options.list(gpus, "lsa.batch: devices")) do
+    options.whole(gpu, 0, "lsa.batch: devices")
+    if known[gpu] then raise("lsa.batch: devices: GPU %d is there twice", gpu) end
+    known[gpu], out[i] = true, gpu
   end
-  base:close()
+  for i, gpu in ipairs(out) do out[i] = gpu == model.gpu and model or models.on_gpu(model, gpu) end
+  return out
 end
 
 function M.new(model, opt)
-  require("lsa.model").check(model, "lsa.batch: the first argument")
-  local mine = {}
+  models.check(model, "lsa.batch: the first argument")
+  local mine, settings = {}, {}
   opt = options.check(opt, all, "lsa.batch")
-  for name in pairs(own) do mine[name] = opt[name] end
-  local room = tonumber(C.lsa_activations_piece(model.scratch))
-  if options.whole(mine.most, 1, "lsa.batch: most") > room then
-    raise("lsa.batch: most is %d; the model's pieces have %d rows (lsa.model's option piece)", mine.most, room)
-  end
-  if mine.stagger == "auto" then mine.stagger = model.device == "cpu" end
-  if type(mine.stagger) ~= "boolean" then raise("lsa.batch: stagger is %s; it can be true, false or \"auto\"", tostring(mine.stagger)) end
-  local self = setmetatable({model = model, most = mine.most, stagger = mine.stagger, requests = {}, queue = {}, running = {},
-    defaults = {}}, Batch)
-  self.counts = {steps = 0, rows = 0, prefilled = 0, decode_s = 0, prefill_s = 0, seconds = 0, at_once = 0, peak = 0}
-  -- A session prefills in pieces of this size; multiples of it give the same bits.
-  self.piece = math.max(1, math.ceil(options.whole(mine.piece, 1, "lsa.batch: piece") / room)) * room
   for name, value in pairs(opt) do
-    if own[name] == nil and name ~= "hot" then self.defaults[name] = value end
+    if own[name] == nil then settings[name] = value else mine[name] = value end
   end
-  if mine.memory then self.memory = options.bytes(mine.memory, "lsa.batch: memory") end
-  measure(self, opt)
-  local fixed = self.commons and self.commons.fixed
-  if self.memory and fixed and pool_bytes(self, fixed) > self.memory then
-    raise("lsa.batch: the hot pool has %d bytes, memory is %d", pool_bytes(self, fixed), self.memory)
+  options.whole(mine.most, 1, "lsa.batch: most")
+  options.whole(mine.piece, 1, "lsa.batch: piece")
+  if mine.stagger ~= "auto" and type(mine.stagger) ~= "boolean" then
+    raise("lsa.batch: stagger is %s; it can be true, false or \"auto\"", tostring(mine.stagger))
   end
+  local self = setmetatable({requests = {}, replicas = {}}, Batch)
+  self.counts = {steps = 0, rows = 0, prefilled = 0, decode_s = 0, prefill_s = 0, seconds = 0, at_once = 0, peak = 0}
+  local there = models_on(model, mine.devices)
+  if #there > 1 and type(settings.indexer) == "table" then
+    raise "lsa.batch: indexer is an object, which is one model's; with several devices, give its file"
+  end
+  for i, each in ipairs(there) do self.replicas[i] = replica.new(each, mine, settings, self.replicas, self.counts) end
   return self
-end
-
----- admission ----
-
--- Bytes of fast memory with what is running and `need` beside it.
-local function bytes_with(self, need)
-  local total = need.bytes
-  for _, r in ipairs(self.running) do total = total + r.need.bytes end
-  if self.commons and not self.closed then total = total + pool_bytes(self, self.commons:cells_with(need.cells)) end
-  return total
-end
-
--- Why a request could not run even alone, or nil.
-local function never_fits(self, need)
-  local fixed = self.commons and self.commons.fixed
-  if fixed and need.cells > fixed then
-    return ("the request needs %d cells of the hot pool, which has %d"):format(need.cells, fixed)
-  end
-  local bytes = need.bytes + pool_bytes(self, fixed or need.cells)
-  if self.memory and bytes > self.memory then
-    return ("the request needs %d bytes with the hot pool; memory is %d"):format(bytes, self.memory)
-  end
-end
-
-local function fits(self, need)
-  if #self.running >= self.most then return false end
-  local fixed = self.commons and self.commons.fixed
-  if fixed and self.commons.promised + need.cells > fixed then return false end
-  return not self.memory or bytes_with(self, need) <= self.memory
 end
 
 local function open(self)
   if self.closed then raise "the batch is closed" end
-  if self.model.device == "cuda" then raise.check(C.lsa_device_check()) end
 end
 
 -- In a step, scripts' functions are called, which may look at the batch and submit to it.
@@ -141,111 +94,46 @@ local function idle(self, what)
   if self.stepping then raise(what .. ": a step of the batch is under way, from which this was called") end
 end
 
+-- Requests that are not finished.
+local function left(self)
+  local n = 0
+  for _, each in ipairs(self.replicas) do n = n + #each.running + #each.queue end
+  return n
+end
+
+-- Where a request goes: to its session's model, or where fewest are.
+local function replica_for(self, opt)
+  local from, best = type(opt) == "table" and opt.session, self.replicas[1]
+  for _, each in ipairs(self.replicas) do
+    if type(from) == "table" and from.model == each.model then return each end
+    if #each.running + #each.queue < #best.running + #best.queue then best = each end
+  end
+  return best
+end
+
 function Batch:submit(opt)
   open(self)
-  local r = request.new(self, opt)
-  local problem = never_fits(self, r.need)
-  if problem then raise("submit: " .. problem) end
+  local r = replica_for(self, opt):submit(opt)
   r.id = #self.requests
   self.requests[r.id + 1] = r
-  self.queue[#self.queue + 1] = r
   return r.id
 end
 
 local MOST_STEPS = 1024 -- of b:run() in one call
 
--- Runs f, which is a request's own affair: what goes wrong there ends it. An interruption is everybody's, and raised.
-local function guarded(r, f, ...)
-  local ok, answer = pcall(f, ...)
-  if ok then return answer end
-  if interrupts.came() then error(answer, 0) end
-  r:finish("failed", raise.words(answer))
-end
-
--- Those that ended leave the list of the running.
-local function sweep(self)
-  local left, gone = {}, false
-  for _, r in ipairs(self.running) do
-    if r:running() then left[#left + 1] = r else gone = true end
-  end
-  self.running = left
-  if gone and self.commons then self.commons:settle() end
-end
-
-local function free_slot(self)
-  local taken = {}
-  for _, r in ipairs(self.running) do taken[r.slot] = true end
-  local slot = 0
-  while taken[slot] do slot = slot + 1 end
-  return slot
-end
-
--- Opens the next request; one that Ctrl-C kept from being opened is the next again.
-local function open_next(self)
-  local r, slot = table.remove(self.queue, 1), free_slot(self)
-  local every = r.every
-  self.running[#self.running + 1] = r
-  local ok, problem = pcall(guarded, r, r.open, r, slot, self.most)
-  if ok then return end
-  if r.session then r.session:close() end
-  r.session, r.every, r.state = nil, every, "queued"
-  table.remove(self.running)
-  table.insert(self.queue, 1, r)
-  error(problem, 0)
-end
-
-local function admit(self)
-  while self.queue[1] and fits(self, self.queue[1].need) do
-    open_next(self)
-    self.counts.at_once = math.max(self.counts.at_once, #self.running)
-    self.counts.peak = math.max(self.counts.peak, bytes_with(self, NOTHING))
-    sweep(self)
-  end
-end
-
----- running ----
-
--- The prompts' next tokens, first come first served.
-local function prefill(self, turn)
-  local start = request.seconds()
-  for _, r in ipairs(self.running) do
-    if r.state == "prefill" and not turn.done[r] and (turn.from[r] or turn.spent < self.piece) then
-      turn.from[r] = turn.from[r] or r.at
-      guarded(r, r.prefill, r, turn.from[r] + self.piece)
-      turn.done[r] = true
-      turn.spent = turn.spent + r.at - turn.from[r]
-      self.counts.prefilled = self.counts.prefilled + r.at - turn.from[r]
-    end
-  end
-  self.counts.prefill_s = self.counts.prefill_s + request.seconds() - start
-end
-
--- Up to `steps` steps of all that decode, in one call. Where requests wait or prompts are being prefilled, no further than to the
--- first answer's end; where an answer begins, to its first token.
+-- Up to `steps` steps of all that decode, in one call.
 local function decode(self, steps)
-  local rows, asks = {}, {}
-  local others = #self.queue > 0
-  for _, r in ipairs(self.running) do
-    if r:running() and not r.session.c then
-      r:finish("failed", "its session was closed")
-    elseif r.state == "decode" then
-      rows[#rows + 1], asks[#rows + 1] = r, r:ask()
-    elseif r.state == "prefill" then
-      steps = 1
-    end
-  end
+  local rows, asks, count = {}, {}, self.counts
+  for _, each in ipairs(self.replicas) do steps = each:ask(rows, asks, steps) end
   if #rows == 0 then return end
-  for i, ask in ipairs(asks) do
-    if others or not rows[i].first then steps = math.min(steps, math.max(1, ask.steps)) end
-  end
-  local start, count = request.seconds(), self.counts
+  local start = request.seconds()
   local results, taken = session.run_together(asks, steps), 0
   local stopped
   for i, r in ipairs(rows) do
     local result = results[i]
     taken = math.max(taken, #result.out)
     count.rows = count.rows + #result.out
-    guarded(r, r.stepped, r, result) -- also of one that failed or was interrupted: it took steps before
+    replica.guarded(r, r.stepped, r, result) -- also of one that failed or was interrupted: it took steps before
     if result.problem and interrupts.came() then stopped = result.problem
     elseif result.problem and result.problem ~= results.problem and r:running() then r:finish("failed", result.problem) end
   end
@@ -256,16 +144,11 @@ local function decode(self, steps)
 end
 
 -- A step that was broken off goes on where it was: the same rows are side by side then, whose number rounds products (linear.h), and
--- answers are to the bit what they are without Ctrl-C. turn: tokens that it has prefilled, and where its requests were before.
+-- answers are to the bit what they are without Ctrl-C.
 local function step(self, steps)
-  if not self.turn then
-    admit(self)
-    self.turn = {spent = 0, from = {}, done = {}}
-  end
-  prefill(self, self.turn)
+  for _, each in ipairs(self.replicas) do each:begin() end
   decode(self, steps)
-  self.turn = nil
-  sweep(self)
+  for _, each in ipairs(self.replicas) do each:finish() end
 end
 
 local take = interrupts.method(function(self, steps)
@@ -275,7 +158,7 @@ local take = interrupts.method(function(self, steps)
   self.stepping = false
   if not ok then error(problem, 0) end
   self.counts.seconds = self.counts.seconds + request.seconds() - start
-  return #self.running + #self.queue
+  return left(self)
 end)
 
 -- Admits, prefills, and decodes a token of each.
@@ -289,12 +172,12 @@ function Batch:run(opt)
   open(self)
   idle(self, "run")
   opt = options.check(opt, run_options, "run")
-  local left = #self.running + #self.queue
-  local bar = opt.progress and progress(left, "requests")
-  while left > 0 do
+  local unfinished = left(self)
+  local bar = opt.progress and progress(unfinished, "requests")
+  while unfinished > 0 do
     local now = take(self, MOST_STEPS)
-    if bar then bar:step(left - now, ("%d running"):format(#self.running)) end
-    left = now
+    if bar then bar:step(unfinished - now, ("%d left"):format(now)) end
+    unfinished = now
   end
   if bar then bar:done() end
   return self:stats()
@@ -327,17 +210,12 @@ function Batch:cancel(id)
   local r = find(self, id)
   idle(self, "cancel")
   if r.ended then return false end
-  for i, waiting in ipairs(self.queue) do
-    if waiting == r then table.remove(self.queue, i) break end
-  end
-  r:finish "cancelled"
-  sweep(self)
+  r.batch:leave(r)
   return true
 end
 
 function Batch:stats()
-  local memory = {limit = self.memory, peak = self.counts.peak, used = bytes_with(self, NOTHING)}
-  return report.new(self, memory)
+  return report.new(self)
 end
 
 -- Ends all requests and lets go of the hot pool.
@@ -347,8 +225,8 @@ function Batch:close()
   for _, r in ipairs(self.requests) do
     if not r.ended then r:finish "cancelled" end
   end
-  self.queue, self.running, self.closed = {}, {}, true
-  if self.commons then self.commons:close() end
+  for _, each in ipairs(self.replicas) do each:close() end
+  self.closed = true
 end
 
 for _, name in ipairs {"submit", "cancel", "close"} do Batch[name] = interrupts.method(Batch[name]) end

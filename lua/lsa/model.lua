@@ -144,6 +144,7 @@ function M.new(given, opt)
   local self = setmetatable({compute = opt.compute, device = device.kind}, Model)
   self.gpu = device.kind == "cuda" and device.gpu or nil
   self.c, self.name, self.directory = load(given, opt)
+  self.made_of = {given, opt}
   self.config = numbers_of(self.c)
   devices.on(self.gpu, open_there, self, piece)
   self.csa_layers = {}
@@ -151,6 +152,15 @@ function M.new(given, opt)
     if self.config.layer_type[i] == C.LSA_LAYER_CSA then table.insert(self.csa_layers, i) end
   end
   return self
+end
+
+-- The same model on another GPU.
+function M.on_gpu(model, gpu)
+  local given, opt = unpack(model.made_of)
+  local changed = options.copy(type(given) == "table" and given or opt)
+  changed.device = "cuda:" .. gpu
+  if type(given) == "table" then return M.new(changed) end
+  return M.new(given, changed)
 end
 
 -- The model's own Memory Indexer, which sessions score with by default: indexer.safetensors beside its weights; nil without one.

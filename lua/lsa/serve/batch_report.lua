@@ -9,7 +9,7 @@
 --   failed_cycles, clipped, cycles               of all requests' cycles, those that failed, those clipped to the budget
 --   unspilled                                    how often a cold tier on disk stayed in memory, for its disk refused it
 --   mirror_refused                               how often a GPU had no room for all records of a session, which attention then reads over the bus
---   memory                                       {limit, used, peak} bytes of fast memory, as admission counts
+--   memory                                       {limit, used, peak, gpus} bytes of fast memory, as admission counts: the limit of each GPU, the others of all
 --   rows                                         one a request: what b:result(id) has, but for text
 local stats = require "lsa.session.stats"
 
@@ -20,14 +20,27 @@ local SUMS = {"fetched_chunks", "fetched_bytes", "evicted_chunks", "hits", "fail
 local Report = {}
 Report.__index = Report
 
-local function cells_of(commons)
-  if not commons then return {total = 0, used = 0, reserve = 0, free = 0, promised = 0} end
-  local total, free, reserve = commons:cells(), commons:free(), commons:reserve()
-  return {total = total, used = total - free - reserve, reserve = reserve, free = free, promised = commons.promised}
+local function cells_of(replicas)
+  local out = {total = 0, used = 0, reserve = 0, free = 0, promised = 0}
+  for _, replica in ipairs(replicas) do
+    local commons = not replica.closed and replica.commons
+    if commons then
+      local total, free, reserve = commons:cells(), commons:free(), commons:reserve()
+      out.total, out.free, out.reserve = out.total + total, out.free + free, out.reserve + reserve
+      out.used, out.promised = out.used + total - free - reserve, out.promised + commons.promised
+    end
+  end
+  return out
 end
 
-function M.new(batch, memory)
-  local count = batch.counts
+local function memory_of(batch)
+  local out = {limit = batch.replicas[1].memory, peak = batch.counts.peak, used = 0, gpus = #batch.replicas}
+  for _, replica in ipairs(batch.replicas) do out.used = out.used + replica:bytes() end
+  return out
+end
+
+function M.new(batch)
+  local count, memory = batch.counts, memory_of(batch)
   local out = {queued = 0, running = 0, done = 0, failed = 0, cancelled = 0, tokens = 0, prefilled = count.prefilled,
     steps = count.steps, rows_per_step = count.steps > 0 and count.rows / count.steps or 0, at_once = count.at_once,
     seconds = count.seconds, decode_s = count.decode_s, prefill_s = count.prefill_s, wait_mean = 0, wait_max = 0, memory = memory, rows = {}}
@@ -48,7 +61,7 @@ function M.new(batch, memory)
   out.wait_mean = out.wait_mean / math.max(1, admitted)
   out.tokens_per_s = count.seconds > 0 and out.tokens / count.seconds or 0
   out.decode_tokens_per_s = count.decode_s > 0 and out.tokens / count.decode_s or 0
-  out.cells = cells_of(not batch.closed and batch.commons or nil)
+  out.cells = cells_of(batch.replicas)
   return setmetatable(out, Report)
 end
 
@@ -67,7 +80,7 @@ function Report:__tostring()
     ("  queue         wait %.3f s mean, %.3f s at most"):format(self.wait_mean, self.wait_max),
     ("  hot pool      %d cells: %d in use, %d reserve, %d free; %d promised"):format(c.total, c.used, c.reserve, c.free,
       c.promised),
-    ("  fast memory   %s now, %s at most%s"):format(b(m.used), b(m.peak), m.limit and " of " .. b(m.limit) or ""),
+    ("  fast memory   %s now, %s at most%s"):format(b(m.used), b(m.peak), m.limit and " of " .. b(m.limit) .. (m.gpus > 1 and " a GPU" or "") or ""),
     ("  fetched       %d chunks, %s; hits %d, evicted %d"):format(self.fetched_chunks, b(self.fetched_bytes), self.hits,
       self.evicted_chunks),
     ("  %4s  %-9s %-16s %8s %7s %9s %9s %9s %7s %10s"):format("id", "state", "policy", "prompt", "tokens", "wait s", "prefill s",

@@ -326,7 +326,7 @@ end
 function Request:row()
   local stats = self.stats or self.session and self.session:stats() or {}
   local now = self.ended or seconds()
-  return {id = self.id, state = self.state, ended = self.why, policy = self.policy, every = self.every, prompt = #self.tokens, tokens = self.out,
+  return {id = self.id, gpu = self.batch.model.gpu, state = self.state, ended = self.why, policy = self.policy, every = self.every, prompt = #self.tokens, tokens = self.out,
     error = self.error, cells = self.need.cells, bytes = self.need.bytes, wait_s = self.wait or now - self.submitted,
     prefill_s = self.prefill_s or 0, decode_s = self.began and now - self.began or 0,
     first_token_s = self.first and self.first - self.submitted or nil, stats = self.stats,
