@@ -196,7 +196,7 @@ describe("a batch", function()
     assert.equal("xxx-", (started({hot = 64, most = 3}, {3, 3, 3, 3})))
     local one = lsa.batch(flash, {})
     one:submit{tokens = tokens_of(200, 1), n = 4, select = "recency", budget = 18, every = 4}
-    local bytes = one:result(0).bytes + 20 * one.chunk_bytes
+    local bytes = one:result(0).bytes + 20 * one.replicas[1].chunk_bytes
     local order, report = started({memory = 2 * bytes}, {18, 18, 18})
     assert.equal("xx-", order)
     assert.is_true(report.memory.peak <= 2 * bytes and report.wait_max > 0)
