@@ -4,7 +4,7 @@
 return function(cycle)
   local future = cycle.future
   if not (future and future.golden) then
-    error "oracle_golden: cycle.future.golden is not there: what the next steps use is known in a replay only"
+    error "oracle_golden: cycle.future.golden is not there: a replay has it of a trace with labels (lsa.golden)"
   end
   return future.golden
 end, {}
