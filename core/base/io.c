@@ -216,6 +216,8 @@ int lsa_file_read(lsa_file *file, void *data, int64_t bytes, int64_t offset)
     return LSA_OK;
 }
 
+static int is_lost(const void *address);
+
 int lsa_file_write(lsa_file *file, const void *data, int64_t bytes, int64_t offset)
 {
     for (int64_t done = 0; done < bytes;) {
@@ -223,6 +225,8 @@ int lsa_file_write(lsa_file *file, const void *data, int64_t bytes, int64_t offs
                             : pwrite(file->fd, (const char *)data + done, (size_t)(bytes - done),
                                      offset + done);
         if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EFAULT && is_lost((const char *)data + done))
+            return lsa_files_check();
         if (n < 0) return fail_errno("cannot be written", file->path);
         done += n;
     }
@@ -307,6 +311,9 @@ int lsa_file_rescue(void *address, int32_t cut)
     }
     return 0;
 }
+
+/* The same, where the kernel was to read there, which raises no signal. */
+static int is_lost(const void *address) { return lsa_file_rescue((void *)(uintptr_t)address, 1); }
 
 /* All of a lost file is taken away, so that whoever reads it next comes here again. */
 int lsa_files_check(void)
