@@ -613,16 +613,14 @@ int lsa_replace_commit(lsa_replace *replace)
 {
     lsa_file *file = replace->file;
     int rc = lsa_file_sync(file);
-    /* Closed here rather than by lsa_file_close: the name is still needed. */
-    int failed = fault();
-    if (close(file->fd) && errno != EINTR) failed = 1;
-    if (!rc && failed) rc = fail_errno("cannot be closed", file->path);
+    /* Its lock goes with the descriptor, and with the lock others may remove it: not before it has its name. */
     if (!rc && (fault() || rename(file->path, replace->path)))
         rc = fail_errno("cannot be replaced", replace->path);
     if (rc)
         unlink(file->path);
     else
         rc = sync_directory(replace->path);
+    close(file->fd);
     replace_free(replace);
     return rc;
 }
