@@ -4,7 +4,7 @@
 return function(cycle)
   local future = cycle.future
   if not (future and future.golden) then
-    error "oracle_golden: cycle.future.golden is not there: a replay has it of a trace with labels (lsa.golden)"
+    error "oracle_golden: cycle.future.golden is not there: it is known in a replay only, of a trace that has labels (lsa.golden)"
   end
   return future.golden
 end, {}
