@@ -24,7 +24,8 @@ enum {
     LEAST_WIDENED_ROWS = 64,
     BLOCKS = 4, /* of a product at least, unless it is small: each packs its factors anew, ... */
     LEAST_FLOPS = 8 << 20, /* of a block, ... */
-    MOST_FLOPS = 1 << 30   /* and at most */
+    MOST_FLOPS = 1 << 30,  /* and at most */
+    LONG = 16              /* blocks: a product that Ctrl-C may break off */
 };
 
 static int check(const char *op, int64_t m, int64_t n, int64_t k, int64_t c_stride,
@@ -109,6 +110,10 @@ static void multiply_blocks(void *context, int64_t from, int64_t to, int thread)
     product_f32 *p = context;
     multiply_alone();
     for (int64_t at = from; at < to; at++) {
+        if (p->blocks.count >= LONG && lsa_interrupted()) {
+            lsa_failure_note(&p->failure, lsa_fail(LSA_EINTR, "interrupted"));
+            return;
+        }
         int64_t i = at / p->blocks.across * p->blocks.rows,
                 j = at % p->blocks.across * p->blocks.columns;
         int64_t m = p->m - i < p->blocks.rows ? p->m - i : p->blocks.rows;

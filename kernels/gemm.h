@@ -7,7 +7,8 @@
  * transpose of b [n, k]; c [m, n].
  *
  * Rows of what is stored are c_stride, a_stride, b_stride floats apart. m, n or k of 0 is legal (k = 0 writes zeros).
- * c overlaps neither a nor b. Equal calls on equally many threads give equal bits. LSA_ESHAPE. */
+ * c overlaps neither a nor b. Equal calls on equally many threads give equal bits. LSA_ESHAPE; LSA_EINTR on a CPU, where Ctrl-C comes in a
+ * product of seconds. */
 typedef int lsa_gemm_fn(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k,
                         int64_t c_stride, int64_t a_stride, int64_t b_stride, int32_t transpose_a,
                         int32_t transpose_b, void *stream);

@@ -9,7 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/parallel.h"
 
-enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 768 };
+enum { NARROW = 8, WIDE = 11, BINS = 1 << WIDE, MOST_PASSES = 6, LONG = 768, SLOW = 1 << 20 };
 
 /* Where ids are wanted of 64-bit keys. Those of 32-bit keys are the low half of a 64-bit item. */
 typedef struct pair {
@@ -88,6 +88,7 @@ static inline void put_64(void *out, int64_t i, uint64_t u, int32_t dtype, int d
         for (int p = 0; p < PASSES; p++) {                                                         \
             uint32_t *at = counts + p * BINS_HERE, start = 0;                                      \
             if (at[key(items[0]) >> p * (bits) & (BINS_HERE - 1)] == (uint32_t)n) continue;        \
+            if (n >= SLOW && lsa_interrupted()) break;                                             \
             for (int b = 0; b < BINS_HERE; b++) {                                                  \
                 uint32_t count = at[b];                                                            \
                 at[b] = start;                                                                     \
@@ -179,11 +180,12 @@ typedef struct sorting {
     const void *in;
     int64_t n, room;
     int32_t dtype, descending;
+    lsa_failure failure;
 } sorting;
 
 static void sort_rows(void *context, int64_t first, int64_t end, int thread)
 {
-    const sorting *s = context;
+    sorting *s = context;
     int64_t size = lsa_dtype_size(s->dtype), n = s->n;
     uint32_t *counts = (void *)((char *)s->workspace + thread * s->room);
     void *memory = counts + MOST_PASSES * BINS;
@@ -195,6 +197,8 @@ static void sort_rows(void *context, int64_t first, int64_t end, int thread)
             row_f32((float *)to, places, (const float *)from, n, s->descending, memory, counts);
         else
             row_64(to, places, from, n, s->dtype, s->descending, memory, counts);
+        if (n >= SLOW && lsa_interrupted())
+            lsa_failure_note(&s->failure, lsa_fail(LSA_EINTR, "interrupted"));
     }
 }
 
@@ -207,8 +211,8 @@ int lsa_sort_cpu(void *values, int32_t *ids, const void *in, int64_t rows, int64
     if (rows < 0 || n < 0 || n > INT32_MAX)
         return lsa_fail(LSA_ESHAPE, "sort: shape [%lld, %lld]", (long long)rows, (long long)n);
     if (n == 0 || rows == 0) return LSA_OK;
-    lsa_parallel(threads_of(rows, n), rows, sort_rows,
-                 &(sorting){values, workspace, ids, in, n, room_of(n, ids != NULL, dtype), dtype,
-                            descending});
-    return LSA_OK;
+    sorting s = {values, workspace,  ids, in, n, room_of(n, ids != NULL, dtype),
+                 dtype,  descending, {0}};
+    lsa_parallel(threads_of(rows, n), rows, sort_rows, &s);
+    return lsa_failure_raise(&s.failure);
 }

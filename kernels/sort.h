@@ -5,7 +5,8 @@
 
 /* Each row of in [rows, n], of `dtype` (LSA_F32, LSA_F64, LSA_I64), ascending, or descending where that is not 0: its values in
  * `values`, of the same shape and dtype, and where each was in `ids`, i32; one of the two may be NULL. Ties keep their order,
- * -0 and 0 are equal (values has 0 for both), NaN comes last either way. n < 2^31. values may be in.
+ * -0 and 0 are equal (values has 0 for both), NaN comes last either way. n < 2^31. values may be in. LSA_EINTR where Ctrl-C
+ * comes in long rows.
  *
  * workspace: lsa_sort_workspace(rows, n, ids wanted, dtype) bytes, 64-byte aligned; lsa_threads_set comes before both or after. */
 typedef int lsa_sort_fn(void *values, int32_t *ids, const void *in, int64_t rows, int64_t n,

@@ -160,4 +160,13 @@ describe("lsa_gemm", function()
     assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 1, 3, 1, 0, nil))
     assert.equal(C.LSA_ESHAPE, C.lsa_gemm_cpu(nil, nil, nil, 2, 3, 4, 3, 4, 2, 0, 0, nil))
   end)
+
+  it("is broken off by Ctrl-C where it takes long, and not where it does not", function()
+    finally(function() C.lsa_interrupt_clear() end)
+    local long, n = 2560, 64 -- 34 GFLOP
+    local a, c = support.buffer("float", long * long), support.buffer("float", long * long)
+    C.lsa_interrupt()
+    assert.equal(C.LSA_EINTR, C.lsa_gemm_cpu(c, a, a, long, long, long, long, long, long, 0, 0, nil))
+    assert.equal(0, C.lsa_gemm_cpu(c, a, a, n, n, n, n, n, n, 0, 0, nil))
+  end)
 end)

@@ -104,4 +104,14 @@ describe("sort", function()
     assert.equal(C.LSA_ESHAPE, C.lsa_sort_cpu(nil, nil, nil, 1, 2 ^ 31, F32, 0, nil, nil))
     assert.is_truthy(ffi.string(C.lsa_error()):find "^sort: ")
   end)
+
+  it("is broken off by Ctrl-C where it takes long, and not where it does not", function()
+    finally(function() C.lsa_interrupt_clear() end)
+    local n = 2 ^ 20
+    local x = support.buffer("float", n)
+    for i = 0, n - 1 do x[i] = i * 7919 % 65537 end
+    C.lsa_interrupt()
+    assert.equal(C.LSA_EINTR, C.lsa_sort_cpu(x, nil, x, 1, n, F32, 0, support.workspace(C.lsa_sort_workspace(1, n, 0, F32)), nil))
+    assert.equal(0, C.lsa_sort_cpu(x, nil, x, 1, 1000, F32, 0, support.workspace(C.lsa_sort_workspace(1, 1000, 0, F32)), nil))
+  end)
 end)
