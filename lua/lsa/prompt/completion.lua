@@ -12,7 +12,7 @@ usage: lsa completion bash|zsh
 
 local bash = [[
 _lsa() {
-    local current=${COMP_WORDS[COMP_CWORD]} first=${COMP_WORDS[1]} choices='' plain=''
+    local current=${COMP_WORDS[COMP_CWORD]} first=${COMP_WORDS[1]} choices='' plain='' before='' word
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         choices="COMMANDS"
@@ -25,14 +25,20 @@ _lsa() {
             ;;
         completion) choices="bash zsh" plain=1 ;;
         test) choices="--device --operations --filter --help" ;;
-        bench) choices="--csv --threads --help" ;;
+        bench) choices="--csv --threads --device --help" ;;
         kernel) choices="--install --prefix --help" ;;
         *.lua) [ ! -r "$first" ] || choices="--help --json --csv --debug $(sed -n 's/^  *\(-[a-z],\)\{0,1\}\(--[a-z][a-z_-]*\).*/\2/p' "$first")" ;;
         esac
     fi
-    local word
+    [ "$COMP_CWORD" -le 2 ] || case ${COMP_WORDS[COMP_CWORD - 1]} in
+        --policies | --policy | --select) choices="POLICIES" ;;
+        --evictions | --evict) choices="EVICTIONS" ;;
+        --model) choices="MODELS" ;;
+        --device) choices="cpu cuda" plain=1 ;;
+    esac
+    case $current in *,*) before=${current%,*}, ;; esac # of a list the last one
     for word in $choices; do
-        case $word in "$current"*) COMPREPLY+=("$word") ;; esac
+        case $before$word in "$current"*) COMPREPLY+=("$before$word") ;; esac
     done
     case $plain$current in 1* | -*) return ;; esac
     for word in "$current"*; do # not compgen -f, which zsh's stand-in has otherwise
@@ -62,7 +68,10 @@ function M.main(arguments)
     io.stderr:write(usage)
     return BAD_USAGE
   end
-  io.write(shell == "zsh" and zsh or "", (bash:gsub("COMMANDS", commands)))
+  local registry = require "lsa.registry"
+  local words = {COMMANDS = commands, POLICIES = table.concat(registry.names "policies", " "), EVICTIONS = table.concat(registry.names "evictions", " "),
+    MODELS = table.concat(require "lsa.model".names(), " ")}
+  io.write(shell == "zsh" and zsh or "", (bash:gsub("%f[%u]%u+%f[%U]", words)))
   return 0
 end
 

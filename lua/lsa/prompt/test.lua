@@ -103,7 +103,8 @@ function M.main(arguments)
   for _, value in ipairs(arguments) do
     if value == "--help" then
       io.write(usage)
-      print((select(2, require "busted.modules.cli"({ standalone = false }):parse { "--help" })))
+      local _, text = require "busted.modules.cli"({ standalone = false }):parse { "--help" }
+      print((tostring(text):gsub("^[^\n]-Usage:", "usage:")))
       return 0
     end
   end
