@@ -48,6 +48,21 @@ end
 local function same(a, b) return a == b or a ~= a and b ~= b end
 
 describe("sort", function()
+  it("orders floats alone, of lengths where the way changes, also where they share their upper digits", function()
+    for _, n in ipairs {100, 4096, 4097, 16384, 16385} do
+      for _, step in ipairs {2 ^ -23, 2 ^ -14, 0.37} do
+        local u, x = support.uniform(n), support.buffer("float", n)
+        for i = 0, n - 1 do x[i] = 1 + step * math.floor(u(0, 60000)) end
+        for _, descending in ipairs {false, true} do
+          local out, ids = sorted(x, 1, n, F32, descending, true, false), oracle(x, n, descending)
+          for i = 0, n - 1 do
+            if out[i] ~= x[ids[i + 1]] then error(("%d floats, step %g: place %d has %.9g, not %.9g"):format(n, step, i, out[i], x[ids[i + 1]])) end
+          end
+        end
+      end
+    end
+  end)
+
   for dtype, name in pairs(ctype) do
     it("orders rows of " .. name .. ", ties by place, NaN last", function()
       for _, shape in ipairs {{1, 0}, {1, 1}, {3, 2}, {2, 63}, {1, 767}, {1, 768}, {2, 5000}} do
