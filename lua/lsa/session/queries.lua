@@ -119,7 +119,7 @@ return function(Session, open)
       return results[1]
     end
     local asked, count, how, flops, kept = indexer_queries(self, t, n)
-    local out = tensor.zeros({n}, "f32")
+    local out = tensor.empty({n}, "f32")
     raise.check(C.lsa_session_ensemble(self.c, asked, count, how, ffi.cast("float *", out.c.data)))
     self.policy_flops = self.policy_flops + flops
     return out, kept
