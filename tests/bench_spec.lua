@@ -101,6 +101,10 @@ describe("peaks", function()
         assert.is_true(ffi.C.memcmp(to, from, n) == 0)
       end
       C.lsa_roofline_read(from, n)
+      C.lsa_roofline_update(to, n)
+      for i = 0, n - 1 do
+        if to[i] ~= (i < n - n % 8 and 255 - from[i] or from[i]) then error("byte " .. i .. " of " .. n) end
+      end
     end
   end)
 end)

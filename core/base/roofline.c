@@ -168,6 +168,25 @@ void lsa_roofline_copy(void *to, const void *from, int64_t bytes, int32_t past_c
                  &(moving){to, from, bytes, past_caches});
 }
 
+static inline LSA_BODY void update_body(uint64_t *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = ~x[i];
+}
+LSA_PATHS(update, (uint64_t * x, int64_t n), (x, n))
+
+static void update_lines(void *context, int64_t first, int64_t end, int thread)
+{
+    (void)thread;
+    const moving *m = context;
+    update((uint64_t *)(void *)((char *)m->to + first * LINE), bytes_of(m, first, end) / 8);
+}
+
+void lsa_roofline_update(void *data, int64_t bytes)
+{
+    lsa_parallel(lsa_threads_for(2 * bytes / BYTES_PER_NS), (bytes + LINE - 1) / LINE, update_lines,
+                 &(moving){data, NULL, bytes, 0});
+}
+
 /* Vectors of both halves side by side: a processor fetches ahead within a page, and two pages keep memory busier than one. What a
  * loop sums is in registers, vector by vector: vectors of sixteen lanes live on the stack where registers have eight. */
 #define READ_ALL(name, target, vector, zero, load, or, store, bytes_of_vector)                     \

@@ -14,6 +14,9 @@ int64_t lsa_roofline_bf16(int64_t rounds);
 void lsa_roofline_copy(void *to, const void *from, int64_t bytes, int32_t past_caches);
 void lsa_roofline_read(const void *from, int64_t bytes);
 
+/* Reads and writes `bytes` / 8 words in place: each becomes its complement. data: 8-byte aligned. */
+void lsa_roofline_update(void *data, int64_t bytes);
+
 /* Bytes of the last level of cache, 32 MiB where the system does not say. */
 int64_t lsa_cache_bytes(void);
 

@@ -27,8 +27,8 @@ return function(bench)
       end,
     }
     bench:case {
-      op = "hc_close", shape = shape, bytes = size * 8 + tokens * dim * 4, flops = 2 * size * (hc + 1), limit = limit,
-      span = size * 4 + tokens * dim * 4, setup = setup,   -- in place
+      op = "hc_close", shape = shape, bytes = size * 8 + tokens * dim * 4, flops = 2 * size * (hc + 1), limit = "update",
+      span = size * 8 + tokens * dim * 4, setup = setup,
       run = function(s) check(C.lsa_hc_close_cpu(s.streams, s.x, s.post, s.comb, tokens, hc, dim, nil)) end,
     }
     bench:case {

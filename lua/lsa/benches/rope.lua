@@ -25,8 +25,7 @@ return function(bench)
     }
     bench:case {
       op = "rope", shape = ("%d rows, %d heads of %d, %d rotated"):format(rows, heads, dim, rope_dim),
-      bytes = rows * heads * rope_dim * 8, flops = rows * heads * rope_dim * 3, limit = "copy",
-      span = rows * heads * rope_dim * 4, setup = setup,   -- in place
+      bytes = rows * heads * rope_dim * 8, flops = rows * heads * rope_dim * 3, limit = "update", setup = setup,
       run = function(s) check(C.lsa_rope_cpu(s.x, s.angles, rows, heads, dim, rope_dim, 0, nil)) end,
     }
   end

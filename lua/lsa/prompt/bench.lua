@@ -6,9 +6,9 @@
 --     bench:case{
 --       op = "topk", shape = "512 of 262144",
 --       bytes = 4 * 262144, flops = 0,            -- moved and done by one run; either may be left out
---       limit = "read",                           -- "copy" "read" "f32" "bf16" "device copy": what bounds it, or a list, of which
---                                                    the one that takes longest binds; copies and reads are of as many bytes, in
---                                                    the caches where those fit; bf16 is f32 where products of bf16 are
+--       limit = "read",                           -- "copy" "update" "read" "f32" "bf16" "device copy": what bounds it, or a list,
+--                                                    of which the one that takes longest binds; copies, updates in place and reads
+--                                                    are of as many bytes, in the caches where those fit; bf16 is f32 where products of bf16 are
 --       span = 4 * 262144,                        -- bytes of memory that all runs go over, where those are not `bytes`
 --       device = false,                           -- true: run() starts work on the GPU, which is waited for
 --       setup = function() return buffers end,    -- only called where the filter wants the case
@@ -93,7 +93,7 @@ function Bench.to_device(_, bytes, host)
   return block
 end
 
--- What the machine can do: bytes or FLOPs in a ns, the best of what was seen. "copy" counts reads and writes.
+-- What the machine can do: bytes or FLOPs in a ns, the best of what was seen. "copy" and "update" count reads and writes.
 local limits = {}
 
 -- Beyond four times the last cache, so that memory is measured.
@@ -127,6 +127,14 @@ function limits.copy(bench, moved)
   ffi.fill(to, bytes, 2)
   local best = sweep_ns(bytes, function(at, n) C.lsa_roofline_copy(to + at, from + at, n, past_caches) end)
   return 2 * bytes / best, from_owner, to_owner
+end
+
+function limits.update(bench, moved)
+  local bytes = math.ceil(moved / 16) * 8
+  if moved >= working_set() then bytes = working_set() end
+  local data, owner = bench:alloc("uint8_t", bytes)
+  ffi.fill(data, bytes, 1)
+  return 2 * bytes / sweep_ns(bytes, function(at, n) C.lsa_roofline_update(data + at, n) end), owner
 end
 
 function limits.read(bench, bytes)
@@ -169,7 +177,7 @@ end
 function Bench:limit(name, bytes, again)
   local measure = limits[name] or raise("there is no limit %q", name)
   local size = measured_bytes(bytes)
-  local key = (name == "copy" or name == "read") and size < working_set() and name .. size or name
+  local key = (name == "copy" or name == "update" or name == "read") and size < working_set() and name .. size or name
   local known = self.limits[key]
   if known == nil or again and known then
     self.limits[key] = math.max(measure(self, size) or 0, known or 0)
@@ -193,7 +201,7 @@ end
 
 local function limit_name(case, name)
   local size = measured_bytes(case.span or case.bytes)
-  if name ~= "copy" and name ~= "read" or size == working_set() then return name end
+  if name ~= "copy" and name ~= "update" and name ~= "read" or size == working_set() then return name end
   local large = size >= 2 ^ 20
   return ("%s of %.3g %s"):format(name, size / (large and 2 ^ 20 or 2 ^ 10), large and "MiB" or "KiB")
 end
