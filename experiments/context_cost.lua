@@ -3,7 +3,9 @@
 --
 --   ./lsa experiments/context_cost.lua [--help]
 --
--- One session grows from length to length, so that the longest is prefilled once; at each, forks decode.
+-- One session grows from length to length, so that the longest is prefilled once; at each, forks decode. With --fill 1 each length is a
+-- synthetic context (s:fill) but for its last tokens, which are prefilled: a million tokens take seconds, and what a prefilled token
+-- costs is what it costs there, not from the beginning on.
 local lib = require "lsa.ffi"
 local lsa = require "lsa"
 local progress = require "lsa.progress"
@@ -21,6 +23,7 @@ Cost of a token by the length of its context.
   --compute (default f32)                  f32 or bf16
   --device (default cpu)                   cpu or cuda
   --piece (default 0)                      tokens that a prefill runs at once; 0 is the device's own number
+  --fill (default 0)                       1: synthetic contexts, of which the last 1,024 tokens are prefilled
   --model (default needle)                 a model's short name (lsa.model) or directory
   --text (default bible)                   a file whose text is the context, as often as it takes; bible is the text of Debian's bible-kjv
 ]]
@@ -32,6 +35,12 @@ for length in tostring(opt.tokens):gmatch "[^,]+" do
     raise("--tokens: %s is no length, or not longer than the one before", length)
   end
   lengths[#lengths + 1] = n
+end
+
+local PIECE, FILLED_PREFILL = 8192, 1024
+if opt.fill ~= 0 and opt.fill ~= 1 then raise("--fill is %s; 0 or 1 is wanted", tostring(opt.fill)) end
+if opt.fill == 1 and lengths[1] <= FILLED_PREFILL then
+  raise("--tokens: of a synthetic context %d tokens are prefilled; %d is not longer", FILLED_PREFILL, lengths[1])
 end
 
 local model = lsa.model(opt.model, {compute = opt.compute, device = opt.device, piece = opt.piece})
@@ -108,17 +117,33 @@ local function lsa_ms(base)
   return ms, stall / (#rows - 1), counted.failed, counted.clipped
 end
 
-local PIECE = 8192
 local base, rows = model:session{select = "full"}, {}
-local bar = progress(math.ceil(lengths[#lengths] / PIECE), "prefilling")
-for i, length in ipairs(lengths) do
+local bar = progress(opt.fill == 1 and #lengths or math.ceil(lengths[#lengths] / PIECE), opt.fill == 1 and "lengths" or "prefilling")
+
+-- Brings the session to a length; ms of prefill in all, nil where only the end was prefilled, and us a token.
+local function grow(length)
+  if opt.fill == 1 then
+    base:close()
+    base = model:session{select = "full"}
+    base:fill(length - FILLED_PREFILL)
+    local before = base:stats().prefill_ms
+    base:prefill(tokens_of(base:tokens(), FILLED_PREFILL))
+    bar:step()
+    return nil, (base:stats().prefill_ms - before) * 1e3 / FILLED_PREFILL
+  end
   while base:tokens() < length do
     base:prefill(tokens_of(base:tokens(), math.min(PIECE, length - base:tokens())))
     bar:step()
   end
+  local all = base:stats().prefill_ms
+  return all, all * 1e3 / length
+end
+
+for i, length in ipairs(lengths) do
+  local prefill_ms, prefill_us = grow(length)
   local full = full_ms(base)
   local steady, cycle, failed, clipped = lsa_ms(base)
-  rows[i] = {tokens = length, prefill_s = base:stats().prefill_ms / 1e3, prefill_us = base:stats().prefill_ms * 1e3 / length, full_ms = full,
+  rows[i] = {tokens = length, prefill_s = prefill_ms and prefill_ms / 1e3, prefill_us = prefill_us, full_ms = full,
     lsa_ms = steady, cycle_ms = cycle, cycle_pct = 100 * cycle / (steady * opt.every), rss = resident_bytes(), failed = failed, clipped = clipped}
   if opt.requests > 0 then
     rows[i].full_batch = batch_rate(base, {select = "full"})
@@ -128,10 +153,11 @@ end
 bar:done()
 
 local report = opt.report
-report:say("%s%s; %d threads; a cycle every %d steps, budget %s\n", tostring(model), opt.device == "cuda" and ("; " .. tostring(lsa.cuda)) or "", lib.C.lsa_threads(), opt.every, tostring(opt.budget))
+report:say("%s%s; %d threads; a cycle every %d steps, budget %s%s\n", tostring(model), opt.device == "cuda" and ("; " .. tostring(lsa.cuda)) or "", lib.C.lsa_threads(), opt.every, tostring(opt.budget),
+  opt.fill == 1 and ("; synthetic contexts, of which the last %d tokens are prefilled"):format(FILLED_PREFILL) or "")
 report:say("%9s %10s %12s %10s %10s %10s %8s %10s", "tokens", "prefill", "a token", "full", "LSA", "a cycle", "of LSA", "RSS")
 for _, row in ipairs(rows) do
-  report:say("%9d %8.2f s %9.1f us %7.3f ms %7.3f ms %7.2f ms %6.1f %% %10s", row.tokens, row.prefill_s, row.prefill_us, row.full_ms,
+  report:say("%9d %10s %9.1f us %7.3f ms %7.3f ms %7.2f ms %6.1f %% %10s", row.tokens, row.prefill_s and ("%.2f s"):format(row.prefill_s) or "", row.prefill_us, row.full_ms,
     row.lsa_ms, row.cycle_ms, row.cycle_pct, stats.bytes(row.rss))
   if row.failed + row.clipped > 0 then report:say("%9s %d cycles of LSA failed, %d were clipped", "", row.failed, row.clipped) end
 end

@@ -342,6 +342,21 @@ describe("experiments/context_cost.lua", function()
     end)
   end)
 
+  it("measures synthetic contexts, of which the end alone is prefilled", function()
+    with_text(function(text)
+      local options = {"--fill", "1", "--tokens", "1100,1500", "--every", "8", "--cycles", "1", "--text", text, "--json"}
+      local rows = cjson.decode(output("context_cost.lua", options)).contexts
+      for i, tokens in ipairs {1100, 1500} do
+        assert.equal(tokens, rows[i].tokens)
+        assert.equal(cjson.null, rows[i].prefill_s)
+        for _, name in ipairs {"prefill_us", "full_ms", "lsa_ms", "cycle_ms", "rss"} do assert.is_true(rows[i][name] > 0, name) end
+      end
+      local ok, why = pcall(output, "context_cost.lua", {"--fill", "1", "--tokens", "1024,1500"})
+      assert.is_false(ok)
+      assert.matches("1024 is not longer", tostring(why))
+    end)
+  end)
+
   it("refuses lengths that do not grow", function()
     local ok, why = pcall(output, "context_cost.lua", {"--tokens", "400,300"})
     assert.is_false(ok)
