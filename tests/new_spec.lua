@@ -48,6 +48,18 @@ describe("lsa new", function()
     end)
   end)
 
+  it("and lsa docs say so where nothing can be written, and leave nothing that is cut off", function()
+    in_folder(function(folder)
+      for _, words in ipairs {"new policy mine", "docs ."} do
+        -- No file may grow.
+        local out, _, code = shell(("cd %s && { trap '' XFSZ; ulimit -f 0; %s %s; } 2>&1"):format(quote(folder), quote(process.program), words))
+        assert.matches("File too large", out)
+        assert.is_true(code > 0)
+        assert.same({}, names_of(folder))
+      end
+    end)
+  end)
+
   it("has options in its starts that help tells about", function()
     in_folder(function(_, lsa)
       lsa "new schedule mine"

@@ -4,6 +4,7 @@ local help = require "lsa.prompt.help"
 local lib = require "lsa.ffi"
 local pages = require "lsa.prompt.pages"
 local registry = require "lsa.registry"
+local replace = require "lsa.files.replace"
 
 local M = {}
 
@@ -36,12 +37,6 @@ local function html_of(path)
   local text = pipe:read "*a"
   pipe:close()
   return text
-end
-
-local function write(path, text)
-  local file = assert(io.open(path, "w"))
-  file:write(text)
-  file:close()
 end
 
 -- Headings can be linked to by their words; links to pages lead to their HTML, others into the tree's files.
@@ -102,11 +97,12 @@ function M.main(arguments)
   local names = pages.names()
   local all = {unpack(names)}
   all[#all + 1] = "reference"
-  write(folder .. "/index.html", page("lsa", linked(html_of(lib.root .. "/README.md")), all))
-  for _, name in ipairs(names) do write(("%s/%s.html"):format(folder, name), page(name, linked(html_of(pages.path(name))), all)) end
-  write(folder .. "/reference.html", page("reference", reference(), all))
+  replace.write(folder .. "/index.html", page("lsa", linked(html_of(lib.root .. "/README.md")), all))
+  for _, name in ipairs(names) do replace.write(("%s/%s.html"):format(folder, name), page(name, linked(html_of(pages.path(name))), all)) end
+  replace.write(folder .. "/reference.html", page("reference", reference(), all))
   for _, file in ipairs(require "posix.dirent".dir(pages.folder)) do -- pictures
-    if file:find "%.svg$" or file:find "%.png$" then os.execute(("cp %s %s"):format(quoted(pages.folder .. "/" .. file), quoted(folder))) end
+    local from = quoted(pages.folder .. "/" .. file)
+    if (file:find "%.svg$" or file:find "%.png$") and os.execute(("cp %s %s"):format(from, quoted(folder))) ~= 0 then return FAILED end
   end
   print(("%s/index.html and %d pages"):format(folder, #all))
   return 0

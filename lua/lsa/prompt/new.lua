@@ -1,6 +1,7 @@
 -- `lsa new KIND NAME`: a commented start of a policy, an eviction policy, a schedule or an experiment, and a spec that it passes.
 -- The starts are lua/lsa/templates/KIND.lua and KIND_spec.lua, where NAME stands for the name.
 local lib = require "lsa.ffi"
+local replace = require "lsa.files.replace"
 
 local M = {}
 
@@ -52,10 +53,9 @@ function M.main(arguments)
     if exists(folder .. name .. ending) then return refuse(folder .. name .. ending .. " is there already") end
   end
   for _, ending in ipairs {".lua", "_spec.lua"} do
-    local file, why = io.open(folder .. name .. ending, "w")
-    if not file then return refuse(why) end
-    file:write((read(("%s/lua/lsa/templates/%s%s"):format(lib.root, kind, ending)):gsub("NAME", name)))
-    file:close()
+    local text = read(("%s/lua/lsa/templates/%s%s"):format(lib.root, kind, ending)):gsub("NAME", name)
+    local ok, why = pcall(replace.write, folder .. name .. ending, text)
+    if not ok then return refuse(why) end
   end
   print(("%s%s.lua is a start that runs, %s%s_spec.lua its tests:"):format(folder, name, folder, name))
   print("  lsa test " .. folder .. name .. "_spec.lua")

@@ -111,7 +111,10 @@ function Prompt:evaluate(text)
   host.on_error = nil
   if self.after then self.after() end
   host.flush()
-  if self.log then self.log:flush() end
+  if self.log and not self.log:flush() then
+    complain "the log cannot be written: it ends here"
+    self.log = nil
+  end
   local follows = self.then_run
   if follows then
     self.then_run = nil

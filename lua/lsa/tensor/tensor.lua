@@ -12,7 +12,8 @@
 --   reductions.lua; x:sort() and its like: orders.lua; lsa.ones, lsa.rand and its like: making.lua
 -- Every op makes a new tensor; what is on a device is brought to the host for it. Numbers that the dtype that they are put into
 -- does not have are errors.
--- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element.
+-- A tensor's C object is x.c (core/base/tensor.h); x:pointer() is its first element, raw: read through it, a NaN of odd bits is taken
+-- for a value of another type by LuaJIT, which x[i], x:get(i) and x:totable() see to.
 local ffi = require "ffi"
 local arity = require "lsa.arity"
 local C = require("lsa.ffi").C
@@ -241,7 +242,8 @@ function Tensor:count() return count(self.c) end
 function Tensor:bytes() return count(self.c) * tonumber(C.lsa_dtype_size(self.c.dtype)) end
 function Tensor:is_contiguous() return C.lsa_tensor_contiguous(self.c) == 1 end
 
--- The first element, typed: float * for f32, int32_t * for i32, uint16_t * for bf16 and f16, ...
+-- The first element, typed: float * for f32, int32_t * for i32, uint16_t * for bf16 and f16, ... It is raw memory, whose floating-point
+-- numbers are read by lua/lsa/tensor/real.lua where they may be anything.
 function Tensor:pointer()
   return ffi.cast(pointers[self.c.dtype], self.c.data)
 end
