@@ -282,6 +282,8 @@ describe("the prompt", function()
     terminal:enter "6 * 7"
     terminal:enter "%log off"
     assert.equals("6 * 7\n-- 42\n%log off\n", files.read(folder .. "/log"))
+    terminal:enter "%log /dev/full"
+    assert.matches("the log cannot be written: it ends here", terminal:enter "1")
     terminal:enter("%save " .. folder .. "/saved.lua 1")
     assert.equals("kept = {1, 2}\n", files.read(folder .. "/saved.lua"))
   end)
