@@ -122,6 +122,7 @@ right["session.fork"] = function(w)
   return {w.random:chance(0.3) and {} or opt}
 end
 right["session.save"] = function(w) return {w.out .. ".session"} end
+right["session.plot"] = function(w) return {w.random:pick {"traffic", "residency"}} end
 right["session.record"] = function(w) return {w.random:pick {w.out .. ".trace", false}} end
 for _, name in ipairs {"keys", "hidden", "entries"} do right["session." .. name] = function() return {0} end end
 right["pool.write"] = function(w) return {0, {1, 2}, w.bytes} end

@@ -221,10 +221,15 @@ describe("a plot", function()
     for line in tostring(plot.line{x = {0, 1}, y = {0, 1}, title = "T", xlabel = "x", ylabel = "y", yunit = "ms"}):gmatch "[^\n]+" do lines[#lines + 1] = line end
     assert.equal(18, #lines)
     assert.same({"T", "y (ms)"}, {lines[1], lines[2]})
-    assert.equal("    1 ┤" .. (" "):rep(59) .. "⢀⣀⠤⠒⠉", lines[3])
-    assert.equal("    0 ┤⣀⠤⠒⠉⠁", lines[16])
-    assert.equal("      └" .. ("─"):rep(64), lines[17])
-    assert.equal("       0" .. (" "):rep(30) .. "x" .. (" "):rep(31) .. "1", lines[18])
+    assert.equal("  1 ┤" .. (" "):rep(59) .. "⢀⣀⠤⠒⠉", lines[3])
+    assert.matches("^0.5 ┤", lines[9])
+    assert.equal("  0 ┤⣀⠤⠒⠉⠁", lines[16])
+    assert.equal("    └" .. ("─"):rep(64), lines[17])
+    assert.equal("     0" .. (" "):rep(30) .. "x" .. (" "):rep(31) .. "1", lines[18])
+    -- Round numbers beside the axis, wherever the data ends.
+    local text = tostring(plot.line{x = {0, 1}, y = {3, 103}, yunit = "%"})
+    for _, tick in ipairs {"\n 50 %% ┤", "\n100 %% ┤"} do assert.matches(tick, "\n" .. text) end
+    assert.is_nil(text:find("103 %", 1, true))
     assert.equal("a    │" .. ("█"):rep(24) .. " 1 kB\nlong │" .. ("█"):rep(48) .. " 2 kB",
       tostring(plot.bars{names = {"a", "long"}, values = {1000, 2000}, xunit = "B"}))
     local map = tostring(plot.heatmap{z = {{0, 4}, {1, nan}}, blank = true, zlabel = "mass"})
@@ -395,6 +400,15 @@ describe("a ready plot", function()
       svg(p)
       assert.same({{2, 4}}, p.panels[1].layers[2].list)
       refused("evidence%[1%] is {5, 4000}; chunks {from, to} within 0", plot.residency, path, {evidence = {{5, 4000}}})
+      -- The session's own pictures are these.
+      assert.same(plot.residency(path, {title = "own"}).panels, s:plot("residency", {title = "own"}).panels)
+      assert.same(plot.traffic(s).panels, s:plot().panels)
+      refused("plot is \"residence\"; it can be: traffic, residency; did you mean residency", s.plot, s, "residence")
+      refused("there is none: s:record", function() s:fork():plot "residency" end)
+      local by_function = s:fork{select = function(cycle) return cycle.newest(3) end}
+      by_function:record(folder .. "/function.safetensors")
+      by_function:generate{n = 20}
+      svg(by_function:plot "residency") -- while it is being recorded
 
       local traffic = plot.traffic(s, {title = "T"})
       for i, row in ipairs(s:cycles()) do

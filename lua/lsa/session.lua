@@ -6,7 +6,7 @@
 --   logits = s:prefill(tokens)      [vocab] of the last token; {all = true}: [T, vocab]; {trace = true}: also a table of
 --                                   intermediates; {trace = {"attn_input", "layer.2.index_topk"}}: of those
 --   logits = s:decode(token)        s:generate{n =, temperature =, stop =} -> list of tokens
---   s:stats() s:cycles() s:fork{...} s:close()
+--   s:stats() s:cycles() s:plot "traffic" s:fork{...} s:close()
 --   s:save(path)                    model:restore(path, {...}) has the session again, whenever
 --   s:keys(layer) s:hidden(layer) s:entries(layer)      layer is a CSA ordinal
 --
@@ -412,7 +412,7 @@ function Session:fork(opt)
   for name, value in pairs(self) do fork[name] = value end
   if self.pool ~= nil then C.lsa_pool_write_back(self.pool) end -- once, for all forks; where it fails, each spills for itself
   fork.c, fork.opt = ownership.take(C.lsa_session_free, "lsa_session", C.lsa_session_fork, self.c), merged
-  fork.pool, fork.recorder = C.lsa_session_pool(fork.c), nil
+  fork.pool, fork.recorder, fork.recorded = C.lsa_session_pool(fork.c), nil, nil
   fork.sampler = opt.seed and rng.new(opt.seed + 1) or self.sampler:clone()
   local cells = loops.cells(merged, chunk_bytes(fork))
   self.loop:guarded("a fork", function()
@@ -463,7 +463,24 @@ function Session:record(path)
     self.recorder:forget()
     self.recorder = nil
   end
-  if path then self.recorder = require("lsa.session.recording_writer").new(self, path) end
+  if path then self.recorder, self.recorded = require("lsa.session.recording_writer").new(self, path), path end
+end
+
+local pictures = {"traffic", "residency"}
+
+-- A picture of what it did: "traffic" of its cycles, or "residency", of what s:record writes or wrote, under its own rules.
+function Session:plot(kind, given)
+  open(self)
+  local plot = require "lsa.plot"
+  if kind == nil then kind = pictures[1] end
+  if type(kind) ~= "string" then raise("plot: the picture is %s; its name is wanted", options.shown(kind)) end
+  options.one_of(kind, pictures, "plot")
+  if kind == "traffic" then return plot.traffic(self, given) end
+  if not self.recorded then raise "plot: residency is drawn of a recording, and there is none: s:record(path) before it decodes" end
+  given = options.copy(given or {})
+  local opt = self.opt
+  given.replay = given.replay or {select = opt.select, evict = opt.evict, every = opt.every, trust = true}
+  return plot.residency(self.recorded, given)
 end
 
 function Session:close()

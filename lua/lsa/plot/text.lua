@@ -151,6 +151,20 @@ end
 
 ---- a panel ----
 
+local TICKS = 4 -- round numbers beside an axis, and one more
+
+-- Round numbers of a range, in steps of 1, 2 or 5 of a power of ten.
+local function round_numbers(low, high)
+  local step = 10 ^ math.floor(math.log10((high - low) / TICKS))
+  local factor = 10
+  for _, one in ipairs {5, 2, 1} do
+    if (high - low) / (step * one) <= TICKS then factor = one end
+  end
+  local out, first = {}, math.ceil(low / (step * factor) - 1e-9)
+  for i = first, math.floor(high / (step * factor) + 1e-9) do out[#out + 1] = i ~= 0 and i * step * factor or 0 end -- not -0
+  return out
+end
+
 local function axis_name(axis)
   if not axis.label then return nil end
   return plain(axis.label) .. (axis.unit and not ({B = true, s = true, ["%"] = true})[axis.unit] and " (" .. plain(axis.unit) .. ")" or "")
@@ -187,9 +201,10 @@ local function drawn(out, panel)
       local at = panel.y.at and panel.y.at[i] or i - 1
       ticks[HEIGHT - 1 - math.floor(y(at) / 4)] = plain(panel.y.names[i])
     end
-  else
+  elseif panel.y.log or not (y_high > y_low) then
     ticks[0], ticks[HEIGHT - 1] = shown(y_high, panel.y.unit), shown(y_low, panel.y.unit)
-    if not panel.y.log then ticks[math.floor(HEIGHT / 2)] = shown(y_high - (y_high - y_low) * math.floor(HEIGHT / 2) / (HEIGHT - 1), panel.y.unit) end
+  else
+    for _, at in ipairs(round_numbers(y_low, y_high)) do ticks[HEIGHT - 1 - math.floor(y(at) / 4)] = shown(at, panel.y.unit) end
   end
   local margin = 0
   for _, text in pairs(ticks) do margin = math.max(margin, length(text)) end
