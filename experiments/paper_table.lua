@@ -4,6 +4,7 @@
 local cjson = require "cjson"
 local lsa = require "lsa"
 local asked = require "lsa.tasks.asked"
+local content = require "lsa.content"
 local intervals = require "lsa.intervals"
 local items = require "lsa.tasks.items"
 local paired = require "lsa.tasks.paired"
@@ -74,12 +75,18 @@ first, step = tonumber(first), tonumber(step)
 if not first or first < 1 or first > step then error(("--share: %q is not i/n"):format(opt.share), 0) end
 
 -- What makes a result, beside its context. The device is not in it: a CPU and a GPU differ by the rounding of sums.
-local identity = require("lsa.content").model(model)
+local identity = content.model(model)
 identity.device = nil
+local named, indexer = {}, opt.indexer:match "[^/]+$"
+for i, policy in ipairs(opt.policies) do
+  local name, share = policy:match "^(.-)(:?[%d.]*)$"
+  named[i] = content.named("policies", name) .. share
+end
+if opt.indexer ~= "own" then indexer = indexer .. " " .. content.file(opt.indexer) end
 
 local function about(tokens, budget, cap)
   return cjson.encode{("%s %s %s %s"):format(identity.config, identity.weights, identity.compute, identity.indexer), tokens, budget, cap, opt.items,
-    table.concat(kinds, " "), opt.theta, opt.indexer:match "[^/]+$", opt.looks, table.concat(opt.policies, " "), opt.every, opt.text:match "[^/]+$", opt.part, opt.seed,
+    table.concat(kinds, " "), opt.theta, indexer, opt.looks, table.concat(named, " "), opt.every, opt.text:match "[^/]+$", opt.part, opt.seed,
     table.concat(opt.phrasings, " "), require("lsa.tasks.init").digest()}
 end
 

@@ -18,10 +18,12 @@ Pictures of one session that answers questions far apart, and of what was record
 
 local model = lsa.model(opt.model)
 local pictures = {}
-local function save(plot, name)
+-- shown: what of cycles it has, where it is of a session's: cycles, failed, clipped.
+local function save(plot, name, shown)
   local path = ("%s/%s.%s"):format(opt.into, name, opt.form)
   plot:save(path)
-  pictures[#pictures + 1] = {picture = name, file = path}
+  shown = shown or {}
+  pictures[#pictures + 1] = {picture = name, file = path, cycles = shown.cycles, failed = shown.policy_errors, clipped = shown.clipped}
 end
 
 -- One session answers all questions, each as its own text goes on; what it does is recorded.
@@ -39,12 +41,13 @@ for i, one in ipairs(made.questions) do
 end
 s:record(false)
 local title = ("%d questions, %d tokens, %s: "):format(opt.items, opt.tokens, opt.policy)
-save(lsa.plot.residency(recording, {evidence = evidence, title = title .. "what is resident"}), "residency")
-save(lsa.plot.traffic({{s, label = opt.policy}, {lsa.replay(recording, {select = "native_topk"}), label = "native_topk"}}, {title = title .. "transfers"}), "traffic")
+save(lsa.plot.residency(recording, {evidence = evidence, replay = {trust = true}, title = title .. "what is resident"}), "residency", s:stats())
+save(lsa.plot.traffic({{s, label = opt.policy}, {lsa.replay(recording, {select = "native_topk"}), label = "native_topk"}}, {title = title .. "transfers"}), "traffic",
+  s:stats())
 
 -- What the cycles ask of a cache that holds less than all of it.
 local pages = {}
-lsa.replay(recording, {watch = function(_, _, resident)
+lsa.replay(recording, {trust = true, watch = function(_, _, resident)
   for page in resident:pages(16):each() do pages[#pages + 1] = page end
 end})
 os.remove(recording)
@@ -56,7 +59,7 @@ for i = 1, 8 do capacities[i] = math.max(1, math.floor(distinct * i / 8)) end
 local t = lsa.sweep{evictions = {"belady", "lru", "fifo", "sieve", "arc", "s3fifo", "wtinylfu"}, grid = {capacity = capacities}, run = function(params)
   return lsa.cache{pages = pages, capacity = params.capacity, evict = params.evict}
 end}
-save(t:plot{title = title .. "misses of pages"}, "misses")
+save(t:plot{title = title .. "misses of pages"}, "misses", s:stats())
 s:close()
 
 -- Accuracy by depth and length, from the questions of an evaluation.
@@ -75,5 +78,5 @@ if model:indexer_file() then
   os.remove(trace)
   save(lsa.plot.calibration(evaluated, {title = "Calibration of the Memory Indexer"}), "calibration")
 end
-opt.report:table("pictures", {"picture", "file"}, pictures)
+opt.report:table("pictures", {"picture", "file", "cycles", "failed", "clipped"}, pictures)
 opt.report:done()

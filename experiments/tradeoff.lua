@@ -5,6 +5,7 @@
 local dir = require "pl.dir"
 local cjson = require "cjson"
 local lsa = require "lsa"
+local content = require "lsa.content"
 local results_table = require "lsa.prompt.results_table"
 local stats = require "lsa.session.stats"
 
@@ -72,8 +73,8 @@ local function task_of(name, granularity, async)
   return tasks[key]
 end
 
-local about = cjson.encode{require("lsa.content").model(model), opt.tokens, opt.needles, opt.stay, opt.items, opt.contexts, opt.text:match "[^/]+$",
-  opt.part, opt.seed, opt.page, opt.indexer:match "[^/]+$", require("lsa.tasks.init").digest()}
+local about = cjson.encode{content.model(model), opt.tokens, opt.needles, opt.stay, opt.items, opt.contexts, opt.text:match "[^/]+$",
+  opt.part, opt.seed, opt.page, opt.indexer:match "[^/]+$" .. (opt.indexer ~= "own" and content.file(opt.indexer) or ""), require("lsa.tasks.init").digest()}
 
 local function live_with(name, granularity, async, tau)
   return lsa.sweep{policies = {opt.select}, budgets = opt.budgets, taus = {tau}, label = ("%s, %s, async %s, tau %s"):format(name, granularity, async, tau),
@@ -117,7 +118,7 @@ local function evictions()
   local out, budget = {}, opt.budgets[#opt.budgets]
   local task = task_of("stream", "chunk", "no")
   for _, tau in ipairs {16, 64} do
-    local path = ("%s/stream_%d_%s.safetensors"):format(opt.output, tau, require("lsa.content").digest(about .. opt.select .. budget))
+    local path = ("%s/stream_%d_%s.safetensors"):format(opt.output, tau, content.digest(about .. content.named("policies", opt.select) .. budget))
     if not io.open(path) then
       task.opened = function(fork) fork:record(path .. ".part") end
       task.contexts = 1
@@ -128,7 +129,7 @@ local function evictions()
     for _, reserve in ipairs(opt.reserves) do
       for _, evict in ipairs(opt.evictions) do
         local chunks = math.floor(opt.tokens / tonumber(model.config.csa_rate))
-        local s = lsa.replay(path, {evict = evict, hot = math.ceil(reserve * budget * chunks) + math.ceil(tau / 4) + 2}):stats()
+        local s = lsa.replay(path, {trust = true, evict = evict, hot = math.ceil(reserve * budget * chunks) + math.ceil(tau / 4) + 2}):stats()
         out[#out + 1] = {every = tau, reserve = reserve, evict = evict, budget = budget, fetched_chunks = s.fetched_chunks, hits = s.hits,
           fetched_bytes = s.fetched_bytes, misses = s.fetched_chunks / (s.fetched_chunks + s.hits)}
       end

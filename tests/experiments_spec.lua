@@ -392,7 +392,7 @@ describe("experiments/pictures.lua", function()
   it("draws one of each", function()
     files.with_folder(function(folder)
       local said = output("pictures.lua", {"--tokens", "1024", "--items", "3", "--budget", "0.1", "--form", "svg", "--into", folder})
-      assert.matches("residency +" .. folder:gsub("%p", "%%%0") .. "/residency.svg\n", said)
+      assert.matches("residency +" .. folder:gsub("%p", "%%%0") .. "/residency.svg +[1-9]%d* +0 +%d+\n", said) -- cycles, failed, clipped
       assert.equal("calibration.svg misses.svg recall.svg residency.svg traffic.svg", files.names(folder))
       for name in files.names(folder):gmatch "%S+" do assert.matches("</svg>%s*$", files.read(folder .. "/" .. name)) end
     end)

@@ -182,6 +182,20 @@ describe("a sweep", function()
     assert.same({}, t.notes)
   end)
 
+  it("names rules of the tree as they are, and others with what they say", function()
+    local content = require "lsa.content"
+    assert.equal("lsa_topk", content.named("policies", "lsa_topk"))
+    files.with_folder(function(folder)
+      local path, named = folder .. "/mine.lua", {}
+      for i, back in ipairs {1, 2, 1} do
+        files.write(path, ("return function(cycle) return {cycle.n - %d} end"):format(back))
+        named[i] = content.named("policies", path)
+      end
+      assert.is_true(named[1] ~= named[2] and named[1] == named[3])
+      assert.equal(path, named[1]:sub(1, #path))
+    end)
+  end)
+
   it("calls a rule that is a function by its place", function()
     local function mine() end
     local t = lsa.sweep{policies = {mine, {mine}}, run = function() return {x = 1} end}

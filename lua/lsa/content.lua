@@ -2,6 +2,7 @@
 --
 --   content.digest(text)            16 hexadecimal digits (FNV-1a, 64 bits)
 --   content.rule("policies", spec)  of a rule as a session's select names it, with its inner ones; nil where there is none
+--   content.named("policies", name)  the name of one of the tree's, which the engine's version tells; a file's with its content
 --   content.indexer(value)          of a session's option
 --   content.model(model)            weights, numbers, compute and the Memory Indexer in its folder
 local bit = require "bit"
@@ -70,6 +71,10 @@ function M.rule(kind, spec)
   if not add_rule(parts, {}, kind, spec) then return nil end
   table.sort(parts)
   return M.digest(table.concat(parts, "\0"))
+end
+
+function M.named(kind, name)
+  return name:find "[/.]" and name .. " " .. (M.rule(kind, name) or "") or name
 end
 
 -- The text of the file that a function is in.
