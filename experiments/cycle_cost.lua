@@ -9,10 +9,10 @@ local raise = require "lsa.raise"
 local stats = require "lsa.session.stats"
 
 local opt = require "lsa.args" [[
-Cost of a Level-1 cycle and of a step at V4-Flash's shape.
+Cost of a Level-1 cycle and of a step at V4-Flash's shape, or another's.
   --tokens (default 32768)         the context
-  --layers (default 43)            of the model; 43 are V4-Flash's, with 21 of compressed sparse attention
-  --experts (default 8)            of a layer; V4-Flash has 256, of which a token takes 6
+  --config (default flash)         the shape: flash, or a model's short name or directory
+  --shape (default experts=8)      numbers of it that are others, as lsa.model{…} takes them: experts=16,layers=12
   --budget (default 0.1)           chunks that are resident, a share of all
   --churn (default 0.2)            share of the set that is new at each cycle
   --cycles (default 9)             that are measured, after two that are not
@@ -64,9 +64,14 @@ local function sets_of(n, size, count)
   return sets
 end
 
+local shape = {config = opt.config, random = opt.seed, compute = opt.compute, device = opt.device, max_positions = 2 * opt.tokens + 2 ^ 16}
+for part in tostring(opt.shape):gmatch "[^,]+" do
+  local name, value = part:match "^([%w_]+)=(%d+)$"
+  if not name then raise("--shape: %s; name=number is wanted", part) end
+  shape[name] = tonumber(value)
+end
 local began = clock()
-local model = lsa.model {config = "flash", random = opt.seed, layers = opt.layers, experts = opt.experts, compute = opt.compute, device = opt.device,
-  experts_per_token = math.min(6, opt.experts), max_positions = math.max(2 ^ 20, 2 * opt.tokens)}
+local model = lsa.model(shape)
 local loaded = clock()
 local base = model:session {select = "full", indexer = indexer_of(model), tail = 0}
 base:fill(opt.tokens, {seed = opt.seed})

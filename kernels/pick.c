@@ -226,15 +226,16 @@ static int score_some(group *g, int64_t i, int64_t rows, const int32_t *ids, int
 /* Adds ids, ascending, to an ascending list of n that has room for `most`: how many are in it then, each once. */
 static int32_t merge(int32_t *list, int32_t n, int32_t most, const int32_t *ids, int32_t count)
 {
-    int32_t merged[LIKELY], i = 0, j = 0, all = 0;
-    while (all < most && (i < n || j < count)) {
+    int32_t merged[LIKELY], i = 0, j = 0;
+    uint32_t all = 0, room = (uint32_t)most;
+    while (all < room && (i < n || j < count)) {
         int32_t a = i < n ? list[i] : INT32_MAX, b = j < count ? ids[j] : INT32_MAX;
         merged[all++] = a < b ? a : b;
         i += a <= b;
         j += b <= a;
     }
-    memcpy(list, merged, (size_t)all * sizeof *list);
-    return all;
+    memcpy(list, merged, all * sizeof *list);
+    return (int32_t)all;
 }
 
 /* Candidates of all queries that are likely to be among the best: what neighbours picked, and the newest. */

@@ -324,6 +324,24 @@ describe("experiments/batch.lua", function()
   end)
 end)
 
+describe("experiments/cycle_cost.lua", function()
+  it("measures cycles whose sets change by the share that is asked for", function()
+    local row = cjson.decode(output("cycle_cost.lua", {"--config", "needle", "--shape", "vocab=100,experts=3", "--tokens", "4096", "--cycles", "3",
+      "--heads", "4", "--rank", "16", "--every", "4", "--budget", "0.1", "--churn", "0.2", "--json"})).cycle[1]
+    assert.same({4096, 1024, 102, 20, 0}, {row.tokens, row.chunks, row.resident, row.fetched, row.failed})
+    for _, name in ipairs {"bytes", "cycle_ms", "policy_ms", "transfer_ms", "lsa_ms", "full_ms"} do assert.is_true(row[name] > 0, name) end
+    assert.is_true(row.cycle_ms >= row.policy_ms + row.transfer_ms)
+  end)
+
+  it("refuses a shape that it cannot read", function()
+    for shape, said in pairs {["experts"] = "experts; name=number is wanted", ["expert=2"] = "did you mean experts"} do
+      local ok, why = pcall(output, "cycle_cost.lua", {"--config", "needle", "--shape", shape})
+      assert.is_false(ok)
+      assert.matches(said, why, 1, true)
+    end
+  end)
+end)
+
 describe("experiments/context_cost.lua", function()
   it("measures every length from one prefill, alone and in a batch", function()
     with_text(function(text)
