@@ -57,6 +57,7 @@ describe("ids in turn", function()
     for case = 1, 200 do
       local n, count, most = 1 + case % 70, case % 4, case % 23
       local s, has = random_set(n, 0.2, uniform)
+      local without, left_out = random_set(n, case % 3 / 5, uniform)
       local lists, lengths, kept, longest = ffi.new("const int32_t *[?]", count + 1), ffi.new("int64_t[?]", count + 1), {}, 0
       for i = 0, count - 1 do
         lengths[i] = math.floor(uniform() * 12)
@@ -64,14 +65,20 @@ describe("ids in turn", function()
         for j = 0, tonumber(lengths[i]) - 1 do kept[i][j] = math.floor(uniform() * n) end
         lists[i], longest = kept[i], math.max(longest, tonumber(lengths[i]))
       end
-      local left = most
-      for turn = 0, longest - 1 do
+      local left, open = most, {}
+      for i = 0, count - 1 do
+        open[i] = {}
+        for j = 0, tonumber(lengths[i]) - 1 do
+          if not left_out[kept[i][j]] then table.insert(open[i], kept[i][j]) end
+        end
+      end
+      for turn = 1, longest do
         for i = 0, count - 1 do
-          local id = turn < lengths[i] and kept[i][turn]
+          local id = open[i][turn]
           if id and left > 0 and not has[id] then has[id], left = true, left - 1 end
         end
       end
-      assert.equal(C.LSA_OK, C.lsa_set_add_in_turn(s.c, lists, lengths, count, most))
+      assert.equal(C.LSA_OK, C.lsa_set_add_in_turn(s.c, lists, lengths, count, most, without.c))
       assert_members(has, n, s)
     end
   end)
@@ -79,7 +86,8 @@ describe("ids in turn", function()
   it("outside are refused, and none is added", function()
     local s, good, bad = set.new(70), ffi.new("int32_t[2]", 1, 2), ffi.new("int32_t[2]", 3, 70)
     local lists, lengths = ffi.new("const int32_t *[2]", good, bad), ffi.new("int64_t[2]", 2, 2)
-    assert.equal(C.LSA_EARG, C.lsa_set_add_in_turn(s.c, lists, lengths, 2, 10))
+    assert.equal(C.LSA_ESHAPE, C.lsa_set_add_in_turn(s.c, lists, lengths, 2, 10, set.new(71).c))
+    assert.equal(C.LSA_EARG, C.lsa_set_add_in_turn(s.c, lists, lengths, 2, 10, set.new(70).c))
     assert.matches("id 70 is outside 0..69", ffi.string(C.lsa_error()))
     assert.equal(0, s:count())
   end)

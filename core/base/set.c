@@ -117,22 +117,27 @@ int lsa_set_add_ids(lsa_set *set, const int32_t *ids, int64_t n)
 }
 
 int lsa_set_add_in_turn(lsa_set *set, const int32_t *const *lists, const int64_t *lengths,
-                        int64_t count, int64_t most)
+                        int64_t count, int64_t most, const lsa_set *without)
 {
-    int64_t longest = 0;
-    for (int64_t i = 0; i < count; i++) {
-        LSA_TRY(check_ids(set, lists[i], lengths[i]));
-        if (lengths[i] > longest) longest = lengths[i];
-    }
-    for (int64_t turn = 0; turn < longest; turn++)
-        for (int64_t i = 0; i < count; i++) {
-            if (most < 1) return LSA_OK;
-            if (turn >= lengths[i]) continue;
-            int64_t id = lists[i][turn];
+    if (without->n != set->n)
+        return lsa_fail(LSA_ESHAPE, "set: ids of %lld, without some of %lld", (ll)set->n,
+                        (ll)without->n);
+    for (int64_t i = 0; i < count; i++) LSA_TRY(check_ids(set, lists[i], lengths[i]));
+    int64_t *at = lsa_alloc_zero(count * (int64_t)sizeof *at);
+    if (!at) return LSA_ENOMEM;
+    for (int64_t left = count; left && most > 0;) {
+        left = 0;
+        for (int64_t i = 0; i < count && most > 0; i++) {
+            while (at[i] < lengths[i] && lsa_set_has(without, lists[i][at[i]])) at[i]++;
+            if (at[i] == lengths[i]) continue;
+            int64_t id = lists[i][at[i]++];
             uint64_t bit = 1ull << (id % 64), *word = &set->bits[id / 64];
             most -= !(*word & bit);
             *word |= bit;
+            left++;
         }
+    }
+    lsa_free(at);
     return LSA_OK;
 }
 

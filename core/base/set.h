@@ -21,9 +21,9 @@ int lsa_set_add_range(lsa_set *set, int64_t from, int64_t to); /* from .. to - 1
 int lsa_set_add_every(lsa_set *set, int64_t step); /* 0, step, 2 step ..; LSA_EARG below 1 */
 int lsa_set_add_ids(lsa_set *set, const int32_t *ids, int64_t n);
 /* Adds the first of each of `count` lists, then their second ids, and so on, until `most` were added that were not there. Lists of
- * lengths[i] ids. */
+ * lengths[i] ids, those that `without` has left out: of the same n, else LSA_ESHAPE. */
 int lsa_set_add_in_turn(lsa_set *set, const int32_t *const *lists, const int64_t *lengths,
-                        int64_t count, int64_t most);
+                        int64_t count, int64_t most, const lsa_set *without);
 int64_t lsa_set_count(const lsa_set *set);
 int64_t lsa_set_ids(const lsa_set *set, int32_t *ids); /* ascending; returns how many */
 void lsa_set_clear(lsa_set *set);

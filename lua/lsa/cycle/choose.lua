@@ -32,18 +32,18 @@ local function ranked(row, most, chosen)
   return out
 end
 
--- The best of each one of the list, then the second best, and so on.
-local function by_rank(list, most)
-  local n = list[1]:count()
+-- The best of each one of the list, then the second best, and so on, outside the set `gone`.
+local function by_rank(list, gone, most)
+  local n, kept = gone:size(), gone:count()
   local ids, lengths, ranks = ffi.new("const int32_t *[?]", #list), ffi.new("int64_t[?]", #list), {}
   local chosen = set.result(n)
   for i, row in ipairs(list) do
-    ranks[i] = ranked(row, most, chosen)
+    ranks[i] = ranked(row, math.min(n, most + kept), chosen)
     ids[i - 1], lengths[i - 1] = ffi.cast("const int32_t *", ranks[i].c.data), ranks[i]:count()
   end
   set.release(chosen)
   local all = set.new(n)
-  raise.check(C.lsa_set_add_in_turn(all.c, ids, lengths, #list, most))
+  raise.check(C.lsa_set_add_in_turn(all.c, ids, lengths, #list, most, gone.c))
   for _, t in ipairs(ranks) do tensor.release(t) end
   return all
 end
@@ -70,14 +70,13 @@ end
 
 -- The best `most` ids of a list of scores outside the set `gone`.
 local function best(scores, gone, most)
-  local open, list = gone:invert(), {}
-  for i, row in ipairs(scores) do list[i] = row:where(open, -math.huge) end
-  most = math.min(most, open:size())
-  local chosen
-  if #list == 0 or most <= 0 then chosen = set.new(open:size())
-  elseif #list == 1 then chosen = list[1]:topk(most)
-  else chosen = by_rank(list, most) end
-  for _, row in ipairs(list) do tensor.release(row) end
+  most = math.min(most, gone:size())
+  if #scores == 0 or most <= 0 then return set.new(gone:size()) end
+  if #scores > 1 then return by_rank(scores, gone, most) end
+  local open = gone:invert()
+  local row = scores[1]:where(open, -math.huge)
+  local chosen = row:topk(most)
+  tensor.release(row)
   set.release(open)
   return chosen
 end
