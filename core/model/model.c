@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/hash.h"
+#include "core/base/limits.h"
 #include "core/base/memory.h"
 #include "core/base/try.h"
 #include "core/model/loader.h"
@@ -264,6 +265,22 @@ int lsa_model_load(lsa_model **out, const char *directory)
     return m ? hand_over(out, m, load_directory(m, directory)) : LSA_ENOMEM;
 }
 
+/* What is too large is told before its first weight is drawn. */
+static int check_memory(const lsa_config *c, const char *name, const lsa_random *random)
+{
+    double each =
+        random->dtype == LSA_RANDOM_RELEASED ? 0.5 : (double)lsa_dtype_size(random->dtype);
+    double bytes = each * 3 * (double)c->layers * (double)c->experts * (double)c->moe_hidden *
+                   (double)c->hidden;
+    int64_t left = lsa_limits_memory("");
+    if (bytes <= (double)left) return LSA_OK;
+    return lsa_fail(
+        LSA_ENOMEM,
+        "%s: the weights of %lld layers of %lld experts take %.1f GB, %.1f GB of memory "
+        "are left",
+        name, (long long)c->layers, (long long)c->experts, bytes / 1e9, (double)left / 1e9);
+}
+
 int lsa_model_random(lsa_model **out, const char *config, const char *name,
                      const lsa_random *random)
 {
@@ -271,6 +288,7 @@ int lsa_model_random(lsa_model **out, const char *config, const char *name,
     if (!m) return LSA_ENOMEM;
     lsa_loader l = {m, &m->config, NULL, random};
     int rc = lsa_config_parse(&m->config, config, name);
+    if (!rc) rc = check_memory(&m->config, name, random);
     if (!rc) rc = load_all(&l);
     return hand_over(out, m, rc);
 }
