@@ -104,11 +104,21 @@ static void raise_interrupt(lua_State *L, lua_Debug *where)
     lua_error(L);
 }
 
+/* Raises what came and is not held. Who catches it gets the next one at once, not after HELD_COUNT instructions, which a loop of
+ * masked calls would spend in these. */
+static void raise_pending(lua_State *L)
+{
+    if (presses == 0 || how == IDLE || is_masked(L, 1)) return;
+    set_hook(L, 0);
+    luaL_error(L, "interrupted");
+}
+
 static int host_masked(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TFUNCTION);
+    raise_pending(L);
     lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
-    if (presses > 0 && how != IDLE && !is_masked(L, 1)) return luaL_error(L, "interrupted");
+    raise_pending(L);
     return lua_gettop(L);
 }
 
