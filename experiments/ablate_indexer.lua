@@ -22,12 +22,12 @@ Trains an indexer for each variation of the recipe and each seed, and rates it o
 -- Name, options.
 local variations = {
   {"base", ""},
-  {"voters_all", "--voters all"}, {"voters_1", "--voters 1"}, {"voters_0_1_2", "--voters 0,1,2"},
+  {"voters_2", "--voters 2"}, {"voters_1", "--voters 1"}, {"voters_0_1_2", "--voters 0,1,2"},
   {"layers_1", "--layers 1"}, {"layers_0_1_2", "--layers 0,1,2 --looks 1"}, {"layers_0_1_2_max", "--layers 0,1,2 --ensemble max"},
   {"layers_all", "--layers all --looks 1"},
   {"by_scores", "--by scores --top_p 0.3"}, {"by_scores_0.6", "--by scores --top_p 0.6"}, {"the_paper", "--by scores --top_p 0.6 " ..
     "--voters all --layers all --min_layers 2 --weights votes --negatives 1 --ensemble max"},
-  {"least_0.02", "--least 0.02"}, {"least_0.1", "--least 0.1"},
+  {"least_0.02", "--least 0.02"}, {"least_0.05", "--least 0.05"},
   {"heads_4", "--heads 4"}, {"heads_64", "--heads 64"}, {"native_start", "--from native"}, {"rank_64", "--rank 64"},
   {"negatives_1", "--negatives 1"}, {"negatives_16", "--negatives 16"},
   {"window_16", "--window 16"}, {"window_64", "--window 64"}, {"window_256", "--window 256"},

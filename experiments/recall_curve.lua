@@ -16,7 +16,7 @@ none are left out.
   <model> (string)            a model's directory, or the name of one in experiments/models
   --indexers (list default default)   files; default: the model's; native: its Lightning Indexer, of the layers of --voters
   --spans (numbers default 1,64)   an indexer looks from so many of the latest tokens: a chunk's score is the highest of them
-  --voters (numbers default 2)   CSA ordinals whose attention counts
+  --voters (string default all)   CSA ordinals whose attention counts, as in 0,2; or all
   --least (default 0.05)      of attention
   --budgets (numbers default 0.005,0.01,0.02,0.035,0.05)   shares of the chunks
   --thetas (numbers default 0.3,0.5,0.7,0.9)   thresholds in their place: how much they keep, and how many questions are whole then
@@ -43,15 +43,24 @@ assert(dir.makepath(opt.output))
 
 -- ---- what the model leaves ----
 
+local voters = {}
+if opt.voters == "all" then
+  for l = 0, #model.csa_layers - 1 do voters[l + 1] = l end
+else
+  for number in opt.voters:gmatch "[^,]+" do
+    voters[#voters + 1] = tonumber(number) or error(("--voters: %q is not a number"):format(number), 0)
+  end
+end
+
 local names = {}
-for i, l in ipairs(opt.voters) do
+for i, l in ipairs(voters) do
   local layer = model.csa_layers[l + 1] or error(("--voters: %d; the model has %d CSA layers"):format(l, #model.csa_layers), 0)
   names[i] = {picks = ("layer.%d.index_topk"):format(layer), mass = ("layer.%d.index_topk_mass"):format(layer)}
 end
 
 local function said(context)
   return cjson.encode{opt.tokens, opt.items, table.concat(kinds, " "), opt.part, opt.text:match "[^/]+$", opt.seed, context, opt.least,
-    table.concat(opt.voters, " "), require("lsa.content").model(model).weights, require("lsa.tasks.init").digest()}
+    table.concat(voters, " "), require("lsa.content").model(model).weights, require("lsa.tasks.init").digest()}
 end
 
 -- Evidence chunks with enough attention at the rows from..to - 1 of a trace, ascending.
@@ -126,7 +135,7 @@ if step > 1 then return report:done() end
 local indexers = {}
 for i, name in ipairs(opt.indexers) do
   if name == "native" then
-    indexers[i] = lsa.indexer{model = model, from = "native", layers = opt.voters}
+    indexers[i] = lsa.indexer{model = model, from = "native", layers = voters}
   else
     indexers[i] = lsa.indexer{model = model, from = name == "default" and model:indexer_file() or name}
   end
@@ -239,6 +248,6 @@ for _, row in ipairs(rows) do
   if row.kind == "all" or opt.by_kind then lines[#lines + 1] = line end
 end
 report:say("%s", ("%s\n%d contexts of %d tokens, of part %s; needed: attention of at least %g by CSA layer %s; %d questions need none; seed %d\n"):format(
-  tostring(model), opt.contexts, opt.tokens, opt.part, opt.least, table.concat(opt.voters, ", "), without, opt.seed))
+  tostring(model), opt.contexts, opt.tokens, opt.part, opt.least, table.concat(voters, ", "), without, opt.seed))
 report:table("recall", columns, flat, table.concat(lines, "\n") .. "\n")
 report:done()

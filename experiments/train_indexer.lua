@@ -21,14 +21,14 @@ a run that was stopped, or killed, goes on where it is started again.
   --traces (default none)     the folder of traces; none: the output folder
   --share (string default 1/1)   i/n: dump every n-th training document from the i-th, and stop: n processes, each with traces of its own,
                               share the work, and the files are moved into one folder
-  --documents (default 64)    training documents
+  --documents (default 48)    training documents
   --lengths (numbers default 131072,8192,65536,8192,32768,8192,8192,8192)   their tokens, in turn; as far as the longest, an indexer tells near
                               from far
   --held (default 1)          validation documents, for the retrieval metrics
   --scale (default 1)         documents are so many times as long
-  --voters (string default 2)   CSA ordinals whose picks make golden labels, as in 0,2; or all
+  --voters (string default all)   CSA ordinals whose picks make golden labels, as in 0,2; or all
   --by (default attention)    what these picks are weighed by: the attention that they got, or their index scores (the paper's way)
-  --least (default 0.05)      of attention: picks that got less do not count
+  --least (default 0.1)       of attention: picks that got less do not count
   --top_p (default 1)         the share of a layer's picks, by weight, that is kept
   --min_layers (default 1)    and how many of the voters have to keep a chunk
   --layers (string default 2)   CSA ordinals that the indexer looks from, as in 0,2; or all
@@ -45,7 +45,7 @@ a run that was stopped, or killed, goes on where it is started again.
   --loss (default bce)        bce or focal
   --pairwise (default none)   none, hinge or bpr, in addition
   --weights (default none)    of golden chunks: none, or by votes
-  --steps (default 14000)     of training
+  --steps (default 10000)     of training
   --batch (default 32)        decode steps in a training step
   --rate (default 0.002)      of AdamW
   --part (default test)       where questions come from: test, or validation, by which options are to be chosen
