@@ -4,7 +4,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MOST_THREADS = 64 };
@@ -95,4 +97,62 @@ int parallel_in_child(void)
     }
     waitpid(child, &status, 0);
     return status;
+}
+
+typedef struct uneven {
+    atomic_int begun, helped;
+} uneven;
+
+static int64_t time_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* The pool's thread takes a millisecond of its processor, the caller next to nothing as soon as that has begun. */
+static void work_unevenly(void *context, int64_t from, int64_t to, int thread)
+{
+    uneven *u = context;
+    (void)from, (void)to;
+    int64_t start = time_ns(CLOCK_MONOTONIC), own = time_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (thread) {
+        u->begun = 1;
+        while (time_ns(CLOCK_THREAD_CPUTIME_ID) - own < 1000000) continue;
+    } else {
+        while (!u->begun && time_ns(CLOCK_MONOTONIC) - start < 300000) continue;
+    }
+}
+
+static void help(void *context, int64_t from, int64_t to, int thread)
+{
+    uneven *u = context;
+    int64_t start = time_ns(CLOCK_MONOTONIC);
+    if (thread) u->helped = 1;
+    while (time_ns(CLOCK_MONOTONIC) - start < 20000 * (to - from)) continue;
+}
+
+/* How often others took this thread's processor. */
+static long times_lost(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_THREAD, &usage);
+    return usage.ru_nivcsw;
+}
+
+/* Whether, of so many tries, there was a call that two threads did less than 0.5 ms after one whose caller waited for a long piece. */
+int parallel_after_uneven(int tries)
+{
+    while (tries--) {
+        uneven u = {0};
+        long before = times_lost();
+        lsa_parallel(2, 2, work_unevenly, &u);
+        int64_t end = time_ns(CLOCK_MONOTONIC);
+        int waited = u.begun && times_lost() == before;
+        lsa_parallel(2, 64, help, &u);
+        if (waited && u.helped && times_lost() == before &&
+            time_ns(CLOCK_MONOTONIC) - end < 1000000)
+            return 1;
+    }
+    return 0;
 }

@@ -5,6 +5,7 @@ ffi.cdef [[
 int64_t parallel_faults(int threads, int64_t n, int spin, int nested, int *most_together);
 int64_t parallel_callers(int callers, int calls);
 int parallel_in_child(void);
+int parallel_after_uneven(int tries);
 ]]
 
 local library, root = os.tmpname(), binding.root
@@ -55,6 +56,10 @@ describe("threads that share work", function()
     local before = tasks()
     for i = 1, 3000 do faults(2 + i % 4, 50) end
     assert.equal(before, tasks())
+  end)
+
+  it("go on together after a call in which one had the longer piece", function()
+    assert.equal(1, P.parallel_after_uneven(3000))
   end)
 
   it("are not missed by a child process, which has none of them", function()

@@ -4,7 +4,7 @@
  * wakes late finds nothing to take, and the caller never waits for a thread that has not begun. Between calls a thread looks for
  * the next one for a while, since a pass makes hundreds of them a millisecond, and then sleeps. Where other programs want the
  * processors, a thread can lose its own in the middle of a piece; after a call that waited for such a piece, calls stay with
- * their caller for a while. */
+ * their caller for a while. A thread that was on its processor all along has but had a longer piece than others. */
 #define _GNU_SOURCE
 #include "core/base/parallel.h"
 
@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/base/clock.h"
@@ -26,7 +27,7 @@ enum {
     LOOK_NS = 50000, /* a thread looks for the next call before it sleeps */
     WAIT_NS = 20000, /* a caller waits for the last piece before it sleeps */
     LATE_NS =
-        200000, /* a piece that takes so long, and half as long as all others, has lost its processor */
+        200000, /* a piece that takes so long, and half as long as all others, may have lost its processor */
     LEAST_ALONE_NS = 1000000,
     MOST_ALONE_NS = 64000000
 };
@@ -41,7 +42,9 @@ static atomic_int team;
 static atomic_uint number;         /* of the call: a futex */
 static atomic_uint_least64_t left; /* number << 32 | pieces that nobody has taken */
 static atomic_uint done;           /* pieces: a futex */
-static atomic_int sleeping;        /* threads of the pool */
+static atomic_int_least64_t
+    lost; /* ns that the pool's threads were off their processors in the middle of pieces, the most of all */
+static atomic_int sleeping; /* threads of the pool */
 static atomic_int caller_sleeps;
 
 static pthread_mutex_t owner =
@@ -98,7 +101,23 @@ static unsigned take(unsigned call)
     return (unsigned)seen;
 }
 
-/* Takes part in call `call` until all its pieces are taken. */
+/* This thread's own time. */
+static int64_t processor_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Tells what this thread lost of its processor since `start`, when it had had `own` ns of it. */
+static void tell_lost(int64_t start, int64_t own)
+{
+    int64_t off = lsa_clock_ns() - start - (processor_ns() - own);
+    int64_t most = atomic_load(&lost);
+    while (off > most && !atomic_compare_exchange_weak(&lost, &most, off)) continue;
+}
+
+/* Takes part in call `call` until all its pieces are taken. A thread of the pool looks at the clocks where a piece took long. */
 static void take_part(unsigned call, int thread)
 {
     lsa_parts_fn *f = atomic_load_explicit(&work, memory_order_relaxed);
@@ -106,10 +125,16 @@ static void take_part(unsigned call, int thread)
     int64_t n = atomic_load_explicit(&parts, memory_order_relaxed);
     unsigned all = atomic_load_explicit(&pieces, memory_order_relaxed);
     if (thread >= atomic_load_explicit(&team, memory_order_relaxed)) return;
+    int64_t start = thread ? lsa_clock_ns() : 0, own = thread ? processor_ns() : 0, began = start;
     for (unsigned before; (before = take(call));) {
         int64_t piece = all - before;
         f(with, n / all * piece + n % all * piece / all,
           n / all * (piece + 1) + n % all * (piece + 1) / all, thread);
+        if (thread) {
+            int64_t now = lsa_clock_ns();
+            if (now - began > LATE_NS) tell_lost(start, own);
+            began = now;
+        }
         if (atomic_fetch_add(&done, 1) + 1 == all && atomic_load(&caller_sleeps))
             futex_wake(&done, 1);
     }
@@ -169,7 +194,8 @@ static void wait_for_rest(unsigned all)
 /* After a call that began at `start`, took its last piece at `last`, and is done now. */
 static void judge(int64_t began, int64_t last, int64_t now)
 {
-    if (now - last > LATE_NS && now - last > (last - began) / 2) {
+    if (now - last > LATE_NS && now - last > (last - began) / 2 &&
+        atomic_load(&lost) > (now - last) / 2) {
         alone_ns = alone_ns ? 2 * alone_ns : LEAST_ALONE_NS;
         if (alone_ns > MOST_ALONE_NS) alone_ns = MOST_ALONE_NS;
         alone_until = now + alone_ns;
@@ -188,6 +214,7 @@ static void share_out(int threads, int64_t n, lsa_parts_fn *f, void *with, int64
     atomic_store_explicit(&pieces, all, memory_order_relaxed);
     atomic_store_explicit(&team, threads, memory_order_relaxed);
     atomic_store_explicit(&done, 0, memory_order_relaxed);
+    atomic_store_explicit(&lost, 0, memory_order_relaxed);
     atomic_store_explicit(&left, (uint64_t)call << 32 | all, memory_order_release);
     atomic_store(&number, call);
     if (atomic_load(&sleeping)) futex_wake(&number, INT_MAX);
