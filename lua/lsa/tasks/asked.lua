@@ -19,14 +19,31 @@ local rng = require "lsa.cycle.rng"
 
 local M = {}
 
+local MANY = 32 -- spans, for which not the text before each is made tokens, but each token text
+
+-- How many tokens of a text are over at byte `at`, as a function of it, which is asked for growing places.
+local function place_of(model, text)
+  local tokens = model:tokens(text)
+  if #tokens == #text then return function(at) return at end end
+  local done, bytes = 0, 0
+  return function(at)
+    if at < bytes then done, bytes = 0, 0 end
+    while done < #tokens and bytes < at do
+      done = done + 1
+      bytes = bytes + #model:text {tokens[done]}
+    end
+    return done
+  end
+end
+
 -- The chunks whose entries hold a part of a question's evidence, in a session whose context begins with the haystack: a list of ids,
 -- each once. An entry is made of its chunk's tokens and of those of the chunk before, so the chunk behind a statement is among them.
 function M.chunks(model, question)
   if question.chunks_of == model then return question.chunks end
   local rate, seen, out = tonumber(model.config.csa_rate), {}, {}
+  local place = #question.spans > MANY and place_of(model, question.context) or function(at) return #model:tokens(question.context:sub(1, at)) end
   for _, span in ipairs(question.spans) do
-    local from = #model:tokens(question.context:sub(1, span[1]))
-    local to = #model:tokens(question.context:sub(1, span[2]))
+    local from, to = place(span[1]), place(span[2])
     for chunk = math.floor(from / rate), math.floor((to - 1) / rate) + 1 do
       if not seen[chunk] then
         seen[chunk] = true

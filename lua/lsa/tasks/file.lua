@@ -59,11 +59,23 @@ local function shortened(model, text, most)
   end, true
 end
 
--- parse(item, where) -> {text =, question =, lead = how the answer begins, answer =, kind =, id =, spans =, choices =, score =, most =}
+-- Words in a row, each with a space before and after; without case, articles and punctuation.
+function M.words(text)
+  local out = {}
+  for word in text:lower():gsub("'", ""):gmatch "[%w\128-\255]+" do
+    if word ~= "a" and word ~= "an" and word ~= "the" then out[#out + 1] = word end
+  end
+  return " " .. table.concat(out, " ") .. " "
+end
+
+-- Whether a text has the answer's words in their order.
+function M.says(text, answer) return M.words(text):find(M.words(answer), 1, true) ~= nil end
+
+-- parse(item, where, random, task), the latter two where an item is asked -> {text =, question =, lead = how the answer begins, answer =, kind =, id =, spans =, choices =, score =, most =}
 function M.task(model, opt, what, parse)
-  local self = asked.task(model, opt, defaults, what, function(_, task, i)
+  local self = asked.task(model, opt, defaults, what, function(random, task, i)
     local item = task.items[i]
-    local one = parse(item.item, item.where)
+    local one = parse(item.item, item.where, random, task)
     local before, after = task.wrap and task.wrap[1] or "", task.wrap and task.wrap[2] or "\n"
     local text, moved, cut = shortened(model, before .. one.text, task.tokens)
     local spans = {}

@@ -4,18 +4,21 @@
 --   row = task:run{select = "lsa_topk", budget = 0.1}           task:close()
 --
 -- lsa.tasks.names() lists them: the kinds of lua/lsa/tasks/items.lua, asked as lua/lsa/tasks/asked.lua does, and those that have a file of
--- their own: mixed, needle, stream, and of published files longbench, longmemeval.
+-- their own: common_words, frequent_words, mixed, needle, stream, and of the user's files passages, longbench, longmemeval.
 local options = require "lsa.options"
 local models = require "lsa.model"
 local registry = require "lsa.registry"
 
 local M = {}
 
-local files = {"mixed", "needle", "stream", "longbench", "longmemeval"}
+local counted = {"common_words", "frequent_words"} -- of lua/lsa/tasks/counted.lua
+local files = {"mixed", "needle", "stream", "passages", "longbench", "longmemeval"}
 
 function M.names()
   local out = {unpack(require("lsa.tasks.items").names)}
-  for _, name in ipairs(files) do out[#out + 1] = name end
+  for _, names in ipairs {counted, files} do
+    for _, name in ipairs(names) do out[#out + 1] = name end
+  end
   return out
 end
 
@@ -23,13 +26,14 @@ end
 function M.open(name, model, opt)
   options.one_of(name, M.names(), "lsa.tasks: task")
   if require("lsa.tasks.items").kinds[name] then return require("lsa.tasks.asked").kinds(model, opt, {name}, name .. ".task") end
+  if name == counted[1] or name == counted[2] then return require "lsa.tasks.counted".task(model, opt, name) end
   return require("lsa.tasks." .. name).task(model, opt)
 end
 
 -- A text that changes when what tasks are made of does: results are kept by it.
 function M.digest()
   local content, out = require "lsa.content", {}
-  for i, name in ipairs {"asked.lua", "file.lua", "items.lua", "longbench.lua", "longmemeval.lua", "mixed.lua", "needle.lua", "parts.lua", "phrasings.lua", "stream.lua",
+  for i, name in ipairs {"asked.lua", "counted.lua", "file.lua", "items.lua", "longbench.lua", "longmemeval.lua", "mixed.lua", "needle.lua", "parts.lua", "passages.lua", "phrasings.lua", "stream.lua",
     "held_words.txt"} do
     out[i] = content.file(("%s/tasks/%s"):format(registry.home, name))
   end
@@ -50,7 +54,8 @@ local about = {
   phrasings = "said in other ways", other_words = "keys of held-out words", multivalue = "all values of a key", multiquery = "several keys at once",
   multiquery_bare = "several keys, named alone", traced = "a variable's way back, each hop at another place", mixed = "all of these in one context",
   needle = "needles at spread depths, answers by single forks", stream = "one long session in which the topic moves",
-  longbench = "LongBench v2, from its published file", longmemeval = "LongMemEval, from its published files",
+  common_words = "the words that come most often in a list", frequent_words = "the words that come most often in a coded text",
+  passages = "questions about passages, from a file", longbench = "LongBench v2, from its published file", longmemeval = "LongMemEval, from its published files",
 }
 
 local function described()

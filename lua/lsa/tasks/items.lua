@@ -5,7 +5,7 @@
 --   draw = items.draw(random, words)    what keys and values come from; no key comes twice
 --
 -- By RULER (C.-P. Hsieh et al., "RULER", 2024), in the phrasings that the models know. What they cannot do is not here: a variable's
--- value without the way to it, the key of a value, all holders of a value, common and frequent words, questions about running text.
+-- value without the way to it, the key of a value, all holders of a value. RULER's other kinds are counted.lua's and passages.lua's.
 local phrasings = require "lsa.tasks.phrasings"
 local raise = require "lsa.raise"
 

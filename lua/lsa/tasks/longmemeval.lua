@@ -16,20 +16,11 @@ local M = {}
 
 local MOST = 64
 
--- Words in a row, each with a space before and after.
-local function words(text)
-  local out = {}
-  for word in text:lower():gsub("'", ""):gmatch "[%w\128-\255]+" do
-    if word ~= "a" and word ~= "an" and word ~= "the" then out[#out + 1] = word end
-  end
-  return " " .. table.concat(out, " ") .. " "
-end
-
 local UNKNOWN = {" not know ", " dont know ", " do not have ", " dont have ", " no information ", " not mention", " didnt mention ", " not provided ",
   " not enough ", " cannot ", " cant ", " unknown ", " never "}
 
 local function says_unknown(text)
-  local said = words(text)
+  local said = file.words(text)
   for _, phrase in ipairs(UNKNOWN) do
     if said:find(phrase, 1, true) then return true end
   end
@@ -83,10 +74,9 @@ end
 local function parse(item, where)
   local id, answer = file.text(item, "question_id", where), file.text(item, "answer", where)
   local abstains, text, spans = id:find "_abs$" ~= nil, history(item, where)
-  local expected = words(answer)
   return {text = text, spans = spans, id = id, kind = abstains and "abstention" or file.text(item, "question_type", where), most = MOST, answer = answer,
     question = ("\nCurrent Date: %s\nQuestion: %s"):format(file.text(item, "question_date", where), file.text(item, "question", where)), lead = "Answer:",
-    score = abstains and says_unknown or function(said) return words(said):find(expected, 1, true) ~= nil end}
+    score = abstains and says_unknown or function(said) return file.says(said, answer) end}
 end
 
 function M.task(model, opt) return file.task(model, opt, "longmemeval.task", parse) end
