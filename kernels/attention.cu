@@ -411,6 +411,6 @@ int lsa_attend_cuda(float *out, float *mass, const lsa_span *spans, int64_t coun
     c.compute = a->compute;
     c.table = a->table;
     int rc = launch(c, workspace, stream);
-    if (rc || !c.table || is_by_heads(c) || lsa_attention_wgmma_takes(c)) return rc;
+    if (rc || !c.table || is_by_heads(c)) return rc;
     return lsa_rope_cuda(out, a->table, a->rows, a->heads, a->dim, a->rope_dim, 1, stream);
 }

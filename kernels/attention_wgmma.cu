@@ -2,7 +2,7 @@
 //
 // A query's keys, the window's and then its records', go in tiles of 64 against 64 heads at a time. A tile gives weights:
 // powers of two of the scores less an integer, the tile's own, so that what weighs tiles against each other is a power of
-// two as well and rounds nothing; and sums of them. Tiles are then added up one after the other, in splits of up to 34 of
+// two as well and rounds nothing; and sums of them. Tiles are then added up one after the other, in splits of up to 17 of
 // them, which are joined in order behind that. A number of the result so has one order of sums, whoever works at it:
 //
 // Many queries: a block has all of a split. One warpgroup makes the weights and half of the result's numbers, one the other
@@ -32,6 +32,11 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
     uint64_t *keys = (uint64_t *)(weights + WG_WEIGHTS);
     float *factors = (float *)(keys + WG_EACH * WG_KEYS); // of rows: what is there is multiplied by
     __shared__ uint64_t full[2], empty[2], weighed, taken;
+    // Whether the query has one split; how many tiles this block has, and keys from the first on; where the first tile is in
+    // the workspace. They are in shared memory, as registers do not suffice.
+    __shared__ bool whole;
+    __shared__ volatile int count, left, place;
+    __shared__ wg_mass_shared m;
     int thread = threadIdx.x % LSA_WARPGROUP, warp = threadIdx.x / LSA_WARP;
     int lane = threadIdx.x % LSA_WARP, wg = threadIdx.x / LSA_WARPGROUP;
     if (threadIdx.x == 0) {
@@ -43,7 +48,10 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
         lsa_barrier_init(&taken, 4);
         lsa_barrier_init_fence();
     }
-    lsa_after_previous();
+    // The launches behind this one begin once all that was before it is over: they read what a call is given, keys and
+    // all, before they wait.
+    lsa_wait_for_launch_before();
+    lsa_let_next_launch_start();
     int64_t row = w.first_row + blockIdx.z, group = blockIdx.y;
     int head0 = (int)group * WG_HEADS, heads = min((int)c.heads - head0, (int)WG_HEADS);
     query q = query_at(c, row);
@@ -53,57 +61,56 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
     int64_t each = WEIGHTS ? w.per_block : s.each;
     int64_t t0 = blockIdx.x * each, t1 = min(s.tiles, t0 + each);
     if (t0 >= t1 && (WEIGHTS || blockIdx.x > 0)) return;
-    int count = (int)(t1 - t0);
-    int64_t place = (blockIdx.z * w.groups + group) * w.tiles + t0; // of the first tile
-    __syncthreads();                                                // barriers are there
+    if (threadIdx.x == 0) {
+        whole = s.count == 1, count = (int)(t1 - t0), left = (int)(s.keys - t0 * WG_KEYS);
+        place = (int)((blockIdx.z * w.groups + group) * w.tiles + t0);
+        m.window = (int)(q.position + 1 - q.first), m.keys = (int)s.keys;
+    }
+    __syncthreads(); // barriers are there
 
     float scale = c.scale * WG_LOG2E;
     int h0 = warp % 4 * 16 + lane / 4;
-    float *to = s.count > 1
-                    ? w.parts + ((blockIdx.z * w.splits + blockIdx.x) * c.heads + head0) * WG_DIM
-                    : c.out + (row * c.heads + head0) * WG_DIM;
+    // Where the numbers go, and the sums of a part.
+    auto part = [&] { return (blockIdx.z * w.splits + blockIdx.x) * c.heads + head0; };
+    auto to = [&] {
+        return whole ? c.out + (row * c.heads + head0) * WG_DIM : w.parts + part() * WG_DIM;
+    };
 
     if (wg >= 2) {
         lsa_registers_down<WG_FEWER>();
         int own = warp - 8;
-        for (int i = threadIdx.x - 2 * LSA_WARPGROUP; i < count * WG_KEYS; i += WG_BRINGERS)
-            keys[i] = wg_key(c, q, s.keys, t0 * WG_KEYS + i);
+        int brings = threadIdx.x - 2 * LSA_WARPGROUP;
+        wg_keys(keys, c, q, s.keys, t0 * WG_KEYS, count * WG_KEYS, WG_AHEAD * WG_KEYS, brings,
+                WG_BRINGERS);
         lsa_barrier_of(1, WG_BRINGERS);
-        for (int t = 1; t < min(count, (int)WG_AHEAD); t++)
-            for (int i = 0; i < WG_OWN_KEYS; i++)
-                wg_ask(keys[t * WG_KEYS + own * WG_OWN_KEYS + i], lane);
-        for (int t = 0; t < count; t++) {
-            int slot = t % 2;
-            if (t + WG_AHEAD < count)
-                for (int i = 0; i < WG_OWN_KEYS; i++)
-                    wg_ask(keys[(t + WG_AHEAD) * WG_KEYS + own * WG_OWN_KEYS + i], lane);
-            if (t >= 2) lsa_barrier_wait(empty + slot, (t / 2 - 1) & 1);
-            wg_fill(tiles + slot * WG_TILE_BYTES, c, q, keys + t * WG_KEYS, own, lane);
-            lsa_async_fence();
-            __syncwarp();
-            if (lane == 0) lsa_barrier_arrive(full + slot);
-        }
-    } else if (WEIGHTS) {
-        lsa_registers_up<WG_MORE>();
-        wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
-                   2 * LSA_WARPGROUP);
-        lsa_async_fence();
-        lsa_barrier_of(2, 2 * LSA_WARPGROUP);
+        const uint64_t *asked = keys + own * WG_OWN_KEYS + lane / 8;
+#pragma unroll 1
+        for (int t = 0; t < min((int)count, (int)WG_AHEAD); t++)
+            for (int i = 0; i < WG_OWN_KEYS; i += 4) wg_ask(asked[t * WG_KEYS + i], lane % 8);
+        wg_fill(tiles, c, q, asked, count, full, empty, own, lane);
+        if (WEIGHTS || !w.masses) return;
+        lsa_barrier_of(3, LSA_WARPGROUP + WG_BRINGERS); // weights and last sums are there
+        wg_masses(m, c, w, w.first_row + blockIdx.z, blockIdx.z * w.tiles,
+                  threadIdx.x / LSA_WARPGROUP - 2, 2, threadIdx.x / LSA_WARPGROUP - 2,
+                  threadIdx.x % LSA_WARPGROUP);
+        return;
+    }
+    lsa_registers_up<WG_MORE>();
+    wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
+               2 * LSA_WARPGROUP);
+    lsa_async_fence();
+    lsa_barrier_of(2, 2 * LSA_WARPGROUP);
+    if (WEIGHTS) {
         for (int t = wg; t < count; t += 2) {
             uint32_t p[4][4];
             wg_sums own;
             lsa_barrier_wait(full + wg, t / 2 & 1);
-            wg_weights(p, own, queries, tiles + wg * WG_TILE_BYTES, scale,
-                       s.keys - (t0 + t) * WG_KEYS, lane);
+            wg_weights(p, own, queries, tiles + wg * WG_TILE_BYTES, scale, left - t * WG_KEYS,
+                       lane);
             if (lane == 0) lsa_barrier_arrive(empty + wg);
             wg_keep(w, place + t, p, own, thread);
         }
     } else if (wg == 0) {
-        lsa_registers_up<WG_MORE>();
-        wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
-                   2 * LSA_WARPGROUP);
-        lsa_async_fence();
-        lsa_barrier_of(2, 2 * LSA_WARPGROUP);
         float out[128], mine[2], other[2], factor[2] = {1, 1};
 #pragma unroll
         for (int i = 0; i < 128; i++) out[i] = 0;
@@ -113,7 +120,7 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
             wg_sums own;
             const uint8_t *tile = tiles + t % 2 * WG_TILE_BYTES;
             lsa_barrier_wait(full + t % 2, t / 2 & 1);
-            wg_weights(p, own, queries, tile, scale, s.keys - (t0 + t) * WG_KEYS, lane);
+            wg_weights(p, own, queries, tile, scale, left - t * WG_KEYS, lane);
             if (w.keeps) wg_keep(w, place + t, p, own, thread);
             wg_go_on(all, own, mine, other);
             wg_weigh(p, other);
@@ -133,17 +140,17 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             int h = h0 + 8 * r;
-            if (s.count > 1 && h < heads && lane % 4 == 0) {
-                float *to =
-                    w.part_sums + ((blockIdx.z * w.splits + blockIdx.x) * c.heads + head0 + h) * 2;
-                to[0] = all.top[r], to[1] = all.sum[r];
+            if (!whole && h < heads && lane % 4 == 0) {
+                float *sums = w.part_sums + (part() + h) * 2;
+                sums[0] = all.top[r], sums[1] = all.sum[r];
             }
-            if (s.count == 1) {
+            if (whole) {
                 float base, total;
                 factor[r] = wg_last(all.top[r], all.sum[r], h < heads ? c.sinks[head0 + h] : 0.0f,
                                     &base, &total);
                 if (w.keeps && h < heads && lane % 4 == 0) {
-                    float *to = w.finals + (blockIdx.z * c.heads + head0 + h) * 2;
+                    float *to = w.masses ? m.finals + h * 2
+                                         : w.finals + (blockIdx.z * c.heads + head0 + h) * 2;
                     to[0] = base, to[1] = total;
                 }
             }
@@ -151,13 +158,9 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
         }
         __syncwarp();
         if (lane == 0) lsa_barrier_arrive(&weighed);
-        wg_put(to, out, factor, 0, heads, warp, lane, c, row, s.count == 1);
+        if (w.masses) lsa_barrier_reach(3, LSA_WARPGROUP + WG_BRINGERS);
+        wg_put(to(), out, factor, 0, heads, warp, lane);
     } else {
-        lsa_registers_up<WG_MORE>();
-        wg_queries(queries, c.q + (row * c.heads + head0) * WG_DIM, heads, threadIdx.x,
-                   2 * LSA_WARPGROUP);
-        lsa_async_fence();
-        lsa_barrier_of(2, 2 * LSA_WARPGROUP);
         float out[128], mine[2], factor[2] = {1, 1};
 #pragma unroll
         for (int i = 0; i < 128; i++) out[i] = 0;
@@ -179,7 +182,7 @@ __global__ static void __launch_bounds__(WG_THREADS, 1)
         }
         lsa_barrier_wait(&weighed, count & 1);
         factor[0] = factors[h0], factor[1] = factors[h0 + 8];
-        wg_put(to, out, factor, 256, heads, warp, lane, c, row, s.count == 1);
+        wg_put(to(), out, factor, 256, heads, warp, lane);
     }
 #else
     (void)c, (void)w;
@@ -201,6 +204,7 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
     uint8_t *panels = wg_shared + (1024 - lsa_shared_address(wg_shared) % 1024) % 1024;
     uint64_t *keys = (uint64_t *)(panels + WG_PASSES * PASS_BYTES);
     __shared__ uint64_t full[WG_PASSES], empty[WG_PASSES];
+    __shared__ wg_mass_shared m;
     int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP;
     if (threadIdx.x == 0) {
         for (int i = 0; i < WG_PASSES; i++) {
@@ -209,7 +213,7 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
         }
         lsa_barrier_init_fence();
     }
-    lsa_after_previous();
+    lsa_let_next_launch_start();
     int64_t group = blockIdx.z % w.groups, at = blockIdx.z / w.groups, row = w.first_row + at;
     int head0 = (int)group * WG_HEADS, heads = min((int)c.heads - head0, (int)WG_HEADS);
     query q = query_at(c, row);
@@ -218,12 +222,12 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
     if (t0 >= t1 && blockIdx.y > 0) return;
     int count = (int)(t1 - t0), passes = (count + WG_PASS_TILES - 1) / WG_PASS_TILES;
     int64_t place = blockIdx.z * w.tiles + t0;
+    if (threadIdx.x == 0) m.window = (int)(q.position + 1 - q.first), m.keys = (int)s.keys;
     __syncthreads();
 
     if (warp >= 4) {
         int own = threadIdx.x - LSA_WARPGROUP;
-        for (int i = own; i < passes * PASS_KEYS; i += WG_PASS_BRINGERS)
-            keys[i] = wg_key(c, q, s.keys, t0 * WG_KEYS + i);
+        wg_keys(keys, c, q, s.keys, t0 * WG_KEYS, passes * PASS_KEYS, 0, own, WG_PASS_BRINGERS);
         lsa_barrier_of(1, WG_PASS_BRINGERS);
         for (int pass = 0; pass < passes; pass++) {
             int slot = pass % WG_PASSES;
@@ -237,9 +241,16 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
             __syncwarp();
             if (lane == 0) lsa_barrier_arrive(full + slot);
         }
+        if (!w.masses) return;
+        lsa_wait_for_launch_before();
+        lsa_barrier_of(3, LSA_WARPGROUP + WG_PASS_BRINGERS); // last sums are there
+        int which = own / LSA_WARPGROUP;
+        wg_masses(m, c, w, row, place, (int)blockIdx.x * 2 + which, WG_PANELS / PANELS * 2, which,
+                  own % LSA_WARPGROUP);
         return;
     }
 
+    lsa_wait_for_launch_before();
     float out[32 * PANELS], mine[2], other[2], factor[2] = {1, 1};
     wg_sums all = {{-INFINITY, -INFINITY}, {0, 0}};
     int h0 = warp * 16 + lane / 4;
@@ -286,14 +297,15 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
             float base, total;
             factor[r] = wg_last(all.top[r], all.sum[r], h < heads ? c.sinks[head0 + h] : 0.0f,
                                 &base, &total);
-            if (tells) {
-                float *to = w.finals + (at * c.heads + head0 + h) * 2;
+            if (w.masses ? h < heads && lane % 4 == 0 : tells) {
+                float *to = w.masses ? m.finals + h * 2 : w.finals + (at * c.heads + head0 + h) * 2;
                 to[0] = base, to[1] = total;
             }
         }
     }
+    if (w.masses) lsa_barrier_reach(3, LSA_WARPGROUP + WG_PASS_BRINGERS);
     wg_put(s.count > 1 ? w.parts + part * WG_DIM : c.out + (row * c.heads + head0) * WG_DIM, out,
-           factor, (int)blockIdx.x * PANELS * 64, heads, warp, lane, c, row, s.count == 1);
+           factor, (int)blockIdx.x * PANELS * 64, heads, warp, lane);
 #else
     (void)c, (void)w;
 #endif
@@ -303,10 +315,11 @@ __global__ static void __launch_bounds__(WG_PASS_THREADS, 1)
 __global__ static void __launch_bounds__(LSA_WARPGROUP)
     attend_join_splits(const __grid_constant__ call c, const __grid_constant__ wg_work w)
 {
-    lsa_after_previous();
+    lsa_let_next_launch_start();
     int64_t row = w.first_row + blockIdx.y, head = row * c.heads + blockIdx.x;
     query q = query_at(c, row);
     int64_t count = wg_split_of(q).count;
+    lsa_wait_for_launch_before();
     if (count == 1) return;
     int64_t part = blockIdx.y * w.splits * c.heads + blockIdx.x;
     const float2 *sums = (const float2 *)w.part_sums + part;
@@ -326,13 +339,8 @@ __global__ static void __launch_bounds__(LSA_WARPGROUP)
         total.w = fmaf(v.w, factor, total.w);
     }
     total = times(total, factor_of(sum));
-    int d = 4 * threadIdx.x, turned = c.table ? WG_DIM - (int)c.rope_dim : (int)WG_DIM;
-    float four[4] = {total.x, total.y, total.z, total.w};
-    for (int i = 0; i < 4; i += 2)
-        if (d + i >= turned) wg_turn(four + i, c, row, (d + i - turned) / 2);
     float *out = c.out + head * WG_DIM;
-    lsa_store4(out, d, WG_DIM, (uintptr_t)out % 16 == 0,
-               make_float4(four[0], four[1], four[2], four[3]));
+    lsa_store4(out, 4 * threadIdx.x, WG_DIM, (uintptr_t)out % 16 == 0, total);
     if (threadIdx.x == 0) {
         float *to = w.finals + (blockIdx.y * c.heads + blockIdx.x) * 2;
         to[0] = base, to[1] = sum;
@@ -344,57 +352,19 @@ __global__ static void __launch_bounds__(LSA_WARPGROUP, 4)
     attend_tile_mass(const __grid_constant__ call c, const __grid_constant__ wg_work w)
 {
     __shared__ float parts[4][WG_KEYS];
-    lsa_after_previous();
+    lsa_let_next_launch_start();
     int64_t row = w.first_row + blockIdx.y;
-    int warp = threadIdx.x / LSA_WARP, lane = threadIdx.x % LSA_WARP, h0 = warp * 16 + lane / 4;
     query q = query_at(c, row);
     wg_split s = wg_split_of(q);
     int64_t tile = blockIdx.x, window = q.position + 1 - q.first;
+    lsa_wait_for_launch_before();
     if (tile >= s.tiles || (tile + 1) * WG_KEYS <= window) return;
-    float v[32] = {};
-    for (int64_t group = 0; group < w.groups; group++) {
-        int64_t place = (blockIdx.y * w.groups + group) * w.tiles + tile;
-        uint4 p[4];
-        float factor[2];
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            p[i] = w.weights[place * WG_WEIGHTS + i * LSA_WARPGROUP + threadIdx.x];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            int64_t h = group * WG_HEADS + h0 + 8 * r;
-            factor[r] = 0;
-            if (h >= c.heads) continue;
-            const float *last = w.finals + (blockIdx.y * c.heads + h) * 2;
-            factor[r] =
-                wg_exp2(w.sums[place * WG_HEADS + h0 + 8 * r].x - last[0]) * factor_of(last[1]);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint32_t four[4] = {p[i].x, p[i].y, p[i].z, p[i].w};
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                float low = __uint_as_float(four[k] << 16),
-                      high = __uint_as_float(four[k] & 0xffff0000);
-                int at = (i * 2 + k / 2) * 2; // 8 keys further, 2 values further
-                v[at] = fmaf(low, factor[k % 2], v[at]);
-                v[at + 1] = fmaf(high, factor[k % 2], v[at + 1]);
-            }
-        }
-    }
-    // v[2 j], v[2 j + 1]: keys 8 j + 2 (lane % 4) and the next, of the heads of this lane.
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-#pragma unroll
-        for (int step = 4; step < LSA_WARP; step *= 2)
-            v[i] += __shfl_xor_sync(0xffffffff, v[i], step);
-        if (lane < 4) parts[warp][i / 2 * 8 + lane * 2 + i % 2] = v[i];
-    }
+    wg_mass_parts<false>(parts, c, w, w.finals + blockIdx.y * c.heads * 2,
+                         blockIdx.y * w.groups * w.tiles + tile, threadIdx.x);
     __syncthreads();
     int64_t j = tile * WG_KEYS + threadIdx.x - window;
-    if (threadIdx.x >= WG_KEYS || j < 0 || j >= q.records) return;
-    float total = parts[0][threadIdx.x];
-    for (int i = 1; i < 4; i++) total += parts[i][threadIdx.x];
-    c.mass[row * c.id_stride + j] = total / (float)c.heads;
+    if (threadIdx.x < WG_KEYS && j >= 0 && j < q.records)
+        c.mass[row * c.id_stride + j] = wg_mass_of(parts, c, threadIdx.x);
 }
 
 // ---- for the launcher ----
@@ -480,7 +450,12 @@ cudaError_t lsa_attention_wgmma(const call &c, void *workspace, cudaStream_t str
     w.part_sums = (float *)w.sums + l.sums;
     w.finals = w.part_sums + l.part_sums;
     w.keeps = c.mass != NULL;
-    cudaError_t error = wg_make_room(attend_tiles<false>, WG_SHARED);
+    w.masses = w.keeps && w.groups == 1 && w.splits == 1;
+    int device, sms;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess) error = wg_make_room(attend_tiles<false>, WG_SHARED);
     if (error == cudaSuccess) error = wg_make_room(attend_tiles<true>, WG_SHARED);
     for (; error == cudaSuccess && w.first_row < c.rows; w.first_row += l.rows) {
         unsigned rows = (unsigned)std::min(c.rows - w.first_row, l.rows);
@@ -491,21 +466,21 @@ cudaError_t lsa_attention_wgmma(const call &c, void *workspace, cudaStream_t str
             error = lsa_cuda_last();
         } else {
             int64_t all = rows * w.groups * w.tiles;
-            w.per_block = std::min((all + WG_UNITS - 1) / WG_UNITS, (int64_t)WG_EACH);
+            w.per_block = std::min((all + sms - 1) / sms, (int64_t)WG_EACH);
             unsigned pieces = (unsigned)((w.tiles + w.per_block - 1) / w.per_block);
             lsa_launch(attend_tiles<true>, dim3(pieces, (unsigned)w.groups, rows), WG_THREADS,
                        WG_SHARED, stream, c, w);
             error = lsa_cuda_last();
             if (error == cudaSuccess)
-                error = units * WG_PANELS > 2 * WG_UNITS ? wg_values<2>(c, w, rows, stream)
-                                                         : wg_values<1>(c, w, rows, stream);
+                error = units * WG_PANELS > WG_MOST_PARTS ? wg_values<2>(c, w, rows, stream)
+                                                          : wg_values<1>(c, w, rows, stream);
         }
         if (error == cudaSuccess && w.splits > 1) {
             lsa_launch(attend_join_splits, dim3((unsigned)c.heads, rows), LSA_WARPGROUP, 0, stream,
                        c, w);
             error = lsa_cuda_last();
         }
-        if (error == cudaSuccess && c.mass) {
+        if (error == cudaSuccess && c.mass && !w.masses) {
             lsa_launch(attend_tile_mass, dim3((unsigned)w.tiles, rows), LSA_WARPGROUP, 0, stream, c,
                        w);
             error = lsa_cuda_last();

@@ -16,15 +16,16 @@ enum {
     WG_PANELS = WG_DIM / 64,
     WG_PANEL_BYTES = 64 * 128,
     WG_TILE_BYTES = WG_PANELS * WG_PANEL_BYTES,
-    WG_EACH = 34,                // tiles of a split, and of a block, at most
-    WG_UNITS = 128,              // splits of queries in a launch, so that the workspace stays small
-    WG_FEW_UNITS = 64,           // up to here they are few
-    WG_AHEAD = 3,                // tiles that are asked for before they are read
-    WG_WEIGHTS = 512,            // 16-byte pieces of a tile's weights
-    WG_BRINGERS = LSA_WARPGROUP, // threads that bring keys in
+    WG_EACH = 17,        // tiles of a split, and of a block, at most
+    WG_UNITS = 256,      // splits of queries in a launch, so that the workspace stays small
+    WG_MOST_PARTS = 128, // up to here blocks of the second launch have 64 numbers, else 128
+    WG_FEW_UNITS = 48,   // up to here they are few
+    WG_AHEAD = 2,        // tiles that are asked for before they are read
+    WG_WEIGHTS = 512,    // 16-byte pieces of a tile's weights
+    WG_BRINGERS = 2 * LSA_WARPGROUP, // threads that bring keys in
     WG_THREADS = WG_BRINGERS + 2 * LSA_WARPGROUP,
-    WG_FEWER = 72, // registers of theirs, and of the others
-    WG_MORE = 216,
+    WG_FEWER = 64, // registers of theirs, and of the others
+    WG_MORE = 192,
     WG_OWN_KEYS = WG_KEYS / (WG_BRINGERS / LSA_WARP), // of a warp, to bring in
     WG_SHARED = 1024 + 3 * WG_TILE_BYTES + WG_WEIGHTS * 16 + WG_EACH * WG_KEYS * 8 + 512,
     WG_PASS_TILES = 2, // brought in together for a part of the numbers
@@ -43,6 +44,7 @@ struct wg_work {
     int64_t splits, groups;   // the same; groups of 64 heads
     int64_t per_block;        // tiles of a block that makes weights alone
     bool keeps;               // blocks that do everything leave weights for masses
+    bool masses;              // who has a query's last sums makes its masses as well
 };
 
 /* How a query's keys are split: `each` tiles a split. */
@@ -52,11 +54,10 @@ struct wg_split {
 
 __device__ static inline wg_split wg_split_of(const query &q)
 {
-    wg_split s;
-    s.keys = q.position + 1 - q.first + q.records;
-    s.tiles = (s.keys + WG_KEYS - 1) / WG_KEYS;
-    s.count = max((int64_t)1, (s.tiles + WG_EACH - 1) / WG_EACH);
-    s.each = (s.tiles + s.count - 1) / s.count;
+    int64_t keys = q.position + 1 - q.first + q.records;
+    int tiles = (int)((keys + WG_KEYS - 1) / WG_KEYS),
+        count = max(1, (tiles + WG_EACH - 1) / WG_EACH);
+    wg_split s = {keys, tiles, (tiles + count - 1) / count, count};
     return s;
 }
 
@@ -72,31 +73,79 @@ __device__ static inline const uint8_t *wg_at(uint64_t key)
     return (const uint8_t *)(key & 0xffffffffffffffull);
 }
 
-/* Key j of a query; WG_NONE beyond the last. */
-__device__ static inline uint64_t wg_key(const call &c, const query &q, int64_t keys, int64_t j)
+/* How a record that lies at `at` is read. */
+__device__ static inline int wg_record_kind(const call &c, const query &q, uint64_t at)
 {
-    int64_t window = q.position + 1 - q.first;
-    if (j >= keys) return 0;
-    if (j < window) {
-        uint64_t at = (uint64_t)(q.window + (q.first + j) % q.room * WG_DIM);
-        return at | (uint64_t)(at % 16 == 0 ? WG_FLOATS : WG_ODD_FLOATS) << 56;
-    }
-    j -= window;
-    uint64_t at = (uint64_t)record_at(q.where, q.ids ? q.ids[j] : j);
-    int kind = WG_ODD_RECORD;
-    if (at % 8 == 0 && c.rope_dim == WG_ROPE && q.where.format == LSA_KV_FP8) kind = WG_FP8;
-    if (at % 8 == 0 && q.where.format == LSA_KV_BF16) kind = WG_BF16;
-    if (at % 16 == 0 && q.where.format == LSA_KV_F32) kind = WG_FLOATS;
-    return at | (uint64_t)kind << 56;
+    int format = q.where.format;
+    if (format == LSA_KV_FP8 && at % 8 == 0 && c.rope_dim == WG_ROPE) return WG_FP8;
+    if (format == LSA_KV_BF16 && at % 8 == 0) return WG_BF16;
+    return format == LSA_KV_F32 && at % 16 == 0 ? WG_FLOATS : WG_ODD_RECORD;
 }
 
-/* Asks for a key to come near. */
+__device__ static inline void wg_ask_line(const uint8_t *at)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
+/* Row j of those that a query sees of its window; `oldest`: where in the ring the first lies. */
+__device__ static inline const uint8_t *wg_window_row(const query &q, int oldest, int j)
+{
+    int at = oldest + j;
+    return (const uint8_t *)(q.window +
+                             (int64_t)(at < (int)q.room ? at : at - (int)q.room) * WG_DIM);
+}
+
+/* Keys first .. first + n - 1 of a query, WG_NONE beyond the last, by `of` threads; each asks for several ids, and
+ * then for several blocks, at once. Lines of the window, which take no look at a table, are asked for before: as many as
+ * keys first .. first + asked - 1 have. */
+__device__ static inline void wg_keys(uint64_t *keys, const call &c, const query &q, int64_t all,
+                                      int64_t first, int n, int asked, int thread, int of)
+{
+    enum { AT_ONCE = 3, LINES = WG_DIM * 4 / 128 };
+    // Counted from the first on.
+    int left = (int)min(all - first, (int64_t)n);
+    int window = (int)max(min(q.position + 1 - q.first - first, (int64_t)left), (int64_t)0);
+    int oldest = (int)((q.first + (window > 0 ? first : 0)) % q.room);
+    int64_t skipped = first - (q.position + 1 - q.first);
+#pragma unroll 1
+    for (int i = thread; i < min(window, asked) * LINES; i += of)
+        wg_ask_line(wg_window_row(q, oldest, i / LINES) + i % LINES * 128);
+#pragma unroll 1
+    for (int from = thread; from < n; from += AT_ONCE * of) {
+        int id[AT_ONCE];
+        const uint8_t *at[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int j = from + i * of;
+            id[i] = j >= window && j < left ? (int)(skipped + j) : -1;
+            if (id[i] >= 0 && q.ids) id[i] = q.ids[id[i]];
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) at[i] = id[i] >= 0 ? record_at(q.where, id[i]) : NULL;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int j = from + i * of;
+            uint64_t address = (uint64_t)at[i];
+            int kind = WG_NONE;
+            if (j < window) {
+                address = (uint64_t)wg_window_row(q, oldest, j);
+                kind = address % 16 == 0 ? WG_FLOATS : WG_ODD_FLOATS;
+            } else if (j < left) {
+                kind = wg_record_kind(c, q, address);
+            }
+            if (j < n) keys[j] = address | (uint64_t)kind << 56;
+        }
+    }
+}
+
+/* Asks for a key to come near: one of eight lanes that share the work. */
 __device__ static inline void wg_ask(uint64_t key, int lane)
 {
     int kind = wg_kind(key);
-    int bytes = kind == WG_FP8 ? 584 : kind == WG_BF16 ? 1024 : kind == WG_FLOATS ? 2048 : 0;
-    if (lane * 128 < bytes + 128 && bytes)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(wg_at(key) + min(lane * 128, bytes - 1)));
+    int bytes = kind == WG_FP8 ? 584 : kind == WG_BF16 ? 1024 : kind == WG_FLOATS ? 2048 : -128;
+    int at = lane * 128;
+    if (at < bytes + 128) wg_ask_line(wg_at(key) + min(at, bytes - 1));
+    if (at + 1024 < bytes + 128) wg_ask_line(wg_at(key) + min(at + 1024, bytes - 1));
 }
 
 /* Where numbers d .. d + 7 of a row belong in the panels. */
@@ -130,13 +179,12 @@ __device__ static inline uint32_t wg_shrunk(uint32_t halves)
     return (halves & 0x80008000) | (halves & 0x7f007f00) >> 4;
 }
 
-/* Eight e4m3 numbers times 2^(scale - 127), as bf16: exact. *odd: set where that is another's work, NaN and scales that
- * only NaN or very large numbers have. */
-__device__ static inline uint4 wg_eight(uint2 codes, uint32_t scale, bool *odd)
+/* Eight e4m3 numbers times 2^(scale - 127), as bf16: exact. Where one is NaN, bits of `ends` among 0x80808080 are set,
+ * and where the scale is above 134, which only NaN or very large numbers have: another's work. */
+__device__ static inline uint4 wg_eight(uint2 codes, uint32_t scale, uint32_t *ends)
 {
-    uint32_t ends = ((codes.x & 0x7f7f7f7f) + 0x01010101) | ((codes.y & 0x7f7f7f7f) + 0x01010101);
-    *odd |= (ends & 0x80808080) != 0 || scale > 134;
-    uint32_t factor = (scale + 120) << 7, both = factor | factor << 16;
+    *ends |= ((codes.x & 0x7f7f7f7f) + 0x01010101) | ((codes.y & 0x7f7f7f7f) + 0x01010101);
+    uint32_t both = (scale + 120) * 0x00800080;
     uint32_t v[4] = {
         wg_shrunk(__byte_perm(codes.x, 0, 0x1404)), wg_shrunk(__byte_perm(codes.x, 0, 0x3424)),
         wg_shrunk(__byte_perm(codes.y, 0, 0x1404)), wg_shrunk(__byte_perm(codes.y, 0, 0x3424))};
@@ -148,84 +196,142 @@ __device__ static inline uint4 wg_eight(uint2 codes, uint32_t scale, bool *odd)
     return make_uint4(v[0], v[1], v[2], v[3]);
 }
 
-/* Scale `i` of the eight bytes at the end of an fp8 record. */
-__device__ static inline uint32_t wg_scale(uint2 scales, int i)
+/* Bits among 0x80808080 are set where one of four scales is above 134. */
+__device__ static inline uint32_t wg_large(uint32_t scales)
 {
-    return (i < 4 ? scales.x >> 8 * i : scales.y >> 8 * (i - 4)) & 0xff;
+    return ((scales & 0x7f7f7f7f) + 0x79797979) & scales;
 }
 
-/* Makes rows of a tile by a warp, four at once where all are fp8, two where they are floats. */
-__device__ static inline void wg_fill(uint8_t *tile, const call &c, const query &q,
-                                      const uint64_t *keys, int warp, int lane)
+/* Loads from memory that no one writes while a kernel reads it, told apart from shared memory so that stores there need
+ * not be waited for. */
+__device__ static inline uint2 wg_load8(const uint8_t *at)
 {
-    int row0 = warp * WG_OWN_KEYS;
-    bool last = lane >= (WG_NOPE - 256) / 8; // of the second half: bf16
+    uint2 v;
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
+    return v;
+}
+
+__device__ static inline float4 wg_load16(const uint8_t *at)
+{
+    float4 v;
+    asm("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+        : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+        : "l"(at));
+    return v;
+}
+
+/* What one of eight lanes has of an fp8 record: eight numbers of every panel. */
+struct wg_record {
+    uint2 codes[WG_NOPE / 64], last[2], scales;
+};
+
+__device__ static inline void wg_load(wg_record &r, const uint8_t *at, int chunk)
+{
+    r.scales = wg_load8(at + WG_NOPE + 2 * WG_ROPE);
+#pragma unroll
+    for (int p = 0; p < WG_NOPE / 64; p++) r.codes[p] = wg_load8(at + 64 * p + 8 * chunk);
+#pragma unroll
+    for (int p = 0; p < 2; p++) r.last[p] = wg_load8(at + WG_NOPE + 16 * chunk + 8 * p);
+}
+
+/* Makes rows of tiles, four at a time by a warp, in two turns a tile: eight lanes a row. While a turn's record is made
+ * numbers, the next one's takes its place in registers. `mine`: this lane's key of the first turn. */
+__device__ static inline void wg_fill(uint8_t *tiles, const call &c, const query &q,
+                                      const uint64_t *mine, const volatile int &count,
+                                      uint64_t *full, uint64_t *empty, int warp, int lane)
+{
+    int chunk = lane % 8;
+    // Keys are read where they lie, again and again, as registers do not suffice.
+    auto key_of = [&](int turn) {
+        return turn < 2 * count ? mine[turn / 2 * WG_KEYS + turn % 2 * 4] : 0;
+    };
+    wg_record a;
+    if (wg_kind(key_of(0)) == WG_FP8) wg_load(a, wg_at(key_of(0)), chunk);
 #pragma unroll 1
-    for (int from = row0; from < row0 + WG_OWN_KEYS; from += 4) {
-        uint64_t key[4];
-        bool fp8 = true, floats = true, bf16 = true, odd = false;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            key[i] = keys[from + i];
-            fp8 &= wg_kind(key[i]) == WG_FP8;
-            floats &= wg_kind(key[i]) == WG_FLOATS;
-            bf16 &= wg_kind(key[i]) == WG_BF16;
+    for (int turn = 0; turn < 2 * count; turn++) {
+        int t = turn / 2, row = turn % 2 * 4 + lane / 8; // of the warp's eight
+        if (turn % 2 == 0) {
+            if (t + WG_AHEAD < count) {
+                wg_ask(mine[(t + WG_AHEAD) * WG_KEYS], chunk);
+                wg_ask(mine[(t + WG_AHEAD) * WG_KEYS + 4], chunk);
+            }
+            if (t >= 2) lsa_barrier_wait(empty + t % 2, (t / 2 - 1) & 1);
         }
-        if (fp8) {
-            uint2 first[4], second[4], third[4], scales[4];
+        uint8_t *rows = tiles + t % 2 * WG_TILE_BYTES + (warp * WG_OWN_KEYS + row) * 128;
+        uint8_t *to = rows + (chunk ^ row) * 16;
+        int kind = wg_kind(key_of(turn));
+        uint32_t odd = 0, together = __ballot_sync(0xffffffff, kind == WG_FP8);
+        if (kind == WG_FP8) {
+            uint64_t next = key_of(turn + 1);
+            const uint8_t *at = wg_at(wg_kind(next) == WG_FP8 ? next : key_of(turn));
+            uint2 scales = a.scales;
+            odd = wg_large(scales.x) | wg_large(scales.y & 0xffffff);
+            *(uint4 *)(to + WG_NOPE / 64 * WG_PANEL_BYTES) =
+                make_uint4(a.last[0].x, a.last[0].y, a.last[1].x, a.last[1].y);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint8_t *at = wg_at(key[i]);
-                const uint8_t *next = at + (last ? WG_NOPE + 16 * (lane - 24) : 256 + 8 * lane);
-                first[i] = *(const uint2 *)(at + 8 * lane);
-                second[i] = *(const uint2 *)next;
-                scales[i] = *(const uint2 *)(at + WG_NOPE + 2 * WG_ROPE);
-                third[i] = *(const uint2 *)(last ? next + 8 : next);
+            for (int p = 0; p < 3; p++)
+                *(uint4 *)(to + p * WG_PANEL_BYTES) =
+                    wg_eight(a.codes[p], scales.x >> 8 * p & 0xff, &odd);
+            __syncwarp(together);
+            a.scales = wg_load8(at + WG_NOPE + 2 * WG_ROPE);
+#pragma unroll
+            for (int p = 0; p < 2; p++) a.last[p] = wg_load8(at + WG_NOPE + 16 * chunk + 8 * p);
+#pragma unroll
+            for (int p = 0; p < 3; p++) a.codes[p] = wg_load8(at + 64 * p + 8 * chunk);
+            __syncwarp(together);
+#pragma unroll
+            for (int p = 3; p < WG_NOPE / 64; p++)
+                *(uint4 *)(to + p * WG_PANEL_BYTES) = wg_eight(
+                    a.codes[p], (p < 4 ? scales.x >> 8 * p : scales.y >> 8 * (p - 4)) & 0xff, &odd);
+            __syncwarp(together);
+#pragma unroll
+            for (int p = 3; p < WG_NOPE / 64; p++) a.codes[p] = wg_load8(at + 64 * p + 8 * chunk);
+        } else if (kind == WG_FLOATS) {
+            // Four numbers of each half of a panel, so that lanes read what is side by side.
+            uint8_t *low = rows + (chunk / 2 ^ row) * 16 + chunk % 2 * 8;
+            uint8_t *high = rows + ((4 + chunk / 2) ^ row) * 16 + chunk % 2 * 8;
+            const uint8_t *at = wg_at(key_of(turn)) + 16 * chunk;
+            float4 v[2][4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) v[0][k] = wg_load16(at + 128 * k);
+#pragma unroll
+            for (int p = 0; p < WG_PANELS; p += 2) {
+#pragma unroll
+                for (int k = 0; k < 4 && p + 2 < WG_PANELS; k++)
+                    v[(p / 2 + 1) % 2][k] = wg_load16(at + 256 * (p + 2) + 128 * k);
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    uint4 r = wg_rounded(v[p / 2 % 2][2 * k], v[p / 2 % 2][2 * k + 1]);
+                    *(uint2 *)(low + (p + k) * WG_PANEL_BYTES) = make_uint2(r.x, r.y);
+                    *(uint2 *)(high + (p + k) * WG_PANEL_BYTES) = make_uint2(r.z, r.w);
+                }
             }
+        } else if (kind == WG_BF16) {
+            const uint8_t *at = wg_at(key_of(turn)) + 16 * chunk;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                uint4 v = wg_eight(first[i], wg_scale(scales[i], lane / 8), &odd);
-                *(uint4 *)wg_place(tile, from + i, 8 * lane) = v;
-                bool other = false;
-                v = wg_eight(second[i], wg_scale(scales[i], 4 + lane / 8), &other);
-                if (last) v = make_uint4(second[i].x, second[i].y, third[i].x, third[i].y);
-                odd |= other && !last;
-                *(uint4 *)wg_place(tile, from + i, 256 + 8 * lane) = v;
-            }
-        } else if (floats) {
+            for (int p = 0; p < WG_PANELS; p += 4) {
+                uint2 v[8];
 #pragma unroll
-            for (int two = 0; two < 4; two += 2) {
-                float4 v[2][4];
+                for (int k = 0; k < 8; k++) v[k] = wg_load8(at + 128 * (p + k / 2) + k % 2 * 8);
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    v[i / 4][i % 4] = ((const float4 *)wg_at(
-                        key[two + i / 4]))[i % 4 / 2 * 64 + 2 * lane + i % 2];
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    *(uint4 *)wg_place(tile, from + two + i / 2, i % 2 * 256 + 8 * lane) =
-                        wg_rounded(v[i / 2][i % 2 * 2], v[i / 2][i % 2 * 2 + 1]);
-            }
-        } else if (bf16) {
-            uint2 v[4][4];
-#pragma unroll
-            for (int i = 0; i < 16; i++)
-                v[i / 4][i % 4] =
-                    ((const uint2 *)wg_at(key[i / 4]))[i % 4 / 2 * 64 + 2 * lane + i % 2];
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                uint2 a = v[i / 2][i % 2 * 2], b = v[i / 2][i % 2 * 2 + 1];
-                *(uint4 *)wg_place(tile, from + i / 2, i % 2 * 256 + 8 * lane) =
-                    make_uint4(a.x, a.y, b.x, b.y);
+                for (int k = 0; k < 4; k++)
+                    *(uint4 *)(to + (p + k) * WG_PANEL_BYTES) =
+                        make_uint4(v[2 * k].x, v[2 * k].y, v[2 * k + 1].x, v[2 * k + 1].y);
             }
         } else {
-            odd = true;
+            odd = 0x80;
         }
-        if (!__any_sync(0xffffffff, odd)) continue;
+        if (odd & 0x80808080)
 #pragma unroll 1
-        for (int i = 0; i < 8; i++) {
-            int d = i % 2 * 256 + 8 * lane;
-            *(uint4 *)wg_place(tile, from + i / 2, d) = wg_any(c, q, keys[from + i / 2], d);
-        }
+            for (int p = 0; p < WG_PANELS; p++)
+                *(uint4 *)(to + p * WG_PANEL_BYTES) =
+                    wg_any(c, q, key_of(turn), 64 * p + 8 * chunk);
+        if (kind != WG_FP8 && wg_kind(key_of(turn + 1)) == WG_FP8)
+            wg_load(a, wg_at(key_of(turn + 1)), chunk);
+        if (turn % 2 == 0) continue;
+        lsa_async_fence();
+        __syncwarp();
+        if (lane == 0) lsa_barrier_arrive(full + t % 2);
     }
 }
 
@@ -239,6 +345,7 @@ __device__ static inline void wg_fill_panel(uint8_t *panels, const call &c, cons
     uint64_t key[TASKS];
     uint4 a[TASKS], b[TASKS], v[TASKS];
     bool same = true, odd = false;
+    uint32_t ends = 0;
 #pragma unroll
     for (int i = 0; i < TASKS; i++) {
         key[i] = keys[first + i * (WG_PASS_BRINGERS / 8)];
@@ -252,7 +359,11 @@ __device__ static inline void wg_fill_panel(uint8_t *panels, const call &c, cons
             a[i].z = wg_at(key[i])[WG_NOPE + 2 * WG_ROPE + which];
         }
 #pragma unroll
-        for (int i = 0; i < TASKS; i++) v[i] = wg_eight(make_uint2(a[i].x, a[i].y), a[i].z, &odd);
+        for (int i = 0; i < TASKS; i++) {
+            v[i] = wg_eight(make_uint2(a[i].x, a[i].y), a[i].z, &ends);
+            odd |= a[i].z > 134;
+        }
+        odd |= (ends & 0x80808080) != 0;
     } else if (kind == WG_FP8 || kind == WG_BF16) {
         int at = kind == WG_FP8 ? WG_NOPE + 2 * (d - WG_NOPE) : 2 * d;
 #pragma unroll
@@ -299,13 +410,19 @@ struct wg_sums {
     float top[2], sum[2];
 };
 
-/* Goes on to a tile: what is there is to be multiplied by `mine`, what the tile adds by `other`. */
+constexpr float WG_LOG2E = 1.4426950408889634f;
+constexpr float WG_SLACK = 8; // powers of two
+
+/* Goes on to a tile: what is there is to be multiplied by `mine`, what the tile adds by `other`. The integer stays as it is
+ * unless it is far too small, so that there is seldom anything to multiply; as powers of two round nothing, that is no
+ * matter. */
 __device__ static inline void wg_go_on(wg_sums &s, const wg_sums &tile, float (&mine)[2],
                                        float (&other)[2])
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float top = fmaxf(s.top[r], tile.top[r]), base = finite_max(top);
+        float top = tile.top[r] > s.top[r] + WG_SLACK ? tile.top[r] : s.top[r];
+        float base = finite_max(top);
         mine[r] = wg_exp2(s.top[r] - base);
         other[r] = wg_exp2(tile.top[r] - base);
         s.sum[r] = __fadd_rn(__fmul_rn(s.sum[r], mine[r]), __fmul_rn(tile.sum[r], other[r]));
@@ -332,8 +449,6 @@ template <int N> __device__ static void wg_shrink(float (&out)[N], const float (
     for (int i = 0; i < N; i++) out[i] *= mine[i % 4 / 2];
 }
 
-constexpr float WG_LOG2E = 1.4426950408889634f;
-
 /* A sink as a power of two; what is finite stays finite. */
 __device__ static inline float wg_sink(float sink)
 {
@@ -351,31 +466,101 @@ __device__ static inline float wg_last(float top, float sum, float sink, float *
     return *total == 0.0f ? 0.0f : shrink / *total;
 }
 
-/* Pair `pair` of the numbers of a query that are rotated back. */
-__device__ static inline void wg_turn(float *two, const call &c, int64_t row, int pair)
-{
-    const float *turn = c.table + (row * (c.rope_dim / 2) + pair) * 2;
-    lsa_rope_pair(two, turn[0], -turn[1]);
-}
-
-/* Puts a warp's numbers, N / 2 a row, where rows of 512 lie; `done`: they are the result. */
+/* Puts what a thread has of a warp's heads where rows of 512 lie, from number `first` on. */
 template <int N>
-__device__ static inline void wg_put(float *to, const float (&out)[N], const float (&factor)[2],
-                                     int first, int heads, int warp, int lane, const call &c,
-                                     int64_t row, bool done)
+__device__ static inline void wg_put(float *to, float (&out)[N], const float (&factor)[2],
+                                     int first, int heads, int warp, int lane)
 {
-    int turned = done && c.table ? WG_DIM - (int)c.rope_dim : (int)WG_DIM;
+    int h = warp % 4 * 16 + lane / 4, d = first + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < N; i++) out[i] *= factor[i % 4 / 2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        int h = warp % 4 * 16 + lane / 4 + 8 * r;
-        if (h >= heads) continue;
+        float *at = to + (h + 8 * r) * WG_DIM + d;
+        if (h + 8 * r >= heads) continue;
 #pragma unroll
-        for (int j = 0; j < N / 4; j++) {
-            int d = first + lane % 4 * 2 + 8 * j;
-            float two[2] = {out[4 * j + 2 * r] * factor[r], out[4 * j + 2 * r + 1] * factor[r]};
-            if (d >= turned) wg_turn(two, c, row, (d - turned) / 2);
-            *(float2 *)(to + h * WG_DIM + d) = make_float2(two[0], two[1]);
+        for (int j = 0; j < N / 4; j++)
+            *(float2 *)(at + 8 * j) = make_float2(out[4 * j + 2 * r], out[4 * j + 2 * r + 1]);
+    }
+}
+
+/* ---- masses ---- */
+
+/* By warps, what a tile's keys have of the weights of their heads; threads of a warpgroup have what products gave them.
+ * `place`: of the tile in the workspace, further groups of heads w.tiles on; finals: the query's, of all heads. */
+template <bool ONE_GROUP>
+__device__ static inline void wg_mass_parts(float (*parts)[WG_KEYS], const call &c,
+                                            const wg_work &w, const float *finals, int64_t place,
+                                            int thread)
+{
+    int warp = thread / LSA_WARP, lane = thread % LSA_WARP, h0 = warp * 16 + lane / 4;
+    float v[4][4] = {}; // keys 8 further from two on, 16 further from one row to the next
+#pragma unroll 1
+    for (int group = 0; group < (ONE_GROUP ? 1 : (int)w.groups); group++, place += w.tiles) {
+        uint4 p[4];
+        float factor[2];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            p[i] = w.weights[place * WG_WEIGHTS + i * LSA_WARPGROUP + thread];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int h = group * WG_HEADS + h0 + 8 * r;
+            factor[r] = 0;
+            if (h >= (int)c.heads) continue;
+            factor[r] = wg_exp2(w.sums[place * WG_HEADS + h0 + 8 * r].x - finals[h * 2]) *
+                        factor_of(finals[h * 2 + 1]);
         }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t four[4] = {p[i].x, p[i].y, p[i].z, p[i].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                float low = __uint_as_float(four[k] << 16),
+                      high = __uint_as_float(four[k] & 0xffff0000);
+                v[i][k / 2 * 2] = fmaf(low, factor[k % 2], v[i][k / 2 * 2]);
+                v[i][k / 2 * 2 + 1] = fmaf(high, factor[k % 2], v[i][k / 2 * 2 + 1]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        float sum = v[i / 4][i % 4];
+#pragma unroll
+        for (int step = 4; step < LSA_WARP; step *= 2)
+            sum += __shfl_xor_sync(0xffffffff, sum, step);
+        if (lane < 4) parts[warp][i / 2 * 8 + lane * 2 + i % 2] = sum;
+    }
+}
+
+/* The mass of key `key` of the tile. */
+__device__ static inline float wg_mass_of(const float (*parts)[WG_KEYS], const call &c, int key)
+{
+    float total = parts[0][key];
+    for (int i = 1; i < 4; i++) total += parts[i][key];
+    return total / (float)c.heads;
+}
+
+/* What a block has to make masses from, and in: of two warpgroups. */
+struct wg_mass_shared {
+    float finals[WG_HEADS * 2], parts[2][4][WG_KEYS];
+    int window, keys; // of the query
+};
+
+/* Masses of tiles first, first + step, .. of a query whose first tile is at `place`, by a warpgroup: number `which`. */
+__device__ static inline void wg_masses(wg_mass_shared &m, const call &c, const wg_work &w,
+                                        int64_t row, int64_t place, int first, int step, int which,
+                                        int thread)
+{
+    float *mass = c.mass + row * c.id_stride;
+#pragma unroll 1
+    for (int tile = first; tile * WG_KEYS < m.keys; tile += step) {
+        if ((tile + 1) * WG_KEYS <= m.window) continue;
+        wg_mass_parts<true>(m.parts[which], c, w, m.finals, place + tile, thread);
+        lsa_barrier_of(4 + which, LSA_WARPGROUP);
+        int j = tile * WG_KEYS + thread;
+        if (thread < WG_KEYS && j >= m.window && j < m.keys)
+            mass[j - m.window] = wg_mass_of(m.parts[which], c, thread);
+        lsa_barrier_of(4 + which, LSA_WARPGROUP);
     }
 }
 
@@ -396,7 +581,7 @@ __device__ static inline float quad_sum(float v)
 
 /* A tile's weights as products take them, and their sums; `left` keys of it are there. */
 __device__ static inline void wg_weights(uint32_t (&p)[4][4], wg_sums &s, const uint8_t *queries,
-                                         const uint8_t *tile, float scale, int64_t left, int lane)
+                                         const uint8_t *tile, float scale, int left, int lane)
 {
     float x[32];
 #pragma unroll
@@ -472,17 +657,22 @@ __device__ static inline void wg_queries(uint8_t *queries, const float *from, in
     }
 }
 
-/* Adds a tile's values, N / 2 numbers of each of 64 heads, to what is there. */
+/* Adds a tile's values, N / 2 numbers of each of 64 heads, to what is there. A product of more than 128 columns would have
+ * to fit in the registers that a thread begins with. */
 template <int N>
 __device__ static inline void wg_add(float (&out)[N], const uint32_t (&p)[4][4],
                                      const uint8_t *panels)
 {
+    enum { AT_ONCE = N < 64 ? N : 64, BYTES = AT_ONCE / 32 * WG_PANEL_BYTES };
     lsa_pin(out);
     lsa_wgmma_begin();
 #pragma unroll
-    for (int step = 0; step < 4; step++)
-        lsa_wgmma_bf16_columns(out, p[step],
-                               lsa_columns_of_128(panels, WG_PANEL_BYTES) + step * 128);
+    for (int i = 0; i < N / AT_ONCE; i++)
+#pragma unroll
+        for (int step = 0; step < 4; step++)
+            lsa_wgmma_bf16_columns(*(float(*)[AT_ONCE])(out + i * AT_ONCE), p[step],
+                                   lsa_columns_of_128(panels + i * BYTES, WG_PANEL_BYTES) +
+                                       step * 128);
     lsa_wgmma_commit();
     lsa_wgmma_wait();
     lsa_pin(out);

@@ -70,6 +70,12 @@ __device__ static inline void lsa_barrier_of(int id, int threads)
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/* Arrives there, for those that wait: what this thread has written before is seen by them. */
+__device__ static inline void lsa_barrier_reach(int id, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 /* bytes: a multiple of 16; both ends are on 16-byte boundaries. */
 __device__ static inline void lsa_bulk_load(void *shared, const void *global, uint32_t bytes,
                                             uint64_t *barrier)
