@@ -52,7 +52,12 @@ local function new_records(format, n, dim, rope_dim, shift, seed)
         local bits = bf16_bits()
         at[nope + 2 * c], at[nope + 2 * c + 1] = bit.band(bits, 255), bit.rshift(bits, 8)
       end
-      for tile = 0, math.ceil(nope / 64) - 1 do at[nope + 2 * (dim - nope) + tile] = 125 + math.floor(random() * 4) end
+      local tiles = math.ceil(nope / 64)
+      for tile = 0, tiles - 1 do at[nope + 2 * (dim - nope) + tile] = 125 + math.floor(random() * 4) end
+      if tiles > 0 and i % 3 == 0 then -- the smallest codes, by a scale that makes large ones overflow a half
+        for c = 64 * (tiles - 1), nope - 1 do at[c] = math.floor(random() * 2) * 128 + 1 end
+        at[nope + 2 * (dim - nope) + tiles - 1] = 135
+      end
     end
   end
   r.c = ffi.new("lsa_records", {r.blocks, r.stride, r.offset, shift, format})
@@ -475,6 +480,15 @@ describe("attention", function()
             check(C.lsa_rope_cpu(alone, turns, rows, heads, dim, rope_dim, 1, nil))
             assert.is_true(support.same_bits(alone, turned, rows * heads * dim * 4), path.name .. " turned back")
           end
+          if source ~= C.LSA_ATTEND_ENTRIES or format ~= FP8 then return end
+          local r = p.stores[0].cold
+          local code = r.blocks[bit.rshift(1001, r.block_shift)] + 1001 % 2 ^ r.block_shift * r.stride + r.offset + 20
+          local before = code[0]
+          code[0], p.attending.table = 0x7f, nil
+          local nans = attend(p, path, 0, p.count, p.rows, mass)
+          code[0] = before
+          for i = 0, heads * dim - 1 do assert.is_true(nans[i] ~= nans[i], path.name .. " NaN") end
+          assert.is_true(support.same_bits(out + heads * dim, nans + heads * dim, (p.rows - 1) * heads * dim * 4), path.name)
         end)
       end
     end
