@@ -3,6 +3,7 @@
 #include "core/base/error.h"
 #include "core/base/parallel.h"
 #include "kernels/linear_private.h"
+#include "kernels/linear_tiles.h"
 
 enum {
     FEW_TOKENS = 48,      /* more than these repay a dense weight, */
@@ -59,6 +60,11 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
     int rc = lsa_linear_check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
     lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
+    const lsa_linear_tiles *tiles = lsa_linear_tiles_for(w, compute);
+    if (tiles && lsa_linear_tiles_suit(tiles, w, tokens)) {
+        lsa_linear_by_tiles(tiles, &call, workspace);
+        return LSA_OK;
+    }
     if (!is_few(tokens, compute)) return lsa_linear_matrix(&call, workspace);
     for (int64_t t = 0; t < tokens; t += LSA_LINEAR_GROUP) {
         call.x = x + t * x_stride;
@@ -72,9 +78,11 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
 int64_t lsa_linear_workspace(const lsa_weight *w, int64_t tokens, int64_t rows, int32_t compute)
 {
     (void)rows;
-    int64_t vector = lsa_linear_vector_workspace(w, tokens), matrix = 0;
+    int64_t bytes = lsa_linear_vector_workspace(w, tokens),
+            tiles = lsa_linear_tiles_workspace(w, tokens), matrix = 0;
     if (!is_few(tokens, compute)) matrix = lsa_linear_matrix_workspace(w, tokens, compute);
-    return vector > matrix ? vector : matrix;
+    if (bytes < tiles) bytes = tiles;
+    return bytes > matrix ? bytes : matrix;
 }
 
 typedef struct rows_call {

@@ -22,7 +22,7 @@ typedef struct lsa_weight {
  * compute: LSA_COMPUTE_F32 keeps x in f32; LSA_COMPUTE_BF16 rounds x (and, where the weight is wider
  *   than bf16, W = number * scale) to bf16 first.
  * workspace: lsa_linear_workspace(...) bytes (on a GPU lsa_linear_workspace_cuda), 64-byte aligned.
- * Few tokens stream the weight once for every eight of them; an output is then summed in an order that
+ * Few tokens stream the weight once for every eight of them, or once for all where it is of fp8 or fp4; an output is then summed in an order that
  * the weight's shape and format and the number of tokens fix: neither the number of threads nor
  * row_from and rows change a bit of it. Many tokens are a product by oneDNN (kernels/gemm.h), with
  * weight rows made dense on the way. LSA_ESHAPE, LSA_EDTYPE, LSA_EARG. */

@@ -31,7 +31,8 @@ static inline TARGET LSA_BODY void decode(__m256 out[8], variant v, const uint8_
 {
     const __m256i *c = (const __m256i *)unit;
     if (v.dtype == LSA_F4_E2M1) {
-        e2m1x64_to_f32_avx2(out, _mm256_loadu_si256(c));
+        const e2m1_tables t = e2m1_tables_avx2();
+        e2m1x64_to_f32_avx2(out, _mm256_loadu_si256(c), &t);
     } else {
         e4m3x32_to_f32_avx2(out, _mm256_loadu_si256(c));
         e4m3x32_to_f32_avx2(out + 4, _mm256_loadu_si256(c + 1));

@@ -4,16 +4,21 @@
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 #include "core/base/parallel.h"
+#include "core/base/simd.h"
+#include "core/base/try.h"
 #include "kernels/convert.h"
 #include "kernels/gemm.h"
 #include "kernels/linear_private.h"
+#include "kernels/linear_tiles.h"
+#include "kernels/number_formats.h"
 
 enum {
     MOST_WEIGHTS = 1 << 20, /* numbers that are dense at a time: 4 MiB, for the caches to keep */
     LEAST_ROWS = 64,
     MOST_X = 1 << 22, /* numbers of x that are held rounded */
     PIECE = 1024,     /* columns; even, since two fp4 are a byte */
-    DECODED_PER_NS = 4
+    DECODED_PER_NS = 4,
+    ROUNDED_PER_NS = 4
 };
 
 /* Rows that are dense at a time. */
@@ -34,19 +39,27 @@ static int64_t tokens_held(const lsa_weight *w, int64_t tokens)
 
 static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* f32: dense rows. bf16: those in bf16, the bf16 of x, and what the product takes. */
+/* Whether rounded factors are multiplied as bf16 here, or as f32 that have no more than its bits: then nothing is written down in bf16
+ * to be widened again. */
+static int is_bf16(int32_t compute)
+{
+    return compute == LSA_COMPUTE_BF16 && lsa_gemm_bf16_workspace(1, 1, 1) == 0;
+}
+
+/* Dense rows and, where x is rounded, that. */
 int64_t lsa_linear_matrix_workspace(const lsa_weight *w, int64_t tokens, int32_t compute)
 {
-    int64_t dense = rows_held(w, w->rows) * w->cols, held = tokens_held(w, tokens);
-    if (compute != LSA_COMPUTE_BF16) return aligned(dense * (int64_t)sizeof(float));
-    return aligned(2 * dense) + aligned(2 * held * w->cols) +
-           lsa_gemm_bf16_workspace(held, w->rows, w->cols);
+    int64_t dense = rows_held(w, w->rows) * w->cols, x = tokens_held(w, tokens) * w->cols;
+    int64_t size = is_bf16(compute) ? 2 : 4;
+    return aligned(size * dense) + (compute == LSA_COMPUTE_BF16 ? aligned(size * x) : 0);
 }
 
 typedef struct dense_rows {
     void *out;
     const lsa_weight *w;
+    const lsa_linear_tiles *tiles; /* or NULL */
     int64_t row;
+    int32_t compute;
 } dense_rows;
 
 static void decode_rows(void *context, int64_t from, int64_t to, int thread)
@@ -55,7 +68,8 @@ static void decode_rows(void *context, int64_t from, int64_t to, int thread)
     const dense_rows *d = context;
     int64_t cols = d->w->cols;
     for (int64_t r = from; r < to; r++)
-        lsa_linear_decode((float *)d->out + r * cols, d->w, d->row + r, 0, cols, 0);
+        lsa_linear_decode((float *)d->out + r * cols, d->w, d->row + r, 0, cols,
+                          d->compute == LSA_COMPUTE_BF16);
 }
 
 /* By pieces that stay in the cache between the two. */
@@ -73,78 +87,90 @@ static void decode_rows_bf16(void *context, int64_t from, int64_t to, int thread
         }
 }
 
-static void densify(void *out, const lsa_weight *w, int64_t row, int64_t rows, int bf16)
+static void decode_by_tiles(void *context, int64_t from, int64_t to, int thread)
 {
-    lsa_parallel(lsa_threads_for(rows * w->cols / DECODED_PER_NS), rows,
-                 bf16 ? decode_rows_bf16 : decode_rows, &(dense_rows){out, w, row});
+    (void)thread;
+    const dense_rows *d = context;
+    int64_t step = d->w->cols * (d->tiles->bf16 ? 2 : 4);
+    lsa_linear_tiles_decode(d->tiles, (uint8_t *)d->out + from * step, d->w, d->row + from,
+                            to - from, d->compute);
 }
 
-/* Whether the weight is stored as the product wants it. */
-static int is_dense(const lsa_weight *w, int32_t dtype) { return w->dtype == dtype && !w->scale; }
+static void densify(void *out, const lsa_weight *w, int64_t row, int64_t rows, int32_t compute)
+{
+    const lsa_linear_tiles *tiles = lsa_linear_tiles_for(w, compute);
+    lsa_parts_fn *decode = is_bf16(compute) ? decode_rows_bf16 : decode_rows;
+    if (tiles && tiles->bf16 == is_bf16(compute)) decode = decode_by_tiles;
+    lsa_parallel(lsa_threads_for(rows * w->cols / DECODED_PER_NS), rows, decode,
+                 &(dense_rows){out, w, tiles, row, compute});
+}
 
-static int multiply_f32(const lsa_linear_call *call, float *dense)
+/* y of tokens whose x, x_stride numbers apart, is as the product takes it. */
+static int multiply(const lsa_linear_call *call, const void *x, int64_t x_stride, void *dense)
 {
     const lsa_weight *w = call->w;
-    int64_t held = is_dense(w, LSA_F32) ? call->rows : rows_held(w, call->rows);
+    const int bf16 = is_bf16(call->compute), dtype = bf16 ? LSA_BF16 : LSA_F32;
+    const int stored = w->dtype == dtype && !w->scale && (bf16 || call->compute == LSA_COMPUTE_F32);
+    int64_t held = stored ? call->rows : rows_held(w, call->rows);
     for (int64_t r = 0; r < call->rows; r += held) {
         int64_t n = call->rows - r < held ? call->rows - r : held;
-        const float *rows = (const float *)w->data + (call->row_from + r) * w->cols;
-        if (!is_dense(w, LSA_F32)) {
-            densify(dense, w, call->row_from + r, n, 0);
-            rows = dense;
-        }
-        int rc = lsa_gemm_cpu(call->y + r, call->x, rows, call->tokens, n, w->cols, call->y_stride,
-                              call->x_stride, w->cols, 0, 1, NULL);
-        if (rc) return rc;
+        const void *rows = dense;
+        if (stored)
+            rows = (const uint8_t *)w->data + (call->row_from + r) * w->cols * (bf16 ? 2 : 4);
+        else
+            densify(dense, w, call->row_from + r, n, call->compute);
+        if (bf16)
+            LSA_TRY(lsa_gemm_bf16_cpu(call->y + r, x, rows, call->tokens, n, w->cols,
+                                      call->y_stride, x_stride, w->cols, NULL, NULL));
+        else
+            LSA_TRY(lsa_gemm_cpu(call->y + r, x, rows, call->tokens, n, w->cols, call->y_stride,
+                                 x_stride, w->cols, 0, 1, NULL));
     }
     return LSA_OK;
 }
 
-/* For tokens whose x is rounded: x16 [tokens, cols]. */
-static int multiply_bf16(const lsa_linear_call *call, const uint16_t *x16, uint16_t *dense,
-                         void *product)
+static inline LSA_BODY void to_bf16_body(float *out, const float *x, int64_t n)
 {
-    const lsa_weight *w = call->w;
-    int64_t held = is_dense(w, LSA_BF16) ? call->rows : rows_held(w, call->rows);
-    for (int64_t r = 0; r < call->rows; r += held) {
-        int64_t n = call->rows - r < held ? call->rows - r : held;
-        const uint16_t *rows = (const uint16_t *)w->data + (call->row_from + r) * w->cols;
-        if (!is_dense(w, LSA_BF16)) {
-            densify(dense, w, call->row_from + r, n, 1);
-            rows = dense;
-        }
-        int rc = lsa_gemm_bf16_cpu(call->y + r, x16, rows, call->tokens, n, w->cols, call->y_stride,
-                                   w->cols, w->cols, product, NULL);
-        if (rc) return rc;
-    }
-    return LSA_OK;
+    for (int64_t i = 0; i < n; i++) out[i] = bf16_to_f32(f32_to_bf16(x[i]));
 }
 
-/* Rows of x in bf16, packed: at once where they are packed already, for each call has its price. */
-static void round_rows(uint16_t *out, const float *x, int64_t rows, int64_t cols, int64_t stride)
+LSA_PATHS(to_bf16, (float *out, const float *x, int64_t n), (out, x, n))
+
+typedef struct rounded_rows {
+    void *out;
+    const float *x;
+    int64_t cols, stride;
+    int bf16;
+} rounded_rows;
+
+static void round_rows(void *context, int64_t from, int64_t to, int thread)
 {
-    if (stride == cols) {
-        lsa_convert_cpu(out, x, rows * cols, LSA_BF16, LSA_F32, NULL);
-        return;
+    (void)thread;
+    const rounded_rows *d = context;
+    for (int64_t i = from; i < to; i++) {
+        const float *x = d->x + i * d->stride;
+        if (d->bf16)
+            lsa_convert_cpu((uint16_t *)d->out + i * d->cols, x, d->cols, LSA_BF16, LSA_F32, NULL);
+        else
+            to_bf16((float *)d->out + i * d->cols, x, d->cols);
     }
-    for (int64_t i = 0; i < rows; i++)
-        lsa_convert_cpu(out + i * cols, x + i * stride, cols, LSA_BF16, LSA_F32, NULL);
 }
 
 int lsa_linear_matrix(const lsa_linear_call *call, void *workspace)
 {
     const lsa_weight *w = call->w;
-    if (call->compute == LSA_COMPUTE_F32) return multiply_f32(call, workspace);
+    if (call->compute == LSA_COMPUTE_F32) return multiply(call, call->x, call->x_stride, workspace);
+    const int bf16 = is_bf16(call->compute);
     int64_t most = rows_held(w, w->rows) * w->cols, held = tokens_held(w, call->tokens);
-    uint16_t *dense = workspace, *x16 = (uint16_t *)(void *)((char *)workspace + aligned(2 * most));
-    void *product = (char *)x16 + aligned(2 * held * w->cols);
+    void *rounded = (char *)workspace + aligned((bf16 ? 2 : 4) * most);
     for (int64_t t = 0; t < call->tokens; t += held) {
         lsa_linear_call part = *call;
         part.tokens = call->tokens - t < held ? call->tokens - t : held;
         part.y = call->y + t * call->y_stride;
-        round_rows(x16, call->x + t * call->x_stride, part.tokens, w->cols, call->x_stride);
-        int rc = multiply_bf16(&part, x16, dense, product);
-        if (rc) return rc;
+        lsa_parallel(
+            lsa_threads_for(part.tokens * w->cols / ROUNDED_PER_NS), part.tokens, round_rows,
+            &(rounded_rows){rounded, call->x + t * call->x_stride, w->cols, call->x_stride, bf16});
+        LSA_TRY(multiply(&part, rounded, w->cols, workspace));
     }
     return LSA_OK;
 }

@@ -49,6 +49,10 @@ enum {
     LSA_LINEAR_X_NIBBLES = 4
 };
 
+/* x of one token for a path, its units `step` bytes apart; rounded to bf16 where asked. */
+void lsa_linear_prepare(void *out, const float *x, int64_t cols, int32_t layout, int32_t round,
+                        int64_t step);
+
 /* What a path has for this call, and how x must lie; NULL where they have nothing. They read x
  * of 1, 2, 4 or 8 tokens, unit by unit and in a unit token by token: those beyond call->tokens exist, and their result is dropped. */
 lsa_linear_rows_fn *lsa_linear_rows_avx2(const lsa_linear_call *call, int32_t *x_layout);

@@ -91,6 +91,12 @@ LSA_PATHS(prepare,
           (void *out, const float *x, int64_t cols, int32_t layout, int32_t round, int64_t step),
           (out, x, cols, layout, round, step))
 
+void lsa_linear_prepare(void *out, const float *x, int64_t cols, int32_t layout, int32_t round,
+                        int64_t step)
+{
+    prepare(out, x, cols, layout, round, step);
+}
+
 static lsa_linear_rows_fn *rows_for(const lsa_linear_call *call, int32_t *x_layout)
 {
     lsa_linear_rows_fn *rows = NULL;

@@ -183,25 +183,36 @@ static inline LSA_TARGET_AVX2 LSA_BODY void e4m3x32_to_f32_avx2(__m256 out[4], _
     bf16_bytes_to_f32_avx2(out, bottom, top);
 }
 
-/* 32 bytes, low nibble first: numbers 8 i .. 8 i + 7 in out[i]. As e4m3x32_to_f32_avx2. */
-static inline LSA_TARGET_AVX2 LSA_BODY void e2m1x64_to_f32_avx2(__m256 out[8], __m256i c)
+/* What e2m1x64_to_f32_avx2 looks up: bytes in its order; the two bytes of each bf16. */
+typedef struct e2m1_tables {
+    __m256i turns, high, low, nibble;
+} e2m1_tables;
+
+static inline LSA_TARGET_AVX2 LSA_BODY e2m1_tables e2m1_tables_avx2(void)
 {
-    const __m256i turns = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    const __m256i high = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, INT8_MIN, (char)0xbf, (char)0xbf,
-                      (char)0xbf, (char)0xc0, (char)0xc0, (char)0xc0, (char)0xc0));
-    const __m256i low = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0, INT8_MIN, (char)0xc0, 0, 0x40, INT8_MIN, (char)0xc0, 0, 0, INT8_MIN,
-                      (char)0xc0, 0, 0x40, INT8_MIN, (char)0xc0));
-    const __m256i nibble = _mm256_set1_epi8(15);
-    c = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(c, turns), 0xd8);
-    __m256i even = _mm256_and_si256(c, nibble);
-    __m256i odd = _mm256_and_si256(_mm256_srli_epi16(c, 4), nibble);
+    return (e2m1_tables){
+        _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)),
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40,
+                                                  INT8_MIN, (char)0xbf, (char)0xbf, (char)0xbf,
+                                                  (char)0xc0, (char)0xc0, (char)0xc0, (char)0xc0)),
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, INT8_MIN, (char)0xc0, 0, 0x40, INT8_MIN,
+                                                  (char)0xc0, 0, 0, INT8_MIN, (char)0xc0, 0, 0x40,
+                                                  INT8_MIN, (char)0xc0)),
+        _mm256_set1_epi8(15)};
+}
+
+/* 32 bytes, low nibble first: numbers 8 i .. 8 i + 7 in out[i]. As e4m3x32_to_f32_avx2. */
+static inline LSA_TARGET_AVX2 LSA_BODY void e2m1x64_to_f32_avx2(__m256 out[8], __m256i c,
+                                                                const e2m1_tables *t)
+{
+    c = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(c, t->turns), 0xd8);
+    __m256i even = _mm256_and_si256(c, t->nibble);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi16(c, 4), t->nibble);
     __m256i h[2] = {_mm256_unpacklo_epi8(even, odd), _mm256_unpackhi_epi8(even, odd)};
     for (int i = 0; i < 2; i++)
-        bf16_bytes_to_f32_avx2(out + 4 * i, _mm256_shuffle_epi8(low, h[i]),
-                               _mm256_shuffle_epi8(high, h[i]));
+        bf16_bytes_to_f32_avx2(out + 4 * i, _mm256_shuffle_epi8(t->low, h[i]),
+                               _mm256_shuffle_epi8(t->high, h[i]));
 }
 
 /* The low 4 bytes of c, low nibble first. */

@@ -189,6 +189,52 @@ describe("linear", function()
     end)
   end)
 
+  it("multiplies small numbers of more columns than a tile has", function()
+    support.for_each_cpu_level(function(_, level)
+      each_format(function(format, what)
+        if format.dtype ~= "f8" and format.dtype ~= "f4" then return end
+        for _, tokens in ipairs {5, 50} do
+          local e = measured(merged(format, {rows = 14, cols = 704, tokens = tokens, x_extra = 5, y_extra = 3}))
+          assert.is_true(e <= 1e-6, ("%s %s %d tokens: %g"):format(level, what, tokens, e))
+        end
+      end)
+    end)
+  end)
+
+  it("gives a token the same bits among any few others", function()
+    support.for_each_cpu_level(function(_, level)
+      each_format(function(format, what)
+        if format.dtype ~= "f8" and format.dtype ~= "f4" then return end
+        local rows, cols, most = 101, 640, 45
+        if cols % (format.block and format.block[2] or 32) ~= 0 or format.block and format.block[2] % 32 ~= 0 then return end
+        local w = weight(merged(format, {rows = rows, cols = cols}))
+        local x = support.normals(cols * most, 5)
+        local all, some = support.buffer("float", rows * most), support.buffer("float", rows * most)
+        check(run(all, x, w, most, 0, rows, cols, rows, format.compute))
+        for _, tokens in ipairs {5, 6, 8, 23} do
+          check(run(some, x + (most - tokens) * cols, w, tokens, 0, rows, cols, rows, format.compute))
+          assert.is_true(support.same_bits(all + (most - tokens) * rows, some, 4 * rows * tokens), level .. " " .. what)
+        end
+      end)
+    end)
+  end)
+
+  it("multiplies by scales up to the largest", function()
+    support.for_each_cpu_level(function(_, level)
+      for _, tokens in ipairs {1, 6, 101} do
+        for _, compute in ipairs {F32, BF16} do
+          local w = weight{dtype = "f8", scale = "e8m0", block = {4, 64}, rows = 4, cols = 64}
+          for i = 0, 255 do w.data[i] = i % 64 == 21 and 8 or 0 end      -- 2^-6
+          w.scales[0] = 254
+          local x, y = support.buffer("float", 64 * tokens), support.buffer("float", 4 * tokens)
+          for i = 0, 64 * tokens - 1 do x[i] = 1 end
+          check(run(y, x, w, tokens, 0, 4, 64, 4, compute))
+          for i = 0, 4 * tokens - 1 do assert.are.equal(2 ^ 121, y[i], level) end
+        end
+      end
+    end)
+  end)
+
   it("takes odd columns where the format can", function()
     support.for_each_cpu_level(function(_, level)
       for _, dtype in ipairs {"f32", "bf16", "f16", "f8"} do
@@ -221,7 +267,7 @@ describe("linear", function()
   it("decodes every code of fp8 and fp4 exactly", function()
     support.for_each_cpu_level(function(_, level)
       for _, compute in ipairs {F32, BF16} do
-        for _, tokens in ipairs {1, 101} do
+        for _, tokens in ipairs {1, 6, 101} do
           local w = weight{dtype = "f8", rows = 256, cols = 64}
           for r = 0, 255 do for c = 0, 63 do w.data[r * 64 + c] = c == 19 and r or 0 end end
           local x, y = support.buffer("float", 64 * tokens), support.buffer("float", 256 * tokens)
@@ -290,8 +336,8 @@ describe("linear", function()
       each_format(function(format, what)
         local rows, cols = 131, 640
         local w = weight(merged(format, {rows = rows, cols = cols}))
-        local x = support.normals(cols * 2, 5)
-        for tokens = 1, 2 do
+        local x = support.normals(cols * 13, 5)
+        for _, tokens in ipairs {1, 2, 13} do
           local all, part = support.buffer("float", rows * tokens), support.buffer("float", rows * tokens)
           C.lsa_threads_set(1)
           check(run(all, x, w, tokens, 0, rows, cols, rows, format.compute))
