@@ -94,31 +94,6 @@ static inline cudaError_t lsa_launch_clusters(void (*kernel)(PARAMETERS...), dim
     return cudaLaunchKernelEx(&config, kernel, (PARAMETERS)arguments...);
 }
 
-/* How many clusters of so many blocks run at once with so much shared memory, which they are allowed by that; 0 where none does. */
-template <typename... PARAMETERS>
-static inline int lsa_clusters_at_once(void (*kernel)(PARAMETERS...), int threads, int shared,
-                                       int cluster)
-{
-    cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = (unsigned)cluster;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    config.gridDim = dim3((unsigned)cluster);
-    config.blockDim = dim3((unsigned)threads);
-    config.dynamicSmemBytes = (size_t)shared;
-    config.attrs = &attribute, config.numAttrs = 1;
-    int count = 0;
-    bool done = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared) ==
-                    cudaSuccess &&
-                (cluster <= 8 ||
-                 cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ==
-                     cudaSuccess) &&
-                cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess;
-    if (!done) (void)cudaGetLastError(); /* no failure of the launch to come */
-    return done ? count : 0;
-}
-
 /* Without clusters; lsa_launched says how it went. */
 template <typename... PARAMETERS, typename... ARGUMENTS>
 static inline void lsa_launch(void (*kernel)(PARAMETERS...), dim3 grid, unsigned threads,

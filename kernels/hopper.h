@@ -121,12 +121,6 @@ __device__ static inline void lsa_cluster_wait(void)
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-/* Where nothing but barriers that are behind lsa_barrier_init_fence need be seen: waits for no stores. */
-__device__ static inline void lsa_cluster_arrive_relaxed(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
 /* A barrier of all threads of a cluster. */
 __device__ static inline void lsa_cluster_sync(void)
 {
@@ -162,16 +156,6 @@ __device__ static inline uint4 lsa_load_shared4(uint32_t address)
 __device__ static inline void lsa_store_shared(uint32_t address, uint32_t v)
 {
     asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
-}
-
-/* Stores of which a barrier of the block that they go to counts the bytes; addresses of a cluster's memory. Only in launches of
- * several blocks a cluster. */
-__device__ static inline void lsa_send(uint32_t address, uint32_t v, uint32_t barrier)
-{
-    asm volatile(
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address),
-        "r"(v), "r"(barrier)
-        : "memory");
 }
 
 /* What was there before v was added. */

@@ -130,61 +130,6 @@ __device__ static void pack_tokens(STORE store, const float *q, const float *w, 
     }
 }
 
-// A token's queries and weights, packed for LSA_SCORE_FP8 by all warps of a block, each the heads warp, warp + warps, .. of up to
-// eight that it waits for together; a lane has a head's scale.
-template <int HEADS>
-__device__ static inline void pack_rounded(uint8_t *token, const float *q, const float *w,
-                                           int heads, int warp, int warps)
-{
-    using shape = wg_shape<HEADS, LSA_SCORE_FP8>;
-    constexpr int BATCH = 8;
-    int lane = threadIdx.x % WARP, t = lane / 8, word = lane % 8;
-    bool whole = (uintptr_t)q % 16 == 0;
-    for (int first = warp; first < HEADS; first += BATCH * warps) {
-        float v[BATCH][4], weight = 0;
-        uint32_t most = LSA_KV_LEAST_AMAX; // of head `lane` of the batch
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            int h = first + i * warps;
-            const float *from = q + (int64_t)h * WG_DIM + 4 * lane;
-            v[i][0] = v[i][1] = v[i][2] = v[i][3] = 0;
-            if (h < heads && whole) {
-                float4 x = *(const float4 *)from;
-                v[i][0] = x.x, v[i][1] = x.y, v[i][2] = x.z, v[i][3] = x.w;
-            } else if (h < heads) {
-                v[i][0] = from[0], v[i][1] = from[1], v[i][2] = from[2], v[i][3] = from[3];
-            }
-        }
-        int own = first + lane * warps;
-        if (lane < BATCH && own < heads) weight = w[own];
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            uint32_t amax = LSA_KV_LEAST_AMAX;
-#pragma unroll
-            for (int e = 0; e < 4; e++) amax = larger_bits(amax, v[i][e]);
-            amax = __reduce_max_sync(0xffffffff, amax);
-            if (lane == i) most = amax;
-        }
-        float scale = key_scale(most), part = __frcp_rn(scale);
-#pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            int h = first + i * warps;
-            if (h >= HEADS) break;
-            float own_scale = __shfl_sync(0xffffffff, scale, i);
-            float own_part = __shfl_sync(0xffffffff, part, i);
-            auto divided = [&](float x) { // by the scale, to the bit, by Markstein's theorem
-                float y = x * own_part;
-                return fmaf(fmaf(-y, own_scale, x), own_part, y);
-            };
-            *(uint32_t *)(token + h * 128 + (word ^ h % 8) * 16 + t * 4) =
-                e4m3_pair(divided(v[i][0]), divided(v[i][1])) |
-                e4m3_pair(divided(v[i][2]), divided(v[i][3])) << 16;
-        }
-        if (lane < BATCH && own < HEADS)
-            *(float *)(token + shape::WEIGHTS_AT + 4 * own) = weight * scale;
-    }
-}
-
 // The queries of a call, for blocks that do not pack their own. Grid: (parts of the heads, tokens up to 65535), block: 256.
 template <int HEADS, int SCORING> __global__ static void pack_all(uint8_t *to, scoring s)
 {

@@ -1,8 +1,6 @@
-// Level 1 on the GPU. Where queries are rounded to fp8 and layers are three, a cluster has a block for each: it packs the queries
-// of its layer, a warp of it has 16 chunks in turn, and what it scores goes to the block of the cluster that joins the layers of
-// those chunks and writes scores and their bits. Where a block can hold the packed queries of all layers, one launch packs them and
-// one goes over the keys: a warp has its 16 chunks of each layer in turn, and joins what it scores. Ids and pages are one more launch.
-// Elsewhere a launch a step.
+// Level 1 on the GPU. Where a block can hold the packed queries of all layers, one launch packs them and one goes over the keys: a
+// warp has 16 chunks of each layer in turn, joins what it scores, and writes scores and their bits; ids and pages are a
+// third launch. Elsewhere a launch a step.
 #include <algorithm>
 
 #include "kernels/cuda_launch.h"
@@ -19,9 +17,7 @@ enum {
     STEP_THREADS = 256,
     LIST_WORDS = 64,
     MOST_REQUESTS = 16, // of a launch, whose parameters they are
-    MOST_KEYS = 64,     // of all of them
-    SPREAD_LAYERS = 3,  // for a request of so many a cluster is known to be faster
-    SPREAD_WORDS = 128  // of the set, each 64 chunks, that a cluster scores at most
+    MOST_KEYS = 64      // of all of them
 };
 static_assert((int)MOST_KEYS >= (int)LSA_LOOKAHEAD_MOST_LAYERS, "a request's keys fit");
 
@@ -34,12 +30,6 @@ struct call {
     int64_t words;
     uint8_t *packed; // queries of [requests, layers]
 };
-
-// Where a block of a cluster has logits, behind queries and keys.
-template <int HEADS>
-static constexpr int LOGITS_AT = (wg_shape<HEADS, LSA_SCORE_FP8>::TOKEN_BYTES +
-                                  wg_shape<HEADS, LSA_SCORE_FP8>::FIXED_BYTES - 1024 + 15) /
-                                 16 * 16;
 
 // ---- helpers ----
 
@@ -184,81 +174,6 @@ __global__ static void __launch_bounds__(wg_shape<HEADS, SCORING>::THREADS, 1)
     }
 #else
     (void)c;
-#endif
-}
-
-// A block a layer. Grid: (clusters * layers, requests) in clusters of as many blocks as there are layers, at least two, block: THREADS,
-// shared: as score_wgmma's for a token, and [layers, slots, 64] logits: a cluster has up to slots * layers words of the set.
-template <int HEADS>
-__global__ static void __launch_bounds__(wg_shape<HEADS, LSA_SCORE_FP8>::THREADS, 1)
-    lookahead_score_spread(const __grid_constant__ call c, int slots)
-{
-#if LSA_WGMMA
-    using shape = wg_shape<HEADS, LSA_SCORE_FP8>;
-    extern __shared__ uint8_t shared[];
-    __shared__ uint64_t full; // a barrier: the logits that this block joins are there
-    const lsa_lookahead_request &r = c.requests[blockIdx.y];
-    int layers = (int)c.l.layers, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int layer = (int)lsa_cluster_rank(), group = warp / 4;
-    bool max = c.l.ensemble == LSA_ENSEMBLE_MAX;
-    wg_room room = wg_room_of<HEADS, LSA_SCORE_FP8>(shared, 1); // with a barrier
-    float *logits = (float *)(room.tokens + LOGITS_AT<HEADS>);
-    if (threadIdx.x == 0) lsa_barrier_init(&full, 1);
-    lsa_barrier_init_fence();
-    __syncthreads();
-    lsa_cluster_arrive_relaxed();
-    // The cluster's words, of which the block joins every one in `layers`.
-    int64_t words = (r.n + 63) / 64, clusters = gridDim.x / layers, cluster = blockIdx.x / layers;
-    int64_t first = words * cluster / clusters;
-    int share = (int)(words * (cluster + 1) / clusters - first), asked = 0;
-    int own = (share - layer + layers - 1) / layers * 64;
-    const lsa_records &records = c.keys[blockIdx.y * layers + layer];
-    key_source source = {NULL,           records.blocks, r.n,
-                         records.stride, records.offset, records.block_shift};
-    int64_t key0 = (first + group) * 64 + warp % 4 * WG_PIECE;
-    auto ask = [&] { // rounds are the same in all warps
-        if (asked >= share) return;
-        ask_for_keys(room.ring, source, key0 + (int64_t)asked * 64, lane);
-        asked += shape::GROUPS;
-    };
-    for (int i = 0; i < WG_STAGES; i++) ask(); // keys are older than the launch before
-    lsa_after_previous();
-    int64_t row = layer * c.l.heads;
-    pack_rounded<HEADS>(room.tokens, r.q + row * WG_DIM, r.w + row, (int)c.l.heads, warp,
-                        shape::WARPS);
-    lsa_async_fence();
-    __syncthreads();
-    lsa_cluster_wait(); // all blocks are there
-    if (threadIdx.x == 0) lsa_barrier_expect(&full, own * layers * 4);
-    for (int at = 0; at < share; at += shape::GROUPS) {
-        key_fragments<LSA_SCORE_FP8> keys;
-        keys.take(room.ring, lane);
-        ask();
-        float logit = score_piece<HEADS, LSA_SCORE_FP8>(keys, room.tokens, lane) * keys.scale;
-        int word = at + group;
-        if (lane < WG_PIECE && word < share) {
-            int slot = word / layers, owner = word % layers;
-            const float *place = logits + (layer * slots + slot) * 64 + warp % 4 * WG_PIECE + lane;
-            lsa_send(lsa_shared_of(place, owner), __float_as_uint(logit),
-                     lsa_shared_of(&full, owner));
-        }
-    }
-    lsa_barrier_wait(&full, 0);
-    uint32_t *bits = (uint32_t *)(r.bits ? r.bits : c.bits + blockIdx.y * c.words);
-    bool marks = r.bits || has_lists(r);
-    for (int i = threadIdx.x; i < own; i += shape::THREADS) { // whole warps
-        float all = 0;
-        for (int other = 0; other < layers; other++)
-            all = join(all, logits[other * slots * 64 + i], other, max);
-        int64_t id = (first + i / 64 * layers + layer) * 64 + i % 64;
-        float score = joined(all, layers, max);
-        bool here = id < r.n;
-        if (here && r.scores) r.scores[id] = score;
-        uint32_t mask = __ballot_sync(0xffffffff, here && reaches(score, c.l));
-        if (lane == 0 && marks) bits[id / 32] = mask; // to the end of the last word
-    }
-#else
-    (void)c, (void)slots;
 #endif
 }
 
@@ -434,33 +349,10 @@ static cudaError_t on_wgmma(const call &c, float *logits, cudaStream_t stream)
     return error;
 }
 
-// In clusters of a block a layer, where they do it in one round and are known to be faster; *done says so.
-static cudaError_t in_clusters(const call &c, bool *done, cudaStream_t stream)
-{
-    using shape = wg_shape<WG_MOST_HEADS, LSA_SCORE_FP8>;
-    auto kernel = lookahead_score_spread<WG_MOST_HEADS>;
-    int64_t layers = c.l.layers, slots = (SPREAD_WORDS + layers - 1) / layers;
-    if (layers != SPREAD_LAYERS || c.l.count > 1) return cudaSuccess;
-    int bytes = 1024 + LOGITS_AT<WG_MOST_HEADS> + (int)(layers * slots * 64 * 4);
-    int64_t room = lsa_clusters_at_once(kernel, shape::THREADS, bytes, (int)layers);
-    int64_t clusters = std::min(room, c.words);
-    if (clusters < 1 || c.words > clusters * SPREAD_WORDS) return cudaSuccess;
-    *done = true;
-    cudaError_t error = lsa_launch_early(kernel, dim3((unsigned)(clusters * layers)),
-                                         shape::THREADS, bytes, (int)layers, stream, c, (int)slots);
-    return error == cudaSuccess ? list(c, 0, c.l.count, stream) : error;
-}
-
 template <int HEADS>
 static cudaError_t by_scoring(const call &c, float *logits, cudaStream_t stream)
 {
-    if (c.l.scoring == LSA_SCORE_FP8) {
-        bool done = false;
-        cudaError_t error = cudaSuccess;
-        if (HEADS == WG_MOST_HEADS) error = in_clusters(c, &done, stream);
-        if (done || error != cudaSuccess) return error;
-        return on_wgmma<HEADS, LSA_SCORE_FP8>(c, logits, stream);
-    }
+    if (c.l.scoring == LSA_SCORE_FP8) return on_wgmma<HEADS, LSA_SCORE_FP8>(c, logits, stream);
     if (c.l.scoring == LSA_SCORE_BF16) return on_wgmma<HEADS, LSA_SCORE_BF16>(c, logits, stream);
     return on_wgmma<HEADS, LSA_SCORE_F32>(c, logits, stream);
 }
