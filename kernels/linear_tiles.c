@@ -35,11 +35,7 @@ const lsa_linear_tiles *lsa_linear_tiles_for(const lsa_weight *w, int32_t comput
 {
     if (!is_regular(w)) return NULL;
 #if defined(__x86_64__)
-    int level = lsa_cpu_level();
-    if (level >= LSA_CPU_AVX512_BF16 && compute == LSA_COMPUTE_BF16)
-        return &lsa_linear_tiles_avx512_bf16;
-    if (level >= LSA_CPU_AVX512) return &lsa_linear_tiles_avx512;
-    if (level >= LSA_CPU_AVX2) return &lsa_linear_tiles_avx2;
+    if (lsa_cpu_level() == LSA_CPU_AVX2) return &lsa_linear_tiles_avx2; /* AVX-512 has other ways */
 #endif
     (void)compute;
     return NULL;

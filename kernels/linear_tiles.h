@@ -31,8 +31,7 @@ typedef struct lsa_linear_tiles {
     lsa_linear_multiply_tile_fn *multiply;
 } lsa_linear_tiles;
 
-extern const lsa_linear_tiles lsa_linear_tiles_avx2, lsa_linear_tiles_avx512,
-    lsa_linear_tiles_avx512_bf16;
+extern const lsa_linear_tiles lsa_linear_tiles_avx2;
 
 /* The way for this weight here; NULL where it has none. */
 const lsa_linear_tiles *lsa_linear_tiles_for(const lsa_weight *w, int32_t compute);
