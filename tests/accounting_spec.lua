@@ -72,7 +72,7 @@ describe("accounting of requests", function()
     for i = 1, 200 do tokens[i] = i % 64 end
     local lsa_id, full_id = b:submit{tokens = tokens, n = 8}, b:submit{tokens = tokens, n = 8, select = "full"}
     local r = accounting.requests(model.config, {memory = 0, tokens = 208, resident = b:result(lsa_id).cells})
-    assert.equal(r.lsa_bytes, b:result(lsa_id).bytes + b:result(lsa_id).cells * b.chunk_bytes)
+    assert.equal(r.lsa_bytes, b:result(lsa_id).bytes + b:result(lsa_id).cells * b.replicas[1].chunk_bytes)
     assert.equal(r.full_bytes, b:result(full_id).bytes)
     local first = b:step() and b:stats()
     assert.equal(r.lsa_bytes + r.full_bytes, first.memory.used)
