@@ -9,7 +9,7 @@
 --   b = lsa.batch(model, {devices = {0, 1}, …})     the model on each of these GPUs, and requests shared out among them
 --
 -- A step admits, prefills up to `piece` tokens, and decodes one token of every request that has its prompt behind it, all in one
--- pass (core/session/batch.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
+-- pass (core/session/run.c). A request is admitted, first come first served, when the cells that its residents and newborn chunks can
 -- need are not promised to others, and its bytes fit in what `memory` leaves; lua/lsa/serve/request.lua has the sums.
 --
 --   hot       size of the hot pool; without it the pool has as many cells as are promised, and no reserve beyond
@@ -22,6 +22,11 @@
 -- them or as many as its budget and a step's picks need, empty at first. Cycles of requests with a numeric `every` are staggered:
 -- stagger = true, false, or "auto", which does so on a CPU; on a GPU steps between cycles follow one another without the host, so that
 -- cycles of all requests at one step are better. What fails in a request ends it, and no other.
+--
+--   devices   numbers of GPUs: the weights are on each, and `hot`, `memory` and `most` are each one's. A request goes where fewest are, one
+--             on a fork of a session where that is; all decode at the same time (core/session/run_groups.c)
+--
+-- lua/lsa/serve/replica.lua has the requests of one GPU.
 local options = require "lsa.options"
 local interrupts = require "lsa.interrupts"
 local progress = require "lsa.progress"
