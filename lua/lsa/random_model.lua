@@ -25,7 +25,7 @@ local fields = {
   max_positions = "max_position_embeddings",
 }
 
-local own = {config = "flash", random = 1, weights = "released"}
+local own = {config = false, random = 1, weights = "released"}
 M.defaults = options.copy(own)
 for name in pairs(fields) do M.defaults[name] = false end
 
