@@ -56,11 +56,12 @@ static int draw(lsa_tensor *t, double sigma, uint64_t seed)
     for (int64_t from = 0; !rc && from < n; from += PIECE) {
         int64_t count = n - from < PIECE ? n - from : PIECE;
         if (lsa_interrupted()) rc = lsa_fail(LSA_EINTR, "interrupted");
-        if (!rc) rc = lsa_normal_cpu(piece, count, lsa_hash(&from, sizeof from, seed), NULL);
+        if (!rc)
+            rc = lsa_kernels_cpu.normal(piece, count, lsa_hash(&from, sizeof from, seed), NULL);
         for (int64_t i = 0; i < count; i++) piece[i] *= (float)sigma;
         if (!rc)
-            rc = lsa_convert_cpu((char *)t->data + from * size, piece, count, t->dtype, LSA_F32,
-                                 NULL);
+            rc = lsa_kernels_cpu.convert((char *)t->data + from * size, piece, count, t->dtype,
+                                         LSA_F32, NULL);
     }
     lsa_free(piece);
     return rc;
@@ -111,7 +112,7 @@ int lsa_random_scale(lsa_tensor **out, const lsa_tensor *weight, int32_t rank, c
 int lsa_random_vector(float *out, const lsa_random *r, const char *name, int64_t n)
 {
     float middle = strstr(name, "norm") ? 1 : 0;
-    LSA_TRY(lsa_normal_cpu(out, n, seed_of(r, name), NULL));
+    LSA_TRY(lsa_kernels_cpu.normal(out, n, seed_of(r, name), NULL));
     for (int64_t i = 0; i < n; i++) out[i] = middle + 0.1F * out[i];
     return LSA_OK;
 }

@@ -40,10 +40,10 @@ static int draw_entries(const filler *f, const lsa_session_part *p, int64_t from
     const lsa_config *c = &f->session->model->config;
     uint8_t *records = lsa_alloc(n * p->columns);
     if (!records) return LSA_ENOMEM;
-    int rc = lsa_normal_cpu(f->numbers, n * c->head_dim, seed_of(f, p->name, from), NULL);
+    int rc = lsa_kernels_cpu.normal(f->numbers, n * c->head_dim, seed_of(f, p->name, from), NULL);
     if (!rc)
-        rc = lsa_kv_encode_cpu(records, f->numbers, n, c->head_dim, c->rope_dim, p->columns,
-                               f->session->kv_format, NULL);
+        rc = lsa_kernels_cpu.kv_encode(records, f->numbers, n, c->head_dim, c->rope_dim, p->columns,
+                                       f->session->kv_format, NULL);
     if (!rc) rc = lsa_session_part_write(f->session, p, from, n, records);
     lsa_free(records);
     return rc;
@@ -56,7 +56,7 @@ static int draw_rows(const filler *f, const lsa_session_part *p, int64_t from, i
     if (p->what == LSA_PART_ENTRIES) return draw_entries(f, p, from, n);
     if (p->dtype != LSA_F32 || p->what == LSA_FIELD_PICKED_MASS || p->what == LSA_FIELD_MASS)
         return LSA_OK;
-    LSA_TRY(lsa_normal_cpu(f->numbers, n * p->columns, seed_of(f, p->name, from), NULL));
+    LSA_TRY(lsa_kernels_cpu.normal(f->numbers, n * p->columns, seed_of(f, p->name, from), NULL));
     return lsa_session_part_write(f->session, p, from, n, f->numbers);
 }
 
@@ -81,12 +81,12 @@ static int draw_chunks(const filler *f, int64_t from, int64_t n, uint8_t *record
     for (int64_t layer = 0; layer < c->csa_layers; layer++) {
         int64_t at[2] = {layer, from};
         uint64_t seed = lsa_hash(at, sizeof at, f->seed);
-        LSA_TRY(lsa_normal_cpu(f->numbers, n * c->head_dim, seed, NULL));
-        LSA_TRY(lsa_kv_encode_cpu(records + layer * record, f->numbers, n, c->head_dim, c->rope_dim,
-                                  c->csa_layers * record, s->kv_format, NULL));
-        LSA_TRY(lsa_normal_cpu(f->numbers, n * c->index_dim, ~seed, NULL));
-        LSA_TRY(lsa_index_encode_cpu(keys + layer * n * key, f->numbers, n, c->index_dim, key,
-                                     s->kv_format, NULL));
+        LSA_TRY(lsa_kernels_cpu.normal(f->numbers, n * c->head_dim, seed, NULL));
+        LSA_TRY(lsa_kernels_cpu.kv_encode(records + layer * record, f->numbers, n, c->head_dim,
+                                          c->rope_dim, c->csa_layers * record, s->kv_format, NULL));
+        LSA_TRY(lsa_kernels_cpu.normal(f->numbers, n * c->index_dim, ~seed, NULL));
+        LSA_TRY(lsa_kernels_cpu.index_encode(keys + layer * n * key, f->numbers, n, c->index_dim,
+                                             key, s->kv_format, NULL));
     }
     return LSA_OK;
 }
