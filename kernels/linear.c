@@ -60,7 +60,7 @@ int lsa_linear_cpu(float *y, const float *x, const lsa_weight *w, int64_t tokens
     int rc = lsa_linear_check(w, tokens, row_from, rows, x_stride, y_stride, compute);
     if (rc || tokens == 0 || rows == 0) return rc;
     lsa_linear_call call = {y, x, w, tokens, row_from, rows, x_stride, y_stride, compute};
-    const lsa_linear_tiles *tiles = lsa_linear_tiles_for(w, compute);
+    const lsa_linear_tiles *tiles = lsa_linear_tiles_for(w);
     if (tiles && lsa_linear_tiles_suit(tiles, w, tokens)) {
         lsa_linear_by_tiles(tiles, &call, workspace);
         return LSA_OK;

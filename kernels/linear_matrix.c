@@ -91,16 +91,16 @@ static void decode_by_tiles(void *context, int64_t from, int64_t to, int thread)
 {
     (void)thread;
     const dense_rows *d = context;
-    int64_t step = d->w->cols * (d->tiles->bf16 ? 2 : 4);
+    int64_t step = d->w->cols * (int64_t)sizeof(float);
     lsa_linear_tiles_decode(d->tiles, (uint8_t *)d->out + from * step, d->w, d->row + from,
                             to - from, d->compute);
 }
 
 static void densify(void *out, const lsa_weight *w, int64_t row, int64_t rows, int32_t compute)
 {
-    const lsa_linear_tiles *tiles = lsa_linear_tiles_for(w, compute);
+    const lsa_linear_tiles *tiles = lsa_linear_tiles_for(w);
     lsa_parts_fn *decode = is_bf16(compute) ? decode_rows_bf16 : decode_rows;
-    if (tiles && tiles->bf16 == is_bf16(compute)) decode = decode_by_tiles;
+    if (tiles && !is_bf16(compute)) decode = decode_by_tiles;
     lsa_parallel(lsa_threads_for(rows * w->cols / DECODED_PER_NS), rows, decode,
                  &(dense_rows){out, w, tiles, row, compute});
 }

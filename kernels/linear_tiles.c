@@ -31,13 +31,12 @@ static int is_regular(const lsa_weight *w)
     return w->block_cols % (LSA_LINEAR_UNIT / 2) == 0;
 }
 
-const lsa_linear_tiles *lsa_linear_tiles_for(const lsa_weight *w, int32_t compute)
+const lsa_linear_tiles *lsa_linear_tiles_for(const lsa_weight *w)
 {
     if (!is_regular(w)) return NULL;
 #if defined(__x86_64__)
     if (lsa_cpu_level() == LSA_CPU_AVX2) return &lsa_linear_tiles_avx2; /* AVX-512 has other ways */
 #endif
-    (void)compute;
     return NULL;
 }
 
@@ -56,7 +55,7 @@ static int rounds(const lsa_weight *w, int32_t compute)
 void lsa_linear_tiles_decode(const lsa_linear_tiles *tiles, void *out, const lsa_weight *w,
                              int64_t row, int64_t rows, int32_t compute)
 {
-    const int64_t step = w->cols * (tiles->bf16 ? 2 : 4);
+    const int64_t step = w->cols * (int64_t)sizeof(float);
     for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE)
         tiles->decode((uint8_t *)out + r * step, step, w, row + r,
                       rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE, 0,
@@ -107,8 +106,7 @@ static void prepare_fours(void *context, int64_t from, int64_t to, int thread)
                            t % LSA_TILE_TOKENS * c->unit_bytes;
             if (t < call->tokens)
                 lsa_linear_prepare(out, call->x + t * call->x_stride + unit * LSA_LINEAR_UNIT,
-                                   n * LSA_LINEAR_UNIT,
-                                   c->tiles->bf16 ? LSA_LINEAR_X_BF16 : LSA_LINEAR_X_F32,
+                                   n * LSA_LINEAR_UNIT, LSA_LINEAR_X_F32,
                                    call->compute == LSA_COMPUTE_BF16, step);
             else
                 for (int64_t u = 0; u < n; u++) memset(out + u * step, 0, (size_t)c->unit_bytes);
@@ -166,7 +164,7 @@ static void multiply_some(const lsa_linear_tiles *tiles, const lsa_linear_call *
                     call,
                     workspace,
                     w->cols / LSA_LINEAR_UNIT,
-                    LSA_LINEAR_UNIT * (tiles->bf16 ? 2 : 4),
+                    LSA_LINEAR_UNIT * (int64_t)sizeof(float),
                     padded(call->tokens)};
     lsa_parallel(lsa_threads_for(c.tokens * w->cols / PREPARED_PER_NS), c.tokens / LSA_TILE_TOKENS,
                  prepare_fours, &c);

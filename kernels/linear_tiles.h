@@ -12,7 +12,7 @@ enum {
 };
 
 /* Writes units unit .. unit + units - 1 of rows row .. row + rows - 1 of fp8 or fp4, scaled, to out, whose rows are out_step bytes
- * apart; rounds products to bf16 where asked or where out is bf16. At most LSA_TILE_MOST_ROWS rows. */
+ * apart; rounds products to bf16 where asked. At most LSA_TILE_MOST_ROWS rows. */
 typedef void lsa_linear_decode_tile_fn(void *out, int64_t out_step, const lsa_weight *w,
                                        int64_t row, int64_t rows, int64_t unit, int64_t units,
                                        int round);
@@ -22,10 +22,9 @@ typedef void lsa_linear_decode_tile_fn(void *out, int64_t out_step, const lsa_we
 typedef void lsa_linear_multiply_tile_fn(float *sums, int64_t sums_step, const void *tile,
                                          const void *x, int64_t units);
 
-/* What one kind of arithmetic on one kind of processor has. */
+/* What one kind of processor has; tiles and x are f32. */
 typedef struct lsa_linear_tiles {
     int32_t rows, rows_at_once;       /* of a tile; that multiply takes */
-    int32_t bf16;                     /* tiles and x are bf16; or else f32 */
     int32_t least_f8, least_f4, most; /* tokens for which nothing else is faster */
     lsa_linear_decode_tile_fn *decode;
     lsa_linear_multiply_tile_fn *multiply;
@@ -34,7 +33,7 @@ typedef struct lsa_linear_tiles {
 extern const lsa_linear_tiles lsa_linear_tiles_avx2;
 
 /* The way for this weight here; NULL where it has none. */
-const lsa_linear_tiles *lsa_linear_tiles_for(const lsa_weight *w, int32_t compute);
+const lsa_linear_tiles *lsa_linear_tiles_for(const lsa_weight *w);
 
 /* Whether it is the one for that many tokens. */
 int lsa_linear_tiles_suit(const lsa_linear_tiles *tiles, const lsa_weight *w, int64_t tokens);

@@ -89,7 +89,6 @@ static inline TARGET LSA_BODY void decode_unit(uint8_t *out, const uint8_t *unit
 
 #include "kernels/linear_tile.h"
 
-const lsa_linear_tiles lsa_linear_tiles_avx2 = {TILE_ROWS, ROWS,      0,      5,
-                                                5,         INT32_MAX, decode, multiply};
+const lsa_linear_tiles lsa_linear_tiles_avx2 = {TILE_ROWS, ROWS, 5, 5, INT32_MAX, decode, multiply};
 
 #endif
